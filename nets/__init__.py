@@ -1,0 +1,29 @@
+"""Networks by name: functional Keras models that declare their taps, embedding and logits.
+
+`build` makes a registered network, `pair` names the teacher and the student that belong together,
+`feature_extractor` turns any functional model, registered or not, into one that gives the maps,
+the embedding and the logits from which a student is taught.
+
+A further family of networks is one new file in this package; see `nets.vgg` for a model.
+"""
+
+from registry import import_modules
+
+from .counting import count_parameters
+from .features import Outputs, feature_extractor, outputs_of
+from .registration import build, declare_pair, names, pair, pairs, register
+
+import_modules(__name__, __path__)
+
+__all__ = [
+    "Outputs",
+    "build",
+    "count_parameters",
+    "declare_pair",
+    "feature_extractor",
+    "names",
+    "outputs_of",
+    "pair",
+    "pairs",
+    "register",
+]

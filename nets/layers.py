@@ -1,0 +1,42 @@
+"""Layers as every family of this package uses them."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from registry import UserError
+
+
+def at_least_float32(dtype: str) -> str:
+    """`dtype`, or float32 where that is wider: for numbers that losses are computed from."""
+    return keras.backend.result_type(dtype, "float32")
+
+
+def logits_layer(classes: int) -> keras.layers.Dense:
+    """The last layer, named ``logits``: float32 whatever narrower type the policy computes in."""
+    dtype = at_least_float32(keras.config.dtype_policy().compute_dtype)
+    return keras.layers.Dense(classes, kernel_initializer="he_normal", dtype=dtype, name="logits")
+
+
+def batch_normalization(name: str) -> keras.layers.BatchNormalization:
+    """Batch normalisation with the paper's decay 0.9 and epsilon 1e-3.
+
+    Under a distribution strategy of several replicas the statistics are the global batch's.
+    """
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    return keras.layers.BatchNormalization(
+        momentum=0.9, epsilon=1e-3, synchronized=replicas > 1, name=name
+    )
+
+
+def check_fraction(network: str, option: str, value: float) -> None:
+    """Raise UserError unless 0 <= `value` < 1."""
+    if not (isinstance(value, (int, float)) and 0 <= value < 1):
+        raise UserError(f"network {network}: {option} must be >= 0 and < 1, not {value!r}")
+
+
+def check_count(network: str, option: str, value: int) -> None:
+    """Raise UserError unless `value` is a whole number >= 1."""
+    if not (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        raise UserError(f"network {network}: {option} must be a whole number >= 1, not {value!r}")

@@ -1,0 +1,154 @@
+"""The register of networks, and of the pairs of teacher and student they form."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from registry import Registry, UserError, nearest
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What of a network a student is taught by, as layer names.
+
+    Attributes:
+        taps: the layers whose feature maps are compared, shallow to deep.
+        embedding: the layer whose output, averaged over positions, represents an image.
+        logits: the layer that gives the classes' logits.
+    """
+
+    taps: tuple[str, ...]
+    embedding: str
+    logits: str
+
+
+_networks = Registry("network")
+_pairs = Registry("pair of networks")
+
+
+def register(
+    name: str,
+    *,
+    taps: Sequence[str],
+    embedding: str,
+    logits: str = "logits",
+    minimum_size: int = 1,
+) -> Callable[[Any], Any]:
+    """Decorator that makes a function known as the network `name`.
+
+    The function is called as ``function(image, classes, **options)`` with a symbolic
+    ``[B, H, W, C]`` tensor and gives the symbolic logits ``[B, classes]``. Its options are its
+    keyword-only arguments, each with a default.
+
+    Args:
+        name: the network's name, and its model's.
+        taps: names of the tapped layers, shallow to deep.
+        embedding: name of the layer whose output is the embedding.
+        logits: name of the layer that gives the logits.
+        minimum_size: the least height and width of an image, in pixels.
+    """
+    outputs = Outputs(tuple(taps), embedding, logits)
+    return _networks.register(name, outputs=outputs, minimum_size=minimum_size)
+
+
+def declare_pair(name: str, *, teacher: str, student: str) -> None:
+    """Make it known that the networks `teacher` and `student` form the pair `name`."""
+    _pairs.register(name)((teacher, student))
+
+
+def names() -> list[str]:
+    """The names of all registered networks."""
+    return _networks.names()
+
+
+def pairs() -> list[str]:
+    """The names of all registered pairs."""
+    return _pairs.names()
+
+
+def pair(name: str) -> tuple[str, str]:
+    """The names of teacher and student of a pair, such as ``pair("VGG")``.
+
+    Raises:
+        UserError: there is no such pair; the message names the nearest one.
+    """
+    return _pairs.get(name)
+
+
+def declared_outputs(name: str) -> Outputs | None:
+    """The outputs that the network `name` declares; None where no network has this name."""
+    return _networks.facts(name)["outputs"] if name in _networks else None
+
+
+def build(
+    name: str,
+    input_shape: Sequence[int] = (32, 32, 3),
+    classes: int = 100,
+    **options: Any,
+) -> keras.Model:
+    """A registered network with fresh weights.
+
+    The weights depend on `keras.utils.set_random_seed` alone. The model has the registered name,
+    by which `outputs_of` finds its taps, also after a save and a load.
+
+    Args:
+        name: a registered name; case, ``-`` and ``_`` do not matter.
+        input_shape: (height, width, channels) of the images, which come as floats, normalised
+            already, any number of them at a time.
+        classes: number of classes, at least 1.
+        **options: of the network, for example ``dropout=0.0``; see the function registered.
+
+    Returns:
+        A functional model from ``[B, H, W, C]`` to logits ``[B, classes]``. The logits are
+        float32 under a mixed policy too (float64 under float64).
+
+    Raises:
+        UserError: unknown name or option, or an input size that the network cannot take.
+    """
+    function, facts, name = _networks.get(name), _networks.facts(name), _networks.name(name)
+    shape = _checked_shape(name, input_shape, facts["minimum_size"])
+    if not _is_count(classes):
+        raise UserError(f"network {name}: classes must be a whole number >= 1, not {classes!r}")
+    _check_options(name, function, options)
+    image = keras.Input(shape, name="image")
+    return keras.Model(image, function(image, int(classes), **options), name=name)
+
+
+def _is_count(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and int(value) == value and value >= 1
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _checked_shape(name: str, shape: Any, minimum: int) -> tuple[int, int, int]:
+    """`shape` as three integers; raises UserError where the network cannot take it."""
+    given = tuple(shape) if isinstance(shape, (list, tuple)) else shape
+    if not (isinstance(given, tuple) and len(given) == 3 and all(map(_is_count, given))):
+        raise UserError(
+            f"network {name}: input_shape must be (height, width, channels), "
+            f"three whole numbers >= 1, not {shape!r}"
+        )
+    height, width, channels = map(int, given)
+    if min(height, width) < minimum:
+        raise UserError(
+            f"network {name} needs images of at least {minimum}x{minimum} pixels, "
+            f"not {height}x{width}: resize the images or choose another network"
+        )
+    return height, width, channels
+
+
+def _check_options(name: str, function: Callable[..., Any], options: dict[str, Any]) -> None:
+    parameters = inspect.signature(function).parameters.values()
+    known = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            raise UserError(
+                f"network {name} has no option {option!r}{nearest(option, known)}; "
+                f"its options: {', '.join(known) or 'none'}"
+            )
