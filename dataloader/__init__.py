@@ -1,0 +1,28 @@
+"""Data sets by name, and batches of them that depend on nothing but seed, epoch and index.
+
+A data source is a function in a file of its own here, see `loading.register`.
+"""
+
+from dataloader.augmentation import Augmentation
+from dataloader.batches import evaluation_batches, steps_per_epoch, training_batches
+from dataloader.data import Data, Images, MemoryImages, Split
+from dataloader.loading import Request, Source, load, register, sources
+from registry import import_modules
+
+import_modules(__name__, __path__)
+
+__all__ = [
+    "Augmentation",
+    "Data",
+    "Images",
+    "MemoryImages",
+    "Request",
+    "Source",
+    "Split",
+    "evaluation_batches",
+    "load",
+    "register",
+    "sources",
+    "steps_per_epoch",
+    "training_batches",
+]

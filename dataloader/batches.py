@@ -1,0 +1,153 @@
+"""Batches of a split as a `tf.data.Dataset`: dicts of ``image``, ``label`` and ``index``.
+
+``image`` is uint8 [B,H,W,C], ``label`` int32 [B] (-1 = unlabelled), ``index`` int64 [B]: the place
+in the split, which says the same image in every epoch and after a restart.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from dataloader.augmentation import DRAWS, Augmentation, augment
+from dataloader.data import Split
+from registry import UserError
+
+ORDER, AUGMENT = 0, 1
+"""Streams of random numbers."""
+
+
+def steps_per_epoch(split: Split, batch_size: int) -> int:
+    """Number of batches of `batch_size` in `split`, the last and partial one included.
+
+    Raises:
+        UserError: `batch_size` is less than 1.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch size {batch_size}: at least 1 expected")
+    return -(-len(split) // batch_size)
+
+
+def _stream_seed(seed: int, epoch: tf.Tensor, stream: int) -> tf.Tensor:
+    """The seed (int64 [2]) of a stream of random numbers in an epoch (int64 scalar)."""
+    return tf.stack([tf.constant(seed, tf.int64), 2 * epoch + stream])
+
+
+def _order(seed: int, epoch: tf.Tensor, count: int) -> tf.Tensor:
+    """The order of the images in an epoch: a permutation of 0..count-1, int64 [count]."""
+    keys = tf.random.stateless_uniform(
+        [count], _stream_seed(seed, epoch, ORDER), minval=None, maxval=None, dtype=tf.int64
+    )
+    return tf.cast(tf.argsort(keys, stable=True), tf.int64)
+
+
+def _draws(seed: int, epoch: tf.Tensor, count: int) -> tf.Tensor:
+    """The augmentation's random numbers of every image in an epoch, float32 [count,4]."""
+    return tf.random.stateless_uniform([count, DRAWS], _stream_seed(seed, epoch, AUGMENT))
+
+
+def _options() -> tf.data.Options:
+    options = tf.data.Options()
+    options.deterministic = True
+    # There are no files to share out between workers; said so, TensorFlow does not look for them.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return options
+
+
+def training_batches(
+    split: Split,
+    batch_size: int,
+    *,
+    seed: int,
+    epochs: int,
+    augmentation: Augmentation,
+    start_epoch: int = 0,
+    start_step: int = 0,
+) -> tf.data.Dataset:
+    """All epochs' batches one after the other, shuffled and augmented.
+
+    An epoch shows every image once, in `steps_per_epoch` batches of which the last may be
+    partial. Its order is a function of (seed, epoch), an image's augmentation one of (seed, epoch,
+    index) alone: neither threads nor the batch size nor a restart change them. Started at
+    (start_epoch, start_step) it gives exactly the batches that a full run gives from there on.
+
+    Args:
+        split: what to show.
+        batch_size: images a batch (the global batch under a distribution strategy).
+        seed: of order and augmentation, a 64-bit integer.
+        epochs: number of epochs, counted from epoch 0.
+        augmentation: what happens to images.
+        start_epoch, start_step: the first batch to give, counted from 0.
+
+    Returns:
+        A dataset of dicts, see above, of known cardinality.
+
+    Raises:
+        UserError: `batch_size` is less than 1 or larger than the split, or the padding of the
+            augmentation is not smaller than the image.
+    """
+    count, steps = len(split), steps_per_epoch(split, batch_size)
+    if batch_size > count:
+        raise UserError(
+            f"batch of {batch_size} images, but there are only {count} training images: "
+            f"choose a batch size of at most {count}"
+        )
+    if augmentation.crop_padding >= min(split.image_shape[:2]):
+        raise UserError(
+            f"crop padding of {augmentation.crop_padding} pixels, but the images are only "
+            f"{split.image_shape[0]}x{split.image_shape[1]}: choose a smaller padding"
+        )
+    if not 0 <= start_step <= steps or start_epoch < 0:
+        raise ValueError(f"start at epoch {start_epoch}, step {start_step} of {steps}")
+
+    def epoch_plan(epoch: tf.Tensor) -> tf.data.Dataset:
+        order = _order(seed, epoch, count)
+        uniform = _draws(seed, epoch, count)
+        first = tf.where(epoch == start_epoch, tf.constant(start_step, tf.int64), 0)
+
+        def plan(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            index = order[step * batch_size : (step + 1) * batch_size]
+            return index, tf.gather(uniform, index)
+
+        return tf.data.Dataset.range(first, steps).map(plan)
+
+    def batch(index: tf.Tensor, uniform: tf.Tensor) -> dict[str, tf.Tensor]:
+        images = augment(augmentation, split.images(index), uniform, split.fill)
+        return {"image": images, "label": tf.gather(split.label_tensor, index), "index": index}
+
+    total = max(0, (epochs - start_epoch) * steps - start_step)
+    return (
+        tf.data.Dataset.range(start_epoch, max(epochs, start_epoch))
+        .flat_map(epoch_plan)
+        .apply(tf.data.experimental.assert_cardinality(total))
+        .map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .prefetch(tf.data.AUTOTUNE)
+        .with_options(_options())
+    )
+
+
+def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
+    """The images of `split` once, in order and as they are.
+
+    Args:
+        split: what to show; an empty one gives no batch.
+        batch_size: images a batch; the last may be partial.
+
+    Returns:
+        A dataset of dicts, see above, of known cardinality.
+
+    Raises:
+        UserError: `batch_size` is less than 1.
+    """
+    count = len(split)
+
+    def batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
+        index = tf.range(step * batch_size, tf.minimum((step + 1) * batch_size, count))
+        images = split.images(index)
+        return {"image": images, "label": tf.gather(split.label_tensor, index), "index": index}
+
+    return (
+        tf.data.Dataset.range(steps_per_epoch(split, batch_size))
+        .map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .prefetch(tf.data.AUTOTUNE)
+        .with_options(_options())
+    )

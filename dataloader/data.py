@@ -1,0 +1,145 @@
+"""What a data set is made of: images that can be fetched by row, splits of them, and their facts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import tensorflow as tf
+
+
+class Images(Protocol):
+    """Images of one shape, fetched by row."""
+
+    shape: tuple[int, int, int]
+    """(height, width, channels) of every image."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def fetch(self, rows: tf.Tensor) -> tf.Tensor:
+        """Images of `rows` (int64 [B]) as uint8 [B,H,W,C]; works eagerly and in a graph."""
+
+
+class MemoryImages:
+    """Images that lie in memory.
+
+    Args:
+        array: uint8 [N,H,W,C]. It is kept once, as a tensor on the CPU, whatever number of splits
+            and pipelines read from it.
+    """
+
+    def __init__(self, array: np.ndarray):
+        if array.dtype != np.uint8 or array.ndim != 4:
+            raise ValueError(f"uint8 [N,H,W,C] expected, not {array.dtype} {array.shape}")
+        self.shape = tuple(int(size) for size in array.shape[1:])
+        # An eager tensor is captured by a tf.data function as an input; a numpy array would be
+        # written into its graph, which may not exceed 2 GB and is copied at every turn.
+        with tf.init_scope(), tf.device("CPU:0"):
+            self._tensor = tf.convert_to_tensor(array)
+
+    def __len__(self) -> int:
+        return int(self._tensor.shape[0])
+
+    def fetch(self, rows: tf.Tensor) -> tf.Tensor:
+        """Images of `rows` (int64 [B]) as uint8 [B,H,W,C]."""
+        return tf.gather(self._tensor, rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Some rows of a store of images, with their labels. Image `i` of a split is its `index`.
+
+    Attributes:
+        store: where the images are.
+        rows: int64 [N], the row in `store` of each image.
+        labels: int32 [N], the class of each image, -1 where it is unlabelled.
+        fill: a uint8 value a channel: what augmentation paints where there is no image (the
+            rounded channel mean, so that it is about 0 after normalisation).
+    """
+
+    store: Images
+    rows: np.ndarray
+    labels: np.ndarray
+    fill: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.rows) != len(self.labels):
+            raise ValueError(f"{len(self.rows)} rows but {len(self.labels)} labels")
+
+    @classmethod
+    def whole(cls, store: Images, labels: np.ndarray) -> Split:
+        """All images of `store` in order, with `labels` [N]; painted black outside."""
+        return cls(
+            store, np.arange(len(store)), labels.astype(np.int32), fill=(0,) * store.shape[-1]
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return self.store.shape
+
+    @cached_property
+    def _row_tensor(self) -> tf.Tensor:
+        with tf.init_scope(), tf.device("CPU:0"):
+            return tf.convert_to_tensor(self.rows.astype(np.int64))
+
+    @cached_property
+    def label_tensor(self) -> tf.Tensor:
+        """`labels` as a tensor on the CPU, int32 [N]."""
+        with tf.init_scope(), tf.device("CPU:0"):
+            return tf.convert_to_tensor(self.labels.astype(np.int32))
+
+    def images(self, indices: tf.Tensor | Sequence[int]) -> tf.Tensor:
+        """Images by index, eagerly or inside tf.data.
+
+        Args:
+            indices: integers [B] in 0..len-1.
+
+        Returns:
+            uint8 [B,H,W,C], not augmented.
+        """
+        images = self.store.fetch(tf.gather(self._row_tensor, indices))
+        return tf.ensure_shape(images, (None, *self.image_shape))
+
+    def take(self, chosen: np.ndarray) -> Split:
+        """The split of the images `chosen` (integers [M]), which get the indices 0..M-1."""
+        return replace(self, rows=self.rows[chosen], labels=self.labels[chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A classification data set.
+
+    Attributes:
+        name: as `load` was given it, spelled as it is registered.
+        class_names: the name of each class.
+        image_shape: (height, width, channels).
+        channel_mean: mean of each channel over the training images, in 0..255.
+        channel_deviation: standard deviation of each channel, in 0..255, positive.
+        default_flip: whether a mirrored image is as good as the image (not so for digits).
+        train: what is trained on; labels may be -1 (unlabelled).
+        validation: cut from the training images, to choose the best epoch by; may be empty.
+        test: only for reporting.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    channel_mean: tuple[float, ...]
+    channel_deviation: tuple[float, ...]
+    default_flip: bool
+    train: Split
+    validation: Split
+    test: Split
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)

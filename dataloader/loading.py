@@ -1,0 +1,180 @@
+"""From a data set's name to its splits and facts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataloader.data import Data, Split
+from dataloader.splitting import keep_labels, validation_rows
+from dataloader.statistics import channel_statistics
+from registry import Registry, UserError
+
+sources = Registry("data set")
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a data source gives: everything that it has, not yet split for validation.
+
+    Attributes:
+        name: how the set is called.
+        class_names: the name of each class.
+        train, test: all images, labels in 0..classes-1.
+        default_flip: see `Data`.
+        channel_statistics: published (mean, deviation) in 0..255, None: to be computed.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Split
+    test: Split
+    default_flip: bool = True
+    channel_statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a data source is asked for.
+
+    Attributes:
+        argument: what stands after the colon of ``npz:FILE``; a plain set's own name.
+        data_dir: where downloaded sets are kept; None: the source's usual place.
+        image_size: (height, width) to resize to; None: as the images are.
+        seed: of a split that the source has to make itself.
+    """
+
+    argument: str
+    data_dir: Path | None
+    image_size: tuple[int, int] | None
+    seed: int
+
+
+def register(name: str, **facts: Any) -> Callable[[Any], Any]:
+    """Decorator that makes a function ``Request -> Source`` known as the data set `name`.
+
+    Args:
+        name: the name of the set, or what stands before the colon.
+        **facts: `argument` is what stands after the colon, for messages; none: no colon.
+    """
+    return sources.register(name, **facts)
+
+
+def _source(name: str) -> tuple[Callable[[Request], Source], str]:
+    """The data source for `name` and its argument."""
+    kind, colon, argument = name.partition(":")
+    if not colon and kind not in sources and "tfds" in sources:
+        return sources.get("tfds"), name
+    source, expected = sources.get(kind), sources.facts(kind).get("argument")
+    if expected and not argument:
+        raise UserError(f"data set {name!r}: {sources.name(kind)}:{expected} expected")
+    if colon and not expected:
+        raise UserError(f"data set {name!r}: {sources.name(kind)!r} takes nothing after a colon")
+    return source, argument
+
+
+def _check_classes(source: Source) -> None:
+    """Raise UserError where a label is out of range or a class has no training image."""
+    classes = len(source.class_names)
+    if classes < 2:
+        raise UserError(f"{source.name}: {classes} class: at least two are needed")
+    for part, split in (("training", source.train), ("test", source.test)):
+        if not len(split):
+            raise UserError(f"{source.name}: there are no {part} images")
+        wrong = split.labels[(split.labels < 0) | (split.labels >= classes)]
+        if len(wrong):
+            raise UserError(
+                f"{source.name}: {part} label {wrong[0]} is out of range: 0 to {classes - 1} "
+                f"expected for {classes} classes ({len(wrong)} such labels)"
+            )
+
+
+def _check_no_empty_class(source: Source, labels: np.ndarray, where: str, advice: str) -> None:
+    counts = np.bincount(labels, minlength=len(source.class_names))
+    empty = np.flatnonzero(counts == 0)
+    if len(empty):
+        names = ", ".join(repr(source.class_names[i]) for i in empty[:3])
+        more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
+        raise UserError(f"{source.name}: class {names}{more} has no image {where}: {advice}")
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str | Path | None = None,
+    image_size: tuple[int, int] | None = None,
+    validation_fraction: float = 0.1,
+    labelled_per_class: int | None = None,
+    train_images: int | None = None,
+    seed: int = 0,
+) -> Data:
+    """Load a data set and split it.
+
+    First the validation images are taken out of the training images (stratified, by `seed`), then
+    the first `train_images` of the rest are kept, in the order in which the source has them, then
+    `labelled_per_class` labels of each class are kept (by `seed`) and the others become -1.
+
+    Args:
+        name: ``digits``, ``npz:FILE``, ``folder:DIR`` or a tensorflow-datasets set by its name.
+        data_dir: where tensorflow-datasets keeps its sets; None: its usual place.
+        image_size: (height, width) to resize to (bilinear); None: as the images are.
+        validation_fraction: share of the training images that become validation images, in
+            [0, 1); 0: none.
+        labelled_per_class: labels to keep of each class; None: all. Validation and test images
+            keep theirs.
+        train_images: training images to keep; None: all.
+        seed: of the splits, at least 0; not the seed of a training.
+
+    Returns:
+        The data set. Channel statistics are those of its training split (of a sample of at most
+        2,000 images where they are read from files), the published ones for ``cifar100``.
+
+    Raises:
+        UserError: the set is not known, not there or damaged, or an argument does not fit it.
+    """
+    if not 0 <= validation_fraction < 1:
+        raise UserError(f"validation fraction {validation_fraction}: 0 up to below 1 expected")
+    if seed < 0:
+        raise UserError(f"data seed {seed}: at least 0 expected")
+    if image_size is not None and min(image_size) < 1:
+        raise UserError(f"image size {image_size[0]}x{image_size[1]}: at least 1x1 expected")
+    make, argument = _source(name)
+    folder = Path(data_dir).expanduser() if data_dir is not None else None
+    source = make(Request(argument, folder, image_size, seed))
+    _check_classes(source)
+    _check_no_empty_class(
+        source, source.train.labels, "to train on", "add images or remove the class"
+    )
+    chosen = validation_rows(source.train.labels, validation_fraction, seed)
+    validation = source.train.take(chosen)
+    rest = np.setdiff1d(np.arange(len(source.train)), chosen)
+    if train_images is not None:
+        if not 1 <= train_images <= len(rest):
+            raise UserError(
+                f"{train_images} training images asked of {source.name}, which has {len(rest)} "
+                f"(after {len(chosen)} for validation): 1 to {len(rest)} expected"
+            )
+        rest = rest[:train_images]
+        where = f"among the first {train_images} training images"
+        _check_no_empty_class(source, source.train.labels[rest], where, "use more images")
+    train = source.train.take(rest)
+    if labelled_per_class is not None:
+        labels = keep_labels(train.labels, labelled_per_class, seed, source.class_names)
+        train = replace(train, labels=labels)
+    mean, deviation = source.channel_statistics or channel_statistics(train)
+    fill = tuple(round(value) for value in mean)
+    return Data(
+        name=source.name,
+        class_names=source.class_names,
+        image_shape=train.image_shape,
+        channel_mean=mean,
+        channel_deviation=deviation,
+        default_flip=source.default_flip,
+        train=replace(train, fill=fill),
+        validation=replace(validation, fill=fill),
+        test=replace(source.test, fill=fill),
+    )

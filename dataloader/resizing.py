@@ -1,0 +1,28 @@
+"""Images of another size."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+CHUNK = 1000
+"""Images resized in one go."""
+
+
+def resized(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    """Images [..,h,w,C] of any real dtype in 0..255, bilinear (averaged where they shrink), to
+    uint8 [..,H,W,C]. The aspect ratio is not kept."""
+    large = tf.image.resize(images, size, method="bilinear", antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(large), 0, 255), tf.uint8)
+
+
+def resized_array(images: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """`resized` for an array [N,h,w,C], in chunks; `images` itself where the size is right or
+    None (then it must be uint8 already)."""
+    if images.dtype == np.uint8 and (size is None or images.shape[1:3] == tuple(size)):
+        return images
+    result = np.empty([len(images), *size, images.shape[-1]], np.uint8)
+    with tf.device("CPU:0"):
+        for start in range(0, len(images), CHUNK):
+            result[start : start + CHUNK] = resized(images[start : start + CHUNK], size).numpy()
+    return result
