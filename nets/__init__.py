@@ -9,7 +9,7 @@ A further family of networks is one new file in this package; see `nets.vgg` for
 
 from registry import import_modules
 
-from .counting import count_parameters
+from .counting import count_flops, count_parameters
 from .features import Outputs, feature_extractor, outputs_of
 from .registration import build, declare_pair, names, pair, pairs, register
 
@@ -18,6 +18,7 @@ import_modules(__name__, __path__)
 __all__ = [
     "Outputs",
     "build",
+    "count_flops",
     "count_parameters",
     "declare_pair",
     "feature_extractor",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import keras
 
 from registry import UserError, nearest
 
+from .functional import as_functional, is_functional
 from .layers import at_least_float32
 from .registration import Outputs, declared_outputs
 
@@ -20,34 +22,38 @@ def outputs_of(
 ) -> Outputs:
     """The layers of a model that its maps, embedding and logits come from.
 
+    A layer of a model within the model is named ``"inner/layer"``.
+
     Args:
         model: a registered network (known by its name) or any other functional model.
         taps: names of layers, shallow to deep; None: those that the registered network declares.
-        embedding: name of a layer; None: the declared one, else the last tap.
+        embedding: name of a layer; None: the declared one where it is among the taps, else the
+            last tap.
         logits: name of a layer; None: the declared one, else the layer that makes the model's
             (first) output.
 
     Raises:
-        UserError: the model is not functional, has no such layer, or is no registered network
-            and no taps were named.
+        UserError: the model is not functional, has no such layer, gives other than one tensor
+            there, or is no registered network and no taps were named.
     """
-    _check_functional(model)
+    model = as_functional(model)
     declared = declared_outputs(model.name)
     if taps is None:
         if declared is None:
             raise UserError(
                 f"model {model.name!r} is no registered network, so its taps must be named: "
-                f"give the names of layers from shallow to deep ({_how_to_list(model)})"
+                f"give the names of layers from shallow to deep; {_how_to_list(model)}"
             )
         taps = declared.taps
-        embedding = embedding or declared.embedding
     if isinstance(taps, str) or not taps:
         raise UserError(f"taps of {model.name!r} must be a sequence of layer names, not {taps!r}")
+    taps = tuple(taps)
+    if embedding is None:
+        embedding = declared.embedding if declared and declared.embedding in taps else taps[-1]
     if logits is None:
-        logits = declared.logits if declared else _maker(model, model.outputs[0])
-    outputs = Outputs(tuple(taps), embedding or taps[-1], logits)
-    for name in (*outputs.taps, outputs.embedding, outputs.logits):
-        _tensor(model, name)
+        logits = declared.logits if declared else _maker(model.outputs[0])
+    outputs = Outputs(taps, embedding, logits)
+    _find(model, _names_of(outputs))
     return outputs
 
 
@@ -65,16 +71,24 @@ def feature_extractor(model: keras.Model, outputs: Outputs) -> keras.Model:
         ``logits``: ``[B, classes]``, at least float32.
 
     Raises:
-        UserError: the model is not functional or has no such layer.
+        UserError: the model is not functional, has no such layer, or gives other than one tensor
+            there.
     """
-    _check_functional(model)
-    maps = [_tensor(model, name) for name in outputs.taps]
-    embedding = _widened(_tensor(model, outputs.embedding))
+    model = as_functional(model)
+    image, _, found = _find(model, _names_of(outputs))
+    embedding = _widened(found[outputs.embedding])
     if len(embedding.shape) > 2:
         embedding = keras.ops.mean(embedding, axis=tuple(range(1, len(embedding.shape) - 1)))
-    logits = _widened(_tensor(model, outputs.logits))
-    features = {"maps": maps, "embedding": embedding, "logits": logits}
-    return keras.Model(model.input, features, name=f"{model.name}_features")
+    features = {
+        "maps": [found[name] for name in outputs.taps],
+        "embedding": embedding,
+        "logits": _widened(found[outputs.logits]),
+    }
+    return keras.Model(image, features, name=f"{model.name}_features")
+
+
+def _names_of(outputs: Outputs) -> list[str]:
+    return list(dict.fromkeys((*outputs.taps, outputs.embedding, outputs.logits)))
 
 
 def _widened(tensor: keras.KerasTensor) -> keras.KerasTensor:
@@ -82,26 +96,125 @@ def _widened(tensor: keras.KerasTensor) -> keras.KerasTensor:
     return tensor if tensor.dtype == dtype else keras.ops.cast(tensor, dtype)
 
 
-def _check_functional(model: keras.Model) -> None:
-    if not (isinstance(model, keras.Model) and getattr(model, "inputs", None)):
-        raise UserError(f"a functional Keras model is needed, not {model!r}")
-
-
 def _how_to_list(model: keras.Model) -> str:
     return "[layer.name for layer in model.layers] lists them"
 
 
-def _tensor(model: keras.Model, name: str) -> keras.KerasTensor:
-    """The output of the layer `name` within `model`."""
-    known = {layer.name: layer for layer in model.layers}
-    if name not in known:
+def _maker(tensor: keras.KerasTensor) -> str:
+    return tensor._keras_history.operation.name
+
+
+def _calls(model: keras.Model) -> dict[str, list[list[keras.KerasTensor]]]:
+    """What each layer gives within `model`: by its name, for each of its calls, the tensors.
+
+    A layer's own `output` will not do: where the layer serves several models, or is called
+    several times, it is the first call's, wherever that was.
+    """
+    calls: dict[str, list[list[keras.KerasTensor]]] = {}
+    seen: set[int] = set()
+    waiting = list(model.outputs)
+    while waiting:
+        history = waiting.pop()._keras_history
+        node = history.operation._inbound_nodes[history.node_index]
+        if id(node) not in seen:
+            seen.add(id(node))
+            calls.setdefault(history.operation.name, []).append(list(node.output_tensors))
+            waiting += node.input_tensors
+    return calls
+
+
+def _only(
+    model: keras.Model, name: str, calls: dict[str, list[list[keras.KerasTensor]]]
+) -> keras.KerasTensor:
+    """The one tensor that the layer `name` gives; raises UserError where it is not one."""
+    if name not in calls:
         raise UserError(
-            f"model {model.name!r} has no layer {name!r}{nearest(str(name), known)}; "
+            f"model {model.name!r} has no layer {name!r}{nearest(str(name), calls)}; "
             f"{_how_to_list(model)}"
         )
-    return known[name].output
+    if len(calls[name]) > 1:
+        raise UserError(
+            f"layer {name!r} is called {len(calls[name])} times in model {model.name!r}, so "
+            "which output is meant is not clear: name a layer that is called once"
+        )
+    (tensors,) = calls[name]
+    if len(tensors) != 1:
+        raise UserError(
+            f"layer {name!r} of model {model.name!r} gives {len(tensors)} tensors, and one is "
+            "needed: name a layer that gives one"
+        )
+    return tensors[0]
 
 
-def _maker(model: keras.Model, tensor: keras.KerasTensor) -> str:
-    """The name of the layer that makes a tensor of `model`."""
-    return next(layer.name for layer in model.layers if layer.output is tensor)
+class _Found(NamedTuple):
+    """Tensors of one graph: a model's input and output (of any structure), and named layers'."""
+
+    input: Any
+    output: Any
+    tensors: dict[str, keras.KerasTensor]
+
+
+def _find(model: keras.Model, names: Sequence[str]) -> _Found:
+    """The tensors that the layers `names` of `model` give."""
+    calls = _calls(model)
+    inner_names: dict[str, list[str]] = {}
+    for name in names:
+        outer, slash, rest = str(name).partition("/")
+        if slash:
+            inner_names.setdefault(outer, []).append(rest)
+    if not inner_names:
+        tensors = {name: _only(model, name, calls) for name in names}
+        return _Found(model.input, model.output, tensors)
+    return _find_within(model, names, inner_names, calls)
+
+
+def _find_within(
+    model: keras.Model,
+    names: Sequence[str],
+    inner_names: dict[str, list[str]],
+    calls: dict[str, list[list[keras.KerasTensor]]],
+) -> _Found:
+    """`_find` where some layers lie in models within the model.
+
+    A tensor within an inner model belongs to that model's own graph. So the outer graph is run
+    anew, with the same layers, the inner model giving those tensors beside its own output: it is
+    computed once, and all weights and states stay shared.
+    """
+    opened = {name: _opened(model, name, inner_names[name], calls) for name in inner_names}
+    found: dict[str, list[list[keras.KerasTensor]]] = {}
+
+    def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        given = (opened.get(operation.name) or operation)(*args, **kwargs)
+        if operation.name in opened:
+            given, within = given
+            for name, tensor in within.items():
+                found[f"{operation.name}/{name}"] = [[tensor]]
+        found.setdefault(operation.name, []).append(keras.tree.flatten(given))
+        return given
+
+    # Without a compilation and a class of its own, which the copy would take over.
+    plain = keras.Model(model.input, model.output, name=model.name)
+    copy = keras.models.clone_model(plain, clone_function=lambda layer: layer, call_function=call)
+    for tensor in copy.inputs:
+        found[_maker(tensor)] = [[tensor]]
+    tensors = {name: _only(model, name, found) for name in names}
+    return _Found(copy.input, copy.output, tensors)
+
+
+def _opened(
+    model: keras.Model,
+    name: str,
+    names: Sequence[str],
+    calls: dict[str, list[list[keras.KerasTensor]]],
+) -> keras.Model:
+    """The inner model `name`, giving its output and a dict of what its layers `names` give."""
+    if len(calls.get(name, ())) != 1:
+        _only(model, name, calls)
+    inner = next((layer for layer in model.layers if layer.name == name), None)
+    if not is_functional(inner):
+        raise UserError(
+            f"layer {name!r} of model {model.name!r} is no functional model, so layers within it "
+            f"cannot be named (as {name}/{names[0]})"
+        )
+    found = _find(as_functional(inner), names)
+    return keras.Model(found.input, (found.output, found.tensors), name=inner.name)

@@ -6,11 +6,13 @@ The paper's networks (Lee, Kim and Song, ECCV 2018), for CIFAR-100's 32x32 image
   connected 1024, 1024 and the classes. 10.9M parameters, 576.3M FLOPs, 64.44 % top-1.
 - student: 1x64, 1x128, 1x256, 1x512, pooled likewise, then 1024 and the classes. 3.8M
   parameters, 121.3M FLOPs; 61.37 % alone, 64.54 % with FSP, 65.05 % with SSKD_SVD.
-- student of VGG_stride: the same with convolutions of stride 2 and no pooling. 3.8M parameters;
-  54.17 % alone, 61.15 % with SSKD_SVD.
+- student of VGG_stride: the same with convolutions of stride 2 and no pooling. 3.8M parameters,
+  15.6M FLOPs in the paper (33.6M by `nets.count_flops`, that is 16.8M multiply-adds); 54.17 %
+  alone, 61.15 % with SSKD_SVD.
 
 Taps are the four pooled maps (`pool1` ... `pool4`), in the stride student the four convolutions'
-outputs after their ReLU. The last tap is the embedding too.
+outputs after their ReLU. The last tap is the embedding too. A variant in the paper's published
+code taps the last hidden layer as well: `fc2` of the teacher, `fc1` of the student.
 """
 
 from __future__ import annotations
