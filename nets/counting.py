@@ -54,7 +54,9 @@ def _flops_of(graph: tf.Graph, model_name: str) -> int:
     total = 0
     for operation in graph.get_operations():
         if operation.type in _LOOPS_AND_BRANCHES:
-            raise UserError(f"FLOPs of model {model_name!r} are not fixed: it has loops or branches")
+            raise UserError(
+                f"FLOPs of model {model_name!r} are not fixed: it has loops or branches"
+            )
         if operation.type in _CALLS:
             called = graph._get_function(operation.get_attr("f").name)
             total += _flops_of(called.graph, model_name)
