@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from dataloader.data import MemoryImages, Split
 from dataloader.loading import Request, Source, register
 from dataloader.resizing import resized_array
-from dataloader.splitting import validation_rows
+from dataloader.splitting import rows_for_testing
 
 DEFAULT_SIZE = (32, 32)
 TEST_SHARE = 0.2
@@ -25,7 +25,7 @@ def digits(request: Request) -> Source:
     grey = (found.images * (255 / 16)).astype(np.float32)
     images = resized_array(grey[..., None], request.image_size or DEFAULT_SIZE).repeat(3, axis=-1)
     everything = Split.whole(MemoryImages(images), found.target)
-    test = validation_rows(found.target, TEST_SHARE, TEST_SEED)
+    test = rows_for_testing(found.target, TEST_SHARE, TEST_SEED)
     return Source(
         name="digits",
         class_names=tuple(str(digit) for digit in found.target_names),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from dataloader.data import Data, Split
 from dataloader.splitting import keep_labels, validation_rows
 from dataloader.statistics import channel_statistics
-from registry import Registry, UserError
+from registry import Registry, UserError, nearest
 
 sources = Registry("data set")
 
@@ -64,10 +64,33 @@ def register(name: str, **facts: Any) -> Callable[[Any], Any]:
     return sources.register(name, **facts)
 
 
+def unknown(name: str, further_names: Iterable[str] = ()) -> UserError:
+    """The error for an unknown data set `name`, with the nearest name that there is.
+
+    Args:
+        name: what was asked for.
+        further_names: known ones besides those that are registered.
+    """
+    known = [
+        f"{source}:{facts['argument']}" if (facts := sources.facts(source)) else source
+        for source in sources.names()
+        if source != "tfds"
+    ]
+    hint = nearest(name.partition(":")[0].partition("/")[0], [*sources.names(), *further_names])
+    if Path(name).exists():
+        hint = f" (did you mean {'folder' if Path(name).is_dir() else 'npz'}:{name}?)"
+    return UserError(
+        f"unknown data set {name!r}{hint}; known: {', '.join(known)} and the names of "
+        f"tensorflow-datasets"
+    )
+
+
 def _source(name: str) -> tuple[Callable[[Request], Source], str]:
     """The data source for `name` and its argument."""
     kind, colon, argument = name.partition(":")
-    if not colon and kind not in sources and "tfds" in sources:
+    if kind not in sources:
+        if colon:
+            raise unknown(name)
         return sources.get("tfds"), name
     source, expected = sources.get(kind), sources.facts(kind).get("argument")
     if expected and not argument:

@@ -6,26 +6,16 @@ import numpy as np
 
 from registry import UserError
 
-VALIDATION, LABELLED = 0, 1
+VALIDATION, LABELLED, TEST = 0, 1, 2
 """Streams of random numbers."""
 
 
-def validation_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Rows of the validation images.
+def _stratified_rows(labels: np.ndarray, fraction: float, random: np.random.Generator) -> np.ndarray:
+    """Rows of a share of the images, int64 [M], ascending.
 
     Each class gives its share, as far as whole images allow (largest remainder), and keeps at
-    least one image for training.
-
-    Args:
-        labels: integers [N], each class from 0 on.
-        fraction: share of all images, in [0, 1). Above 0, at least one image is taken.
-        seed: which images, at least 0.
-
-    Returns:
-        int64 [M], ascending, M = round(fraction N) where classes have enough images.
+    least one image. M is round(fraction N) where classes have enough images, and at least 1.
     """
-    if not fraction:
-        return np.zeros([0], np.int64)
     counts = np.bincount(labels)
     share = fraction * counts
     quota = np.minimum(np.floor(share), np.maximum(counts - 1, 0)).astype(np.int64)
@@ -33,12 +23,32 @@ def validation_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarra
     for label in np.argsort(quota - share, kind="stable"):
         if quota.sum() < wanted and quota[label] < counts[label] - 1:
             quota[label] += 1
-    random = np.random.default_rng([seed, VALIDATION])
     chosen = [
         random.permutation(np.flatnonzero(labels == label))[:number]
         for label, number in enumerate(quota)
     ]
     return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def validation_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Rows of the validation images, stratified.
+
+    Args:
+        labels: integers [N], each class from 0 on.
+        fraction: share of all images, in [0, 1); 0: no images, above 0: at least one.
+        seed: which images, at least 0.
+
+    Returns:
+        int64 [M], ascending.
+    """
+    if not fraction:
+        return np.zeros([0], np.int64)
+    return _stratified_rows(labels, fraction, np.random.default_rng([seed, VALIDATION]))
+
+
+def rows_for_testing(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Rows of the test images of a set that has none of its own. As `validation_rows`."""
+    return _stratified_rows(labels, fraction, np.random.default_rng([seed, TEST]))
 
 
 def keep_labels(

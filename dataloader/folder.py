@@ -1,0 +1,208 @@
+"""Images in folders, decoded as they are needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from dataloader.data import Split
+from dataloader.loading import Request, Source, register
+from dataloader.resizing import resized
+from dataloader.splitting import rows_for_testing
+from registry import UserError
+
+READ = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+NOT_READ = (".webp", ".tif", ".tiff", ".heic", ".avif", ".jp2", ".ppm", ".pgm")
+"""Images all the same: to pass over them in silence would be to lose data."""
+
+DECODED_AT_START = 20_000
+"""So many images are decoded at the start to find damaged ones; of further ones only the ends are
+looked at, which finds what is empty, cut off or no image."""
+
+ENDS = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND"), (b"GIF8", b"\x3b"), (b"BM", b""))
+"""How the file of each format begins and (within the last bytes) ends."""
+
+TEST_SHARE = 0.2
+"""Of the training images, where there is no test folder."""
+
+
+def _decoded(contents: tf.Tensor, channels: int) -> tf.Tensor:
+    """The image in `contents` (a string scalar) as uint8 [h,w,channels]; a GIF's first one."""
+
+    def bitmap() -> tf.Tensor:
+        # The decoder of BMP does not convert between grey, colour and transparency.
+        image = tf.io.decode_bmp(contents, channels=0)
+        grey = tf.shape(image)[-1] == 1
+        return tf.gather(image, tf.where(grey, [0] * channels, [*range(channels)]), axis=-1)
+
+    def other() -> tf.Tensor:
+        return tf.io.decode_image(contents, channels=channels, expand_animations=False)
+
+    image = tf.cond(tf.strings.substr(contents, 0, 2) == b"BM", bitmap, other)
+    return tf.ensure_shape(image, (None, None, channels))
+
+
+class FileImages:
+    """Images in files, decoded and resized when they are fetched.
+
+    Args:
+        files: one a row.
+        shape: (height, width, channels) to bring each image to, by resizing (bilinear, without
+            keeping the aspect ratio); channels 1 or 3.
+    """
+
+    def __init__(self, files: Sequence[Path], shape: tuple[int, int, int]):
+        self.shape = shape
+        with tf.init_scope(), tf.device("CPU:0"):
+            self._files = tf.constant([os.fsencode(file) for file in files], tf.string)
+
+    def __len__(self) -> int:
+        return int(self._files.shape[0])
+
+    def _read(self, file: tf.Tensor) -> tf.Tensor:
+        image, size = _decoded(tf.io.read_file(file), self.shape[-1]), self.shape[:2]
+        same = tf.reduce_all(tf.shape(image)[:2] == size)
+        return tf.ensure_shape(tf.cond(same, lambda: image, lambda: resized(image, size)), self.shape)
+
+    @tf.function
+    def fetch(self, rows: tf.Tensor) -> tf.Tensor:
+        """Images of `rows` (int64 [B]) as uint8 [B,H,W,C]."""
+        return tf.map_fn(
+            self._read,
+            tf.gather(self._files, rows),
+            fn_output_signature=tf.TensorSpec(self.shape, tf.uint8),
+        )
+
+
+def _is_grey(contents: bytes) -> bool:
+    """Whether the file of an image (that can be decoded) holds grey values."""
+    if contents.startswith(b"\x89PNG"):
+        return contents[25] in (0, 4)
+    if contents.startswith(b"\xff\xd8"):
+        return int(tf.image.extract_jpeg_shape(contents)[2]) == 1
+    if contents.startswith(b"BM"):
+        return contents[28:30] == b"\x08\x00"
+    return False
+
+
+def _has_colour_table(contents: bytes) -> bool:
+    """Whether a BMP of 8 bits is not grey: the decoder would give the places in its table."""
+    if not (contents.startswith(b"BM") and contents[28:30] == b"\x08\x00"):
+        return False
+    start = 14 + int.from_bytes(contents[14:18], "little")
+    table = np.frombuffer(contents[start : start + 1024], np.uint8).reshape(-1, 4)[:, :3]
+    return bool((table != np.arange(len(table))[:, None]).any())
+
+
+def _fault(file: Path, decode: bool) -> tuple[str, bool]:
+    """(what is wrong with the image in `file`, or ``""``; whether it is grey)."""
+    try:
+        contents = file.read_bytes()
+    except OSError as error:
+        return error.strerror or str(error), False
+    if not contents:
+        return "empty file", False
+    ends = [end for start, end in ENDS if contents.startswith(start)]
+    if not ends:
+        return "not a JPEG, PNG, BMP or GIF", False
+    # Some cameras and editors append a few bytes or zeros.
+    if ends[0] not in contents[-4096:]:
+        return "cut off", False
+    if not decode:
+        return "", False
+    if _has_colour_table(contents):
+        return "a BMP with a colour table: save it as PNG", False
+    try:
+        _decoded(tf.constant(contents), channels=3)
+    except tf.errors.InvalidArgumentError as error:
+        return error.message.splitlines()[0].split("}} ")[-1][:100], False
+    return "", _is_grey(contents)
+
+
+def _check(files: Sequence[Path], folder: Path) -> bool:
+    """Look for damaged images; whether all images (that were decoded) are grey.
+
+    Raises:
+        UserError: there are damaged images; the first are named.
+    """
+    with tf.device("CPU:0"), ThreadPoolExecutor(os.cpu_count()) as pool:
+        decode = np.arange(len(files)) < DECODED_AT_START
+        found = list(pool.map(_fault, files, decode.tolist()))
+    damaged = [
+        f"{file.relative_to(folder)} ({fault})"
+        for file, (fault, _) in zip(files, found, strict=True)
+        if fault
+    ]
+    if damaged:
+        more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+        raise UserError(
+            f"folder:{folder}: {len(damaged)} of {len(files)} images cannot be read: "
+            f"{', '.join(damaged[:5])}{more}: repair or remove them"
+        )
+    return all(grey for _, grey in found[:DECODED_AT_START])
+
+
+def _classes(folder: Path) -> list[str]:
+    return sorted(
+        entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."
+    )
+
+
+def _images(folder: Path, class_names: Sequence[str]) -> tuple[list[Path], np.ndarray]:
+    """The images of each class in the order of their names, and their labels (int64 [N])."""
+    files, labels = [], []
+    for label, name in enumerate(class_names):
+        for file in sorted((folder / name).iterdir()) if (folder / name).is_dir() else []:
+            suffix = file.suffix.lower()
+            if suffix in NOT_READ:
+                raise UserError(f"{file}: {suffix} images are not read: convert to JPEG or PNG")
+            if suffix in READ and file.name[0] != ".":
+                files.append(file)
+                labels.append(label)
+    return files, np.array(labels, np.int64)
+
+
+def _size(file: Path) -> tuple[int, int]:
+    """(height, width) of the image in `file`."""
+    height, width = _decoded(tf.io.read_file(os.fsencode(file)), channels=3).shape[:2]
+    return int(height), int(width)
+
+
+@register("folder", argument="DIR")
+def folder(request: Request) -> Source:
+    """``folder:DIR``: images in ``DIR/train/CLASS/*`` and ``DIR/test/CLASS/*``; without ``test`` a
+    stratified fifth of the training images by the data seed.
+
+    JPEG, PNG, BMP and GIF (its first picture) by their extension; other files are passed over.
+    Images are resized to `image_size`, by default the size of the first image; all of them are
+    grey where all are, otherwise all have three colours. The first 20,000 are decoded once at the
+    start to find damaged ones. A JPEG's note on how it is to be turned (EXIF) is not followed.
+    """
+    top = Path(request.argument).expanduser()
+    if not (top / "train").is_dir():
+        raise UserError(f"no such folder: {top / 'train'} (DIR/train/CLASS/* expected)")
+    class_names = _classes(top / "train")
+    files, labels = _images(top / "train", class_names)
+    if not files:
+        raise UserError(f"{top / 'train'} has no images: CLASS/* ({', '.join(READ)}) expected")
+    test_files, test_labels = [], np.zeros([0], np.int64)
+    if (top / "test").is_dir():
+        unknown = [name for name in _classes(top / "test") if name not in class_names]
+        if unknown:
+            raise UserError(f"{top / 'test'} has the class {unknown[0]!r}, {top / 'train'} has not")
+        test_files, test_labels = _images(top / "test", class_names)
+    grey = _check(files + test_files, top)
+    shape = (*(request.image_size or _size(files[0])), 1 if grey else 3)
+    train = Split.whole(FileImages(files, shape), labels)
+    if (top / "test").is_dir():
+        test = Split.whole(FileImages(test_files, shape), test_labels)
+    else:
+        chosen = rows_for_testing(labels, TEST_SHARE, request.seed)
+        test = train.take(chosen)
+        train = train.take(np.setdiff1d(np.arange(len(files)), chosen))
+    return Source(f"folder:{top}", tuple(class_names), train, test)
