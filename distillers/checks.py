@@ -1,0 +1,57 @@
+"""Hyper-parameters and taps that make no sense are refused before anything is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from registry import UserError, nearest
+
+
+def positive(method: str, **values: float) -> None:
+    """Raise UserError unless each value is a finite number above zero."""
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise UserError(f"{method}: {name} must be above 0, not {value}")
+
+
+def in_range(method: str, low: float, high: float, **values: float) -> None:
+    """Raise UserError unless each value is within [low, high]."""
+    for name, value in values.items():
+        if not low <= value <= high:
+            raise UserError(f"{method}: {name} must be from {low} to {high}, not {value}")
+
+
+def one_of(method: str, known: Sequence[str], **values: str) -> None:
+    """Raise UserError, naming the nearest, unless each value is one of `known`."""
+    for name, value in values.items():
+        if value not in known:
+            raise UserError(
+                f"{method}: unknown {name} {value!r}{nearest(value, known)}; "
+                f"known: {', '.join(known)}"
+            )
+
+
+def tap_pairs(method: str, teacher: Sequence[Any], student: Sequence[Any], at_least: int) -> None:
+    """Raise UserError unless the taps of teacher and student pair up, with equal channels each.
+
+    Args:
+        teacher, student: anything with a ``shape``, ``[B, H, W, D]`` or ``[B, D]``.
+        at_least: how many taps the method needs.
+    """
+    if len(teacher) != len(student) or len(teacher) < at_least:
+        raise UserError(
+            f"{method} needs as many taps of the teacher as of the student, and at least {at_least}: "
+            f"the teacher has {len(teacher)}, the student {len(student)}"
+        )
+    for number, (one, other) in enumerate(zip(teacher, student, strict=True), start=1):
+        if one.shape[-1] != other.shape[-1]:
+            raise UserError(
+                f"{method} needs equal channels at each tap: tap {number} has {one.shape[-1]} in the "
+                f"teacher ({_named(one)}) and {other.shape[-1]} in the student ({_named(other)})"
+            )
+
+
+def _named(tap: Any) -> str:
+    return f"{getattr(tap, 'name', 'tap')}, shape {tuple(tap.shape)}"

@@ -1,0 +1,316 @@
+"""The model that trains a student network with a distillation method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from distillers.method import Method, Stage
+from distillers.none import NoDistillation
+from nets import Outputs, feature_extractor, outputs_of
+from op_util import replicas
+from op_util.gradients import clipped_combination
+from registry import UserError
+
+Preprocessing = Callable[[tf.Tensor], tf.Tensor]
+
+
+class Batch(NamedTuple):
+    """A batch of the data: images, int32 labels (-1: unlabelled) and the images' int64 indices."""
+
+    image: tf.Tensor
+    label: tf.Tensor
+    index: tf.Tensor
+
+
+class _Untracked:
+    """Holds the teacher where Keras does not look, so that no checkpoint or export of the student
+    contains it."""
+
+    def __init__(self, model: keras.Model | None):
+        self.model = model
+
+
+class Distiller(keras.Model):
+    """Trains a student, next to its main task or without one, to be like a teacher.
+
+    A training step makes one forward pass of each network. Losses and norms are those of the global
+    batch, however many replicas share it. The teacher works in inference mode and is not a part of
+    this model's variables; evaluation and prediction are the student's alone.
+
+    Batches are dicts ``{"image", "label", "index"}`` or pairs ``(image, label)``; a label of -1 marks
+    an unlabelled image, which feeds the distillation loss only.
+
+    Args:
+        student: functional Keras model from images to logits.
+        method: what to learn from the teacher; None: nothing, the student alone.
+        teacher: functional Keras model; None where the method needs none.
+        student_outputs, teacher_outputs: the layers that the method compares; None: those that a
+            registered network declares (see `nets.outputs_of`).
+        student_preprocessing, teacher_preprocessing: from the batch's images to the network's input.
+        main_loss: ``"cross_entropy"``, or ``"none"`` to transfer without any label.
+        weight_decay: factor of ``||w||^2 / 2``, on the student's kernels.
+
+    Raises:
+        UserError: method, teacher and student do not fit.
+    """
+
+    def __init__(
+        self,
+        student: keras.Model,
+        method: Method | None = None,
+        teacher: keras.Model | None = None,
+        *,
+        student_outputs: Outputs | None = None,
+        teacher_outputs: Outputs | None = None,
+        student_preprocessing: Preprocessing | None = None,
+        teacher_preprocessing: Preprocessing | None = None,
+        main_loss: str = "cross_entropy",
+        weight_decay: float = 1e-4,
+    ):
+        super().__init__(name="distiller")
+        method = method or NoDistillation()
+        if main_loss not in ("cross_entropy", "none"):
+            raise UserError(f"main_loss must be cross_entropy or none, not {main_loss!r}")
+        if method.needs_teacher and teacher is None:
+            raise UserError(f"{type(method).__name__} needs a teacher, and none was given")
+        if main_loss == "none" and not method.needs_teacher:
+            raise UserError("without a main loss and without a teacher there is nothing to learn")
+        self.method = method
+        self.student = student
+        self.main_loss = main_loss
+        self.weight_decay = weight_decay
+        self.stage = method.stages[0]
+        self._student_preprocessing = student_preprocessing or _as_it_is
+        self._teacher_preprocessing = teacher_preprocessing or _as_it_is
+        student_outputs = student_outputs or self._outputs(student)
+        self._student_features = _Untracked(feature_extractor(student, student_outputs))
+        self._teacher = _Untracked(teacher if method.needs_teacher else None)
+        self._teacher_features = _Untracked(None)
+        if method.needs_teacher:
+            teacher_outputs = teacher_outputs or self._outputs(teacher)
+            self._teacher_features = _Untracked(feature_extractor(teacher, teacher_outputs))
+            features = (self._teacher_features.model.output, self._student_features.model.output)
+            method.build(*(_read(method.reads, one) for one in features))
+        self.method_layers = list(method.layers)
+        self.epoch = self.add_weight(
+            shape=(), dtype="int32", initializer="zeros", trainable=False, name="epoch"
+        )
+        self._figures = {
+            name: keras.metrics.Mean(name)
+            for name in ("main_loss", "accuracy", "top5", *self._distillation_figures())
+        }
+        self.built = True
+
+    def _outputs(self, model: keras.Model) -> Outputs:
+        """Declared outputs; a method that compares no maps needs no taps to be named."""
+        if "maps" in self.method.reads:
+            return outputs_of(model)
+        try:
+            return outputs_of(model)
+        except UserError:
+            return outputs_of(model, taps=(model.layers[-1].name,))
+
+    def _distillation_figures(self) -> list[str]:
+        if not self.method.needs_teacher:
+            return []
+        clip = ["clip_share"] if self._clips() else []
+        return ["distillation_loss", *clip, "dropped_share"]
+
+    def _clips(self) -> bool:
+        return self.method.combination == "clip" and self.main_loss != "none"
+
+    @property
+    def teacher(self) -> keras.Model | None:
+        """The teacher, or None; not tracked as a part of this model."""
+        return self._teacher.model
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return list(self._figures.values())
+
+    def start_stage(self, stage: Stage) -> None:
+        """Train as `stage` says from now on."""
+        self.stage = stage
+        self.train_function = None
+
+    def call(self, image: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """The student's logits ``[B, classes]`` for a batch's images."""
+        return self.student(self._student_preprocessing(image), training=training)
+
+    def compile(self, optimizer: Any = None, jit_compile: bool = False, **kwargs: Any) -> None:
+        """As `keras.Model.compile`; the losses are this model's own.
+
+        Args:
+            optimizer: None: the paper's, SGD with Nesterov momentum 0.9 and learning rate 1e-2.
+            jit_compile: off unless asked for, also where Keras would turn it on.
+        """
+        optimizer = optimizer or keras.optimizers.SGD(1e-2, momentum=0.9, nesterov=True)
+        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+
+    def fit(self, *args: Any, callbacks: list[keras.callbacks.Callback] | None = None, **kwargs: Any):
+        """As `keras.Model.fit`; keeps count of the epochs, which the clip depends on."""
+        with self.distribute_strategy.scope():
+            self.optimizer.build(self.variables_to_train())
+        return super().fit(*args, callbacks=[_EpochCounter(self), *(callbacks or [])], **kwargs)
+
+    def variables_to_train(self) -> list[keras.Variable]:
+        """The variables that the present stage trains."""
+        student = self.student.trainable_variables
+        if self.stage.trains == "taps":
+            features = self._student_features.model
+            reached = keras.Model(features.inputs, features.output["maps"]).trainable_variables
+            student = [v for v in student if any(v is other for other in reached)]
+        return [*student, *(v for layer in self.method_layers for v in layer.trainable_variables)]
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        batch = as_batch(data)
+        variables = self.variables_to_train()
+        image = self._student_preprocessing(batch.image)
+        clips = self._clips() and self.stage.main_loss and self.stage.distillation_loss
+        with tf.GradientTape(persistent=clips) as tape:
+            student = self._student_features.model(image, training=True)
+            main = self.method.main_weight * self._main_term(student["logits"], batch.label)
+            distillation, figures = self._distillation_term(student, batch)
+            distillation = self.method.distillation_weight * distillation
+            if not clips:
+                total = self._trains_on_labels() * main + distillation
+        if clips:
+            g0, g1 = (
+                replicas.global_sum_present(tape.gradient(loss, variables))
+                for loss in (main, distillation)
+            )
+            g0 = self._with_weight_decay(g0, variables)
+            gradients, figures["clip_share"] = clipped_combination(g0, g1, self.epoch.value)
+        else:
+            gradients = replicas.global_sum_present(tape.gradient(total, variables))
+            gradients = self._with_weight_decay(gradients, variables)
+        self._apply(gradients, variables)
+        return self._log(student["logits"], batch.label, figures)
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        batch = as_batch(data)
+        logits = tf.cast(self(batch.image, training=False), tf.float32)
+        return self._log(logits, batch.label, {})
+
+    def predict_step(self, data: Any) -> tf.Tensor:
+        return self(as_batch(data).image, training=False)
+
+    def _trains_on_labels(self) -> float:
+        return float(self.main_loss != "none" and self.stage.main_loss)
+
+    def _main_term(self, logits: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
+        """This replica's part of the cross-entropy's mean over all labelled images of the batch."""
+        loss, labelled = cross_entropy(logits, label)
+        count = replicas.global_sum(tf.reduce_sum(labelled))
+        return tf.math.divide_no_nan(tf.reduce_sum(loss * labelled), count)
+
+    def _distillation_term(
+        self, student: dict[str, Any], batch: Batch
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """This replica's part of the distillation loss of the global batch, and figures to log."""
+        if not self.method.needs_teacher or not self.stage.distillation_loss:
+            return tf.constant(0.0), {}
+        teacher = self._teacher_features.model(
+            self._teacher_preprocessing(batch.image), training=False
+        )
+        teacher = tf.nest.map_structure(tf.stop_gradient, _read(self.method.reads, teacher))
+        student = _read(self.method.reads, student)
+        context = {"label": batch.label, "index": batch.index}
+        if self.method.couples_samples:
+            teacher, student, context = tf.nest.map_structure(
+                replicas.gather, (teacher, student, context)
+            )
+        loss, figures = self.method.compute(teacher, student, epoch=self.epoch.value, **context)
+        local = tf.cast(tf.shape(batch.label)[0], loss.dtype)
+        share = tf.math.divide_no_nan(local, replicas.global_sum(local))
+        if self.method.couples_samples:
+            loss /= replicas.count()
+        elif self.method.reduction == "mean":
+            loss *= share
+        # Logged per image, whether the method sums or averages.
+        whole = tf.math.divide_no_nan(loss, share)
+        per_image = tf.math.divide_no_nan(loss, local) if self.method.reduction == "sum" else whole
+        return loss, {"distillation_loss": per_image, **figures}
+
+    def _with_weight_decay(
+        self, gradients: list[tf.Tensor | None], variables: list[keras.Variable]
+    ) -> list[tf.Tensor | None]:
+        """`gradients` of the global batch with that of ``weight_decay / 2 ||w||^2`` for kernels."""
+        return [
+            gradient + self.weight_decay * tf.cast(variable.value, gradient.dtype)
+            if gradient is not None and variable.path.endswith("kernel")
+            else gradient
+            for gradient, variable in zip(gradients, variables, strict=True)
+        ]
+
+    def _apply(self, gradients: list[tf.Tensor | None], variables: list[keras.Variable]) -> None:
+        """Update with gradients that are summed over replicas already, though Keras' optimizers sum
+        what they get once more."""
+        self.optimizer.apply_gradients(
+            (gradient / replicas.count(), variable)
+            for gradient, variable in zip(gradients, variables, strict=True)
+            if gradient is not None
+        )
+
+    def _log(
+        self, logits: tf.Tensor, label: tf.Tensor, figures: dict[str, tf.Tensor]
+    ) -> dict[str, tf.Tensor]:
+        """Update the running means and return them."""
+        loss, labelled = cross_entropy(logits, label)
+        known = tf.maximum(label, 0)
+        within = {name: tf.math.in_top_k(known, logits, k) for name, k in (("accuracy", 1), ("top5", 5))}
+        self._figures["main_loss"].update_state(loss, labelled)
+        for name, hit in within.items():
+            self._figures[name].update_state(tf.cast(hit, tf.float32), labelled)
+        weight = tf.cast(tf.shape(label)[0], tf.float32)
+        for name, value in figures.items():
+            self._figures[name].update_state(value, weight)
+        shown = ["main_loss", "accuracy", "top5", *figures]
+        return {name: self._figures[name].result() for name in shown}
+
+
+class _EpochCounter(keras.callbacks.Callback):
+    """Tells the distiller which epoch it is in."""
+
+    def __init__(self, distiller: Distiller):
+        super().__init__()
+        self._distiller = distiller
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._distiller.epoch.assign(epoch)
+
+
+def as_batch(data: Any) -> Batch:
+    """A `Batch` from a dict ``{"image", "label", "index"}``, a pair ``(image, label)`` or images alone;
+    what is missing is -1."""
+    if isinstance(data, dict):
+        image, label, index = data["image"], data.get("label"), data.get("index")
+    else:
+        image, label, index = (*data, None, None)[:3] if isinstance(data, tuple) else (data, None, None)
+    unknown = tf.fill(tf.shape(image)[:1], -1)
+    label = unknown if label is None else tf.cast(tf.reshape(label, [-1]), tf.int32)
+    return Batch(image, label, tf.cast(unknown if index is None else index, tf.int64))
+
+
+def cross_entropy(logits: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Cross-entropy of each image ``[B]`` and whether it is labelled ``[B]``, 1 or 0.
+
+    Args:
+        logits: ``[B, classes]``.
+        label: ``[B]``, -1 where there is none.
+    """
+    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(label, 0), logits)
+    return loss, tf.cast(label >= 0, loss.dtype)
+
+
+def _read(reads: str | tuple[str, ...], features: dict[str, Any]) -> Any:
+    """Of a network's features what a method reads: one by itself, several as a dict."""
+    return features[reads] if isinstance(reads, str) else {name: features[name] for name in reads}
+
+
+def _as_it_is(image: tf.Tensor) -> tf.Tensor:
+    return image

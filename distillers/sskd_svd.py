@@ -1,0 +1,115 @@
+"""SSKD_SVD: self-supervised knowledge distillation using singular value decomposition."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from distillers.checks import one_of, positive, tap_pairs
+from distillers.method import Method
+from distillers.registration import register
+from op_util.alignment import Aligned, align_taps, importance
+from op_util.dfv import dfv_basis, dfv_distance
+from op_util.replicas import global_sum
+from op_util.singular_vectors import GRADIENTS, ORIENTATIONS, SOLVERS
+
+
+@register("SSKD_SVD")
+@dataclasses.dataclass(eq=False)
+class SSKD_SVD(Method):  # noqa: N801 (the paper's name)
+    """Lee, Kim & Song, "Self-supervised knowledge distillation using singular value decomposition",
+    ECCV 2018.
+
+    Each tap is compressed to its leading right singular vectors; the student learns the teacher's
+    distilled feature vectors (DFV), the radial basis function between vectors of neighbouring taps.
+
+    Args:
+        num_dfv: singular vectors of each of the teacher's taps; fewer where a tap has no more.
+        gradient: ``"exact"``, or ``"published"`` for what the original code computes instead.
+        orientation: ``"canonical"`` signs, or ``"as_computed"`` by the SVD routine, as published.
+        solver: ``"auto"`` compresses each map before decomposing it; ``"svd"`` does not.
+    """
+
+    paper = "Lee et al., ECCV 2018, arXiv 1807.06819"
+    reduction = "sum"
+    combination = "clip"
+
+    num_dfv: int = 1
+    gradient: str = "exact"
+    orientation: str = "canonical"
+    solver: str = "auto"
+
+    def __post_init__(self) -> None:
+        positive("SSKD_SVD", num_dfv=self.num_dfv)
+        one_of("SSKD_SVD", GRADIENTS, gradient=self.gradient)
+        one_of("SSKD_SVD", ORIENTATIONS, orientation=self.orientation)
+        one_of("SSKD_SVD", SOLVERS, solver=self.solver)
+
+    def build(self, teacher_outputs: Sequence[Any], student_outputs: Sequence[Any]) -> None:
+        tap_pairs("SSKD_SVD", teacher_outputs, student_outputs, at_least=2)
+
+    def compute_loss(
+        self, teacher_outputs: Sequence[tf.Tensor], student_outputs: Sequence[tf.Tensor], **context: Any
+    ) -> tf.Tensor:
+        """``sum over pairs of sqrt(k) / 2 * sum((DFV_student - DFV_teacher)^2)``, summed over the batch.
+
+        A sample with a non-finite value at either tap of a pair counts for nothing in that pair, and
+        the others for ``B / good``.
+
+        Args:
+            teacher_outputs, student_outputs: taps ``[B, H, W, D]`` or ``[B, D]``, shallow to deep, of
+                equal D at each place.
+        """
+        return self.compute(teacher_outputs, student_outputs, **context)[0]
+
+    def compute(
+        self, teacher_outputs: Sequence[tf.Tensor], student_outputs: Sequence[tf.Tensor], **context: Any
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        aligned = align_taps(
+            [as_matrix(tap) for tap in student_outputs],
+            [as_matrix(tap) for tap in teacher_outputs],
+            self.num_dfv,
+            gradient=self.gradient,
+            orientation=self.orientation,
+            solver=self.solver,
+        )
+        samples = global_sum(tf.cast(tf.shape(aligned[0].good)[0], tf.float32))
+        loss, dropped = 0.0, 0.0
+        count = self.num_dfv
+        bases = {}
+        for i, (top, bottom) in enumerate(zip(aligned, aligned[1:], strict=False)):
+            count = min(count, top.values.shape[1], bottom.values.shape[1])
+            for tap in (i, i + 1):
+                if (tap, count) not in bases:
+                    bases[tap, count] = weighted_bases(aligned[tap], count)
+            good = top.good & bottom.good
+            share = tf.math.divide_no_nan(global_sum(tf.reduce_sum(tf.cast(good, tf.float32))), samples)
+            distance = tf.where(good, _pair_distance(bases[i, count], bases[i + 1, count]), 0)
+            scale = tf.cast(tf.math.divide_no_nan(1.0, share), distance.dtype)
+            loss += count**0.5 / 2 * scale * tf.reduce_sum(distance)
+            dropped += (1 - share) / (len(aligned) - 1)
+        return loss, {"dropped_share": dropped}
+
+
+def as_matrix(tap: tf.Tensor) -> tf.Tensor:
+    """A tap ``[B, H, W, D]`` as ``[B, HW, D]``, or ``[B, D]`` as ``[B, 1, D]``; at least float32."""
+    rows = 1
+    for size in tap.shape[1:-1]:
+        rows *= size
+    return tf.reshape(tap, [-1, rows, tap.shape[-1]])
+
+
+def weighted_bases(aligned: Aligned, count: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Student's and teacher's `dfv_basis`, ``[B, count, J, D]``, of the first `count` vectors of a tap,
+    each weighted by the teacher's ``sigma_i / ||sigma_1..count||``."""
+    weight = tf.stop_gradient(importance(aligned.values[:, :count]))[:, None, :]
+    student = dfv_basis(aligned.student[:, :, :count] * weight)
+    return student, tf.stop_gradient(dfv_basis(aligned.teacher[:, :, :count] * weight))
+
+
+def _pair_distance(top: tuple[tf.Tensor, tf.Tensor], bottom: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+    """``sum((DFV_student - DFV_teacher)^2)`` of one pair of taps, ``[B]``."""
+    return dfv_distance(top[0], bottom[0], top[1], bottom[1])

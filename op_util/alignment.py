@@ -1,0 +1,170 @@
+"""Which student singular vector answers to which of the teacher's (Lee, Kim, Song 2018, 3.1)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from op_util.singular_vectors import (
+    GRADIENTS_BY_NAME,
+    Decomposition,
+    at_least_float32,
+    columns,
+    decompose,
+)
+
+TRUSTED_ERROR = 1e-4  # of a vector; beyond it float32 is not enough and float64 is used
+
+
+class Aligned(NamedTuple):
+    """One tap's vectors, the student's in the order and the teacher's with the signs to compare them.
+
+    Attributes:
+        student: ``[B, D, k]``, the candidate most like each of the teacher's vectors; differentiable.
+        teacher: ``[B, D, k]``, flipped where the cosine was negative.
+        values: ``[B, k]``, the teacher's singular values.
+        good: ``[B]``, False where the tap of either network is not finite.
+    """
+
+    student: tf.Tensor
+    teacher: tf.Tensor
+    values: tf.Tensor
+    good: tf.Tensor
+
+
+def align(student: tf.Tensor, teacher: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The student candidate most like each teacher vector, and their cosine.
+
+    Args:
+        student: candidates ``[B, D, c]``, columns of unit length (or zero).
+        teacher: ``[B, D, k]``, likewise.
+
+    Returns:
+        ``index [B, k]`` int32, the candidate of the largest absolute cosine, and ``cosine [B, k]``.
+    """
+    cosine = tf.matmul(teacher, student, transpose_a=True)  # [B, k, c]
+    index = tf.argmax(tf.abs(cosine), axis=2, output_type=tf.int32)
+    return index, tf.gather(cosine, index, batch_dims=2)
+
+
+def align_taps(
+    student: list[tf.Tensor],
+    teacher: list[tf.Tensor],
+    num_dfv: int,
+    *,
+    gradient: str,
+    orientation: str,
+    solver: str,
+) -> list[Aligned]:
+    """Singular vectors of each tap of two networks, aligned; each tap's vectors have unit length.
+
+    Of the teacher the first ``num_dfv`` are used, of the student ``num_dfv + 1`` are candidates;
+    fewer where a map has no more.
+
+    Args:
+        student, teacher: matrices ``[B, N, D]`` of the taps, shallow to deep. At one tap D is equal,
+            N need not be.
+    """
+    find = {"orientation": orientation, "solver": solver}
+    candidates = [min(num_dfv + 1, *x.shape[1:]) for x in student]
+    wanted = [min(num_dfv, *x.shape[1:], *y.shape[1:]) for x, y in zip(student, teacher, strict=True)]
+    counts = [*candidates, *wanted]
+    teacher = [tf.cast(y, at_least_float32(x).dtype) for x, y in zip(student, teacher, strict=True)]
+    found = decompose([*student, *teacher], counts, **find)
+    taps = len(student)
+    return [
+        _aligned(student[i], found[i], found[taps + i], (candidates[i], wanted[i]), gradient, find)
+        for i in range(taps)
+    ]
+
+
+def _aligned(
+    maps: tf.Tensor,
+    student: Decomposition,
+    teacher: Decomposition,
+    counts: tuple[int, int],
+    gradient: str,
+    find: dict[str, str],
+) -> Aligned:
+    """One tap. Where float32 does not settle the vectors, they are found again in float64; not with
+    the routine's own signs, which would be others then."""
+    backward = GRADIENTS_BY_NAME[gradient]
+    index, cosine = align(student.right[:, :, : counts[0]], teacher.right[:, :, : counts[1]])
+    if student.right.dtype == tf.float64 or find["orientation"] == "as_computed":
+        trusted = None
+    else:
+        trusted = _trusted(student, teacher, counts, index, cosine)
+
+    def in_float64(one: Decomposition, count: int) -> Decomposition:
+        return decompose([tf.cast(one.matrices, tf.float64)], [count], **find)[0]
+
+    def fast():
+        return _pick(student, teacher, index, cosine)
+
+    def slow():
+        one, other = in_float64(student, counts[0]), in_float64(teacher, counts[1])
+        chosen = align(one.right[:, :, : counts[0]], other.right[:, :, : counts[1]])
+        return tuple(_cast_like(a, b) for a, b in zip(_pick(one, other, *chosen), fast(), strict=True))
+
+    @tf.custom_gradient
+    def matched(maps: tf.Tensor):
+        index, *vectors = fast() if trusted is None else tf.cond(trusted, fast, slow)
+
+        def grad(upstream: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
+            def fast_gradient():
+                return tf.cast(backward(student, index, upstream), maps.dtype)
+
+            def slow_gradient():
+                again = in_float64(student, counts[0])
+                return tf.cast(backward(again, index, tf.cast(upstream, tf.float64)), maps.dtype)
+
+            if trusted is None:
+                return fast_gradient()
+            return tf.cond(trusted, fast_gradient, slow_gradient)
+
+        return tuple(vectors), grad
+
+    return Aligned(*matched(maps), student.good & teacher.good)
+
+
+def _pick(
+    student: Decomposition, teacher: Decomposition, index: tf.Tensor, cosine: tf.Tensor
+) -> tuple[tf.Tensor, ...]:
+    """``index``, the student's chosen vectors, the teacher's with agreeing signs, and its values."""
+    count = index.shape[1]
+    sign = tf.where(cosine < 0, -tf.ones_like(cosine), tf.ones_like(cosine))[:, None, :]
+    flipped = teacher.right[:, :, :count] * sign
+    return index, columns(student.right, index), flipped, teacher.values[:, :count]
+
+
+def _trusted(
+    student: Decomposition,
+    teacher: Decomposition,
+    counts: tuple[int, int],
+    index: tf.Tensor,
+    cosine: tf.Tensor,
+) -> tf.Tensor:
+    """Whether rounding has neither turned a vector in use nor can have changed the choice. A cosine
+    above sqrt(1/2) leaves no room for a better candidate, however badly that one is known."""
+    exact = student.error[:, : counts[0]] <= TRUSTED_ERROR
+    chosen = tf.gather(exact, index, batch_dims=1)
+    settled = (cosine**2 > 0.5) | tf.reduce_all(exact, axis=1, keepdims=True)
+    known = teacher.error[:, : counts[1]] <= TRUSTED_ERROR
+    return tf.reduce_all(chosen & settled & known)
+
+
+def _cast_like(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    return tf.cast(a, b.dtype)
+
+
+def importance(values: tf.Tensor) -> tf.Tensor:
+    """Each vector's share of its map's energy: ``sigma_i / ||sigma_1..k||``.
+
+    Args:
+        values: singular values ``[B, k]``, >= 0.
+
+    Returns:
+        ``[B, k]``; 1 when k = 1, 0 for an all-zero map.
+    """
+    return tf.math.divide_no_nan(values, tf.norm(values, axis=1, keepdims=True))

@@ -1,0 +1,81 @@
+"""Distilled feature vectors: what two neighbouring feature maps have to do with each other.
+
+Lee, Kim, Song (ECCV 2018), section 3.2: the singular vectors of a shallower (top) and a deeper
+(bottom) map are correlated by a radial basis function, ``DFV[m, n] = exp(-(top[m] - bottom[n])^2 /
+8)``, and the student's DFV is drawn to the teacher's. `dfv` is that formula as it stands;
+`dfv_distance` is the squared distance of two of them, for which neither needs to be materialised.
+"""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+WIDTH = 8.0  # the 8 of the radial basis function
+
+
+def dfv(top: tf.Tensor, bottom: tf.Tensor) -> tf.Tensor:
+    """``exp(-(top[m, i] - bottom[n, i])^2 / 8)``.
+
+    Args:
+        top: ``[B, D_top, k]``.
+        bottom: ``[B, D_bottom, k]``.
+
+    Returns:
+        ``[B, D_top, D_bottom, k]``.
+    """
+    return tf.exp(-tf.square(top[:, :, None] - bottom[:, None]) / WIDTH)
+
+
+def dfv_basis(vectors: tf.Tensor) -> tf.Tensor:
+    """The factors of a DFV for one map's vectors: ``DFV[m, n] = sum_j phi_j(top[m]) phi_j(bottom[n])``.
+
+    As ``exp(-(a - b)^2 / 8) = exp(-a^2 / 8) exp(-b^2 / 8) exp(a b / 4)``, the factors are ``phi_j(a)
+    = exp(-a^2 / 8) (a / 2)^j / sqrt(j!)``. With ``|a|, |b| <= 1``, as for weighted unit vectors, the
+    terms fall below ``4^-j / j!``, so a handful leaves a remainder below rounding.
+
+    Args:
+        vectors: ``[B, D, k]``, entries of absolute value at most 1.
+
+    Returns:
+        ``[B, k, J, D]`` with ``phi_0 - 1`` in place of ``phi_0``: entries are small, so it is the
+        difference from 1 that carries the digits.
+    """
+    a = tf.linalg.matrix_transpose(vectors)
+    reduced = tf.math.expm1(-tf.square(a) / WIDTH)
+    factors, last = [reduced], reduced + 1
+    for j in range(1, basis_size(a.dtype)):
+        last = last * (a * (0.5 / math.sqrt(j)))
+        factors.append(last)
+    return tf.stack(factors, axis=2)
+
+
+def basis_size(dtype: tf.DType) -> int:
+    """How many factors leave a remainder below half the rounding unit of `dtype`."""
+    half_unit = 2.0**-25 if dtype == tf.float32 else 2.0**-54
+    return next(j for j in range(64) if 4.0**-j / math.factorial(j) < half_unit)
+
+
+def dfv_distance(
+    student_top: tf.Tensor, student_bottom: tf.Tensor, teacher_top: tf.Tensor, teacher_bottom: tf.Tensor
+) -> tf.Tensor:
+    """``sum over m, n, i of (DFV_student - DFV_teacher)^2`` from the four maps' `dfv_basis`.
+
+    With ``phi_s psi_s - phi_t psi_t = (phi_s - phi_t) psi_s + phi_t (psi_s - psi_t)`` the difference of
+    the DFVs is a product ``P Q^T`` of two thin matrices, and ``||P Q^T||^2 = <P^T P, Q^T Q>``; written
+    in differences nothing cancels, and no ``[D_top, D_bottom]`` tensor comes into being.
+
+    Args:
+        student_top, teacher_top: ``[B, k, J, D_top]``.
+        student_bottom, teacher_bottom: ``[B, k, J, D_bottom]``.
+
+    Returns:
+        ``[B]``.
+    """
+    terms = student_top.shape[2]
+    one = tf.one_hot(0, terms, dtype=student_top.dtype)[:, None]  # turns phi_0 - 1 into phi_0
+    p = tf.concat([student_top - teacher_top, teacher_top + one], axis=2)
+    q = tf.concat([student_bottom + one, student_bottom - teacher_bottom], axis=2)
+    p_gram, q_gram = (tf.matmul(part, part, transpose_b=True) for part in (p, q))
+    return tf.reduce_sum(p_gram * q_gram, axis=[1, 2, 3])
