@@ -14,7 +14,7 @@ from experiment.folder import replacing
 from experiment.variables import read
 
 # What a SavedModel is made of, for `folder.RunFolder.directory`.
-FILES = ("saved_model.pb", "fingerprint.pb", "variables/variables.*")
+FILES = ("saved_model.pb", "fingerprint.pb", "variables/variables.*", "assets/*")
 
 
 def classification(logits: tf.Tensor) -> dict[str, tf.Tensor]:

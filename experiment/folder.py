@@ -259,13 +259,8 @@ class RunFolder:
             os.close(self._lock)
             self._lock = None
 
-    def output(self, name: str) -> Path:
-        """The path of the file `name` in the folder, noted as written by the run.
-
-        Args:
-            name: relative, parts separated by ``/``; the last may be a pattern such as ``*.npz``,
-                the path is then of little use, but all that matches it is the run's.
-        """
+    def _note(self, name: str) -> Path:
+        """The path of `name`, after it was put on the list of what the run wrote."""
         parts = PurePosixPath(name).parts
         if not parts or parts[0] == "/" or ".." in parts:
             raise ValueError(f"{name!r} is not a name inside the folder")
@@ -273,15 +268,27 @@ class RunFolder:
         names = written.read_text().splitlines() if written.exists() else []
         if name not in names:
             write_text(written, "".join(f"{entry}\n" for entry in [*names, name]))
-        path = self.path.joinpath(*parts)
+        return self.path.joinpath(*parts)
+
+    def output(self, name: str) -> Path:
+        """The path of the file `name` in the folder, noted as written by the run.
+
+        Args:
+            name: relative, parts separated by ``/``; the last may be a pattern such as ``*.npz``,
+                the path is then of little use, but all that matches it is the run's.
+        """
+        path = self._note(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def directory(self, name: str, *patterns: str) -> Path:
-        """The path of the directory `name`, whose files that match `patterns` are the run's."""
+        """The path of the directory `name`, whose files that match `patterns` are the run's.
+
+        It is not made: to be written with `replacing`.
+        """
         for pattern in patterns:
-            self.output(f"{name}/{pattern}")
-        return self.path / name
+            self._note(f"{name}/{pattern}")
+        return self._note(name)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write `summary` to ``summary.json``, by which the run is finished."""
@@ -299,10 +306,11 @@ class RunFolder:
         for name in written.read_text().splitlines() if written.exists() else []:
             *parents, last = PurePosixPath(name).parts
             place = self.path.joinpath(*parents)
-            for pattern in (last, PARTIAL + last):
-                for path in list(place.glob(pattern)):
-                    if not path.is_dir():
-                        path.unlink()
+            for path in list(place.glob(last)):
+                if not path.is_dir():
+                    path.unlink()
+            for path in [*place.glob(PARTIAL + last), place / f"{PARTIAL}old-{last}"]:
+                _remove(path)
             while place != self.path and place.is_dir() and not any(place.iterdir()):
                 place.rmdir()
                 place = place.parent
