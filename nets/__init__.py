@@ -11,12 +11,14 @@ from registry import import_modules
 
 from .counting import count_flops, count_parameters
 from .features import Outputs, feature_extractor, outputs_of
+from .preprocessing import Standardize
 from .registration import build, declare_pair, names, pair, pairs, register
 
 import_modules(__name__, __path__)
 
 __all__ = [
     "Outputs",
+    "Standardize",
     "build",
     "count_flops",
     "count_parameters",
