@@ -69,7 +69,7 @@ class FileImages:
         same = tf.reduce_all(tf.shape(image)[:2] == size)
         return tf.ensure_shape(tf.cond(same, lambda: image, lambda: resized(image, size)), self.shape)
 
-    @tf.function
+    @tf.function(reduce_retracing=True)
     def fetch(self, rows: tf.Tensor) -> tf.Tensor:
         """Images of `rows` (int64 [B]) as uint8 [B,H,W,C]."""
         return tf.map_fn(

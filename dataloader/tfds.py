@@ -16,7 +16,7 @@ from dataloader.splitting import rows_for_testing
 from registry import UserError, plain
 
 NOT_MIRRORED = (
-    "binarized_mnist", "cmaterdb", "emnist", "i_naturalist_digits", "kmnist", "mnist",
+    "binarized_mnist", "cmaterdb", "emnist", "kmnist", "mnist",
     "mnist_corrupted", "omniglot", "quickdraw_bitmap", "svhn_cropped",
 )  # fmt: skip
 """Sets of written signs, which mean something else (or nothing) in a mirror."""

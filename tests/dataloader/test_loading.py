@@ -1,0 +1,103 @@
+"""Splits and names, by the embedded digits."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+import dataloader
+from registry import UserError
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return dataloader.load("digits")
+
+
+def rows(split):
+    return set(split.rows.tolist())
+
+
+def test_digits_are_the_real_ones(digits):
+    assert digits.image_shape == (32, 32, 3) and digits.classes == 10 and not digits.default_flip
+    assert len(digits.train) + len(digits.validation) + len(digits.test) == 1797
+    assert len(digits.test) == 359
+    small = dataloader.load("digits", image_size=(8, 8), validation_fraction=0)
+    found = load_digits()
+    for split in (small.train, small.test):
+        images = split.images(range(len(split))).numpy()
+        expected = np.rint(found.images[split.rows] * 255 / 16)
+        for channel in range(3):
+            np.testing.assert_array_equal(images[..., channel], expected)
+        np.testing.assert_array_equal(split.labels, found.target[split.rows])
+
+
+def test_splits_are_disjoint_stratified_and_seeded(digits):
+    parts = [digits.train, digits.validation, digits.test]
+    assert len(set.union(*map(rows, parts))) == 1797
+    for part, share in zip(parts, (0.72, 0.08, 0.2), strict=True):
+        counts = np.bincount(part.labels, minlength=10)
+        assert np.ptp(counts / len(part)) < 0.03
+        assert abs(len(part) / 1797 - share) < 0.002
+    again, other = dataloader.load("digits"), dataloader.load("digits", seed=1)
+    assert rows(again.validation) == rows(digits.validation) != rows(other.validation)
+    assert rows(other.test) == rows(digits.test)
+
+
+def test_first_training_images_after_validation_are_kept(digits):
+    few = dataloader.load("digits", train_images=100)
+    np.testing.assert_array_equal(few.train.rows, digits.train.rows[:100])
+    assert rows(few.validation) == rows(digits.validation)
+
+
+def test_labels_a_class(digits):
+    few = dataloader.load("digits", labelled_per_class=7)
+    kept = few.train.labels >= 0
+    assert np.bincount(few.train.labels[kept]).tolist() == [7] * 10
+    np.testing.assert_array_equal(few.train.rows, digits.train.rows)
+    np.testing.assert_array_equal(few.train.labels[kept], digits.train.labels[kept])
+    assert (few.validation.labels >= 0).all() and (few.test.labels >= 0).all()
+    other = dataloader.load("digits", labelled_per_class=7, seed=1)
+    assert not np.array_equal(other.train.labels, few.train.labels)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"validation_fraction": 1.0}, "validation fraction 1.0"),
+        ({"validation_fraction": -0.1}, "validation fraction"),
+        ({"validation_fraction": float("nan")}, "validation fraction"),
+        ({"labelled_per_class": 0}, "at least 1"),
+        ({"labelled_per_class": 500}, "500 labelled images a class.*only 1"),
+        ({"train_images": 0}, "1 to 1294 expected"),
+        ({"train_images": 1295}, "1 to 1294 expected"),
+        ({"train_images": 5}, "has no image among the first 5"),
+        ({"image_size": (0, 8)}, "image size 0x8"),
+        ({"seed": -1}, "data seed -1"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_named(options, message):
+    with pytest.raises(UserError, match=message):
+        dataloader.load("digits", **options)
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("digit", "unknown data set 'digit' .did you mean 'digits'"),
+        ("npx:file.npz", "unknown data set 'npx:file.npz' .did you mean 'npz'"),
+        ("digits:3", "takes nothing after a colon"),
+        ("folder", "folder:DIR expected"),
+    ],
+)
+def test_unknown_names(name, message):
+    with pytest.raises(UserError, match=message):
+        dataloader.load(name)
+
+
+def test_file_without_its_prefix(tmp_path):
+    (tmp_path / "set.npz").touch()
+    with pytest.raises(UserError, match=r"did you mean npz:.*set\.npz"):
+        dataloader.load(str(tmp_path / "set.npz"))
+    with pytest.raises(UserError, match="did you mean folder:"):
+        dataloader.load(str(tmp_path))
