@@ -1,4 +1,5 @@
-"""What a person sees while a stage trains: a bar in a terminal, else one line an epoch."""
+"""What a person sees while a stage trains: a line that runs along in a terminal, else
+one line an epoch."""
 
 from __future__ import annotations
 
@@ -9,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 _REFRESH_SECONDS = 0.5
-_BAR = 10
 
 
 def _value(value: float) -> str:
-    """Four significant digits at most, in at most nine characters."""
-    return f"{value:.2e}" if value and not 1e-3 <= abs(value) < 1e5 else f"{value:.4g}"
+    """Three significant digits; the width stays the same while a value changes little."""
+    if value and not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.1e}"
+    return f"{value:#.3g}".removesuffix(".") if abs(value) < 1000 else f"{value:.0f}"
 
 
 def _duration(seconds: float) -> str:
@@ -24,22 +26,24 @@ def _duration(seconds: float) -> str:
 
 
 def shown_metrics(logs: Mapping[str, float]) -> list[str]:
-    """Parts ``name value`` of `logs`: accuracy, loss parts (the total only where there are no
-    parts), then the same on validation data. ``_loss`` is left out of the names of parts."""
-    parts = []
+    """Parts ``name value`` of `logs`: accuracy, that on validation data as ``val``, and the loss
+    parts without ``_loss`` in their names (the total only where there are no parts)."""
     losses = [name for name in logs if name.endswith("_loss") and not name.startswith("val_")]
-    for name in [*(losses or ["loss"]), "accuracy", "val_accuracy"]:
-        if name in logs:
-            parts.append(f"{name.removesuffix('_loss')} {_value(logs[name])}")
-    return parts
+    shown = {"accuracy": "accuracy", "val_accuracy": "val", "loss": "loss"}
+    if losses:
+        del shown["loss"]
+    shown.update({name: name.removesuffix("_loss") for name in losses})
+    return [f"{short} {_value(logs[name])}" for name, short in shown.items() if name in logs]
 
 
 def fit_line(head: str, parts: Sequence[str], tail: str, width: int) -> str:
-    """`head`, as many of `parts` as there is room for, and `tail`, in at most `width` columns."""
+    """`head`, as many of `parts` as there is room for, and `tail`, in at most `width` columns;
+    closer together before one is left out."""
     for count in range(len(parts), -1, -1):
-        line = "  ".join(part for part in (head, *parts[:count], tail) if part)
-        if len(line) <= width:
-            return line
+        for gap in ("  ", " "):
+            line = gap.join(part for part in (head, *parts[:count], tail) if part)
+            if len(line) <= width:
+                return line
     return line[:width]
 
 
@@ -51,8 +55,8 @@ class Progress:
         last_epoch: number of epochs of the run after which the stage ends.
         steps_per_epoch: steps of one epoch.
         images_per_epoch: images of one epoch.
-        mode: ``"bar"``: refreshed in place while an epoch runs, and a line at its end;
-            ``"line"``: only the line; ``"silent"``; ``"auto"``: a bar in a terminal, else lines.
+        mode: ``"bar"``: a line refreshed in place while an epoch runs, and one at its end;
+            ``"line"``: only the latter; ``"silent"``; ``"auto"``: bar in a terminal, else line.
         stream: where to write; stdout where None.
     """
 
@@ -93,14 +97,16 @@ class Progress:
         self._shown = time.monotonic()
         begun, since = self._started
         steps_per_second = (step - begun) / max(self._shown - since, 1e-9)
-        filled = _BAR * step // self._steps
-        head = f"{self._head(epoch)} [{'=' * filled}{' ' * (_BAR - filled)}]"
-        tail = ""
+        head = f"{self._head(epoch)} {100 * step // self._steps:3d}%"
+        tail = left = ""
         if step > begun:
-            left = (self._last_epoch - epoch) * self._steps - step
-            images = steps_per_second * self._images / self._steps
-            tail = f"{images:.0f} images/s  {_duration(left / steps_per_second)} left"
-        self._write("\r" + fit_line(head, shown_metrics(logs), tail, self.width).ljust(self.width))
+            tail = f"{steps_per_second * self._images / self._steps:.0f} images/s"
+            steps_left = (self._last_epoch - epoch) * self._steps - step
+            left = f"{_duration(steps_left / steps_per_second)} left"
+        line = fit_line(head, shown_metrics(logs), tail, self.width)
+        if left and len(line) + 2 + len(left) <= self.width:
+            line += f"  {left}"
+        self._write("\r" + line.ljust(self.width))
 
     def end(self, epoch: int, logs: Mapping[str, float], images_per_second: float) -> None:
         """The epoch is done, validation included."""
