@@ -15,6 +15,9 @@ def free_memory() -> int:
 def check_memory(needed: int, what: str, advice: str) -> None:
     """Raise UserError where `needed` bytes are more than half of the free memory.
 
+    Half, because when tf.data optimises a pipeline it copies what the pipeline reads from, once
+    (TensorFlow 2.21).
+
     Args:
         needed: bytes.
         what: what needs them, for the message.

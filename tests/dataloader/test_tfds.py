@@ -134,7 +134,8 @@ def test_nearest_name():
 
 
 def test_published_statistics_and_flips(data_dir, monkeypatch):
-    assert dataloader.tfds.PUBLISHED["cifar100"] == ((129.38, 124.11, 112.48), (68.21, 65.43, 70.46))
+    mean, deviation = dataloader.tfds.PUBLISHED["cifar100"]
+    assert mean == (129.38, 124.11, 112.48) and deviation == (68.21, 65.43, 70.46)
     monkeypatch.setitem(dataloader.tfds.PUBLISHED, "tiny_pictures", ((1.0,) * 3, (2.0,) * 3))
     data = dataloader.load("tiny_pictures", data_dir=data_dir)
     assert data.channel_mean == (1.0,) * 3 and data.channel_deviation == (2.0,) * 3
