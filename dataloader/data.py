@@ -1,4 +1,4 @@
-"""What a data set is made of: images that can be fetched by row, splits of them, and their facts."""
+"""What a data set is made of: images fetched by row, splits of them, and facts."""
 
 from __future__ import annotations
 

@@ -67,7 +67,8 @@ class FileImages:
     def _read(self, file: tf.Tensor) -> tf.Tensor:
         image, size = _decoded(tf.io.read_file(file), self.shape[-1]), self.shape[:2]
         same = tf.reduce_all(tf.shape(image)[:2] == size)
-        return tf.ensure_shape(tf.cond(same, lambda: image, lambda: resized(image, size)), self.shape)
+        image = tf.cond(same, lambda: image, lambda: resized(image, size))
+        return tf.ensure_shape(image, self.shape)
 
     @tf.function(reduce_retracing=True)
     def fetch(self, rows: tf.Tensor) -> tf.Tensor:

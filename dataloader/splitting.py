@@ -10,7 +10,9 @@ VALIDATION, LABELLED, TEST = 0, 1, 2
 """Streams of random numbers."""
 
 
-def _stratified_rows(labels: np.ndarray, fraction: float, random: np.random.Generator) -> np.ndarray:
+def _stratified_rows(
+    labels: np.ndarray, fraction: float, random: np.random.Generator
+) -> np.ndarray:
     """Rows of a share of the images, int64 [M], ascending.
 
     Each class gives its share, as far as whole images allow (largest remainder), and keeps at

@@ -95,9 +95,9 @@ def _check_network(builder: Any) -> None:
 
 def _not_there(builder: Any, reason: str) -> str:
     return (
-        f"data set {builder.name!r} is not in {_root(builder)} and cannot be downloaded ({reason}): load it "
-        f"once where there is a network and copy its folder there, or give the folder that has "
-        f"it as data_dir, or use npz:FILE, folder:DIR or digits"
+        f"data set {builder.name!r} is not in {_root(builder)} and cannot be downloaded "
+        f"({reason}): load it once where there is a network and copy its folder there, or give "
+        f"the folder that has it as data_dir, or use npz:FILE, folder:DIR or digits"
     )
 
 
