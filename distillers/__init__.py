@@ -6,14 +6,28 @@ A further method is one new file in this package that registers a `Method`.
 from registry import import_modules
 
 from .method import Method, Stage
-from .registration import get, names, register
+from .registration import create, get, names, parse, register, split
 
 import_modules(__name__, __path__)
 
-from .distiller import Distiller  # noqa: E402
-from .none import NoDistillation  # noqa: E402
-from .sskd_svd import SSKD_SVD  # noqa: E402
-from .soft_logits import SoftLogits  # noqa: E402
+from .distiller import Distiller  # noqa: E402 (needs the methods)
 from .fsp import FSP  # noqa: E402
+from .none import NoDistillation  # noqa: E402
+from .soft_logits import SoftLogits  # noqa: E402
+from .sskd_svd import SSKD_SVD  # noqa: E402
 
-__all__ = ["FSP", "SSKD_SVD", "Distiller", "Method", "NoDistillation", "SoftLogits", "Stage", "get", "names", "register"]
+__all__ = [
+    "FSP",
+    "SSKD_SVD",
+    "Distiller",
+    "Method",
+    "NoDistillation",
+    "SoftLogits",
+    "Stage",
+    "create",
+    "get",
+    "names",
+    "parse",
+    "register",
+    "split",
+]

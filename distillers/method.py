@@ -122,11 +122,14 @@ class Method(keras.distillation.DistillationLoss):
                 raise UserError(
                     f"{name} has no hyper-parameter {key!r}{nearest(key, known)}; it has: {has}"
                 )
-            kind = type(known[key].default)
-            try:
-                values[key] = kind(value)
-            except ValueError as error:
-                raise UserError(
-                    f"{name}: {key} must be of type {kind.__name__}, not {value!r}"
-                ) from error
+            values[key] = _converted(name, key, value, type(known[key].default))
         return cls(**values)
+
+
+def _converted(method: str, name: str, value: Any, kind: type) -> Any:
+    """`value`, perhaps text, as a `kind`."""
+    words = {"true": True, "false": False, "1": True, "0": False}
+    try:
+        return words[str(value).lower()] if kind is bool else kind(value)
+    except (ValueError, KeyError):
+        raise UserError(f"{method}: {name} must be {kind.__name__}, not {value!r}") from None

@@ -1,0 +1,140 @@
+"""Settings of a script, each stated once: a dataclass field is a flag, its default and its help.
+
+    @dataclass(frozen=True)
+    class Settings:
+        epochs: int = option(20, "passes over the training images", group="training", minimum=1)
+
+    define_flags(Settings)          # --epochs
+    settings = from_flags(Settings)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from absl import flags
+
+from registry import UserError, nearest
+
+Options = TypeVar("Options")
+_WIDTH = 80
+_INDENT = 4
+
+
+def option(
+    default: Any,
+    help: str,  # noqa: A002 (the word that argparse and absl use)
+    *,
+    group: str,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+    choices: Sequence[str] | None = None,
+    same_run: bool = False,
+) -> Any:
+    """A field that is a flag.
+
+    Args:
+        default: None: not set.
+        help: what it is, units and range included.
+        group: the heading under which ``--help`` lists it.
+        minimum, maximum, above: bounds of a number; the last one is excluded itself.
+        choices: the words that are allowed.
+        same_run: a run may be gone on with under another value, so it is not among the settings
+            that a run folder compares.
+    """
+    facts = {
+        "help": help, "group": group, "minimum": minimum, "maximum": maximum, "above": above,
+        "choices": choices, "same_run": same_run,
+    }
+    return dataclasses.field(default=default, metadata=facts)
+
+
+def define_flags(options: type) -> None:
+    """Define a flag for each field of `options`. Tuples are comma-separated lists."""
+    kinds = typing.get_type_hints(options)
+    for field in dataclasses.fields(options):
+        define = {
+            int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool,
+            str: flags.DEFINE_string, tuple: flags.DEFINE_list,
+        }[_kind(kinds[field.name])]
+        help_text = field.metadata["help"]
+        if field.metadata["choices"]:
+            help_text += f" ({' | '.join(field.metadata['choices'])})"
+        define(field.name, field.default, help_text, module_name=field.metadata["group"])
+
+
+def from_flags(options: type[Options]) -> Options:
+    """The options as the command line gives them.
+
+    Raises:
+        UserError: a value out of its range, or not among the choices.
+    """
+    values = {}
+    for field in dataclasses.fields(options):
+        value = flags.FLAGS[field.name].value
+        if isinstance(value, list):
+            value = tuple(value)
+        values[field.name] = value
+        _check(field.name, value, field.metadata)
+    return options(**values)
+
+
+def _kind(annotation: Any) -> type:
+    """The type in ``T`` or ``T | None``."""
+    if isinstance(annotation, types.UnionType):
+        annotation = next(kind for kind in annotation.__args__ if kind is not type(None))
+    return typing.get_origin(annotation) or annotation
+
+
+def _check(name: str, value: Any, facts: Any) -> None:
+    if value is None:
+        return
+    for bound, wrong, words in (
+        (facts["minimum"], lambda: value < facts["minimum"], "at least"),
+        (facts["maximum"], lambda: value > facts["maximum"], "at most"),
+        (facts["above"], lambda: value <= facts["above"], "above"),
+    ):
+        # NaN compares as false with everything, so it is asked for by itself.
+        if bound is not None and (wrong() or value != value):
+            raise UserError(f"--{name} is {value}; expected {words} {bound}")
+    if facts["choices"] and value not in facts["choices"]:
+        raise UserError(
+            f"unknown --{name} {value!r}{nearest(value, facts['choices'])}; "
+            f"expected one of {', '.join(facts['choices'])}"
+        )
+
+
+def compared(options: Any) -> dict[str, Any]:
+    """The options that determine a run: those that its folder compares with a later call's."""
+    return {
+        field.name: getattr(options, field.name)
+        for field in dataclasses.fields(options)
+        if not field.metadata["same_run"]
+    }
+
+
+def help_text(description: str) -> str:
+    """All flags that scripts define, by group, at most 80 columns wide.
+
+    Args:
+        description: the script's docstring, shown first.
+    """
+    lines = [description.strip(), ""]
+    for group, defined in flags.FLAGS.flags_by_module_dict().items():
+        if "." in group or "/" in group or group.startswith("absl"):
+            continue  # absl's own
+        lines.append(f"{group}:")
+        for flag in defined:
+            default = "" if flag.default is None else f" (default {flag.default_as_str})"
+            lines.append(f"  --{flag.name}{default}")
+            lines += textwrap.wrap(
+                flag.help, _WIDTH, initial_indent=" " * _INDENT, subsequent_indent=" " * _INDENT
+            )
+        lines.append("")
+    return "\n".join([*lines, "--flagfile FILE reads flags from a file, one a line."])
