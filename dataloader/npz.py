@@ -76,7 +76,7 @@ class _Archive:
             return images
         if images.dtype.kind not in "iu":
             advice = ""
-            if images.dtype.kind == "f" and 0 <= images.min() and images.max() <= 1:
+            if images.dtype.kind == "f" and images.min() >= 0 and images.max() <= 1:
                 advice = f"; they look like 0..1: save ({key} * 255).round().astype('uint8')"
             raise UserError(f"{where} is {images.dtype}: uint8 images in 0..255 expected{advice}")
         low, high = images.min(), images.max()
