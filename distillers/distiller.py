@@ -128,6 +128,14 @@ class Distiller(keras.Model):
         """The teacher, or None; not tracked as a part of this model."""
         return self._teacher.model
 
+    def student_features(self, image: tf.Tensor) -> dict[str, Any]:
+        """The student's maps, embedding and logits for a batch's images, in inference mode."""
+        return self._student_features.model(self._student_preprocessing(image), training=False)
+
+    def teacher_features(self, image: tf.Tensor) -> dict[str, Any]:
+        """The teacher's, likewise."""
+        return self._teacher_features.model(self._teacher_preprocessing(image), training=False)
+
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         return list(self._figures.values())
@@ -214,10 +222,8 @@ class Distiller(keras.Model):
         """This replica's part of the distillation loss of the global batch, and figures to log."""
         if not self.method.needs_teacher or not self.stage.distillation_loss:
             return tf.constant(0.0), {}
-        teacher = self._teacher_features.model(
-            self._teacher_preprocessing(batch.image), training=False
-        )
-        teacher = tf.nest.map_structure(tf.stop_gradient, _read(self.method.reads, teacher))
+        teacher = _read(self.method.reads, self.teacher_features(batch.image))
+        teacher = tf.nest.map_structure(tf.stop_gradient, teacher)
         student = _read(self.method.reads, student)
         context = {"label": batch.label, "index": batch.index}
         if self.method.couples_samples:

@@ -14,7 +14,7 @@ from op_util.singular_vectors import (
     decompose,
 )
 
-TRUSTED_ERROR = 1e-4  # of a vector; beyond it float32 is not enough and float64 is used
+TRUSTED_ERROR = 5e-4  # of a vector; beyond it float32 is not enough and float64 is used
 
 
 class Aligned(NamedTuple):
@@ -34,18 +34,18 @@ class Aligned(NamedTuple):
 
 
 def align(student: tf.Tensor, teacher: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The student candidate most like each teacher vector, and their cosine.
+    """The student candidate most like each teacher vector.
 
     Args:
         student: candidates ``[B, D, c]``, columns of unit length (or zero).
         teacher: ``[B, D, k]``, likewise.
 
     Returns:
-        ``index [B, k]`` int32, the candidate of the largest absolute cosine, and ``cosine [B, k]``.
+        ``index [B, k]`` int32, the candidate of the largest absolute cosine, and all the cosines
+        ``[B, k, c]``.
     """
-    cosine = tf.matmul(teacher, student, transpose_a=True)  # [B, k, c]
-    index = tf.argmax(tf.abs(cosine), axis=2, output_type=tf.int32)
-    return index, tf.gather(cosine, index, batch_dims=2)
+    cosine = tf.matmul(teacher, student, transpose_a=True)
+    return tf.argmax(tf.abs(cosine), axis=2, output_type=tf.int32), cosine
 
 
 def align_taps(
@@ -133,6 +133,7 @@ def _pick(
 ) -> tuple[tf.Tensor, ...]:
     """``index``, the student's chosen vectors, the teacher's with agreeing signs, and its values."""
     count = index.shape[1]
+    cosine = tf.gather(cosine, index, batch_dims=2)
     sign = tf.where(cosine < 0, -tf.ones_like(cosine), tf.ones_like(cosine))[:, None, :]
     flipped = teacher.right[:, :, :count] * sign
     return index, columns(student.right, index), flipped, teacher.values[:, :count]
@@ -145,13 +146,16 @@ def _trusted(
     index: tf.Tensor,
     cosine: tf.Tensor,
 ) -> tf.Tensor:
-    """Whether rounding has neither turned a vector in use nor can have changed the choice. A cosine
-    above sqrt(1/2) leaves no room for a better candidate, however badly that one is known."""
-    exact = student.error[:, : counts[0]] <= TRUSTED_ERROR
-    chosen = tf.gather(exact, index, batch_dims=1)
-    settled = (cosine**2 > 0.5) | tf.reduce_all(exact, axis=1, keepdims=True)
+    """Whether rounding has neither turned a vector in use nor can have changed the choice: turned by
+    an angle, a vector's cosine with another one changes by no more than that."""
+    error = student.error[:, : counts[0]]
+    cosine = tf.abs(cosine)
+    is_chosen = tf.one_hot(index, counts[0], on_value=True, off_value=False)  # [B, k, c]
+    least = tf.reduce_max(tf.where(is_chosen, cosine - error[:, None, :], -1.0), axis=2)
+    most = tf.reduce_max(tf.where(is_chosen, -1.0, cosine + error[:, None, :]), axis=2)
+    chosen = tf.gather(error, index, batch_dims=1) <= TRUSTED_ERROR
     known = teacher.error[:, : counts[1]] <= TRUSTED_ERROR
-    return tf.reduce_all(chosen & settled & known)
+    return tf.reduce_all(chosen & (least > most) & known)
 
 
 def _cast_like(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:

@@ -306,7 +306,7 @@ def _turned(values: tf.Tensor, largest: tf.Tensor) -> tf.Tensor:
     over the distance to the nearest of ``values [B, k]``; one where two coincide."""
     gap = tf.abs(values[:, :, None] - values[:, None, :])
     gap += tf.eye(values.shape[1], dtype=gap.dtype) * largest[:, :, None]
-    rounding = _epsilon(values.dtype) * largest
+    rounding = 2 * _epsilon(values.dtype) * largest
     return tf.minimum(tf.math.divide_no_nan(rounding, tf.reduce_min(gap, axis=2)), 1)
 
 

@@ -1,0 +1,262 @@
+"""What a training step costs, and where its time goes.
+
+    python benchmarks/step_time.py
+
+Times one step of each way of training on one batch, all in one process and in turn, so that the
+ratios hold while the machine's speed drifts; figures are medians in milliseconds. `bound` is the
+same training with two gradients, in which the mean square of the same taps stands in for the SVD
+loss: what SSKD_SVD would cost if its singular vectors and DFVs were free.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+import distillers
+import nets
+from distillers.distiller import Distiller
+from distillers.sskd_svd import as_matrix, weighted_bases
+from experiment import report
+from experiment.main import run
+from op_util.alignment import Aligned, align_taps
+from op_util.dfv import dfv_distance
+from op_util.singular_vectors import right_singular_vectors
+
+flags.DEFINE_string("net", "VGG", "pair of networks", module_name="benchmark")
+flags.DEFINE_integer("batch_size", 128, "images a step", module_name="benchmark")
+flags.DEFINE_integer("rounds", 15, "timings of each figure", module_name="benchmark")
+flags.DEFINE_list(
+    "parts", ["steps", "losses", "growth"], "what to time", module_name="benchmark"
+)
+FLAGS = flags.FLAGS
+CLASSES = 100
+
+
+@dataclasses.dataclass(eq=False)
+class MeanSquare(distillers.Method):
+    """The bound: nothing could be cheaper that compares the same taps."""
+
+    combination = "clip"
+
+    def compute_loss(self, teacher_outputs, student_outputs, **context):
+        """Mean square of all taps."""
+        pairs = zip(teacher_outputs, student_outputs, strict=True)
+        return tf.add_n([tf.reduce_mean(tf.cast(t - s, tf.float32) ** 2) for t, s in pairs])
+
+
+def main(_: list[str]) -> None:
+    if "steps" in FLAGS.parts:
+        for policy in ("float32", "mixed_bfloat16"):
+            time_steps(policy)
+    keras.config.set_dtype_policy("float32")
+    if "losses" in FLAGS.parts:
+        time_losses()
+    if "growth" in FLAGS.parts:
+        time_growth()
+
+
+def time_steps(policy: str) -> None:
+    """Print the time of a whole training step of each method under a dtype policy."""
+    keras.config.set_dtype_policy(policy)
+    batch = random_batch()
+    methods = {
+        "student alone": distillers.NoDistillation(),
+        "bound": MeanSquare(),
+        "SSKD_SVD auto": distillers.SSKD_SVD(solver="auto"),
+        "SSKD_SVD svd": distillers.SSKD_SVD(solver="svd"),
+        "FSP": distillers.FSP(),
+        "Soft_logits": distillers.SoftLogits(),
+    }
+    steps = {name: make_step(method, batch) for name, method in methods.items()}
+    times = medians(steps)
+    rows = [
+        {"step": name, "ms": times[name], "images/s": 1e3 * FLAGS.batch_size / times[name],
+         "/ bound": times[name] / times["bound"], "/ alone": times[name] / times["student alone"]}
+        for name in steps
+    ]
+    print(f"\n{FLAGS.net}, batch {FLAGS.batch_size}, {policy}\n{report.table(rows)}", flush=True)
+
+
+def make_step(method: distillers.Method, batch: Mapping[str, tf.Tensor]) -> Callable[[], Any]:
+    """One training step of `method` on `batch`, as Keras would run it."""
+    teacher, student = (nets.build(name, classes=CLASSES) for name in nets.pair(FLAGS.net))
+    standardize = nets.Standardize((129.4, 124.1, 112.5), (68.2, 65.4, 70.5))
+    distiller = Distiller(
+        student, method, teacher, student_preprocessing=standardize,
+        teacher_preprocessing=standardize,
+    )
+    distiller.compile()
+    distiller.optimizer.build(distiller.variables_to_train())
+    step = tf.function(distiller.train_step, autograph=False)
+    return lambda: step(batch)
+
+
+def random_batch() -> dict[str, tf.Tensor]:
+    """A batch of smooth random images."""
+    random = np.random.default_rng(0)
+    coarse = random.uniform(0, 255, [FLAGS.batch_size, 8, 8, 3]).astype(np.float32)
+    image = tf.cast(tf.image.resize(coarse, [32, 32]), tf.uint8)
+    label = tf.constant(random.integers(0, CLASSES, FLAGS.batch_size), tf.int32)
+    return {"image": image, "label": label, "index": tf.range(FLAGS.batch_size)}
+
+
+def taps_of(batch_size: int) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Teacher's and student's taps of the VGG pair on a batch of images."""
+    image = random_batch()["image"][:batch_size]
+    image = tf.tile(image, [-(-batch_size // image.shape[0]), 1, 1, 1])[:batch_size]
+    image = nets.Standardize((129.4, 124.1, 112.5), (68.2, 65.4, 70.5))(image)
+    maps = []
+    for name in nets.pair("VGG"):
+        network = nets.build(name, classes=CLASSES)
+        maps.append(nets.feature_extractor(network, nets.outputs_of(network))(image)["maps"])
+    return maps[0], maps[1]
+
+
+def forward_and_backward(loss: Callable[..., tf.Tensor], inputs: Any) -> Callable[[], Any]:
+    """A function that computes `loss` and its gradient at `inputs`."""
+
+    @tf.function(autograph=False)
+    def both(inputs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            value = loss(inputs)
+        return value, tape.gradient(value, inputs)
+
+    return lambda: both(inputs)
+
+
+def time_losses() -> None:
+    """Print the time of the singular vectors and of the DFV loss, forward and backward."""
+    teacher, student = taps_of(FLAGS.batch_size)
+
+    def vectors(solver: str) -> Callable[[], Any]:
+        def loss(taps: list[tf.Tensor]) -> tf.Tensor:
+            aligned = align_taps(
+                [as_matrix(tap) for tap in taps], [as_matrix(tap) for tap in teacher], 1,
+                gradient="exact", orientation="canonical", solver=solver,
+            )
+            return tf.add_n([tf.reduce_sum(one.student * one.teacher) for one in aligned])
+
+        return forward_and_backward(loss, student)
+
+    def one_tap(place: int, solver: str) -> Callable[[], Any]:
+        def loss(tap: tf.Tensor) -> tf.Tensor:
+            found = right_singular_vectors(as_matrix(tap), 2, solver=solver)[1]
+            return tf.reduce_sum(found[:, :, 0] ** 3)
+
+        return forward_and_backward(loss, student[place])
+
+    aligned = align_taps(
+        [as_matrix(tap) for tap in student], [as_matrix(tap) for tap in teacher], 1,
+        gradient="exact", orientation="canonical", solver="auto",
+    )
+
+    def dfv_loss(vectors: list[tf.Tensor]) -> tf.Tensor:
+        taps = [Aligned(v, *one[1:]) for v, one in zip(vectors, aligned, strict=True)]
+        bases = [weighted_bases(tap, 1) for tap in taps]
+        pairs = zip(bases, bases[1:], strict=False)
+        return tf.add_n([tf.reduce_sum(dfv_distance(a[0], b[0], a[1], b[1])) for a, b in pairs])
+
+    figures = {
+        "four taps, auto": vectors("auto"),
+        "four taps, svd": vectors("svd"),
+        "DFV loss": forward_and_backward(dfv_loss, [one.student for one in aligned]),
+    }
+    for place, tap in enumerate(student):
+        shape = "x".join(map(str, as_matrix(tap).shape[1:]))
+        figures |= {f"{shape}, {solver}": one_tap(place, solver) for solver in ("auto", "svd")}
+    times = medians(figures)
+    rows = [{"forward and backward": name, "ms": value} for name, value in times.items()]
+    print(f"\nsingular vectors of teacher and student, and DFV loss, batch {FLAGS.batch_size}, "
+          f"float32\n{report.table(rows)}")
+    print(f"four taps: svd / auto = {times['four taps, svd'] / times['four taps, auto']:.1f}",
+          flush=True)
+
+
+def time_growth() -> None:
+    """Print how time and memory of the loss grow with batch, num_dfv and map size."""
+
+    def loss_of(num_dfv: int, teacher: list[tf.Tensor]) -> Callable[..., tf.Tensor]:
+        method = distillers.SSKD_SVD(num_dfv=num_dfv)
+        return lambda student: method.compute_loss(teacher, student)
+
+    def synthetic(batch: int, size: int) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        random = np.random.default_rng(0)
+        taps = [[], []]
+        for level in range(3):
+            side, depth = size >> level, 64 << level
+            basis = random.normal(size=[24, depth]) * 0.8 ** np.arange(24)[:, None]
+            for network in taps:
+                weights = random.normal(size=[batch, side * side, 24])
+                noise = 0.02 * random.normal(size=[batch, side * side, depth])
+                maps = np.maximum(weights @ basis + noise, 0).astype(np.float32)
+                network.append(tf.constant(maps.reshape(batch, side, side, depth)))
+        return taps[0], taps[1]
+
+    rows = []
+    cases = [("batch", b, *taps_of(b), 1) for b in (32, 64, 128, 256, 512)]
+    cases += [("num_dfv", k, *synthetic(64, 16), k) for k in (1, 2, 4, 8)]
+    cases += [("map size", s, *synthetic(64, s), 1) for s in (8, 16, 32)]
+    for what, value, teacher, student, num_dfv in cases:
+        function = forward_and_backward(loss_of(num_dfv, teacher), student)
+        rows.append({
+            "growth with": what, "value": value, "ms": medians({"loss": function})["loss"],
+            "memory MB": intermediate_megabytes(loss_of(num_dfv, teacher), student),
+        })
+    print(f"\nSSKD_SVD loss, forward and backward, float32\n{report.table(rows)}", flush=True)
+
+
+def intermediate_megabytes(loss: Callable[..., tf.Tensor], inputs: list[tf.Tensor]) -> float:
+    """Sum of the sizes of all tensors that forward and backward pass make, loops counted once: an
+    upper bound of the memory they take at any time."""
+
+    @tf.function(autograph=False)
+    def both(*inputs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            value = loss(list(inputs))
+        return tape.gradient(value, inputs)
+
+    graph = both.get_concrete_function(*inputs).graph
+    batch = inputs[0].shape[0]
+    total = 0
+    for operation in graph.get_operations():
+        for tensor in operation.outputs:
+            if tensor.shape.rank and tensor.dtype.is_floating and operation.type != "Placeholder":
+                sizes = [size or batch for size in tensor.shape.as_list()]
+                total += int(np.prod(sizes)) * tensor.dtype.size
+    return total / 1e6
+
+
+def medians(functions: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
+    """Milliseconds of each function, the median over rounds in which all take their turn."""
+    for function in functions.values():
+        for _ in range(2):
+            wait_for(function())
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(FLAGS.rounds):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            wait_for(function())
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def wait_for(result: Any) -> None:
+    """Until the device has computed `result`."""
+    for tensor in tf.nest.flatten(result):
+        if tensor is not None:
+            tensor.numpy()
+
+
+if __name__ == "__main__":
+    run(main)
