@@ -2,7 +2,7 @@
 
 `build` makes a registered network, `pair` names the teacher and the student that belong together,
 `feature_extractor` turns any functional model, registered or not, into one that gives the maps,
-the embedding and the logits from which a student is taught.
+the embedding and the logits from which a student is taught. `load` reads a network from a file.
 
 A further family of networks is one new file in this package; see `nets.vgg` for a model.
 """
@@ -13,17 +13,20 @@ from .counting import count_flops, count_parameters
 from .features import Outputs, feature_extractor, outputs_of
 from .preprocessing import Standardize
 from .registration import build, declare_pair, names, pair, pairs, register
+from .stored import Stored, load
 
 import_modules(__name__, __path__)
 
 __all__ = [
     "Outputs",
     "Standardize",
+    "Stored",
     "build",
     "count_flops",
     "count_parameters",
     "declare_pair",
     "feature_extractor",
+    "load",
     "names",
     "outputs_of",
     "pair",

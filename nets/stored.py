@@ -1,0 +1,186 @@
+"""Networks from files: a finished run, a Keras model, weights, or the published code's `.mat`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from registry import UserError
+
+from .functional import is_functional
+from .preprocessing import Standardize
+from .registration import build, names
+from .weights import fill_from_h5, fill_from_mat, h5_file, unreadable
+
+_ACCEPTED = (
+    "expected the folder of a finished run, a model (.keras or .h5), weights of a registered "
+    "network (.weights.h5) or the published code's variables (.mat)"
+)
+
+# CIFAR-100's statistics in the order blue, green, red, by which the published code normalised its
+# RGB images: wrong, but what its weights were trained on.
+_PUBLISHED = Standardize(
+    mean=(112.4776, 124.1058, 129.3773), deviation=(70.4587, 65.4312, 68.2094)
+)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A network that was read from a file.
+
+    Attributes:
+        model: functional, not compiled.
+        standardize: the preprocessing that belongs to it; None where the file does not say.
+        has_logits: False where the file holds convolutions only. What follows them in `model` is
+            then as it was initialised, so that its logits mean nothing.
+    """
+
+    model: keras.Model
+    standardize: Standardize | None
+    has_logits: bool
+
+
+def load(
+    path: str | os.PathLike,
+    *,
+    net: str | None = None,
+    input_shape: Sequence[int] | None = None,
+    classes: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Stored:
+    """The network stored at `path`.
+
+    - a run folder: ``student.keras``, with the preprocessing that ``summary.json`` tells.
+    - ``.keras``, or ``.h5`` with a whole model: any functional model, without running code from
+      the file. Each layer keeps the dtype policy that it was saved with, whatever the global one.
+    - ``.weights.h5`` (or ``.h5``) from ``save_weights`` of the registered network `net`; every
+      layer has to be there by name, and no other.
+    - ``.mat``: variables as the published TensorFlow 1 code saved them, for registered networks
+      of `Conv2D` and `Dense` layers alone, that is the VGG family. ``.../blockI/convJ/weights``
+      and ``biases`` go to the convolutions in order, ``.../fullI/...`` (or ``fcI``) to the dense
+      layers in order; those may be missing altogether. Structs, ``:0`` after a name and an
+      optimiser's slots do not matter. The preprocessing is the published code's, CIFAR-100's
+      statistics in reversed order.
+
+    Args:
+        path: see above.
+        net: name of the registered network that weights (the last two) are for. They need
+            `input_shape` and `classes` too; a whole model brings its own, and ignores these.
+        input_shape: (height, width, channels) of its images.
+        classes: its number of classes.
+        options: its options, see `nets.build`.
+
+    Raises:
+        UserError: nothing usable is there: no such file, an unfinished run, a damaged file, a
+            model that is not functional or holds Python code, weights that do not fit (the layer
+            and both shapes are named).
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist; {_ACCEPTED}")
+    if path.is_dir():
+        return _load_run(path)
+    if path.suffix == ".keras" or (path.suffix == ".h5" and _holds_model(path)):
+        return Stored(_load_model(path), standardize=None, has_logits=True)
+    if path.suffix not in (".h5", ".mat"):
+        raise UserError(f"{path} has an unknown ending; {_ACCEPTED}")
+    if net is None or input_shape is None or classes is None:
+        raise UserError(
+            f"{path} holds weights only: say of which network (net: {', '.join(names())}), "
+            "and its input_shape and classes"
+        )
+    model = build(net, input_shape, classes, **(options or {}))
+    if path.suffix == ".h5":
+        fill_from_h5(path, model)
+        return Stored(model, standardize=None, has_logits=True)
+    has_logits = fill_from_mat(path, model)
+    return Stored(model, _PUBLISHED if model.input_shape[-1] == 3 else None, has_logits)
+
+
+def _load_run(path: Path) -> Stored:
+    model, summary = path / "student.keras", path / "summary.json"
+    if not summary.exists() and (path / "settings.json").exists():
+        raise UserError(
+            f"the run in {path} is not finished: run its command again, or give another one"
+        )
+    if not (summary.exists() and model.exists()):
+        missing = model.name if summary.exists() else summary.name
+        raise UserError(f"{path} holds no finished run (no {missing}); {_ACCEPTED}")
+    return Stored(_load_model(model), _preprocessing(summary), has_logits=True)
+
+
+def _preprocessing(summary: Path) -> Standardize | None:
+    """What the run's summary says under ``preprocessing``: ``mean``, ``deviation``, ``size``."""
+    try:
+        stated = json.loads(summary.read_text()).get("preprocessing")
+        if stated is None:
+            return None
+        size = stated.get("size")
+        return Standardize(
+            mean=tuple(map(float, stated["mean"])),
+            deviation=tuple(map(float, stated["deviation"])),
+            size=None if size is None else (int(size[0]), int(size[1])),
+        )
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        raise UserError(
+            f"{summary} is damaged: expected preprocessing with mean and deviation, "
+            "a number a channel each"
+        ) from None
+
+
+@contextlib.contextmanager
+def _float32_policy() -> Iterator[None]:
+    """Float32 as the global dtype policy, for what a file does not state."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def _load_model(path: Path) -> keras.Model:
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):  # Keras would say: not found.
+        raise unreadable(path, "a Keras model", ValueError("no zip archive"))
+    try:
+        with _float32_policy():
+            model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    # A file can state anything, so Keras can fail in any way.
+    except Exception as error:
+        raise _refusal(path, error) from error
+    if not is_functional(model):
+        raise UserError(
+            f"{path} holds a {type(model).__name__} that is not functional: build the model with "
+            "keras.Model(inputs, outputs), or a keras.Sequential with an Input"
+        )
+    return model
+
+
+def _refusal(path: Path, error: Exception) -> UserError:
+    """What a person should know of the `error` that Keras raised on loading `path`."""
+    if "safe_mode=False" in str(error):
+        return UserError(
+            f"{path} holds Python code (a Lambda layer's, say), which could do anything, and is "
+            "refused: save the model without such layers"
+        )
+    unknown = re.search(r"(?:Could not locate \w+|Unknown \w+:) '([^']+)'", str(error))
+    if unknown:
+        return UserError(
+            f"{path} uses {unknown[1]!r}, which is not known here: import what registers it "
+            "(keras.saving.register_keras_serializable), or use Keras's own layers"
+        )
+    return unreadable(path, "a Keras model", error)
+
+
+def _holds_model(path: Path) -> bool:
+    with h5_file(path) as file:
+        return "model_config" in file.attrs

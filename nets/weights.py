@@ -1,0 +1,170 @@
+"""Weights from files into a registered network, every array checked against its layer."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+import scipy.io
+
+from registry import UserError
+
+# "vgg6/block0/conv1/weights", "vgg6/full3/biases"; any scope in front.
+_VARIABLE = re.compile(
+    r"(?P<scope>.*?)/?(?:block(?P<block>\d+)/conv(?P<conv>\d+)|(?:fc|full)t?(?P<full>\d+))"
+    r"/(?P<kind>weights|biases)"
+)
+# What an optimiser keeps for a variable: "vgg6/block0/conv1/weights/Momentum".
+_SLOT = re.compile(r".*/(weights|biases)/\w+")
+
+_Named = list[tuple[str, np.ndarray]]
+
+
+def unreadable(path: Path, kind: str, error: Exception) -> UserError:
+    """The error that says that `path` is not the `kind` of file it should be."""
+    cause = " ".join(str(error).split())[:150]
+    return UserError(
+        f"{path} is damaged or not {kind} ({type(error).__name__}: {cause}): copy or save it again"
+    )
+
+
+@contextlib.contextmanager
+def h5_file(path: Path) -> Iterator[h5py.File]:
+    """The file, open for reading. Raises UserError where it, or a part that is read, is damaged."""
+    try:
+        with h5py.File(path) as file:
+            yield file
+    except (OSError, RuntimeError, KeyError) as error:
+        raise unreadable(path, "an HDF5 file", error) from error
+
+
+def fill_from_h5(path: Path, model: keras.Model) -> None:
+    """Fill `model` from what ``save_weights`` wrote: all of its layers by name, and no others.
+
+    Raises:
+        UserError: the file is damaged, no such file, or does not fit.
+    """
+    found: dict[tuple[str, int], np.ndarray] = {}
+
+    def visit(name: str, item: Any) -> None:
+        # Keras numbers its groups by class, "layers/conv2d_1"; the layer's name stands beside.
+        if isinstance(item, h5py.Dataset) and re.fullmatch(r"layers/[^/]+/vars/\d+", name):
+            found[str(item.parent.attrs.get("name")), int(name.rpartition("/")[2])] = item[()]
+
+    with h5_file(path) as file:
+        file.visititems(visit)
+    if not found:
+        raise UserError(f"{path} holds no weights as Keras 3 saves them: save it by save_weights")
+    expected = {(lay.name, i): w for lay in model.layers for i, w in enumerate(lay.weights)}
+    for place in {**expected, **found}:
+        _assign(path, model, "{}/{}".format(*place), found.get(place), expected.get(place))
+
+
+def fill_from_mat(path: Path, model: keras.Model) -> bool:
+    """Fill `model` from variables that the published TensorFlow 1 code saved.
+
+    Returns:
+        Whether the file had the fully connected layers; without them `model`'s stay as they were.
+
+    Raises:
+        UserError: the file is damaged, holds something else or does not fit, or `model` has
+            weights in layers other than `Conv2D` and `Dense`.
+    """
+    kinds = (keras.layers.Conv2D, keras.layers.Dense)
+    for layer in model.layers:
+        if layer.weights and not isinstance(layer, kinds):
+            raise UserError(
+                f"{path} cannot be loaded into {model.name}: .mat files are understood for "
+                f"networks of Conv2D and Dense layers, and {layer.name} is a "
+                f"{type(layer).__name__}"
+            )
+    convolutions, full = _mat_variables(path)
+    for kind, found in zip(kinds, (convolutions, full), strict=True):
+        expected = [w for lay in model.layers if isinstance(lay, kind) for w in lay.weights]
+        if found or kind is keras.layers.Conv2D:
+            for named, variable in zip_longest(found, expected):
+                _assign(path, model, *(named or ("", None)), variable)
+    return bool(full)
+
+
+def _mat_variables(path: Path) -> tuple[_Named, _Named]:
+    """(convolutions', fully connected layers') keys and arrays, in order, biases after weights."""
+    variables: dict[tuple[int, ...], tuple[str, np.ndarray]] = {}
+    scopes = set()
+    for key, array in _mat_arrays(path).items():
+        match = _VARIABLE.fullmatch(key)
+        if match:
+            scopes.add(match["scope"])
+            numbers = [int(match[name] or -1) for name in ("full", "block", "conv")]
+            variables[(*numbers, int(match["kind"] == "biases"))] = key, array
+        elif not (_SLOT.fullmatch(key) or array.size == 1):  # One number: a step counter.
+            raise UserError(
+                f"{path}: cannot tell what {key!r} of shape {array.shape} is; "
+                "expected names such as vgg6/block0/conv0/weights"
+            )
+    if len(scopes) > 1:
+        raise UserError(
+            f"{path} holds several networks ({', '.join(sorted(scopes))}); keep one alone"
+        )
+    ordered = sorted(variables)
+    full = [variables[place] for place in ordered if place[0] >= 0]
+    return [variables[place] for place in ordered if place[0] < 0], full
+
+
+def _mat_arrays(path: Path) -> dict[str, np.ndarray]:
+    """What the file holds, by name; a struct's fields as ``struct/field``."""
+    try:
+        contents = scipy.io.loadmat(str(path), appendmat=False, simplify_cells=True)
+    except NotImplementedError:
+        raise UserError(f"{path} is in MATLAB's format 7.3: save it as -v7") from None
+    # scipy parses without checking, so that damage comes out as errors of many classes.
+    except Exception as error:
+        raise unreadable(path, "a MATLAB file", error) from error
+    arrays: dict[str, np.ndarray] = {}
+
+    def flatten(prefix: str, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            if isinstance(value, Mapping):
+                flatten(f"{prefix}{name}/", value)
+            elif not name.startswith("__"):
+                arrays[prefix + name.removesuffix(":0")] = np.asarray(value)
+
+    flatten("", contents)
+    return arrays
+
+
+def _assign(
+    path: Path,
+    model: keras.Model,
+    key: str,
+    array: np.ndarray | None,
+    variable: keras.Variable | None,
+) -> None:
+    """Give `variable` the `array` that the file calls `key`; raise UserError where it misfits."""
+    if variable is None:
+        problem = f"{key} of shape {array.shape}, for which the network has no layer"
+    elif array is None:
+        problem = f"nothing for {variable.path} of shape {tuple(variable.shape)}"
+    elif _without_ones(array.shape) != _without_ones(variable.shape):
+        problem = f"{key} of shape {array.shape} for {variable.path} of {tuple(variable.shape)}"
+    elif array.dtype.kind not in "fiu":
+        problem = f"{key} of type {array.dtype}, not numbers"
+    else:
+        variable.assign(array.reshape(variable.shape))
+        return
+    raise UserError(
+        f"{path} does not fit {model.name} with images {model.input_shape[1:]} and "
+        f"{model.output_shape[-1]} classes: it has {problem}"
+    )
+
+
+def _without_ones(shape: Sequence[int]) -> list[int]:
+    """`shape` as far as MATLAB keeps it: vectors get a 1 there, and the last 1s of others go."""
+    return [size for size in shape if size != 1]

@@ -1,0 +1,368 @@
+"""Networks read from run folders, models, weights and the published code's `.mat` files."""
+
+import functools
+import json
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import scipy.io
+
+import nets
+from nets.weights import fill_from_mat
+from registry import UserError
+
+SHAPE = (16, 16, 3)
+VGG = {"net": "VGG_teacher", "input_shape": SHAPE, "classes": 5}
+# Written down from the published teacher: convolutions of each block, in and out channels.
+CONVOLUTIONS = [
+    [(3, 64), (64, 64)],
+    [(64, 128), (128, 128)],
+    [(128, 256), (256, 256), (256, 256)],
+    [(256, 512), (512, 512), (512, 512)],
+]
+FULL = [(512, 1024), (1024, 1024), (1024, 5)]
+
+
+@pytest.fixture(autouse=True)
+def float32_policy():
+    keras.config.set_dtype_policy("float32")
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+def small(name="small", classes=4):
+    image = keras.Input((8, 8, 3), name="image")
+    maps = keras.layers.Conv2D(6, 3, activation="relu", name="maps")(image)
+    maps = keras.layers.BatchNormalization(name="norm")(maps)
+    pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(maps)
+    return keras.Model(image, keras.layers.Dense(classes, name="scores")(pooled), name=name)
+
+
+def images(shape=(8, 8, 3), count=3):
+    return np.random.default_rng(0).normal(size=(count, *shape)).astype("float32")
+
+
+def refusal(path, **arguments):
+    """The error of loading `path`, which must be one line that names it."""
+    with pytest.raises(UserError) as caught:
+        nets.load(path, **arguments)
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message and len(message) < 500
+    return message
+
+
+def run_folder(path, model=None, **summary):
+    path.mkdir()
+    (path / "settings.json").write_text("{}")
+    (path / "summary.json").write_text(json.dumps(summary))
+    (model or small()).save(path / "student.keras")
+    return path
+
+
+# Run folders
+
+
+def test_a_run_folder_brings_model_and_preprocessing(tmp_path):
+    model = small()
+    preprocessing = {"mean": [1.0, 2.0, 3.5], "deviation": [4, 5, 6]}
+    folder = run_folder(tmp_path / "run", model, preprocessing=preprocessing)
+    stored = nets.load(folder)
+    np.testing.assert_array_equal(stored.model(images()), model(images()))
+    assert stored.standardize == nets.Standardize((1.0, 2.0, 3.5), (4.0, 5.0, 6.0))
+    assert stored.has_logits
+
+
+def test_a_run_folder_may_state_a_size_or_no_preprocessing(tmp_path):
+    preprocessing = {"mean": [1], "deviation": [2], "size": [8, 9]}
+    sized = nets.load(run_folder(tmp_path / "sized", preprocessing=preprocessing))
+    assert sized.standardize == nets.Standardize((1.0,), (2.0,), (8, 9))
+    assert nets.load(run_folder(tmp_path / "none")).standardize is None
+
+
+@pytest.mark.parametrize("summary", ["{", "[]", '{"preprocessing": {"mean": [1]}}'])
+def test_a_damaged_summary_is_refused(tmp_path, summary):
+    folder = run_folder(tmp_path / "run")
+    (folder / "summary.json").write_text(summary)
+    assert "damaged" in refusal(folder)
+
+
+def test_folders_without_a_finished_run_are_refused(tmp_path):
+    unfinished = run_folder(tmp_path / "unfinished")
+    (unfinished / "summary.json").unlink()
+    assert "not finished" in refusal(unfinished)
+    without_model = run_folder(tmp_path / "without")
+    (without_model / "student.keras").unlink()
+    assert "no student.keras" in refusal(without_model)
+    (tmp_path / "empty").mkdir()
+    assert "no finished run" in refusal(tmp_path / "empty")
+
+
+# Whole models
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+def test_a_model_is_as_it_was_saved(tmp_path, ending):
+    model = small("mine")
+    model.compile("sgd", "mse")
+    model.save(tmp_path / f"model{ending}")
+    stored = nets.load(tmp_path / f"model{ending}")
+    np.testing.assert_array_equal(stored.model(images()), model(images()))
+    assert stored.model.name == "mine" and not stored.model.compiled
+    assert stored.standardize is None and stored.has_logits
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+@pytest.mark.parametrize("saved, current", [("mixed_bfloat16", "float32"), ("float32", "float16")])
+def test_a_model_keeps_its_policy(tmp_path, ending, saved, current):
+    keras.config.set_dtype_policy(saved)
+    model = small()
+    expected = np.asarray(keras.ops.cast(model(images()), "float32"))
+    model.save(tmp_path / f"model{ending}")
+    keras.config.set_dtype_policy(current)
+    loaded = nets.load(tmp_path / f"model{ending}").model
+    assert keras.config.dtype_policy().name == current
+    assert loaded.get_layer("maps").dtype_policy.name == saved
+    given = loaded(images())
+    assert keras.backend.standardize_dtype(given.dtype) == saved.removeprefix("mixed_")
+    np.testing.assert_array_equal(keras.ops.cast(given, "float32"), expected)
+
+
+def test_the_policy_is_restored_after_a_failure(tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    (tmp_path / "model.keras").write_text("nothing")
+    refusal(tmp_path / "model.keras")
+    assert keras.config.dtype_policy().name == "mixed_bfloat16"
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+def test_python_code_is_refused(tmp_path, ending):
+    image = keras.Input((4,))
+    keras.Model(image, keras.layers.Lambda(lambda x: 2 * x)(image)).save(tmp_path / f"m{ending}")
+    assert "Lambda" in refusal(tmp_path / f"m{ending}")
+
+
+class Foreign(keras.layers.Layer):
+    def call(self, inputs):
+        return inputs
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+def test_an_unknown_layer_is_named(tmp_path, ending):
+    image = keras.Input((4,))
+    keras.Model(image, Foreign()(image)).save(tmp_path / f"model{ending}")
+    assert "'Foreign'" in refusal(tmp_path / f"model{ending}")
+
+
+@keras.saving.register_keras_serializable("test_stored")
+class Subclassed(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.layer = keras.layers.Dense(2)
+
+    def call(self, inputs):
+        return self.layer(inputs)
+
+
+def test_a_model_that_is_not_functional_is_refused(tmp_path):
+    model = Subclassed()
+    model(np.zeros((1, 3), "float32"))
+    model.save(tmp_path / "model.keras")
+    assert "not functional" in refusal(tmp_path / "model.keras")
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.h5", "model.weights.h5", "model.mat"])
+def test_damaged_files_are_refused(tmp_path, name):
+    (tmp_path / name).write_text("something else")
+    assert "damaged" in refusal(tmp_path / name, **VGG)
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+def test_truncated_models_are_refused(tmp_path, ending):
+    path = tmp_path / f"model{ending}"
+    small().save(path)
+    path.write_bytes(path.read_bytes()[:-2000])
+    assert "damaged" in refusal(path)
+
+
+def test_missing_files_and_unknown_endings_are_refused(tmp_path):
+    assert "does not exist" in refusal(tmp_path / "nothing.keras")
+    (tmp_path / "model.onnx").write_text("")
+    message = refusal(tmp_path / "model.onnx")
+    assert all(kind in message for kind in (".keras", ".weights.h5", ".mat", "run"))
+
+
+# Weights
+
+
+@pytest.mark.parametrize("net", ["VGG_stride_student", "MobileNet_student"])
+@pytest.mark.parametrize("name", ["net.weights.h5", "renamed.h5"])
+def test_weights_go_into_the_named_network(tmp_path, net, name):
+    model = nets.build(net, SHAPE, 5)
+    rng = np.random.default_rng(0)
+    for variable in model.weights:  # Statistics of batch normalisation among them.
+        variable.assign(rng.uniform(0.01, 0.1, variable.shape))
+    model.save_weights(tmp_path / "net.weights.h5")
+    (tmp_path / "net.weights.h5").rename(tmp_path / name)
+    stored = nets.load(tmp_path / name, net=net, input_shape=SHAPE, classes=5)
+    assert stored.model.name == net and stored.standardize is None and stored.has_logits
+    for variable, expected in zip(stored.model.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(variable, expected)
+
+
+def test_options_are_the_networks(tmp_path):
+    model = nets.build("MobileNet_student", SHAPE, 5, width=8)
+    model.save_weights(tmp_path / "net.weights.h5")
+    known = {"net": "MobileNet_student", "input_shape": SHAPE, "classes": 5}
+    nets.load(tmp_path / "net.weights.h5", **known, options={"width": 8})
+    assert "(1, 1, 64, 8)" in refusal(tmp_path / "net.weights.h5", **known)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    path = tmp_path / "net.weights.h5"
+    nets.build("VGG_student", SHAPE, 5).save_weights(path)
+    known = {"net": "VGG_student", "input_shape": SHAPE}
+    message = refusal(path, **known, classes=7)
+    assert "logits/kernel" in message and "(1024, 5)" in message and "(1024, 7)" in message
+    message = refusal(path, net="VGG_student", input_shape=(16, 16, 1), classes=5)
+    assert "block1_conv1" in message and "(3, 3, 3, 64)" in message and "(3, 3, 1, 64)" in message
+    # All layers of the student fit the teacher's of the same name, but these are not there.
+    assert "nothing for block1_conv2/kernel" in refusal(path, **VGG)
+    nets.build("VGG_teacher", SHAPE, 5).save_weights(tmp_path / "teacher.weights.h5")
+    assert "block1_conv2" in refusal(tmp_path / "teacher.weights.h5", **known, classes=5)
+    assert "VGG_student" in refusal(path) and "input_shape" in refusal(path, net="VGG_student")
+
+
+def test_an_h5_file_of_something_else_is_refused(tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["data"] = np.zeros(3)
+    assert "no weights" in refusal(tmp_path / "other.h5", **VGG)
+
+
+# The published code's variables
+
+
+@functools.cache
+def published(full=True):
+    """Variables as the published code names and saves them; not to be changed."""
+    rng = np.random.default_rng(0)
+    variables = {}
+    for block, pairs in enumerate(CONVOLUTIONS):
+        for i, (inputs, outputs) in enumerate(pairs):
+            name = f"vgg6/block{block}/conv{i}"
+            variables[f"{name}/weights"] = rng.normal(size=(3, 3, inputs, outputs)) * 0.05
+            variables[f"{name}/biases"] = rng.normal(size=outputs)
+    for i, shape in enumerate(FULL if full else [], start=1):
+        variables[f"vgg6/full{i}/weights"] = rng.normal(size=shape) * 0.05
+        variables[f"vgg6/full{i}/biases"] = rng.normal(size=shape[1])
+    return {key: value.astype("float32") for key, value in variables.items()}
+
+
+def save(path, variables):
+    scipy.io.savemat(path, variables)
+    return path
+
+
+def check_convolutions(model, variables):
+    """The published name of each layer of ours, written down here."""
+    for block, pairs in enumerate(CONVOLUTIONS):
+        for i in range(len(pairs)):
+            kernel, bias = model.get_layer(f"block{block + 1}_conv{i + 1}").get_weights()
+            np.testing.assert_array_equal(kernel, variables[f"vgg6/block{block}/conv{i}/weights"])
+            np.testing.assert_array_equal(bias, variables[f"vgg6/block{block}/conv{i}/biases"])
+
+
+def check_full(model, variables):
+    for i, name in enumerate(("fc1", "fc2", "logits"), start=1):
+        kernel, bias = model.get_layer(name).get_weights()
+        np.testing.assert_array_equal(kernel, variables[f"vgg6/full{i}/weights"])
+        np.testing.assert_array_equal(bias, variables[f"vgg6/full{i}/biases"])
+
+
+def test_published_variables_of_all_layers(tmp_path):
+    variables = published()
+    extra = {
+        "global_step": np.array(7),
+        "vgg6/block0/conv0/weights/Momentum": np.zeros((3, 3, 3, 64), "float32"),
+    }
+    # The order in the file says nothing.
+    path = save(tmp_path / "teacher.mat", {**extra, **dict(reversed(variables.items()))})
+    stored = nets.load(path, **VGG)
+    assert stored.has_logits
+    check_convolutions(stored.model, variables)
+    check_full(stored.model, variables)
+
+
+def test_published_statistics_are_reversed(tmp_path):
+    stored = nets.load(save(tmp_path / "teacher.mat", published()), **VGG)
+    colour = np.array([[[[112.4776, 124.1058, 129.3773 + 68.2094]]]], "float32")
+    np.testing.assert_allclose(stored.standardize(colour), [[[[0, 0, 1]]]], atol=1e-6)
+
+
+def test_published_variables_of_convolutions_only(tmp_path):
+    variables = published(full=False)
+    stored = nets.load(save(tmp_path / "teacher.mat", variables), **VGG)
+    assert not stored.has_logits and stored.standardize is not None
+    check_convolutions(stored.model, variables)
+    # The same, whatever the number of classes.
+    assert nets.load(tmp_path / "teacher.mat", **{**VGG, "classes": 9}).model.output_shape[1] == 9
+
+
+def test_names_with_colon_in_a_struct(tmp_path):
+    variables = published()
+    nested = {"parameters": {f"{key}:0": value for key, value in variables.items()}}
+    stored = nets.load(save(tmp_path / "teacher.mat", nested), **VGG)
+    check_convolutions(stored.model, variables)
+    check_full(stored.model, variables)
+
+
+def test_more_than_nine_blocks_come_in_order(tmp_path):
+    image = keras.Input((4, 4, 2))
+    maps = image
+    for i in range(11):
+        maps = keras.layers.Conv2D(2, 1, use_bias=False, name=f"conv{i}")(maps)
+    model = keras.Model(image, maps)
+    variables = {f"block{i}/conv0/weights": np.full((1, 1, 2, 2), i) for i in range(11)}
+    fill_from_mat(save(tmp_path / "eleven.mat", variables), model)
+    for i in range(11):
+        assert (model.get_layer(f"conv{i}").get_weights()[0] == i).all()
+
+
+def test_grey_images_have_no_published_statistics(tmp_path):
+    variables = {**published(), "vgg6/block0/conv0/weights": np.ones((3, 3, 1, 64), "float32")}
+    path = save(tmp_path / "teacher.mat", variables)
+    stored = nets.load(path, **{**VGG, "input_shape": (16, 16, 1)})
+    assert (stored.model.get_layer("block1_conv1").get_weights()[0] == 1).all()
+    assert stored.standardize is None
+
+
+@pytest.mark.parametrize(
+    "change, arguments, expected",
+    [
+        ({}, {"classes": 7}, ["vgg6/full3/weights", "logits", "(1024, 5)", "(1024, 7)"]),
+        ({}, {"input_shape": (32, 32, 3)}, ["full1", "fc1", "(512, 1024)", "(2048, 1024)"]),
+        ({}, {"net": "VGG_student"}, ["block0/conv1", "(3, 3, 64, 64)", "block2_conv1"]),
+        ({}, {"net": "MobileNet_teacher"}, ["MobileNet_teacher", "BatchNormalization"]),
+        ({"vgg6/block3/conv2/biases": None}, {}, ["nothing for block4_conv3/bias", "(512,)"]),
+        ({"vgg6/full2/weights": None}, {}, ["vgg6/full2/biases", "fc2", "(1024, 1024)"]),
+        ({"vgg6/full3/weights": "text"}, {}, ["vgg6/full3/weights", "logits"]),
+        (
+            {"vgg6/block3/conv3/weights": np.zeros((3, 3, 512, 2))},
+            {},
+            ["vgg6/block3/conv3/weights", "(3, 3, 512, 2)", "no layer"],
+        ),
+        ({"vgg6/bn0/gamma": np.zeros(64)}, {}, ["vgg6/bn0/gamma", "(64,)"]),
+        ({"student/block0/conv0/biases": np.zeros(64)}, {}, ["student, vgg6"]),
+        (dict.fromkeys(published()), {}, ["nothing for block1_conv1/kernel"]),
+    ],
+)
+def test_published_variables_that_do_not_fit_are_refused(tmp_path, change, arguments, expected):
+    variables = {k: v for k, v in {**published(), **change}.items() if v is not None}
+    message = refusal(save(tmp_path / "teacher.mat", variables), **{**VGG, **arguments})
+    for part in expected:
+        assert part in message
+
+
+def test_a_matlab_file_needs_to_know_its_network(tmp_path):
+    assert "VGG_teacher" in refusal(save(tmp_path / "teacher.mat", {"a": 1.0}))
