@@ -1,134 +1,538 @@
-"""Train a student network, by itself or with a teacher's help.
+"""Train a small network, the student, with the help of a large one, the teacher.
 
     python train_w_distill.py --Distillation SSKD_SVD
 
-trains a teacher on the handwritten digits, distils it into a student, and leaves in the run folder
-all that one may want to know or use: settings, logs, curves, weights and a model for serving.
+trains a teacher on handwritten digits, distils it into a student, and leaves in the run folder what
+one may want to know or use: settings, logs, curves, weights and a model for serving. The same
+command again goes on where it was interrupted.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from absl import flags
 
 import dataloader
 import distillers
 import nets
-from experiment import devices, training
-from experiment.export import FILES, export_saved_model
+from distillers.distiller import Distiller
+from distillers.registration import METHODS
+from experiment import devices, report, training
+from experiment.export import FILES as EXPORT_FILES
+from experiment.export import export_saved_model
 from experiment.folder import RunFolder
 from experiment.main import run
+from experiment.options import compared, define_flags, from_flags, option
 from experiment.variables import numbered
-from op_util.schedules import stepwise
+from op_util.schedules import SCHEDULES, schedule
+from op_util.singular_vectors import decompose
+from registry import UserError
 
-FLAGS = flags.FLAGS
+DATA, NETWORKS, METHOD, TRAINING, RUN = "data", "networks", "method", "training", "run"
+EVALUATION_BATCH = 500
+PICTURED_IMAGES = 6
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """What determines a run; each field is the flag of that name."""
+class Settings:
+    """What may be set; each field is the flag of its name."""
 
-    Distillation: str = "SSKD_SVD"
-    hyper_parameters: dict[str, Any] = dataclasses.field(default_factory=dict)
-    main_loss: str = "cross_entropy"
-    dataset: str = "digits"
-    data_dir: str | None = None
-    data_seed: int = 0
-    validation_fraction: float = 0.1
-    train_images: int | None = None
-    labelled_per_class: int | None = None
-    flip: bool | None = None
-    rotation: float = 15.0
-    crop_padding: int = 4
-    teacher_net: str = "VGG_teacher"
-    student_net: str = "VGG_student"
-    teacher: str | None = None
-    teacher_taps: tuple[str, ...] | None = None
-    student_taps: tuple[str, ...] | None = None
-    epochs: int = 20
-    teacher_epochs: int | None = None
-    batch_size: int = 128
-    learning_rate: float = 1e-2
-    weight_decay: float = 1e-4
-    mixed_precision: bool = False
-    seed: int = 0
-    deterministic: bool = False
-
-
-def flags_of(config: type) -> None:
-    for field in dataclasses.fields(config):
-        kind = str(field.type)
-        define = (
-            flags.DEFINE_list if "tuple" in kind else flags.DEFINE_bool if "bool" in kind
-            else flags.DEFINE_integer if "int" in kind else flags.DEFINE_float if "float" in kind
-            else flags.DEFINE_string
-        )
-        if field.name != "hyper_parameters":
-            define(field.name, field.default, field.name)
-
-
-flags_of(Config)
-flags.DEFINE_string("train_dir", "runs/run", "run folder")
-flags.DEFINE_string("strategy", "auto", "strategy")
-
-
-def train(config: Config, folder: RunFolder, strategy) -> dict[str, Any]:
-    """One run: train a network as `config` says and report; resumes where the folder says so."""
-    data = dataloader.load(
-        config.dataset, data_dir=config.data_dir, validation_fraction=config.validation_fraction,
-        labelled_per_class=config.labelled_per_class, train_images=config.train_images,
-        seed=config.data_seed,
+    Distillation: str = option(
+        "SSKD_SVD", f"the method, NAME or NAME(setting=value,...): {', '.join(METHODS.names())}",
+        group=METHOD,
     )
-    method = distillers.get(config.Distillation).configured(config.Distillation, **config.hyper_parameters)
-    teacher = None
-    if method.needs_teacher:
-        teacher = keras.models.load_model(Path(config.teacher) / "student.keras", compile=False)
-    steps = dataloader.steps_per_epoch(data.train, config.batch_size)
-    standardize = nets.Standardize(data.channel_mean, data.channel_deviation)
-    with strategy.scope():
-        student = nets.build(config.student_net, data.image_shape, data.classes)
-        distiller = distillers.Distiller(
-            student, method, teacher, main_loss=config.main_loss, weight_decay=config.weight_decay,
-            student_preprocessing=standardize, teacher_preprocessing=standardize,
-            student_outputs=nets.outputs_of(student, config.student_taps),
-            teacher_outputs=teacher and nets.outputs_of(teacher, config.teacher_taps),
-        )
-        schedule = stepwise(config.learning_rate, config.epochs, steps)
-        distiller.compile(keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True))
-        distiller.optimizer.build(distiller.variables_to_train())
-    augmentation = dataloader.Augmentation(
-        data.default_flip if config.flip is None else config.flip, config.rotation, config.crop_padding
+    main_loss: str = option(
+        "cross_entropy", "loss of the main task; none transfers without any label", group=METHOD,
+        choices=("cross_entropy", "none"),
     )
-    progress = training.fit(
-        distiller, folder=folder,
-        groups={"model": numbered(distiller.variables), "optimizer": numbered(distiller.optimizer.variables)},
-        batches=lambda epoch, step: dataloader.training_batches(
-            data.train, config.batch_size, seed=config.seed, start_epoch=epoch, start_step=step,
-            epochs=config.epochs, augmentation=augmentation),
-        steps_per_epoch=steps, first_epoch=0, last_epoch=config.epochs, images_per_epoch=len(data.train),
-        stage="train", validation=dataloader.evaluation_batches(data.validation, 500) if len(data.validation) else None,
-        monitor="val_accuracy" if len(data.validation) else None,
-        best_variables=numbered(student.variables),
+
+    dataset: str = option(
+        "digits", "digits, a tensorflow-datasets name such as cifar100, npz:FILE or folder:DIR",
+        group=DATA,
     )
-    test = distiller.evaluate(dataloader.evaluation_batches(data.test, 500), return_dict=True, verbose=0)
-    student.save(folder.output("student.keras"))
-    summary = {"student_top1_last": test["accuracy"], "best": progress["best"]}
-    folder.finish(summary)
-    return summary
+    data_dir: str | None = option(None, "where tensorflow-datasets keeps its data", group=DATA)
+    image_size: int | None = option(
+        None, "resize images to this height and width, in pixels", group=DATA, minimum=1
+    )
+    validation_fraction: float = option(
+        0.1, "share of the training images that chooses the best epoch instead", group=DATA,
+        minimum=0, maximum=0.9,
+    )
+    train_images: int | None = option(
+        None, "train on the first so many of the remaining training images", group=DATA, minimum=1
+    )
+    labelled_per_class: int | None = option(
+        None, "labels kept in each class; the other images only feed the distillation",
+        group=DATA, minimum=1,
+    )
+    data_seed: int = option(
+        0, "of the split into training and validation images and of kept labels", group=DATA,
+        minimum=0,
+    )
+    flip: bool | None = option(
+        None, "mirror half of the images (default: where a mirrored image is as good)", group=DATA
+    )
+    rotation: float = option(
+        15.0, "rotate images by up to so many degrees", group=DATA, minimum=0, maximum=180
+    )
+    crop_padding: int = option(
+        4, "pad images by so many pixels and crop back at random", group=DATA, minimum=0
+    )
+
+    net: str = option("VGG", f"pair of networks: {', '.join(nets.pairs())}", group=NETWORKS)
+    teacher_net: str | None = option(
+        None, f"the teacher, if not the pair's: {', '.join(nets.names())}", group=NETWORKS
+    )
+    student_net: str | None = option(None, "the student, if not the pair's", group=NETWORKS)
+    teacher_options: tuple[str, ...] = option(
+        (), "options of the teacher net, as name=value,...", group=NETWORKS
+    )
+    student_options: tuple[str, ...] = option(
+        (), "options of the student net, as name=value,...", group=NETWORKS
+    )
+    teacher: str | None = option(
+        None, "a trained teacher: run folder, .keras, .weights.h5 or published .mat; none: one is "
+        "trained first, in the folder teacher/ of the run", group=NETWORKS,
+    )
+    teacher_taps: tuple[str, ...] | None = option(
+        None, "layers of the teacher to compare, shallow to deep, if not its own", group=NETWORKS
+    )
+    student_taps: tuple[str, ...] | None = option(
+        None, "layers of the student to compare, if not its own", group=NETWORKS
+    )
+
+    epochs: int = option(20, "passes over the training images", group=TRAINING, minimum=1)
+    teacher_epochs: int | None = option(
+        None, "epochs of a teacher that is trained first (default: as many)", group=TRAINING,
+        minimum=1,
+    )
+    batch_size: int = option(
+        128, "images a step, over all devices together", group=TRAINING, minimum=1
+    )
+    optimizer: str = option(
+        "sgd", "sgd is with Nesterov momentum", group=TRAINING, choices=("sgd", "adam")
+    )
+    learning_rate: float = option(1e-2, "at the start", group=TRAINING, above=0)
+    momentum: float = option(0.9, "of sgd", group=TRAINING, minimum=0, maximum=1)
+    schedule: str = option(
+        "step", "of the learning rate; step: x0.1 after half and three quarters of the epochs",
+        group=TRAINING, choices=SCHEDULES,
+    )
+    weight_decay: float = option(
+        1e-4, "factor of ||w||^2 / 2 of all kernels", group=TRAINING, minimum=0
+    )
+    mixed_precision: bool = option(
+        False, "compute in bfloat16, keep weights and the SVD in float32", group=TRAINING
+    )
+    jit_compile: bool = option(False, "compile the step by XLA", group=TRAINING)
+    seed: int = option(
+        0, "of initial weights, order, augmentation and dropout", group=TRAINING, minimum=0
+    )
+    deterministic: bool = option(
+        False, "the same bits again on the same machine; slower", group=TRAINING
+    )
+
+    train_dir: str | None = option(
+        None, "the run folder (default: runs/DATASET-STUDENT-METHOD-SEED)", group=RUN,
+        same_run=True,
+    )
+    strategy: str = option(
+        "auto", "auto: MirroredStrategy where there are several GPUs", group=RUN, same_run=True,
+        choices=devices.STRATEGIES,
+    )
+    overwrite: bool = option(
+        False, "remove what an earlier run left in the run folder", group=RUN, same_run=True
+    )
+    dry_run: bool = option(
+        False, "say what would run, and write nothing", group=RUN, same_run=True
+    )
+    checkpoint_minutes: float = option(
+        10.0, "time between two checkpoints within an epoch", group=RUN, above=0, same_run=True
+    )
+
+    def teacher_name(self) -> str:
+        """The teacher net as it is registered."""
+        return nets.registered_name(self.teacher_net or nets.pair(self.net)[0])
+
+    def student_name(self) -> str:
+        """The student net as it is registered."""
+        return nets.registered_name(self.student_net or nets.pair(self.net)[1])
+
+    def folder(self) -> Path:
+        """The run folder."""
+        dataset = self.dataset.replace("/", "_").replace(":", "_")
+        name = f"{dataset}-{self.student_name()}-{self.Distillation}-{self.seed}"
+        return Path(self.train_dir or Path("runs") / name)
+
+
+def define_hyper_parameters() -> list[str]:
+    """A flag for each hyper-parameter of any method; returns their names."""
+    owners: dict[str, list[str]] = {}
+    for name in METHODS.names():
+        for key, field in METHODS.get(name).hyper_parameters().items():
+            owners.setdefault(key, []).append(f"{name}: {field.default}")
+    for key, methods in owners.items():
+        flags.DEFINE_string(key, None, f"of {', '.join(methods)}", module_name=METHOD)
+    return list(owners)
+
+
+define_flags(Settings)
+HYPER_PARAMETERS = define_hyper_parameters()
 
 
 def main(_: list[str]) -> None:
-    config = Config(**{f.name: FLAGS[f.name].value for f in dataclasses.fields(Config) if f.name != "hyper_parameters"})
-    devices.prepare(config.seed, config.deterministic, config.mixed_precision)
-    strategy = devices.strategy(FLAGS.strategy)
-    folder = RunFolder(FLAGS.train_dir)
-    folder.open(dataclasses.asdict(config))
-    print(train(config, folder, strategy))
+    settings = from_flags(Settings)
+    given = {key: flags.FLAGS[key].value for key in HYPER_PARAMETERS}
+    method = distillers.create(
+        settings.Distillation, **{key: value for key, value in given.items() if value is not None}
+    )
+    devices.prepare(settings.seed, settings.deterministic, settings.mixed_precision)
+    strategy = devices.strategy(settings.strategy)
+    data = load_data(settings)
+    folder = RunFolder(settings.folder())
+    determining = {**compared(settings), "hyper_parameters": dataclasses.asdict(method)}
+    with strategy.scope():
+        teacher = load_teacher(settings, data) if method.needs_teacher else None
+        distiller = make_distiller(settings, data, method, teacher)
+    if settings.dry_run:
+        state = folder.state(determining, settings.overwrite)
+        print(plan(settings, data, distiller, folder.path, state))
+        return
+    with folder:
+        if folder.open(determining, settings.overwrite) != "finished":
+            if teacher is not None and settings.teacher is None:
+                train_teacher(settings, data, strategy, teacher.model, folder)
+            progress = fit(settings, data, distiller, folder)
+            folder.finish(summarize(settings, data, distiller, teacher, folder, progress))
+        else:
+            print(f"{folder.path} is finished; --overwrite would start anew")
+        print(final_table(folder))
+
+
+# Data and networks
+
+
+def load_data(settings: Settings) -> dataloader.Data:
+    """The data set, split."""
+    size = settings.image_size
+    return dataloader.load(
+        settings.dataset,
+        data_dir=settings.data_dir,
+        image_size=size and (size, size),
+        validation_fraction=settings.validation_fraction,
+        labelled_per_class=settings.labelled_per_class,
+        train_images=settings.train_images,
+        seed=settings.data_seed,
+    )
+
+
+def build(name: str, options: tuple[str, ...], data: dataloader.Data) -> keras.Model:
+    """The network `name` for the data's images and classes, with ``name=value`` options."""
+    return nets.build(name, data.image_shape, data.classes, **nets.parse_options(options))
+
+
+def load_teacher(settings: Settings, data: dataloader.Data) -> nets.Stored:
+    """The teacher from a file or run folder, or one that is still to be trained."""
+    if settings.teacher is None:
+        keras.utils.set_random_seed(settings.seed)
+        model = build(settings.teacher_name(), settings.teacher_options, data)
+        return nets.Stored(model, standardize=None, has_logits=True)
+    return nets.load(
+        settings.teacher,
+        net=settings.teacher_name(),
+        input_shape=data.image_shape,
+        classes=data.classes,
+        options=nets.parse_options(settings.teacher_options),
+    )
+
+
+def make_distiller(
+    settings: Settings,
+    data: dataloader.Data,
+    method: distillers.Method,
+    teacher: nets.Stored | None,
+) -> Distiller:
+    """The student and what trains it. Its initial weights depend on the seed alone."""
+    standardize = nets.Standardize(data.channel_mean, data.channel_deviation)
+    keras.utils.set_random_seed(settings.seed)
+    student = build(settings.student_name(), settings.student_options, data)
+    arguments = {}
+    if teacher is not None:
+        check_teacher(teacher, method, data)
+        size = teacher.model.input_shape[1:3]
+        own = teacher.standardize or standardize
+        arguments = {
+            "teacher": teacher.model,
+            "teacher_outputs": nets.outputs_of(teacher.model, settings.teacher_taps),
+            "teacher_preprocessing": dataclasses.replace(own, size=size if all(size) else None),
+        }
+    distiller = Distiller(
+        student,
+        method,
+        student_outputs=nets.outputs_of(student, settings.student_taps),
+        student_preprocessing=standardize,
+        main_loss=settings.main_loss,
+        weight_decay=settings.weight_decay,
+        **arguments,
+    )
+    return distiller
+
+
+def check_teacher(teacher: nets.Stored, method: distillers.Method, data: dataloader.Data) -> None:
+    """Raise UserError unless the teacher fits images and classes."""
+    channels, classes = teacher.model.input_shape[-1], teacher.model.output_shape[-1]
+    if channels != data.image_shape[-1]:
+        raise UserError(
+            f"the teacher takes images of {channels} channels, {data.name} has "
+            f"{data.image_shape[-1]}; give a teacher trained on such images"
+        )
+    if "logits" in method.reads and not (teacher.has_logits and classes == data.classes):
+        held = f"tells {classes} classes apart" if teacher.has_logits else "has no logits"
+        raise UserError(
+            f"the method compares logits, but the teacher {held} and {data.name} has "
+            f"{data.classes} classes; give a teacher of these classes or another method"
+        )
+
+
+# Training
+
+
+def fit(
+    settings: Settings, data: dataloader.Data, distiller: Distiller, folder: RunFolder
+) -> dict[str, Any]:
+    """Train through the method's stages, from wherever the run folder says the run is."""
+    steps = dataloader.steps_per_epoch(data.train, settings.batch_size)
+    validation = None
+    if len(data.validation):
+        validation = dataloader.evaluation_batches(data.validation, EVALUATION_BATCH)
+    flip = data.default_flip if settings.flip is None else settings.flip
+    augmentation = dataloader.Augmentation(flip, settings.rotation, settings.crop_padding)
+
+    def batches(epoch: int, step: int) -> tf.data.Dataset:
+        return dataloader.training_batches(
+            data.train, settings.batch_size, seed=settings.seed, epochs=settings.epochs,
+            augmentation=augmentation, start_epoch=epoch, start_step=step,
+        )
+
+    batches(0, 0)  # a batch size that does not fit is told before anything is written
+    progress: dict[str, Any] = {}
+    first, share = 0, 0.0
+    for stage in distiller.method.stages:
+        share += stage.share
+        last = round(share * settings.epochs)
+        distiller.start_stage(stage)
+        if first == 0 or stage.new_optimizer:
+            rate = schedule(settings.schedule, settings.learning_rate, last - first, steps)
+            distiller.compile(make_optimizer(settings, rate), jit_compile=settings.jit_compile)
+        with distiller.distribute_strategy.scope():
+            distiller.optimizer.build(distiller.variables_to_train())
+        progress = training.fit(
+            distiller,
+            folder=folder,
+            groups={
+                "model": numbered(distiller.variables),
+                "optimizer": numbered(distiller.optimizer.variables),
+            },
+            batches=batches,
+            steps_per_epoch=steps,
+            first_epoch=first,
+            last_epoch=last,
+            images_per_epoch=len(data.train),
+            stage=stage.name,
+            validation=validation,
+            monitor="val_accuracy" if validation is not None and stage.main_loss else None,
+            best_variables=numbered(distiller.student.variables),
+            restore_optimizer=not stage.new_optimizer,
+            checkpoint_minutes=settings.checkpoint_minutes,
+        )
+        first = last
+    return progress
+
+
+def make_optimizer(settings: Settings, learning_rate: Any) -> keras.optimizers.Optimizer:
+    """The optimizer that the settings name."""
+    if settings.optimizer == "adam":
+        return keras.optimizers.Adam(learning_rate)
+    return keras.optimizers.SGD(learning_rate, momentum=settings.momentum, nesterov=True)
+
+
+def train_teacher(
+    settings: Settings,
+    data: dataloader.Data,
+    strategy: tf.distribute.Strategy,
+    teacher: keras.Model,
+    folder: RunFolder,
+) -> None:
+    """Train the teacher as a run of its own in ``teacher/`` of the run folder; once done, load it."""
+    alone = dataclasses.replace(
+        settings,
+        Distillation="None",
+        main_loss="cross_entropy",
+        student_net=settings.teacher_name(),
+        student_options=settings.teacher_options,
+        student_taps=settings.teacher_taps,
+        epochs=settings.teacher_epochs or settings.epochs,
+        train_dir=str(folder.path / "teacher"),
+    )
+    with RunFolder(alone.folder()) as own:
+        if own.open(compared(alone), settings.overwrite) != "finished":
+            print(f"no --teacher given: training one in {own.path}")
+            with strategy.scope():
+                distiller = make_distiller(alone, data, distillers.create("None"), None)
+            progress = fit(alone, data, distiller, own)
+            own.finish(summarize(alone, data, distiller, None, own, progress))
+        trained = keras.models.load_model(own.path / "student.keras", compile=False)
+    for variable, value in zip(teacher.variables, trained.variables, strict=True):
+        variable.assign(value)
+    print(f"teacher: {own.path}, top-1 {own.summary()['student_top1']:.4f}")
+
+
+# Report
+
+
+def summarize(
+    settings: Settings,
+    data: dataloader.Data,
+    distiller: Distiller,
+    teacher: nets.Stored | None,
+    folder: RunFolder,
+    progress: dict[str, Any],
+) -> dict[str, Any]:
+    """Score the last and the best epoch's student on the test images, write weights, export and
+    pictures, and return the summary. What is kept is the best epoch's."""
+    test = dataloader.evaluation_batches(data.test, EVALUATION_BATCH)
+    student = distiller.method.deployed(distiller.student)
+    last = distiller.evaluate(test, return_dict=True, verbose=0)
+    best = training.load_best(folder, numbered(distiller.student.variables))
+    kept = distiller.evaluate(test, return_dict=True, verbose=0) if best else last
+    student.save(folder.output("student.keras"))
+    export_saved_model(
+        student,
+        folder.directory("export/1", *EXPORT_FILES),
+        image_shape=data.image_shape,
+        mean=data.channel_mean,
+        deviation=data.channel_deviation,
+    )
+    history = progress["history"]
+    report.curves(history, folder.output("curves.png"))
+    draw_vectors(data, distiller, folder)
+    return {
+        "method": settings.Distillation,
+        "dataset": data.name,
+        "seed": settings.seed,
+        "epochs": settings.epochs,
+        **compare_with_teacher(data, distiller, teacher),
+        "student_top1": kept["accuracy"],
+        "student_top1_last": last["accuracy"],
+        "student_top1_best": kept["accuracy"] if best else None,
+        "best_epoch": best and best["epoch"],
+        "student_top5": kept["top5"],
+        "student_top5_last": last["top5"],
+        "parameters": nets.count_parameters(student),
+        "flops": nets.count_flops(student),
+        "images_per_second": statistics.median(row["images_per_second"] for row in history),
+        "seconds": sum(row["seconds"] for row in history),
+        "preprocessing": {"mean": data.channel_mean, "deviation": data.channel_deviation},
+        "settings": {**dataclasses.asdict(settings), "hyper_parameters": dataclasses.asdict(distiller.method)},
+    }
+
+
+def compare_with_teacher(
+    data: dataloader.Data, distiller: Distiller, teacher: nets.Stored | None
+) -> dict[str, Any]:
+    """The teacher's top-1 on the test images, and for which share of them both say the same."""
+    if teacher is None or not teacher.has_logits or teacher.model.output_shape[-1] != data.classes:
+        return {"teacher_top1": None, "agreement": None}
+    right, same = [], []
+    for batch in dataloader.evaluation_batches(data.test, EVALUATION_BATCH):
+        theirs = np.argmax(distiller.teacher_features(batch["image"])["logits"], axis=1)
+        ours = np.argmax(distiller(batch["image"]), axis=1)
+        right.append(theirs == batch["label"].numpy())
+        same.append(theirs == ours)
+    return {
+        "teacher_top1": float(np.mean(np.concatenate(right))),
+        "agreement": float(np.mean(np.concatenate(same))),
+    }
+
+
+def draw_vectors(data: dataloader.Data, distiller: Distiller, folder: RunFolder) -> None:
+    """Picture where in a few test images each tap's first singular vector is at work: the left
+    vectors of teacher and student as maps."""
+    if distiller.teacher is None:
+        return
+    images = data.test.images(tf.range(min(PICTURED_IMAGES, len(data.test))))
+    maps = [
+        first_left_vectors(features(images)["maps"])
+        for features in (distiller.teacher_features, distiller.student_features)
+    ]
+    if len(maps[0]) == len(maps[1]) > 0:
+        by_image = [list(zip(*each, strict=True)) for each in maps]
+        report.vector_maps(images.numpy(), *by_image, folder.output("singular_vectors.png"))
+
+
+def first_left_vectors(taps: list[tf.Tensor]) -> list[np.ndarray]:
+    """The first left singular vector ``[B, H, W]`` of each tap ``[B, H, W, D]``."""
+    maps = [tf.cast(tap, tf.float32) for tap in taps if len(tap.shape) == 4]
+    matrices = [tf.reshape(tap, [tap.shape[0], -1, tap.shape[3]]) for tap in maps]
+    found = decompose(matrices, [1] * len(maps), orientation="canonical", solver="svd")
+    return [
+        tf.reshape(one.left[:, :, 0], tap.shape[:3]).numpy()
+        for one, tap in zip(found, maps, strict=True)
+    ]
+
+
+def plan(
+    settings: Settings, data: dataloader.Data, distiller: Distiller, folder: Path, state: str
+) -> str:
+    """What a run would do."""
+    teacher = "none"
+    if distiller.teacher is not None:
+        origin = settings.teacher or f"to be trained in {folder / 'teacher'}"
+        teacher = f"{distiller.teacher.name}, {origin}"
+    hyper_parameters = dataclasses.asdict(distiller.method)
+    return report.table([{
+        "run folder": f"{folder} ({state})",
+        "data": f"{data.name}: {len(data.train)} training, {len(data.validation)} validation, "
+        f"{len(data.test)} test images {'x'.join(map(str, data.image_shape))}, "
+        f"{data.classes} classes",
+        "teacher": teacher,
+        "student": f"{distiller.student.name}, {nets.count_parameters(distiller.student):,} parameters",
+        "method": settings.Distillation,
+        "hyper-parameters": ", ".join(f"{k}={v}" for k, v in hyper_parameters.items()) or "none",
+        "stages": ", ".join(stage.name for stage in distiller.method.stages),
+        "epochs": settings.epochs,
+        "batch": settings.batch_size,
+    }])
+
+
+def final_table(folder: RunFolder) -> str:
+    """The finished run in a table."""
+    summary = folder.summary()
+    return "\n".join([
+        "",
+        report.table([{
+            "method": summary["method"],
+            "data": summary["dataset"],
+            "teacher top-1": summary["teacher_top1"],
+            "student top-1, last epoch": summary["student_top1_last"],
+            "student top-1, best epoch": summary["student_top1_best"],
+            "student top-5": summary["student_top5"],
+            "agreement with the teacher": summary["agreement"],
+            "parameters": f"{summary['parameters']:,}",
+            "FLOPs per image": f"{summary['flops']:,}",
+            "images/s while training": summary["images_per_second"],
+            "seconds of training": summary["seconds"],
+            "in the run folder": str(folder.path),
+        }]),
+        "",
+    ])
 
 
 if __name__ == "__main__":

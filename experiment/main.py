@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from absl import app, flags
 
 from experiment.interruption import Interrupted
+from experiment.options import help_text
 from registry import UserError
 
 
@@ -23,8 +24,11 @@ def _refuse(error: Exception) -> None:
 def _parse(arguments: Sequence[str]) -> list[str]:
     """Parse the command line into ``absl.flags.FLAGS``, or end the process.
 
-    absl ends ``--help`` with status 1; whoever asked for help made no mistake, so it is 0 here.
+    ``--help`` lists the script's own flags by group, see `options.option`.
     """
+    if any(argument in ("--help", "-help", "-h", "--h") for argument in arguments[1:]):
+        print(help_text(sys.modules["__main__"].__doc__ or ""))
+        sys.exit(0)
     try:
         return flags.FLAGS(list(arguments))
     except flags.Error as error:

@@ -12,7 +12,16 @@ from registry import import_modules
 from .counting import count_flops, count_parameters
 from .features import Outputs, feature_extractor, outputs_of
 from .preprocessing import Standardize
-from .registration import build, declare_pair, names, pair, pairs, register
+from .registration import (
+    build,
+    declare_pair,
+    names,
+    pair,
+    pairs,
+    parse_options,
+    register,
+    registered_name,
+)
 from .stored import Stored, load
 
 import_modules(__name__, __path__)
@@ -31,5 +40,7 @@ __all__ = [
     "outputs_of",
     "pair",
     "pairs",
+    "parse_options",
     "register",
+    "registered_name",
 ]

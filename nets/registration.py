@@ -85,6 +85,29 @@ def declared_outputs(name: str) -> Outputs | None:
     return _networks.facts(name)["outputs"] if name in _networks else None
 
 
+def registered_name(name: str) -> str:
+    """`name` as it is registered. Raises UserError, naming the nearest, where it is unknown."""
+    return _networks.name(name)
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, int | float]:
+    """Options of a network as a person writes them: ``["width=64", "dropout=0"]``.
+
+    Raises:
+        UserError: not of the form ``name=number``.
+    """
+    options: dict[str, int | float] = {}
+    for text in texts:
+        key, sign, value = (part.strip() for part in text.partition("="))
+        try:
+            options[key] = float(value) if "." in value or "e" in value else int(value)
+        except ValueError:
+            sign = ""
+        if not sign or not key:
+            raise UserError(f"cannot read the network option {text!r}; expected name=number")
+    return options
+
+
 def build(
     name: str,
     input_shape: Sequence[int] = (32, 32, 3),
