@@ -1,0 +1,119 @@
+"""Who imports whom, and whether what is imported is what the requirements say."""
+
+import ast
+import sys
+import tomllib
+from fnmatch import fnmatch
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {
+    "registry": set(),
+    "op_util": {"registry"},
+    "nets": {"registry"},
+    "dataloader": {"registry"},
+    "experiment": {"registry"},
+    "distillers": {"registry", "nets", "op_util"},
+}
+LIBRARY = set(MAY_IMPORT)
+SCRIPTS = {file.stem for file in ROOT.glob("*.py")} - LIBRARY
+NOT_PARTS = {"tests", "benchmarks"}
+NEEDED_WITHOUT_IMPORT = {
+    "tensorboard",  # by tf.summary, and to look at logs
+    "importlib-resources",  # by tensorflow-datasets, which does not say so
+}
+
+
+def imported(source):
+    """The top-level names that a module imports, anywhere in it, but relatively."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def files(part):
+    return sorted((ROOT / part).rglob("*.py")) or [ROOT / f"{part}.py"]
+
+
+def imported_by(part):
+    return set().union(*(imported(file.read_text()) for file in files(part)))
+
+
+def local():
+    folders = {folder.name for folder in ROOT.iterdir() if any(folder.glob("*.py"))}
+    return folders | LIBRARY | SCRIPTS
+
+
+def requirements(file):
+    lines = [line.split("#")[0].strip() for line in (ROOT / file).read_text().splitlines()]
+    return [Requirement(line) for line in lines if line and not line.startswith("-r ")]
+
+
+def test_imports_are_found_wherever_they_are():
+    source = "import a.b, c\nfrom d.e import f\nfrom . import g\ndef h():\n    from i import j\n"
+    assert imported(source) == {"a", "c", "d", "i"}
+
+
+@pytest.mark.parametrize("part", sorted(LIBRARY))
+def test_a_part_imports_only_what_it_may(part):
+    assert imported_by(part) & local() - {part} <= MAY_IMPORT[part]
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS))
+def test_scripts_import_the_library_and_no_script(script):
+    assert imported_by(script) & local() <= LIBRARY
+
+
+def test_every_package_has_its_place_here_and_is_installed():
+    packages = {file.parent.name for file in ROOT.glob("*/__init__.py")} - NOT_PARTS
+    modules = {name for name in LIBRARY if (ROOT / f"{name}.py").exists()}
+    assert packages | modules == LIBRARY
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    patterns = setuptools["packages"]["find"]["include"]
+    assert all(any(fnmatch(package, pattern) for pattern in patterns) for package in packages)
+    assert set(setuptools["py-modules"]) == modules
+
+
+def test_dependencies_are_stated_once():
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "dependencies" not in pyproject["project"]
+    assert "dependencies" in pyproject["project"]["dynamic"]
+    stated = pyproject["tool"]["setuptools"]["dynamic"]["dependencies"]
+    assert stated == {"file": ["requirements.txt"]}
+    assert "-r requirements.txt" in (ROOT / "requirements-dev.txt").read_text().splitlines()
+
+
+def distributions(names):
+    """The names of the packages on the index that the modules `names` are from."""
+    known = packages_distributions()
+    foreign = names - local() - set(sys.stdlib_module_names)
+    return {canonicalize_name(known[name][0]) for name in foreign}
+
+
+def test_what_is_imported_is_required_and_the_other_way_round():
+    required = {canonicalize_name(each.name) for each in requirements("requirements.txt")}
+    used = distributions(set().union(*map(imported_by, LIBRARY | SCRIPTS)))
+    assert used <= required
+    assert required - used <= NEEDED_WITHOUT_IMPORT
+    tools = {canonicalize_name(each.name) for each in requirements("requirements-dev.txt")}
+    assert distributions(imported_by("tests")) <= required | tools
+
+
+@pytest.mark.parametrize(
+    "requirement",
+    requirements("requirements.txt") + requirements("requirements-dev.txt"),
+    ids=str,
+)
+def test_what_is_installed_is_what_is_required(requirement):
+    assert requirement.specifier.contains(version(requirement.name))
+    # A later major version may break what works now.
+    assert {each.operator for each in requirement.specifier} & {"==", "<"}
