@@ -68,7 +68,9 @@ def align_taps(
     """
     find = {"orientation": orientation, "solver": solver}
     candidates = [min(num_dfv + 1, *x.shape[1:]) for x in student]
-    wanted = [min(num_dfv, *x.shape[1:], *y.shape[1:]) for x, y in zip(student, teacher, strict=True)]
+    wanted = [
+        min(num_dfv, *x.shape[1:], *y.shape[1:]) for x, y in zip(student, teacher, strict=True)
+    ]
     counts = [*candidates, *wanted]
     teacher = [tf.cast(y, at_least_float32(x).dtype) for x, y in zip(student, teacher, strict=True)]
     found = decompose([*student, *teacher], counts, **find)
@@ -125,18 +127,19 @@ def _aligned(
 
         return tuple(vectors), grad
 
-    return Aligned(*matched(maps), student.good & teacher.good)
+    return Aligned(*matched(maps))
 
 
 def _pick(
     student: Decomposition, teacher: Decomposition, index: tf.Tensor, cosine: tf.Tensor
 ) -> tuple[tf.Tensor, ...]:
-    """``index``, the student's chosen vectors, the teacher's with agreeing signs, and its values."""
+    """``index``, then the fields of `Aligned`."""
     count = index.shape[1]
     cosine = tf.gather(cosine, index, batch_dims=2)
     sign = tf.where(cosine < 0, -tf.ones_like(cosine), tf.ones_like(cosine))[:, None, :]
     flipped = teacher.right[:, :, :count] * sign
-    return index, columns(student.right, index), flipped, teacher.values[:, :count]
+    good = student.good & teacher.good
+    return index, columns(student.right, index), flipped, teacher.values[:, :count], good
 
 
 def _trusted(
@@ -146,13 +149,16 @@ def _trusted(
     index: tf.Tensor,
     cosine: tf.Tensor,
 ) -> tf.Tensor:
-    """Whether rounding has neither turned a vector in use nor can have changed the choice: turned by
-    an angle, a vector's cosine with another one changes by no more than that."""
+    """Whether rounding has neither turned a vector in use nor can have changed the choice.
+
+    Turned by an angle, a vector changes its cosine with another one by no more than that. And as the
+    candidates are orthogonal, their squared cosines add up to at most 1."""
     error = student.error[:, : counts[0]]
     cosine = tf.abs(cosine)
     is_chosen = tf.one_hot(index, counts[0], on_value=True, off_value=False)  # [B, k, c]
     least = tf.reduce_max(tf.where(is_chosen, cosine - error[:, None, :], -1.0), axis=2)
     most = tf.reduce_max(tf.where(is_chosen, -1.0, cosine + error[:, None, :]), axis=2)
+    most = tf.minimum(most, tf.sqrt(tf.nn.relu(1 - tf.nn.relu(least) ** 2)))
     chosen = tf.gather(error, index, batch_dims=1) <= TRUSTED_ERROR
     known = teacher.error[:, : counts[1]] <= TRUSTED_ERROR
     return tf.reduce_all(chosen & (least > most) & known)
@@ -171,4 +177,5 @@ def importance(values: tf.Tensor) -> tf.Tensor:
     Returns:
         ``[B, k]``; 1 when k = 1, 0 for an all-zero map.
     """
-    return tf.math.divide_no_nan(values, tf.norm(values, axis=1, keepdims=True))
+    relative = tf.math.divide_no_nan(values, values[:, :1])  # squares of sigma may overflow
+    return tf.math.divide_no_nan(relative, tf.norm(relative, axis=1, keepdims=True))

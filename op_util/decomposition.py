@@ -75,7 +75,10 @@ def _subspace_iteration(
     start = tf.random.stateless_normal(
         [gram.shape[-1], block], seed=[20180906, 1807], dtype=gram.dtype
     )
-    pairs, residual = _rayleigh_ritz(gram, tf.einsum("bij,jk->bik", gram, start))
+    # Of a matrix of low rank this block has dependent columns: what the first pass leaves of them
+    # is rounding, which the second makes orthogonal.
+    block = _orthonormal(tf.einsum("bij,jk->bik", gram, start))
+    pairs, residual = _rayleigh_ritz(gram, block)
 
     def unfinished(filters: tf.Tensor, pairs: Eigenpairs, residual: tf.Tensor) -> tf.Tensor:
         return (filters < MAX_FILTERS) & ~_certified(pairs, residual, count)
@@ -133,9 +136,12 @@ def _certified(pairs: Eigenpairs, residual: tf.Tensor, count: int) -> tf.Tensor:
     epsilon = _epsilon(pairs.values.dtype)
     values, largest = pairs.values[:, :count], pairs.values[:, :1]
     distance = values - pairs.values[:, -1:]
+    vectors = pairs.vectors[:, :, :count]
+    overlap = transposed_product(vectors, vectors) - tf.eye(count, dtype=values.dtype)
+    orthogonal = tf.abs(overlap) <= 1e3 * epsilon
     converged = residual[:, :count] <= tf.maximum(30 * epsilon * distance, 6 * epsilon * largest)
     inexact = (values < 2500 * epsilon * largest) & (values > 20 * epsilon * largest)
-    return tf.reduce_all(converged & ~inexact)
+    return tf.reduce_all(converged & ~inexact) & tf.reduce_all(orthogonal)
 
 
 def _epsilon(dtype: tf.DType) -> float:

@@ -19,11 +19,12 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from op_util.decomposition import Eigenpairs, full_eigenpairs, leading_eigenpairs
+from op_util.decomposition import Eigenpairs, leading_eigenpairs, transposed_product
 
 SOLVERS = ("auto", "svd")
 ORIENTATIONS = ("canonical", "as_computed")
 
+SAFE_RANGE = (1e-12, 1e15)  # of singular values whose squares float32 can hold
 PUBLISHED_VECTORS = 5  # the original code's gradient knows no more
 
 
@@ -32,15 +33,22 @@ class Decomposition(NamedTuple):
 
     Attributes:
         matrices: the ``X`` that was decomposed, in at least float32.
-        gram: Gram matrix ``[B, n, n]`` of its smaller side, ``n = min(N, D)``.
-        values: singular values ``[B, k]``, in falling order; k is what was asked for, or more.
+        scale: ``[B, 1, 1]``, positive; below, the spectrum and the Gram matrix are those of
+            ``X / scale``, whose largest singular value is of order 1.
+        gram: Gram matrix ``[B, n, n]`` of the smaller side, ``n = min(N, D)``; None where the
+            spectrum is complete.
+        spectrum: of the Gram matrix, its values the singular ones: the k pairs below, and more or
+            even all of them; those beyond k may be approximate.
+        values: singular values ``[B, k]`` of X, in falling order, k as asked for, at most n.
         left, right: singular vectors ``[B, N, k]`` and ``[B, D, k]``; zero where the value is zero.
         good: ``[B]``, False where X or its decomposition is not finite; all else is 0 there.
         error: ``[B, k]``, about how far rounding may have turned each right vector (radians).
     """
 
     matrices: tf.Tensor
-    gram: tf.Tensor
+    scale: tf.Tensor
+    gram: tf.Tensor | None
+    spectrum: Eigenpairs
     values: tf.Tensor
     left: tf.Tensor
     right: tf.Tensor
@@ -67,9 +75,8 @@ def right_singular_vectors(
         a non-finite entry has zeros, as has a vector whose singular value is zero.
     """
     found = decompose([matrices], [count], orientation=orientation, solver=solver)[0]
-    count = min(count, *matrices.shape[1:])
-    index = tf.tile(tf.range(count)[None, :], [tf.shape(found.values)[0], 1])
-    return found.values[:, :count], select(matrices, found, index, gradient=gradient)
+    index = tf.tile(tf.range(found.values.shape[1])[None, :], [tf.shape(found.values)[0], 1])
+    return found.values, select(matrices, found, index, gradient=gradient)
 
 
 def decompose(
@@ -116,8 +123,8 @@ def exact_gradient(found: Decomposition, index: tf.Tensor, upstream: tf.Tensor) 
     """The derivative of the chosen vectors, by implicit differentiation of ``X^T X v = s^2 v``.
 
     With ``w_i = (s_i^2 I - X^T X)^+ g_i`` the gradient is ``sum_i (X v_i) w_i^T + (X w_i) v_i^T``,
-    the same as the closed form of Ionescu et al. with all singular vectors. The pseudo-inverse is
-    applied on the smaller side of X, by a symmetric solve that needs the chosen vectors only.
+    the same as the closed form of Ionescu et al. with all singular vectors. Along the leading
+    vectors the pseudo-inverse is known; what is left of it is applied on the smaller side of X.
 
     Args:
         found: of ``X [B, N, D]``.
@@ -127,74 +134,84 @@ def exact_gradient(found: Decomposition, index: tf.Tensor, upstream: tf.Tensor) 
     Returns:
         ``[B, N, D]``.
     """
-    x = found.matrices
-    left, right = columns(found.left, index), columns(found.right, index)
-    sigma = tf.gather(found.values, index, batch_dims=1)[:, None, :]
-    across = upstream - right * tf.reduce_sum(right * upstream, axis=1, keepdims=True)
+    x, scale, right = found.matrices, found.scale, found.right
+    along = transposed_product(right, upstream)  # [B, k, m]
+    rest = upstream - tf.matmul(right, along)
+    rest -= tf.matmul(right, transposed_product(right, rest))  # once more, for its rounding
+    inverse = _inverse_gaps(found, index)
+    count = right.shape[2]
+    w = tf.matmul(right, inverse[:, :count] * along)
     if x.shape[1] >= x.shape[2]:
-        w = _resolvent(found, found.right, index, across)
-        image = tf.matmul(x, w)
+        w += _on_complement(found, index, inverse, rest)
     else:
-        pulled = tf.matmul(x, across)
-        y = _resolvent(found, found.left, index, pulled)
-        inverse = tf.math.divide_no_nan(tf.ones_like(sigma), sigma**2)
-        w = inverse * (across + tf.matmul(x, y, transpose_a=True))
-        image = inverse * (pulled + tf.matmul(found.gram, y))
-    outer = tf.concat([sigma * left, image], axis=2), tf.concat([w, right], axis=2)
+        # (s^2 - X^T X)^+ = (1 + X^T (s^2 - X X^T)^+ X) / s^2
+        y = _on_complement(found, index, inverse, tf.matmul(x, rest) / scale)
+        square = tf.gather(found.spectrum.values, index, batch_dims=1)[:, None, :] ** 2
+        w += tf.math.divide_no_nan(rest + tf.matmul(x, y, transpose_a=True) / scale, square)
+    chosen = columns(right, index)
+    images = tf.matmul(x, tf.concat([chosen, w], axis=2)) / scale
+    factors = (images, tf.concat([w, chosen], axis=2) / scale)
     # Where the sample is dropped or the vector has no singular value, nothing is to be learned.
-    alive = found.good[:, None, None] & (tf.tile(sigma, [1, 1, 2]) > 0)
-    return tf.matmul(*(tf.where(alive, factor, 0) for factor in outer), transpose_b=True)
+    present = tf.gather(found.values, index, batch_dims=1)[:, None, :] > 0
+    keep = found.good[:, None, None] & tf.tile(present, [1, 1, 2])
+    return tf.matmul(*(tf.where(keep, factor, 0) for factor in factors), transpose_b=True)
 
 
-def _resolvent(
-    found: Decomposition, vectors: tf.Tensor, index: tf.Tensor, b: tf.Tensor
-) -> tf.Tensor:
-    """``(s_i^2 I - G)^+ b_i`` for the chosen i, where ``G [B, n, n]`` is the Gram matrix with
-    eigenvectors ``vectors [B, n, k]`` (the first k of n) and ``b`` is ``[B, n, m]``.
-
-    Along the k known vectors the inverse is ``1 / (s_i^2 - s_j^2)``, 0 at a tie; on the others the
-    matrix is definite, as all their values are smaller.
-    """
-    values = found.values[:, :, None]  # [B, k, 1]
-    chosen = tf.gather(found.values, index, batch_dims=1)[:, None, :]  # [B, 1, m]
-    tie = _tie(b.dtype) * values[:, :1]
+def _inverse_gaps(found: Decomposition, index: tf.Tensor) -> tf.Tensor:
+    """``1 / (s_i^2 - s_j^2)`` of the scaled values, ``[B, p, m]`` for the known j and the chosen i; 0
+    at a tie, where the vectors have no derivative."""
+    values = found.spectrum.values
+    chosen = tf.gather(values, index, batch_dims=1)[:, None, :]  # [B, 1, m]
+    tie = _tie(values.dtype) * values[:, :1, None]
+    values = values[:, :, None]  # [B, p, 1]
     # Factored, as the squares' difference would lose the digits of small values.
-    inverse = tf.where(
-        tf.abs(chosen - values) > tie,
-        tf.math.divide_no_nan(tf.ones_like(chosen), (chosen - values) * (chosen + values)),
-        0,
+    gap = (chosen - values) * (chosen + values)
+    return tf.where(
+        tf.abs(chosen - values) > tie, tf.math.divide_no_nan(tf.ones_like(gap), gap), 0
     )
-    along = tf.matmul(vectors, b, transpose_a=True)  # [B, k, m]
-    known = tf.matmul(vectors, inverse * along)
-    rest = b - tf.matmul(vectors, along)
-    if vectors.shape[2] == vectors.shape[1]:  # all are known: what is left has eigenvalue 0
-        return known + tf.math.divide_no_nan(rest, chosen**2)
-    return known + _solve_on_complement(found, vectors, chosen**2, rest)
+
+
+def _on_complement(
+    found: Decomposition, index: tf.Tensor, inverse: tf.Tensor, b: tf.Tensor
+) -> tf.Tensor:
+    """``(s_i^2 I - G)^+ b_i`` for the chosen i and ``b [B, n, m]`` orthogonal to the leading vectors.
+
+    Where not all eigenvectors are known, those that are give a start that leaves little to solve.
+    """
+    count = found.values.shape[1]
+    vectors = found.spectrum.vectors
+    further = vectors[:, :, count:]
+    start = tf.matmul(further, inverse[:, count:] * transposed_product(further, b))
+    if vectors.shape[2] == vectors.shape[1]:
+        return start
+    shift = tf.gather(found.spectrum.values, index, batch_dims=1)[:, None, :] ** 2
+    return _solve_on_complement(found, shift, b, start)
 
 
 def _solve_on_complement(
-    found: Decomposition, vectors: tf.Tensor, shift: tf.Tensor, b: tf.Tensor
+    found: Decomposition, shift: tf.Tensor, b: tf.Tensor, start: tf.Tensor
 ) -> tf.Tensor:
-    """Solve ``(shift_i I - G) z_i = b_i`` for ``b_i`` orthogonal to the known `vectors`, by conjugate
-    gradients: every value of G there is below every shift. ``shift [B, 1, m]``, ``b [B, n, m]``.
+    """Solve ``(shift_i I - G) z_i = b_i`` on the complement of the leading eigenvectors, where all of
+    G's values are below every shift, by conjugate gradients.
 
     Nothing can fail in it: at a tie with an unknown vector, or where rounding makes the matrix
     indefinite, the directions concerned are left out.
+
+    Args:
+        shift: ``[B, 1, m]``.
+        b, start: ``[B, n, m]``.
     """
-    gram = found.gram
-    smallest = _tie(b.dtype) * found.values[:, :1, None] ** 2
+    gram, leading = found.gram, found.spectrum.vectors[:, :, : found.values.shape[1]]
+    smallest = _tie(b.dtype) * found.spectrum.values[:, :1, None] ** 2
 
     def project(z: tf.Tensor) -> tf.Tensor:
-        return z - tf.matmul(vectors, tf.matmul(vectors, z, transpose_a=True))
+        return z - tf.matmul(leading, transposed_product(leading, z))
 
     def apply(z: tf.Tensor) -> tf.Tensor:
         return project(shift * z - tf.matmul(gram, z))
 
     def dot(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(a * b, axis=1, keepdims=True)
-
-    target = dot(b, b) * (4 * _epsilon(b.dtype)) ** 2
-    limit = 2 * b.shape[1] + 20
 
     def unfinished(step, z, residual, direction, norm):
         return (step < limit) & tf.reduce_any(norm > target)
@@ -209,8 +226,13 @@ def _solve_on_complement(
         direction = residual + tf.math.divide_no_nan(new_norm, norm) * direction
         return step + 1, z, residual, direction, new_norm
 
-    start = (tf.constant(0), tf.zeros_like(b), b, b, dot(b, b))
-    return tf.while_loop(unfinished, improve, start)[1]
+    target = dot(b, b) * (4 * _epsilon(b.dtype)) ** 2
+    limit = 2 * b.shape[1] + 20
+    # Projected twice: what rounding leaves along the leading vectors could never be solved away.
+    start = project(start)
+    residual = project(project(b) - apply(start))
+    state = (tf.constant(0), start, residual, residual, dot(residual, residual))
+    return tf.while_loop(unfinished, improve, state)[1]
 
 
 def published_gradient(found: Decomposition, index: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
@@ -240,85 +262,99 @@ GRADIENTS = tuple(GRADIENTS_BY_NAME)
 
 
 def _by_svd(x: tf.Tensor, count: int) -> Decomposition:
-    """All vectors by `tf.linalg.svd`; the gradient then needs no further solve, so all are kept."""
-    del count
+    """By `tf.linalg.svd` of the whole matrix; the gradient then needs no further solve."""
     good = tf.reduce_all(tf.math.is_finite(x), axis=[1, 2])
     x = tf.where(good[:, None, None], x, 0)
     values, left, right = tf.linalg.svd(x)
-    finite = tf.reduce_all(tf.math.is_finite(values), axis=1)
-    finite &= tf.reduce_all(tf.math.is_finite(right), axis=[1, 2])
-    good &= finite
-    present = values > _null(x) * values[:, :1]
-    error = _turned(values, values[:, :1])
-    return _zeroed(Decomposition(x, _gram(x), values, left, right, good, error), present)
+    for part in (values, left, right):
+        good &= tf.reduce_all(tf.math.is_finite(part), axis=list(range(1, part.shape.rank)))
+    scale = tf.where(values[:, :1] > 0, values[:, :1], 1)
+    relative = values / scale
+    spectrum = Eigenpairs(relative, right if x.shape[1] >= x.shape[2] else left)
+    error, present = _turned(relative), relative > _null(x)
+    found = Decomposition(
+        matrices=x, scale=scale[:, :, None], gram=None, spectrum=spectrum,
+        values=values[:, :count], left=left[:, :, :count], right=right[:, :, :count],
+        good=good, error=error[:, :count],
+    )
+    return _zeroed(found, present[:, :count])
 
 
 def _by_gram(matrices: list[tf.Tensor], counts: list[int]) -> list[Decomposition]:
     """Leading vectors from the Gram matrices; those of one size are solved for together."""
     grams = [_gram(x) for x in matrices]
     traces = [tf.linalg.trace(gram) for gram in grams]
+    # An entry that is not finite makes the trace so.
     good = [tf.math.is_finite(trace) for trace in traces]
     scaled = [
         tf.where(fine[:, None, None], tf.math.divide_no_nan(gram, trace[:, None, None]), 0)
         for gram, trace, fine in zip(grams, traces, good, strict=True)
     ]
     found: list[Decomposition | None] = [None] * len(matrices)
-    for size in {gram.shape[-1] for gram in grams}:
+    for size in sorted({gram.shape[-1] for gram in grams}):
         group = [i for i, gram in enumerate(grams) if gram.shape[-1] == size]
         pairs = leading_eigenpairs(
             tf.concat([scaled[i] for i in group], axis=0), max(counts[i] for i in group)
         )
         batches = [tf.shape(scaled[i])[0] for i in group]
-        parts = zip(group, *(tf.split(part, batches) for part in pairs), strict=True)
-        for i, values, vectors in parts:
+        for i, *part in zip(group, *(tf.split(part, batches) for part in pairs), strict=True):
+            scale = tf.sqrt(tf.where(good[i] & (traces[i] > 0), traces[i], 1))
             found[i] = _from_eigenpairs(
-                matrices[i], grams[i], traces[i], good[i], Eigenpairs(values, vectors), counts[i]
+                matrices[i], scaled[i], scale, good[i], Eigenpairs(*part), counts[i]
             )
     return found
 
 
 def _from_eigenpairs(
-    x: tf.Tensor,
-    gram: tf.Tensor,
-    trace: tf.Tensor,
-    good: tf.Tensor,
-    pairs: Eigenpairs,
-    count: int,
+    x: tf.Tensor, gram: tf.Tensor, scale: tf.Tensor, good: tf.Tensor, pairs: Eigenpairs, count: int
 ) -> Decomposition:
-    """Singular triplets from the eigenpairs of ``gram / trace``."""
-    size = gram.shape[-1]
-    kept = size if pairs.values.shape[1] == size else count
-    vectors = pairs.vectors[:, :, :kept]
-    scale = tf.where(good, trace, 0)[:, None]
-    values = tf.sqrt(pairs.values[:, :kept] * scale)
-    image = tf.matmul(x, vectors, transpose_a=x.shape[1] < x.shape[2])
-    other = tf.math.divide_no_nan(image, values[:, None, :])
-    left, right = (other, vectors) if x.shape[1] >= x.shape[2] else (vectors, other)
-    present = pairs.values[:, :kept] > _null(gram) * pairs.values[:, :1]
-    error = _turned(pairs.values, pairs.values[:, :1])[:, :kept]
-    if x.shape[1] < x.shape[2]:  # an error of u along u_1 is magnified in v = X^T u / s
-        error *= tf.math.divide_no_nan(values[:, :1], values)
-    return _zeroed(Decomposition(x, gram, values, left, right, good, error), present)
+    """Singular triplets of `x` from the eigenpairs of ``gram``, that of ``x / scale``."""
+    scale = scale[:, None, None]
+    spectrum = Eigenpairs(tf.sqrt(pairs.values), pairs.vectors)
+    relative, vectors = spectrum.values[:, :count], pairs.vectors[:, :, :count]
+    tall = x.shape[1] >= x.shape[2]
+    image = tf.matmul(x, vectors, transpose_a=not tall) / scale
+    other = tf.math.divide_no_nan(image, relative[:, None, :])
+    left, right = (other, vectors) if tall else (vectors, other)
+    error = _turned(pairs.values)[:, :count]
+    if not tall:  # an error of u along u_1 is magnified in v = X^T u / s
+        error *= tf.math.divide_no_nan(relative[:, :1], relative)
+    present = (pairs.values > _null(x) * pairs.values[:, :1])[:, :count]
+    found = Decomposition(
+        matrices=x, scale=scale, gram=gram, spectrum=spectrum, values=relative * scale[:, :, 0],
+        left=left, right=right, good=good, error=error,
+    )
+    return _zeroed(found, present)
 
 
-def _turned(values: tf.Tensor, largest: tf.Tensor) -> tf.Tensor:
-    """How far rounding turns eigen- or singular vectors: its size, relative to the `largest` value,
-    over the distance to the nearest of ``values [B, k]``; one where two coincide."""
+def _turned(values: tf.Tensor) -> tf.Tensor:
+    """How far rounding turns vectors (radians): its size, relative to the largest of ``values [B,
+    p]``, over the distance to the nearest other value; 1 where two coincide."""
+    largest = values[:, :1]
     gap = tf.abs(values[:, :, None] - values[:, None, :])
     gap += tf.eye(values.shape[1], dtype=gap.dtype) * largest[:, :, None]
-    rounding = 2 * _epsilon(values.dtype) * largest
-    return tf.minimum(tf.math.divide_no_nan(rounding, tf.reduce_min(gap, axis=2)), 1)
+    nearest = tf.reduce_min(gap, axis=2)
+    turned = tf.math.divide_no_nan(2 * _epsilon(values.dtype) * largest, nearest)
+    return tf.where(nearest > 0, tf.minimum(turned, 1), 1)
 
 
 def _zeroed(found: Decomposition, present: tf.Tensor) -> Decomposition:
-    """`found` with zeros where a sample is not good or a singular value is not ``present [B, k]``."""
-    keep = present & found.good[:, None]
+    """`found` with zeros where a sample is not good, and where a singular value is not ``present
+    [B, k]``: so small that rounding may have made it. Then its vector is not known at all."""
+    good, largest = found.good, found.values[:, :1]
+    keep = present & good[:, None]
+    vague = ~keep & ((largest > 0) | ~good[:, None])
+    low, high = SAFE_RANGE
+    vague |= (largest > 0) & ((largest < low) | (largest > high))
     return found._replace(
+        spectrum=Eigenpairs(
+            tf.where(good[:, None], found.spectrum.values, 0),
+            tf.where(good[:, None, None], found.spectrum.vectors, 0),
+        ),
         values=tf.where(keep, found.values, 0),
         left=tf.where(keep[:, None, :], found.left, 0),
         right=tf.where(keep[:, None, :], found.right, 0),
-        error=tf.where(keep, found.error, 0),
-        gram=tf.where(found.good[:, None, None], found.gram, 0),
+        error=tf.where(vague, tf.ones_like(found.error), tf.where(keep, found.error, 0)),
     )
 
 
@@ -355,6 +391,6 @@ def _tie(dtype: tf.DType) -> float:
     return 16 * _epsilon(dtype)
 
 
-def _null(matrix: tf.Tensor) -> float:
-    """Values below this, relative to the largest, count as zero: rounding makes as much."""
-    return 4 * matrix.shape[-1] * _epsilon(matrix.dtype)
+def _null(x: tf.Tensor) -> float:
+    """Values below this, relative to the largest, may be rounding and no more."""
+    return 4 * min(x.shape[1:]) * _epsilon(x.dtype)
