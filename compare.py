@@ -16,17 +16,18 @@ import io
 import shlex
 import statistics
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
-from matplotlib.figure import Figure
 
 import distillers
 from distillers.registration import METHODS, parse, split
 from experiment import grid, report
-from experiment.folder import RunFolder, replacing, write_text
+from experiment.dots import dots
+from experiment.folder import RunFolder, write_text
 from experiment.grid import FAILED, FINISHED, Outcome, Run
 from experiment.main import run
 from experiment.options import compared, define_flags, from_flags, option
@@ -37,6 +38,9 @@ from train_w_distill import HYPER_PARAMETERS, Settings
 SCRIPT = Path(__file__).resolve().with_name("train_w_distill.py")
 BASELINE, TEACHER = "None", "teacher"
 COMPARISON = "comparison"
+# The folder of the comparison is one like a run's. Its runs have settings of their own.
+FOLDER_SETTINGS = {"grid": "compare.py"}
+SAME_TEACHER = 5e-3
 DEVIATIONS_TO_BEAT = 2
 # Of a run's own, so never handed on as given.
 OWN = ("Distillation", "seed", "teacher", "train_dir", "overwrite", "dry_run")
@@ -82,22 +86,23 @@ def main(_: list[str]) -> int:
         raise UserError("--train_dir is of one run; give --compare_dir, the folder of all runs")
     runs = plan(comparison, settings)
     outcomes = grid.survey(runs, comparison.overwrite)
+    folder = RunFolder(directory(comparison, settings))
+    folder.state(FOLDER_SETTINGS)
     if comparison.dry_run:
-        print("\n".join(
-            f"{outcome.status}: {outcome.run.name}\n    {shlex.join(outcome.run.command)}"
-            for outcome in outcomes
-        ))
+        print(grid.listing(outcomes))
         return 0
-    with RunFolder(directory(comparison, settings)) as folder:
-        folder.open({"grid": "compare.py"})
+    with folder:
+        folder.open(FOLDER_SETTINGS)
+        if comparison.overwrite:
+            grid.clear(runs)
 
         def write() -> None:
             write_report(outcomes, folder)
 
         write()
         grid.execute(outcomes, describe, write)
-        print(f"\n{text(outcomes, report.table)}\n\nin {folder.path}: comparison.md, "
-              "comparison.png, runs.csv")
+    print(f"\n{terminal_text(outcomes)}\n")
+    print(f"in {folder.path}: comparison.md, comparison.png, runs.csv")
     return int(any(outcome.status == FAILED for outcome in outcomes))
 
 
@@ -131,7 +136,7 @@ def plan(comparison: Comparison, settings: Settings) -> list[Run]:
     teacher_run = None
     teacher = settings.teacher
     if teacher is None and any(method.needs_teacher for method, _ in methods.values()):
-        teacher_run = plan_teacher(settings, folder / TEACHER, comparison.overwrite)
+        teacher_run = plan_teacher(settings, folder / TEACHER)
         teacher = str(teacher_run.folder)
     seeds = range(settings.seed, settings.seed + comparison.seeds)
     runs = [
@@ -141,7 +146,6 @@ def plan(comparison: Comparison, settings: Settings) -> list[Run]:
             [*arguments, *(f"--{key}={value}" for key, value in own.items())],
             folder / folder_name(name) / f"seed{seed}",
             hyper_parameters=dataclasses.asdict(method),
-            overwrite=comparison.overwrite,
             needs=teacher_run if method.needs_teacher else None,
         )
         for seed in seeds
@@ -166,15 +170,24 @@ def create_methods(
             name += f"({','.join(f'{key}={value}' for key, value in inside.items())})"
         if name in methods:
             raise UserError(f"--Distillation has {name} twice")
-        known = distillers.create(specification).hyper_parameters()
+        known = hyper_parameters(specification)
         own = {key: value for key, value in given.items() if key in known}
         methods[name] = (distillers.create(specification, **own), own)
     if not methods:
         raise UserError("--Distillation is empty; give methods, such as None,SSKD_SVD")
     for key in given:
         if not any(key in own for _, own in methods.values()):
-            raise UserError(f"none of the methods {', '.join(methods)} has the setting --{key}")
+            owners = [name for name in METHODS.names() if key in hyper_parameters(name)]
+            raise UserError(
+                f"--{key} is a setting of {', '.join(owners)}, not of {', '.join(methods)}; "
+                "add such a method or leave the flag out"
+            )
     return methods
+
+
+def hyper_parameters(specification: str) -> Mapping[str, Any]:
+    """The hyper-parameters of a method as a person writes it, by name."""
+    return distillers.create(specification).hyper_parameters()
 
 
 def folder_name(method: str) -> str:
@@ -190,7 +203,6 @@ def plan_run(
     folder: Path,
     *,
     hyper_parameters: Mapping[str, Any],
-    overwrite: bool,
     needs: Run | None = None,
 ) -> Run:
     """A run of train_w_distill.py with `arguments` and what each run has of its own."""
@@ -198,8 +210,6 @@ def plan_run(
     if settings.teacher is not None:
         own.append(f"--teacher={settings.teacher}")
     own.append(f"--train_dir={folder}")
-    if overwrite:
-        own.append("--overwrite")
     return Run(
         group=group,
         seed=settings.seed,
@@ -210,7 +220,7 @@ def plan_run(
     )
 
 
-def plan_teacher(settings: Settings, folder: Path, overwrite: bool) -> Run:
+def plan_teacher(settings: Settings, folder: Path) -> Run:
     """The run that trains the teacher, alone and with labels, as train_w_distill.py does where it
     has none."""
     changed = {
@@ -234,9 +244,7 @@ def plan_teacher(settings: Settings, folder: Path, overwrite: bool) -> Run:
     for name in ("student_options", "student_taps"):
         if getattr(alone, name):
             arguments.append(f"--{name}={','.join(getattr(alone, name))}")
-    return plan_run(
-        TEACHER, alone, arguments, folder, hyper_parameters={}, overwrite=overwrite
-    )
+    return plan_run(TEACHER, alone, arguments, folder, hyper_parameters={})
 
 
 # What came out
@@ -315,49 +323,84 @@ def method_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     return table
 
 
-def teacher_top1(outcomes: Sequence[Outcome]) -> float | None:
-    """The teacher's top-1 as the runs that used it measured it, or as its own run did."""
+def teachers(outcomes: Sequence[Outcome]) -> list[float]:
+    """The teacher's top-1 as each run that used it measured it, or as its own run did."""
     finished = [outcome for outcome in outcomes if outcome.status == FINISHED]
     measured = [outcome.summary["teacher_top1"] for outcome in finished]
     own = [outcome.summary["student_top1"] for outcome in finished if outcome.run.group == TEACHER]
-    known = [value for value in measured if value is not None] or own
+    return [value for value in measured if value is not None] or own
+
+
+def teacher_top1(outcomes: Sequence[Outcome]) -> float | None:
+    """The teacher's top-1, 0..1."""
+    known = teachers(outcomes)
     return statistics.median(known) if known else None
 
 
 def verdict(outcomes: Sequence[Outcome]) -> str:
-    """Whether the table says anything, in a sentence: only if the teacher clearly beats None."""
+    """Whether the table says anything, in words: only if the teacher clearly beats None."""
     baseline = spread(figures(students(outcomes).get(BASELINE, []), "student_top1_last").values())
+    known = teachers(outcomes)
     teacher = teacher_top1(outcomes)
     need = f"more than {DEVIATIONS_TO_BEAT} deviations of None above None's mean"
-    if teacher is None or baseline.mean is None or baseline.deviation is None:
-        if baseline.mean is None:
-            why = "there is no finished run of None"
-        elif teacher is None:
-            why = "the teacher's top-1 is not known"
-        else:
-            why = "one run of None has no deviation"
-        return f"INVALID: cannot be judged, as {why}; the teacher has to be {need}."
-    above = deviations_above(teacher, baseline)
-    figure = f"The teacher's top-1, {100 * teacher:.2f} %, is"
-    distance = f"{abs(above):.1f} deviations {'above' if above >= 0 else 'below'} None's mean"
-    if above > DEVIATIONS_TO_BEAT:
-        return f"{figure} {distance}."
-    return f"INVALID: {figure[0].lower()}{figure[1:]} {distance}; it has to be {need}."
+    if baseline.mean is None:
+        why = "there is no finished run of None"
+    elif teacher is None:
+        why = "the teacher's top-1 is not known"
+    elif baseline.deviation is None:
+        why = "one run of None has no deviation"
+    elif max(known) - min(known) > SAME_TEACHER:
+        why = f"runs had different teachers, of top-1 {min(known):.4f} to {max(known):.4f}"
+    else:
+        above = deviations_above(teacher, baseline)
+        valid = above > DEVIATIONS_TO_BEAT
+        where = f"{abs(above):.1f} deviations {'above' if above >= 0 else 'below'} None's mean"
+        return (
+            f"{'Valid' if valid else 'INVALID'}: the teacher's top-1, {100 * teacher:.2f} %, is "
+            f"{where}; {'it is to be' if valid else 'expected'} {need}."
+        )
+    return f"INVALID: cannot be judged, as {why}; the teacher's top-1 is to be {need}."
 
 
-def text(outcomes: Sequence[Outcome], layout: Any) -> str:
-    """Verdict and table.
+EXPLANATION = (
+    "Top-1 on the test images in percent, mean ± sample deviation over n seeds; best epoch by "
+    "the validation images; gain of the last epoch over None with the same seed; step cost: "
+    "median images/s of None divided by the method's."
+)
 
-    Args:
-        outcomes: all runs.
-        layout: `report.table` or `report.markdown_table`.
-    """
-    return (
-        f"{verdict(outcomes)}\n\n{layout(method_rows(outcomes))}\n\n"
-        "Top-1 on the test images in percent, mean ± sample deviation over n seeds; best epoch by\n"
-        "the validation images; gain of the last epoch over None with the same seed; step cost:\n"
-        "median images/s of None divided by the method's."
-    )
+
+def failures(outcomes: Sequence[Outcome]) -> list[str]:
+    """A line for each run that failed."""
+    return [
+        f"failed: {outcome.run.name}: {outcome.error}"
+        + (f" (see {outcome.run.log})" if outcome.run.log.exists() else "")
+        for outcome in outcomes if outcome.status == FAILED
+    ]
+
+
+def terminal_text(outcomes: Sequence[Outcome]) -> str:
+    """Verdict, table and failures, 80 columns wide."""
+    parts = [
+        textwrap.fill(verdict(outcomes), report.WIDTH),
+        report.table(method_rows(outcomes)),
+        textwrap.fill(EXPLANATION, report.WIDTH),
+        *failures(outcomes),
+    ]
+    return "\n\n".join(parts)
+
+
+def markdown_text(outcomes: Sequence[Outcome]) -> str:
+    """The same in Markdown, with the command."""
+    finished = sum(outcome.status == FINISHED for outcome in outcomes)
+    parts = [
+        f"# Comparison: {finished} of {len(outcomes)} runs finished",
+        verdict(outcomes),
+        report.markdown_table(method_rows(outcomes)),
+        EXPLANATION,
+        *(f"- {line}" for line in failures(outcomes)),
+        f"    python compare.py {shlex.join(sys.argv[1:])}",
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def write_report(outcomes: Sequence[Outcome], folder: RunFolder) -> None:
@@ -368,41 +411,23 @@ def write_report(outcomes: Sequence[Outcome], folder: RunFolder) -> None:
     writer.writeheader()
     writer.writerows(lines)
     write_text(folder.output("runs.csv"), table.getvalue())
-    finished = sum(outcome.status == FINISHED for outcome in outcomes)
-    parts = [
-        f"# Comparison: {finished} of {len(outcomes)} runs finished",
-        text(outcomes, report.markdown_table),
-        *(
-            f"- {outcome.run.name} {outcome.status}: {outcome.error}"
-            for outcome in outcomes if outcome.status == FAILED
-        ),
-        f"    python compare.py {shlex.join(sys.argv[1:])}",
-    ]
-    write_text(folder.output("comparison.md"), "\n\n".join(parts) + "\n")
+    write_text(folder.output("comparison.md"), markdown_text(outcomes))
     picture(outcomes, folder.output("comparison.png"))
 
 
 def picture(outcomes: Sequence[Outcome], path: Path) -> None:
     """Draw top-1 after the last epoch: a dot for each seed, a bar at the mean, the teacher."""
-    methods = {
-        name: [100 * value for value in figures(each, "student_top1_last").values()]
-        for name, each in students(outcomes).items()
-    }
-    figure = Figure(figsize=(8, 1.2 + 0.42 * len(methods)), layout="constrained")
-    axes = figure.subplots()
-    for place, values in enumerate(methods.values()):
-        axes.plot(values, [place] * len(values), "o", color="#1f5fa8", alpha=0.6, ms=6, mew=0)
-        if values:
-            mean = statistics.fmean(values)
-            axes.plot([mean, mean], [place - 0.28, place + 0.28], color="#1f5fa8", lw=2.2)
     teacher = teacher_top1(outcomes)
-    if teacher is not None:
-        axes.axvline(100 * teacher, color="#d1551b", ls="--", lw=1.4)
-    axes.set_yticks(range(len(methods)), list(methods))
-    axes.set_ylim(len(methods) - 0.5, -0.5)
-    axes.set_xlabel("top-1 on the test images after the last epoch, %")
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=110)
+    dots(
+        {
+            name: [100 * value for value in figures(each, "student_top1_last").values()]
+            for name, each in students(outcomes).items()
+        },
+        path,
+        label="top-1 on the test images after the last epoch, %",
+        baseline=BASELINE,
+        line=None if teacher is None else (TEACHER, 100 * teacher),
+    )
 
 
 if __name__ == "__main__":

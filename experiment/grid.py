@@ -59,6 +59,17 @@ class Run:
         """For people."""
         return f"{self.group}, seed {self.seed}"
 
+    @property
+    def open_log(self) -> Path:
+        """What the process printed, while it works and if it left no run: beside the run folder,
+        as a folder with nothing but a log would be taken for a foreign one."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    @property
+    def log(self) -> Path:
+        """What the process printed."""
+        return self.open_log if self.open_log.exists() else self.folder / LOG
+
 
 @dataclass
 class Outcome:
@@ -96,6 +107,29 @@ def survey(runs: Sequence[Run], overwrite: bool = False) -> list[Outcome]:
         summary = folder.summary() if status == FINISHED else None
         outcomes.append(Outcome(run, status, summary))
     return outcomes
+
+
+def listing(outcomes: Sequence[Outcome]) -> str:
+    """What `execute` would run, a status and a command each (for a dry run)."""
+    return "\n".join(
+        f"{outcome.status}: {outcome.run.name}\n    {shlex.join(outcome.run.command)}"
+        for outcome in outcomes
+    )
+
+
+def clear(runs: Sequence[Run]) -> None:
+    """Remove what former runs left in the folders, all of it before the first one is run again:
+    else an interruption would leave old runs beside new ones, and nothing to tell them by.
+
+    Raises:
+        UserError: another process is working in one of the folders, or it holds no run.
+    """
+    for run in runs:
+        run.open_log.unlink(missing_ok=True)
+        (run.folder / LOG).unlink(missing_ok=True)
+        if run.folder.exists():
+            with RunFolder(run.folder) as folder:
+                folder.open(run.settings, overwrite=True)
 
 
 def execute(
@@ -141,20 +175,21 @@ def execute(
 def seconds_left(outcomes: Sequence[Outcome]) -> float | None:
     """How long the runs that are neither finished nor failed may take, as the finished ones did.
 
-    A group's runs take as long as its finished ones on average, or as those of all groups that are
-    repeated. None where that says nothing yet.
+    By ``seconds`` in the summaries: a group's runs take as long as its finished ones on average,
+    or else as all finished ones, but for those that others need, which are of another kind. None
+    where that says nothing yet.
     """
     groups: dict[str, list[float | None]] = {}
-    repeated = {outcome.run.group for outcome in outcomes if outcome.run.needs is not None}
     for outcome in outcomes:
         if outcome.summary is not None:
             groups.setdefault(outcome.run.group, []).append(outcome.summary.get("seconds"))
+    own = {group: spread(seconds).mean for group, seconds in groups.items()}
+    special = {outcome.run.needs.group for outcome in outcomes if outcome.run.needs is not None}
     typical = spread(
-        seconds for group, each in groups.items() if group in repeated or not repeated
-        for seconds in each
+        seconds for group, each in groups.items() if group not in special for seconds in each
     ).mean
     left = [
-        own if (own := spread(groups.get(outcome.run.group, [])).mean) is not None else typical
+        typical if own.get(outcome.run.group) is None else own[outcome.run.group]
         for outcome in outcomes if outcome.status in (WAITING, UNFINISHED)
     ]
     return None if None in left else sum(left)
@@ -193,14 +228,9 @@ def _attempt(outcome: Outcome, signals: Signals, show: Callable[[str], None]) ->
 def _process(
     run: Run, signals: Signals, show: Callable[[str], None]
 ) -> tuple[int, Sequence[str]]:
-    """Exit status and last lines of the run's process, all of which go to the log too.
-
-    The log is beside the run folder as long as the process works, and stays there if it left no
-    run: a folder with nothing but a log would be taken for a foreign one.
-    """
+    """Exit status and last lines of the run's process, all of which go to the log too."""
     run.folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = run.folder.with_name(f"{run.folder.name}.log")
-    with open(beside, "ab") as log:
+    with open(run.open_log, "ab") as log:
         log.write(f"$ {shlex.join(run.command)}\n".encode())
         log.flush()
         # A process group of its own: Ctrl-C in a terminal would reach it twice, which means
@@ -218,9 +248,9 @@ def _process(
                 child.wait()
             child.stdout.close()
     if (run.folder / SETTINGS).exists():
-        with open(run.folder / LOG, "ab") as log, open(beside, "rb") as new:
+        with open(run.folder / LOG, "ab") as log, open(run.open_log, "rb") as new:
             shutil.copyfileobj(new, log)
-        beside.unlink()
+        run.open_log.unlink()
     return child.returncode, lines
 
 
@@ -312,7 +342,8 @@ class _Display:
     def interrupted(self) -> None:
         left = sum(outcome.status != FINISHED for outcome in self._outcomes)
         self._line(
-            f"interrupted, {left} of {len(self._outcomes)} runs left; the same command goes on"
+            f"interrupted, {left} of {len(self._outcomes)} runs left; the same command (without "
+            "--overwrite) goes on"
         )
 
     def _place(self, outcome: Outcome) -> str:
