@@ -10,10 +10,14 @@ command again goes on where it was interrupted.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import statistics
 from pathlib import Path
 from typing import Any
 
+from experiment import quiet  # noqa: F401 (before TensorFlow)
+
+# isort: split
 import keras
 import numpy as np
 import tensorflow as tf
@@ -33,7 +37,7 @@ from experiment.options import compared, define_flags, from_flags, option
 from experiment.variables import numbered
 from op_util.schedules import SCHEDULES, schedule
 from op_util.singular_vectors import decompose
-from registry import UserError
+from registry import UserError, plain
 
 DATA, NETWORKS, METHOD, TRAINING, RUN = "data", "networks", "method", "training", "run"
 EVALUATION_BATCH = 500
@@ -165,6 +169,21 @@ class Settings:
         """The student net as it is registered."""
         return nets.registered_name(self.student_net or nets.pair(self.net)[1])
 
+    def spelled(self) -> Settings:
+        """The same with names as they are registered, so that a run is known again however a
+        person writes them. Raises UserError where a name is unknown."""
+        method, given = distillers.parse(self.Distillation)
+        if given:
+            method += f"({','.join(f'{key}={value}' for key, value in given.items())})"
+        nets.pair(self.net)  # is known
+        return dataclasses.replace(
+            self,
+            Distillation=method,
+            net=next(name for name in nets.pairs() if plain(name) == plain(self.net)),
+            teacher_net=self.teacher_net and self.teacher_name(),
+            student_net=self.student_net and self.student_name(),
+        )
+
     def folder(self) -> Path:
         """The run folder."""
         dataset = self.dataset.replace("/", "_").replace(":", "_")
@@ -188,21 +207,24 @@ HYPER_PARAMETERS = define_hyper_parameters()
 
 
 def main(_: list[str]) -> None:
-    settings = from_flags(Settings)
-    given = {key: flags.FLAGS[key].value for key in HYPER_PARAMETERS}
-    method = distillers.create(
-        settings.Distillation, **{key: value for key, value in given.items() if value is not None}
-    )
+    """What the command line asks for, or the part of it that is not yet done."""
+    settings = from_flags(Settings).spelled()
+    method = create_method(settings)
+    folder = RunFolder(settings.folder())
+    determining = {**compared(settings), "hyper_parameters": dataclasses.asdict(method)}
+    state = folder.state(determining, settings.overwrite)
+    if state == "finished" and not settings.dry_run:
+        print(f"{folder.path} is finished; --overwrite would start anew")
+        print(final_table(folder))
+        return
     devices.prepare(settings.seed, settings.deterministic, settings.mixed_precision)
     strategy = devices.strategy(settings.strategy)
     data = load_data(settings)
-    folder = RunFolder(settings.folder())
-    determining = {**compared(settings), "hyper_parameters": dataclasses.asdict(method)}
+    training_batches(settings, data)  # mistakes are told before anything is written
     with strategy.scope():
         teacher = load_teacher(settings, data) if method.needs_teacher else None
         distiller = make_distiller(settings, data, method, teacher)
     if settings.dry_run:
-        state = folder.state(determining, settings.overwrite)
         print(plan(settings, data, distiller, folder.path, state))
         return
     with folder:
@@ -211,9 +233,15 @@ def main(_: list[str]) -> None:
                 train_teacher(settings, data, strategy, teacher.model, folder)
             progress = fit(settings, data, distiller, folder)
             folder.finish(summarize(settings, data, distiller, teacher, folder, progress))
-        else:
-            print(f"{folder.path} is finished; --overwrite would start anew")
         print(final_table(folder))
+
+
+def create_method(settings: Settings) -> distillers.Method:
+    """The method with the hyper-parameters that the command line gives."""
+    given = {key: flags.FLAGS[key].value for key in HYPER_PARAMETERS}
+    return distillers.create(
+        settings.Distillation, **{key: value for key, value in given.items() if value is not None}
+    )
 
 
 # Data and networks
@@ -270,24 +298,35 @@ def make_distiller(
         own = teacher.standardize or standardize
         arguments = {
             "teacher": teacher.model,
-            "teacher_outputs": nets.outputs_of(teacher.model, settings.teacher_taps),
+            "teacher_outputs": outputs_of(teacher.model, settings.teacher_taps),
             "teacher_preprocessing": dataclasses.replace(own, size=size if all(size) else None),
         }
-    distiller = Distiller(
+    return Distiller(
         student,
         method,
-        student_outputs=nets.outputs_of(student, settings.student_taps),
+        student_outputs=outputs_of(student, settings.student_taps),
         student_preprocessing=standardize,
         main_loss=settings.main_loss,
         weight_decay=settings.weight_decay,
         **arguments,
     )
-    return distiller
+
+
+def outputs_of(model: keras.Model, taps: tuple[str, ...] | None) -> nets.Outputs | None:
+    """The layers to compare where taps are named; None: the distiller knows where to look."""
+    return nets.outputs_of(model, taps) if taps is not None else None
 
 
 def check_teacher(teacher: nets.Stored, method: distillers.Method, data: dataloader.Data) -> None:
     """Raise UserError unless the teacher fits images and classes."""
-    channels, classes = teacher.model.input_shape[-1], teacher.model.output_shape[-1]
+    images, answers = teacher.model.inputs, teacher.model.outputs
+    if len(images) != 1 or len(images[0].shape) != 4:
+        shapes = ", ".join(str(tuple(image.shape)) for image in images)
+        raise UserError(
+            f"the teacher takes {shapes}; expected one input of images, (None, height, width, "
+            "channels)"
+        )
+    channels, classes = images[0].shape[-1], answers[0].shape[-1]
     if channels != data.image_shape[-1]:
         raise UserError(
             f"the teacher takes images of {channels} channels, {data.name} has "
@@ -304,6 +343,18 @@ def check_teacher(teacher: nets.Stored, method: distillers.Method, data: dataloa
 # Training
 
 
+def training_batches(
+    settings: Settings, data: dataloader.Data, epoch: int = 0, step: int = 0
+) -> tf.data.Dataset:
+    """The batches from this one on. Raises UserError where sizes do not fit the data."""
+    flip = data.default_flip if settings.flip is None else settings.flip
+    return dataloader.training_batches(
+        data.train, settings.batch_size, seed=settings.seed, epochs=settings.epochs,
+        augmentation=dataloader.Augmentation(flip, settings.rotation, settings.crop_padding),
+        start_epoch=epoch, start_step=step,
+    )
+
+
 def fit(
     settings: Settings, data: dataloader.Data, distiller: Distiller, folder: RunFolder
 ) -> dict[str, Any]:
@@ -312,27 +363,21 @@ def fit(
     validation = None
     if len(data.validation):
         validation = dataloader.evaluation_batches(data.validation, EVALUATION_BATCH)
-    flip = data.default_flip if settings.flip is None else settings.flip
-    augmentation = dataloader.Augmentation(flip, settings.rotation, settings.crop_padding)
-
-    def batches(epoch: int, step: int) -> tf.data.Dataset:
-        return dataloader.training_batches(
-            data.train, settings.batch_size, seed=settings.seed, epochs=settings.epochs,
-            augmentation=augmentation, start_epoch=epoch, start_step=step,
-        )
-
-    batches(0, 0)  # a batch size that does not fit is told before anything is written
     progress: dict[str, Any] = {}
-    first, share = 0, 0.0
+    first, began, share = 0, 0, 0.0
     for stage in distiller.method.stages:
         share += stage.share
         last = round(share * settings.epochs)
         distiller.start_stage(stage)
         if first == 0 or stage.new_optimizer:
             rate = schedule(settings.schedule, settings.learning_rate, last - first, steps)
+            began = first
             distiller.compile(make_optimizer(settings, rate), jit_compile=settings.jit_compile)
         with distiller.distribute_strategy.scope():
             distiller.optimizer.build(distiller.variables_to_train())
+        # Without labels nothing but a method that compares logits trains the classification.
+        classifies = settings.main_loss != "none" or "logits" in distiller.method.reads
+        judged = validation is not None and stage.main_loss and classifies
         progress = training.fit(
             distiller,
             folder=folder,
@@ -340,20 +385,26 @@ def fit(
                 "model": numbered(distiller.variables),
                 "optimizer": numbered(distiller.optimizer.variables),
             },
-            batches=batches,
+            batches=functools.partial(training_batches, settings, data),
             steps_per_epoch=steps,
             first_epoch=first,
             last_epoch=last,
             images_per_epoch=len(data.train),
             stage=stage.name,
             validation=validation,
-            monitor="val_accuracy" if validation is not None and stage.main_loss else None,
+            monitor="val_accuracy" if judged else None,
+            learning_rate=functools.partial(last_learning_rate, rate, began, steps),
             best_variables=numbered(distiller.student.variables),
             restore_optimizer=not stage.new_optimizer,
             checkpoint_minutes=settings.checkpoint_minutes,
         )
         first = last
     return progress
+
+
+def last_learning_rate(rate: Any, began: int, steps: int, epoch: int) -> float:
+    """The learning rate of the last step of an epoch, of an optimizer that `began` with another."""
+    return float(rate((epoch + 1 - began) * steps - 1)) if callable(rate) else rate
 
 
 def make_optimizer(settings: Settings, learning_rate: Any) -> keras.optimizers.Optimizer:
@@ -370,7 +421,7 @@ def train_teacher(
     teacher: keras.Model,
     folder: RunFolder,
 ) -> None:
-    """Train the teacher as a run of its own in ``teacher/`` of the run folder; once done, load it."""
+    """Train the teacher as a run of its own in ``teacher/`` of the run folder, and load it."""
     alone = dataclasses.replace(
         settings,
         Distillation="None",
@@ -440,7 +491,10 @@ def summarize(
         "images_per_second": statistics.median(row["images_per_second"] for row in history),
         "seconds": sum(row["seconds"] for row in history),
         "preprocessing": {"mean": data.channel_mean, "deviation": data.channel_deviation},
-        "settings": {**dataclasses.asdict(settings), "hyper_parameters": dataclasses.asdict(distiller.method)},
+        "settings": {
+            **dataclasses.asdict(settings),
+            "hyper_parameters": dataclasses.asdict(distiller.method),
+        },
     }
 
 
@@ -503,7 +557,8 @@ def plan(
         f"{len(data.test)} test images {'x'.join(map(str, data.image_shape))}, "
         f"{data.classes} classes",
         "teacher": teacher,
-        "student": f"{distiller.student.name}, {nets.count_parameters(distiller.student):,} parameters",
+        "student": f"{distiller.student.name}, "
+        f"{nets.count_parameters(distiller.student):,} parameters",
         "method": settings.Distillation,
         "hyper-parameters": ", ".join(f"{k}={v}" for k, v in hyper_parameters.items()) or "none",
         "stages": ", ".join(stage.name for stage in distiller.method.stages),

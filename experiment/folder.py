@@ -5,7 +5,7 @@ Names in the folder that every run has:
 - ``settings.json``: what the run was asked for, as given to `RunFolder.open`
 - ``summary.json``: results; its presence says that the run is finished
 - ``.written``: what the run wrote, one name or pattern a line; only that is ever removed
-- ``.lock``: held while a process works in the folder
+- ``.lock``: held while a process works in the folder; without it a folder is no run's
 
 Files are written beside and renamed, so that one killed at any moment leaves either the old file or
 the new one. What is left of an unfinished one is called ``.partial-NAME``.
@@ -131,13 +131,22 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except ValueError:
+        content = None
+    if not isinstance(content, dict):
         raise UserError(
-            f"{path} is damaged (not JSON); remove that folder or choose another one"
-        ) from None
+            f"{path} is damaged (not JSON of names and values); remove that folder or choose "
+            "another one"
+        )
+    return content
+
+
+def _existing(path: Path) -> Path:
+    """`path`, or the nearest folder above it that exists."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
 class RunFolder:
@@ -162,8 +171,14 @@ class RunFolder:
 
     def state(self, settings: Mapping[str, Any], overwrite: bool = False) -> str:
         """What `open` would return or raise, without writing anything (for a dry run)."""
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path} is a file; expected a folder for the run")
+        try:
+            existing = _existing(self.path)
+        except OSError as error:  # a name that is too long, say
+            raise self._unwritable(error) from None
+        if not existing.is_dir():
+            raise UserError(f"{existing} is a file; expected a folder for the run")
+        if not os.access(existing, os.W_OK):
+            raise self._unwritable(PermissionError(13, "permission denied"))
         if not self._is_run():
             foreign = self._foreign()
             if foreign:
@@ -205,10 +220,7 @@ class RunFolder:
             return self._open_locked(settings, overwrite)
         except OSError as error:
             self.close()
-            raise UserError(
-                f"cannot write into {self.path} ({error.strerror or error}); "
-                "give a folder that can be written"
-            ) from None
+            raise self._unwritable(error) from None
         except UserError:
             self.close()
             raise
@@ -216,16 +228,21 @@ class RunFolder:
     def _open_locked(self, settings: Mapping[str, Any], overwrite: bool) -> str:
         state = self.state(settings, overwrite)  # Another process may just have given it back.
         if state == "new":
-            if self._is_run():
+            if (self.path / SETTINGS).exists():
                 self._clear()
                 self.overwritten = True
             write_json(self.path / SETTINGS, settings)
-        elif not os.access(self.path, os.W_OK):
-            raise PermissionError(13, "permission denied")
         return state
 
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(
+            f"cannot write into {self.path} ({error.strerror or error}); "
+            "give a folder that can be written"
+        )
+
     def _is_run(self) -> bool:
-        return (self.path / SETTINGS).is_file()
+        # Other programs have files called settings.json too.
+        return (self.path / SETTINGS).is_file() and (self.path / _LOCK).exists()
 
     def _foreign(self) -> list[str]:
         """Names in a folder without settings that an interrupted `open` cannot have left."""
@@ -299,8 +316,8 @@ class RunFolder:
         return _read_json(self.path / SUMMARY)
 
     def _clear(self) -> None:
-        """Remove what runs wrote here. The settings go last: without them it is no run's folder,
-        and what is left could not be told from foreign files."""
+        """Remove what runs wrote here, but for the settings, which are to be replaced: without them
+        it is no run's folder, and what is left could not be told from foreign files."""
         (self.path / SUMMARY).unlink(missing_ok=True)
         written = self.path / _WRITTEN
         for name in written.read_text().splitlines() if written.exists() else []:
@@ -315,4 +332,3 @@ class RunFolder:
                 place.rmdir()
                 place = place.parent
         written.unlink(missing_ok=True)
-        (self.path / SETTINGS).unlink()

@@ -6,11 +6,14 @@
 
     define_flags(Settings)          # --epochs
     settings = from_flags(Settings)
+
+Modules may define further flags by absl; ``module_name`` is their group.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import textwrap
 import types
 import typing
@@ -24,6 +27,7 @@ from registry import UserError, nearest
 Options = TypeVar("Options")
 _WIDTH = 80
 _INDENT = 4
+_LARGEST = 2**31 - 1  # more than anything that is counted here, and fits all that count
 
 
 def option(
@@ -67,13 +71,36 @@ def define_flags(options: type) -> None:
         if field.metadata["choices"]:
             help_text += f" ({' | '.join(field.metadata['choices'])})"
         define(field.name, field.default, help_text, module_name=field.metadata["group"])
+        expected = {int: "a whole number", float: "a number", bool: "true or false"}
+        kind = _kind(kinds[field.name])
+        if kind in expected:
+            flag = flags.FLAGS[field.name]
+            flag.parser = _Parser(flag.parser, expected[kind])
+
+
+class _Parser(flags.ArgumentParser):
+    """Another parser, with words of ours for what it refuses."""
+
+    def __init__(self, parser: flags.ArgumentParser, expected: str):
+        super().__init__()
+        self._parser, self._expected = parser, expected
+        self.syntactic_help = parser.syntactic_help
+
+    def parse(self, argument: Any) -> Any:
+        try:
+            return self._parser.parse(argument)
+        except (ValueError, TypeError):
+            raise ValueError(f"expected {self._expected}") from None
+
+    def flag_type(self) -> str:
+        return self._parser.flag_type()
 
 
 def from_flags(options: type[Options]) -> Options:
     """The options as the command line gives them.
 
     Raises:
-        UserError: a value out of its range, or not among the choices.
+        UserError: a number out of its range or not finite, or a word that is not among the choices.
     """
     values = {}
     for field in dataclasses.fields(options):
@@ -95,14 +122,17 @@ def _kind(annotation: Any) -> type:
 def _check(name: str, value: Any, facts: Any) -> None:
     if value is None:
         return
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"--{name} is {value}; expected a finite number")
     for bound, wrong, words in (
         (facts["minimum"], lambda: value < facts["minimum"], "at least"),
         (facts["maximum"], lambda: value > facts["maximum"], "at most"),
         (facts["above"], lambda: value <= facts["above"], "above"),
     ):
-        # NaN compares as false with everything, so it is asked for by itself.
-        if bound is not None and (wrong() or value != value):
+        if bound is not None and wrong():
             raise UserError(f"--{name} is {value}; expected {words} {bound}")
+    if isinstance(value, int) and value > _LARGEST:
+        raise UserError(f"--{name} is {value}; expected at most {_LARGEST}")
     if facts["choices"] and value not in facts["choices"]:
         raise UserError(
             f"unknown --{name} {value!r}{nearest(value, facts['choices'])}; "

@@ -68,26 +68,30 @@ def test_overwrite_removes_only_what_the_run_wrote(tmp_path):
     assert json.loads((path / "settings.json").read_text()) == {"epochs": 4}
 
 
+@pytest.mark.parametrize("name", ["thesis.tex", "settings.json"])
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_foreign_folder_is_refused_untouched(tmp_path, overwrite):
-    (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(UserError, match=r"not empty.*thesis\.tex"):
+def test_foreign_folder_is_refused_untouched(tmp_path, overwrite, name):
+    (tmp_path / name).write_text('{"mine": 1}')
+    with pytest.raises(UserError, match=rf"not empty.*{name}"):
         RunFolder(tmp_path).open({}, overwrite=overwrite)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+    assert [entry.read_text() for entry in tmp_path.iterdir()] == ['{"mine": 1}']
 
 
 def test_unwritable_and_wrong_places(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="is a file"):
         RunFolder(tmp_path / "file").open({})
-    with pytest.raises(UserError, match="cannot write into"):
+    with pytest.raises(UserError, match="file is a file; expected a folder"):
         RunFolder(tmp_path / "file" / "run").open({})
-    with pytest.raises(UserError, match="cannot write into"):
-        RunFolder("/proc/run").open({})
+    for path in (Path("/proc/run"), tmp_path / ("x" * 300)):
+        with pytest.raises(UserError, match="cannot write into"):
+            RunFolder(path).open({})
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "settings.json").write_text('{"epochs')
-    with pytest.raises(UserError, match=r"settings\.json is damaged"):
-        RunFolder(tmp_path / "run").open({})
+    (tmp_path / "run" / ".lock").touch()
+    for damaged in ('{"epochs', "[1]"):
+        (tmp_path / "run" / "settings.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"settings\.json is damaged"):
+            RunFolder(tmp_path / "run").open({})
 
 
 def test_second_process_is_refused(tmp_path):
