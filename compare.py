@@ -21,6 +21,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiment import quiet  # noqa: F401 (before TensorFlow)
+
+# isort: split
 from absl import flags
 
 import distillers
@@ -206,6 +209,7 @@ def plan_run(
     needs: Run | None = None,
 ) -> Run:
     """A run of train_w_distill.py with `arguments` and what each run has of its own."""
+    settings = settings.spelled()
     own = [f"--Distillation={settings.Distillation}", f"--seed={settings.seed}"]
     if settings.teacher is not None:
         own.append(f"--teacher={settings.teacher}")

@@ -1,0 +1,232 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import compare
+from experiment import report
+from experiment.folder import RunFolder
+from experiment.grid import FAILED, FINISHED, WAITING, Outcome, Run
+from registry import UserError
+
+ROOT = Path(__file__).parents[1]
+LAST = {
+    "None": [0.40, 0.42, 0.41],
+    "FSP": [0.43, 0.41, None],  # the third one failed
+    "SSKD_SVD(num_dfv=2)": [0.45, 0.46, 0.47],
+}
+SPEED = {"None": [300.0, 310.0, 100.0], "FSP": [150.0, 160.0], "SSKD_SVD(num_dfv=2)": [240.0] * 3}
+
+
+def summary(last, speed, teacher_top1):
+    return {
+        "student_top1": last + 0.01, "student_top1_last": last, "student_top1_best": last + 0.01,
+        "student_top5_last": last + 0.3, "images_per_second": speed, "seconds": 60.0,
+        "teacher_top1": teacher_top1, "parameters": 1000, "flops": 2000,
+    }
+
+
+def outcomes(teacher=0.60, methods=LAST):
+    found = [Outcome(Run("teacher", 0, Path("c/teacher"), (), {}), FINISHED,
+                     summary(teacher - 0.01, 90.0, None))]
+    for seed in range(3):
+        for name in methods:
+            run = Run(name, seed, Path("c") / name / f"seed{seed}", (), {})
+            last = methods[name][seed]
+            if last is None:
+                found.append(Outcome(run, FAILED, error="ValueError: it"))
+            else:
+                measured = None if name == "None" else teacher
+                found.append(Outcome(run, FINISHED, summary(last, SPEED[name][seed], measured)))
+    return found
+
+
+def pm(values):
+    return f"{100 * np.mean(values):.2f} ± {100 * np.std(values, ddof=1):.2f}"
+
+
+def test_table_is_numpys():
+    table = {row["method"]: row for row in compare.method_rows(outcomes())}
+    assert list(table) == list(LAST)
+    none, fsp, svd = table.values()
+    assert none["last epoch"] == pm(LAST["None"]) and none["gain"] == "-"
+    assert none["best epoch"] == pm(np.array(LAST["None"]) + 0.01)
+    assert [row["n"] for row in table.values()] == [3, 2, 3]
+    assert [row["failed"] for row in table.values()] == [0, 1, 0]
+    assert fsp["last epoch"] == pm([0.43, 0.41])
+    assert fsp["gain"] == "+1.00 ± 2.83"  # 0.03 and -0.01 of the seeds that both have
+    gain = np.subtract(LAST["SSKD_SVD(num_dfv=2)"], LAST["None"])
+    assert svd["gain"] == f"+{pm(gain)}"
+    assert [row["step cost"] for row in table.values()] == ["1.00 x", "1.94 x", "1.25 x"]
+
+
+def test_table_of_nothing_yet():
+    waiting = [Outcome(Run(name, 0, Path(name), (), {}), WAITING) for name in ("None", "FSP")]
+    row = compare.method_rows(waiting)[1]
+    assert row == {"method": "FSP", "n": 0, "last epoch": "-", "best epoch": "-", "gain": "-",
+                   "step cost": "-", "failed": 0}
+    assert compare.verdict(waiting).startswith("INVALID: cannot be judged")
+
+
+@pytest.mark.parametrize(
+    ("teacher", "valid"),
+    [(0.60, True), (0.431, True), (0.429, False), (0.41, False), (0.30, False)],
+)
+def test_valid_only_if_the_teacher_beats_none_by_two_deviations(teacher, valid):
+    # None: 0.41 ± 0.01
+    said = compare.verdict(outcomes(teacher))
+    assert said.startswith("Valid: " if valid else "INVALID: ")
+    assert f"{100 * teacher:.2f} %" in said
+    distance = abs(teacher - 0.41) / 0.01
+    assert f"{distance:.1f} deviations {'above' if teacher >= 0.41 else 'below'}" in said
+    assert compare.terminal_text(outcomes(teacher)).startswith(said[:60])
+    assert said in compare.markdown_text(outcomes(teacher)).splitlines()[:4]
+
+
+def test_what_cannot_be_judged():
+    without = outcomes(methods={name: LAST[name] for name in list(LAST)[1:]})
+    assert "INVALID: cannot be judged, as there is no finished run of None" in (
+        compare.verdict(without)
+    )
+    assert "one run of None has no deviation" in compare.verdict(
+        [outcome for outcome in outcomes() if outcome.run.seed == 0]
+    )
+    assert "teacher's top-1 is not known" in compare.verdict(
+        [outcome for outcome in outcomes() if outcome.run.group == "None"]
+    )
+    two = outcomes()
+    two[-1].summary["teacher_top1"] = 0.5
+    assert "different teachers, of top-1 0.5000 to 0.6000" in compare.verdict(two)
+
+
+def test_terminal_text_fits_80_columns_and_names_failures():
+    said = compare.terminal_text(outcomes())
+    assert all(len(line) <= 80 for line in said.splitlines())
+    assert "failed: FSP, seed 2: ValueError: it" in said
+
+
+def test_report(tmp_path):
+    with RunFolder(tmp_path / "c") as folder:
+        folder.open(compare.FOLDER_SETTINGS)
+        compare.write_report(outcomes(), folder)
+    with open(tmp_path / "c/runs.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 10
+    assert rows[1] == {
+        "method": "None", "seed": "0", "status": "finished", "top1_last": "0.4",
+        "top1_best": "0.41000000000000003", "top5_last": "0.7", "images_per_second": "300.0",
+        "seconds": "60.0", "teacher_top1": "", "parameters": "1000", "flops": "2000",
+        "folder": "c/None/seed0", "error": "",
+    }
+    failed = [row for row in rows if row["status"] == "failed"]
+    assert [(row["method"], row["seed"], row["error"]) for row in failed] == [
+        ("FSP", "2", "ValueError: it")
+    ]
+    text = (tmp_path / "c/comparison.md").read_text()
+    assert report.markdown_table(compare.method_rows(outcomes())) in text
+    assert "python compare.py" in text and "- failed: FSP, seed 2: ValueError: it" in text
+    assert (tmp_path / "c/comparison.png").stat().st_size > 1000
+
+
+def test_hyper_parameters_go_to_the_methods_that_have_them():
+    methods = compare.create_methods(
+        "none, sskd-svd,SSKD_SVD(num_dfv=3, solver=svd),Soft_logits",
+        {"num_dfv": "2", "temperature": "3"},
+    )
+    assert list(methods) == ["None", "SSKD_SVD", "SSKD_SVD(num_dfv=3,solver=svd)", "Soft_logits"]
+    (_, none), (svd, given), (three, _), (soft, _) = methods.values()
+    assert none == {} and given == {"num_dfv": "2"}
+    assert (svd.num_dfv, three.num_dfv, three.solver, soft.temperature) == (2, 3, "svd", 3.0)
+
+
+@pytest.mark.parametrize(
+    ("methods", "given", "message"),
+    [
+        ("None,FSP", {"num_dfv": "2"}, "--num_dfv is a setting of SSKD_SVD, not of None, FSP"),
+        ("None,none", {}, "None twice"),
+        ("FSP,fsp()", {}, "FSP twice"),
+        ("None,FSB", {}, "did you mean 'FSP'"),
+        ("None,SSKD_SVD(num=2)", {}, "no hyper-parameter 'num'"),
+        ("SSKD_SVD", {"num_dfv": "many"}, "num_dfv must be int"),
+        (" , ", {}, "empty"),
+    ],
+)
+def test_wrong_methods(methods, given, message):
+    with pytest.raises(UserError, match=message):
+        compare.create_methods(methods, given)
+
+
+def test_folder_names_need_no_quotes():
+    assert compare.folder_name("FSP") == "FSP"
+    assert compare.folder_name("SSKD_SVD(num_dfv=2,solver=svd)") == "SSKD_SVD-num_dfv=2-solver=svd"
+
+
+def call(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "compare.py"), *map(str, arguments)],
+        capture_output=True, text=True, cwd=cwd, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+    )
+
+
+def test_dry_run_hands_on_what_was_given_and_nothing_else(tmp_path):
+    (tmp_path / "preset").write_text("--net=mobilenet\n--epochs=7\n--num_dfv=2\n")
+    done = call(
+        "--flagfile=preset", "--Distillation=None,SSKD_SVD(solver=svd)", "--seeds=2", "--seed=5",
+        "--epochs=3", "--noflip", "--teacher_options=width=8,first=8", "--teacher_epochs=4",
+        "--main_loss=none", "--compare_dir=c", "--dry_run", cwd=tmp_path,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == [
+        "waiting: teacher, seed 5", "waiting: None, seed 5",
+        "waiting: SSKD_SVD(solver=svd), seed 5", "waiting: None, seed 6",
+        "waiting: SSKD_SVD(solver=svd), seed 6",
+    ]
+    flags = [set(line.replace("'", "").split()[2:]) for line in lines if line.startswith(" ")]
+    assert flags[0] == {
+        "--net=mobilenet", "--noflip", "--student_net=MobileNet_teacher", "--epochs=4", "--seed=5",
+        "--student_options=width=8,first=8", "--Distillation=None", "--train_dir=c/teacher",
+    }
+    shared = {"--net=mobilenet", "--noflip", "--teacher_options=width=8,first=8", "--epochs=3",
+              "--teacher_epochs=4", "--main_loss=none", "--teacher=c/teacher"}
+    assert flags[3] == shared | {"--Distillation=None", "--seed=6", "--train_dir=c/None/seed6"}
+    assert flags[4] == shared | {
+        "--Distillation=SSKD_SVD(solver=svd)", "--num_dfv=2", "--seed=6",
+        "--train_dir=c/SSKD_SVD-solver=svd/seed6",
+    }
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.slow
+def test_a_real_comparison_finished_continued_and_refused(tmp_path):
+    tiny = "width=8,first=8"
+    flags = [
+        "--net=MobileNet", f"--teacher_options={tiny}", f"--student_options={tiny}", "--epochs=1",
+        "--train_images=200", "--compare_dir=c", "--Distillation=None,FSP", "--seeds=1",
+    ]
+    done = call(*flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len([line for line in done.stdout.splitlines() if line.startswith("run ")]) == 3
+    assert "one run of None has no deviation" in done.stdout.replace("\n", " ")
+    folder = tmp_path / "c/FSP/seed0"
+    made = json.loads((folder / "summary.json").read_text())
+    teacher = json.loads((tmp_path / "c/teacher/summary.json").read_text())
+    assert made["teacher_top1"] == pytest.approx(teacher["student_top1"], abs=1e-6)
+    assert "1/1" in (folder / "run.log").read_text()
+
+    (tmp_path / "c/None/seed0/summary.json").unlink()  # as if cut off after the last epoch
+    (folder / "student.keras").write_text("nothing is run that reads it")
+    done = call(*flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line[:20] for line in done.stdout.splitlines() if "run" in line[:20]] == [
+        "2 of 3 runs are fini", "run 2/3  None, seed "
+    ]
+
+    done = call(*flags, "--momentum=0.5", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "momentum: 0.9 -> 0.5" in done.stderr
