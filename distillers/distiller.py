@@ -103,6 +103,7 @@ class Distiller(keras.Model):
             name: keras.metrics.Mean(name)
             for name in ("main_loss", "accuracy", "top5", *self._distillation_figures())
         }
+        self._is_evaluating = False
         self.built = True
 
     def _outputs(self, model: keras.Model) -> Outputs:
@@ -118,7 +119,10 @@ class Distiller(keras.Model):
         if not self.method.needs_teacher:
             return []
         clip = ["clip_share"] if self._clips() else []
-        return ["distillation_loss", *clip, "dropped_share"]
+        return ["distillation_loss", *clip, *self.method.figures]
+
+    def _distils(self) -> bool:
+        return self.method.needs_teacher and self.stage.distillation_loss
 
     def _clips(self) -> bool:
         return self.method.combination == "clip" and self.main_loss != "none"
@@ -165,6 +169,23 @@ class Distiller(keras.Model):
             self.optimizer.build(self.variables_to_train())
         return super().fit(*args, callbacks=[_EpochCounter(self), *(callbacks or [])], **kwargs)
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.evaluate`."""
+        self._is_evaluating = True
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self._is_evaluating = False
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """The means that the step at hand logs, over all replicas. Were there others among them,
+        Keras would take the mean of the replicas' means instead."""
+        names = ["main_loss", "accuracy", "top5"]
+        if self._distils() and not self._is_evaluating:
+            names += ["distillation_loss", *self.method.figures]
+            names += ["clip_share"] if self._clips() and self.stage.main_loss else []
+        return {name: self._figures[name].result() for name in names}
+
     def variables_to_train(self) -> list[keras.Variable]:
         """The variables that the present stage trains."""
         student = self.student.trainable_variables
@@ -175,17 +196,17 @@ class Distiller(keras.Model):
         return [*student, *(v for layer in self.method_layers for v in layer.trainable_variables)]
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        batch = as_batch(data)
+        batch, weight = replicas.never_empty(as_batch(data))
         variables = self.variables_to_train()
-        image = self._student_preprocessing(batch.image)
         clips = self._clips() and self.stage.main_loss and self.stage.distillation_loss
         with tf.GradientTape(persistent=clips) as tape:
-            student = self._student_features.model(image, training=True)
+            student = self._student_features.model(
+                self._student_preprocessing(batch.image), training=True
+            )
             main = self.method.main_weight * self._main_term(student["logits"], batch.label)
-            distillation, figures = self._distillation_term(student, batch)
+            distillation, figures = self._distillation_term(student, batch, weight)
             distillation = self.method.distillation_weight * distillation
-            if not clips:
-                total = self._trains_on_labels() * main + distillation
+            total = main + distillation if self._trains_on_labels() else distillation
         if clips:
             g0, g1 = (
                 replicas.global_sum_present(tape.gradient(loss, variables))
@@ -197,18 +218,26 @@ class Distiller(keras.Model):
             gradients = replicas.global_sum_present(tape.gradient(total, variables))
             gradients = self._with_weight_decay(gradients, variables)
         self._apply(gradients, variables)
-        return self._log(student["logits"], batch.label, figures)
+        return self._log(student["logits"], batch.label, figures, weight)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         batch = as_batch(data)
-        logits = tf.cast(self(batch.image, training=False), tf.float32)
-        return self._log(logits, batch.label, {})
+        logits = tf.cast(self._predicted(batch.image), tf.float32)
+        return self._log(logits, batch.label, {}, tf.constant(1.0))
 
     def predict_step(self, data: Any) -> tf.Tensor:
-        return self(as_batch(data).image, training=False)
+        return self._predicted(as_batch(data).image)
 
-    def _trains_on_labels(self) -> float:
-        return float(self.main_loss != "none" and self.stage.main_loss)
+    def _predicted(self, image: tf.Tensor) -> tf.Tensor:
+        """The logits; also where a replica has no images (see `replicas.never_empty`)."""
+        if replicas.count() == 1:
+            return self(image, training=False)
+        size = tf.shape(image)[0]
+        some = tf.pad(image, [[0, tf.cast(size == 0, tf.int32)], *[[0, 0]] * (image.shape.rank - 1)])
+        return self(tf.ensure_shape(some, image.shape), training=False)[:size]
+
+    def _trains_on_labels(self) -> bool:
+        return self.main_loss != "none" and self.stage.main_loss
 
     def _main_term(self, logits: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
         """This replica's part of the cross-entropy's mean over all labelled images of the batch."""
@@ -217,41 +246,46 @@ class Distiller(keras.Model):
         return tf.math.divide_no_nan(tf.reduce_sum(loss * labelled), count)
 
     def _distillation_term(
-        self, student: dict[str, Any], batch: Batch
+        self, student: dict[str, Any], batch: Batch, weight: tf.Tensor
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """This replica's part of the distillation loss of the global batch, and figures to log."""
-        if not self.method.needs_teacher or not self.stage.distillation_loss:
+        if not self._distils():
             return tf.constant(0.0), {}
         teacher = _read(self.method.reads, self.teacher_features(batch.image))
         teacher = tf.nest.map_structure(tf.stop_gradient, teacher)
         student = _read(self.method.reads, student)
+        local = weight * tf.cast(tf.shape(batch.label)[0], tf.float32)
+        samples = replicas.global_sum(local)
         context = {"label": batch.label, "index": batch.index}
         if self.method.couples_samples:
-            teacher, student, context = tf.nest.map_structure(
-                replicas.gather, (teacher, student, context)
-            )
+            count = tf.cast(tf.round(samples), tf.int32)  # no sample twice
+            everyones = tf.nest.map_structure(replicas.gather, (teacher, student, context))
+            teacher, student, context = tf.nest.map_structure(lambda part: part[:count], everyones)
         loss, figures = self.method.compute(teacher, student, epoch=self.epoch.value, **context)
-        local = tf.cast(tf.shape(batch.label)[0], loss.dtype)
-        share = tf.math.divide_no_nan(local, replicas.global_sum(local))
+        share = tf.cast(tf.math.divide_no_nan(local, samples), loss.dtype)
         if self.method.couples_samples:
             loss /= replicas.count()
         elif self.method.reduction == "mean":
-            loss *= share
+            loss = tf.where(share > 0, loss * share, 0)  # the mean of no samples is NaN
+        else:
+            loss *= tf.cast(weight, loss.dtype)
         # Logged per image, whether the method sums or averages.
-        whole = tf.math.divide_no_nan(loss, share)
-        per_image = tf.math.divide_no_nan(loss, local) if self.method.reduction == "sum" else whole
+        per = tf.cast(local, loss.dtype) if self.method.reduction == "sum" else share
+        per_image = tf.math.divide_no_nan(loss, per)
         return loss, {"distillation_loss": per_image, **figures}
 
     def _with_weight_decay(
         self, gradients: list[tf.Tensor | None], variables: list[keras.Variable]
     ) -> list[tf.Tensor | None]:
         """`gradients` of the global batch with that of ``weight_decay / 2 ||w||^2`` for kernels."""
-        return [
-            gradient + self.weight_decay * tf.cast(variable.value, gradient.dtype)
-            if gradient is not None and variable.path.endswith("kernel")
-            else gradient
-            for gradient, variable in zip(gradients, variables, strict=True)
-        ]
+
+        def decayed(gradient: tf.Tensor | None, variable: keras.Variable) -> tf.Tensor | None:
+            if not variable.path.endswith("kernel"):
+                return gradient
+            decay = self.weight_decay * variable.value
+            return decay if gradient is None else gradient + tf.cast(decay, gradient.dtype)
+
+        return [decayed(*pair) for pair in zip(gradients, variables, strict=True)]
 
     def _apply(self, gradients: list[tf.Tensor | None], variables: list[keras.Variable]) -> None:
         """Update with gradients that are summed over replicas already, though Keras' optimizers sum
@@ -263,18 +297,24 @@ class Distiller(keras.Model):
         )
 
     def _log(
-        self, logits: tf.Tensor, label: tf.Tensor, figures: dict[str, tf.Tensor]
+        self,
+        logits: tf.Tensor,
+        label: tf.Tensor,
+        figures: dict[str, tf.Tensor],
+        weight: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        """Update the running means and return them."""
+        """Update the running means, in which each sample counts for `weight`, and return them."""
         loss, labelled = cross_entropy(logits, label)
+        labelled *= tf.cast(weight, labelled.dtype)
         known = tf.maximum(label, 0)
-        within = {name: tf.math.in_top_k(known, logits, k) for name, k in (("accuracy", 1), ("top5", 5))}
         self._figures["main_loss"].update_state(loss, labelled)
-        for name, hit in within.items():
-            self._figures[name].update_state(tf.cast(hit, tf.float32), labelled)
-        weight = tf.cast(tf.shape(label)[0], tf.float32)
+        for name, k in (("accuracy", 1), ("top5", 5)):
+            hit = tf.cast(tf.math.in_top_k(known, logits, k), tf.float32)
+            self._figures[name].update_state(hit, labelled)
+        weight *= tf.cast(tf.shape(label)[0], tf.float32)
         for name, value in figures.items():
-            self._figures[name].update_state(value, weight)
+            # A replica without images has nothing to say, and may say NaN.
+            self._figures[name].update_state(tf.where(weight > 0, value, 0), weight)
         shown = ["main_loss", "accuracy", "top5", *figures]
         return {name: self._figures[name].result() for name in shown}
 

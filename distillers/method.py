@@ -49,6 +49,7 @@ class Method(keras.distillation.DistillationLoss):
         couples_samples: whether a sample's loss depends on others of the batch, so that the loss
             has to see the global batch.
         needs_teacher: whether there is a teacher at all.
+        figures: names of what `compute` gives besides the loss.
         stages: the parts of a run.
     """
 
@@ -58,6 +59,7 @@ class Method(keras.distillation.DistillationLoss):
     combination: str = "add"
     couples_samples: bool = False
     needs_teacher: bool = True
+    figures: tuple[str, ...] = ()
     stages: tuple[Stage, ...] = (Stage("train"),)
 
     @property
@@ -95,7 +97,7 @@ class Method(keras.distillation.DistillationLoss):
     def compute(
         self, teacher_outputs: Any, student_outputs: Any, **context: Any
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """The loss, and figures about it to be logged (means over the batch, by name)."""
+        """The loss, and the `figures` about it to be logged (means over the batch, by name)."""
         return self.compute_loss(teacher_outputs, student_outputs, **context), {}
 
     def deployed(self, student: keras.Model) -> keras.Model:

@@ -36,6 +36,7 @@ class SSKD_SVD(Method):  # noqa: N801 (the paper's name)
     paper = "Lee et al., ECCV 2018, arXiv 1807.06819"
     reduction = "sum"
     combination = "clip"
+    figures = ("dropped_share",)
 
     num_dfv: int = 1
     gradient: str = "exact"

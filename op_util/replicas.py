@@ -57,3 +57,30 @@ def gather(tensor: tf.Tensor) -> tf.Tensor:
         return context.all_gather(tensor, axis=0), grad
 
     return gathered(tensor)
+
+
+def never_empty(tensors: Any) -> tuple[Any, tf.Tensor]:
+    """This replica's part of a batch, and how much each of its samples counts.
+
+    A last batch may have fewer samples than there are replicas. Some would have none, for which
+    TensorFlow 2.21's oneDNN kernels give tensors of a wrong shape (convolution) or abort (gradient
+    of max-pooling). So then each replica gets the whole batch, in which a sample counts for 1 / `count`.
+    Synchronised batch statistics stay what they are, as all samples count alike.
+
+    Args:
+        tensors: a structure of ``[b, ...]``; b may be zero.
+
+    Returns:
+        The structure, and a float32 scalar: 1 unless the whole batch is given.
+    """
+    if count() == 1 or tf.config.list_logical_devices("GPU"):
+        return tensors, tf.constant(1.0)
+    gather_all = tf.distribute.get_replica_context().all_gather
+    sizes = gather_all(tf.shape(tf.nest.flatten(tensors)[0])[:1], axis=0)
+    is_scarce = tf.reduce_min(sizes) == 0
+
+    def chosen(tensor: tf.Tensor) -> tf.Tensor:
+        whole = gather_all(tensor, axis=0)
+        return tf.ensure_shape(tf.cond(is_scarce, lambda: whole, lambda: tensor), tensor.shape)
+
+    return tf.nest.map_structure(chosen, tensors), tf.where(is_scarce, 1 / count(), 1.0)

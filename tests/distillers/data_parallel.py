@@ -1,0 +1,93 @@
+"""Trains by each method on one device and on several, and prints how far they are apart (JSON).
+
+    python data_parallel.py REPLICAS
+"""
+
+import json
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from distillers import FSP, SSKD_SVD, Distiller, NoDistillation, SoftLogits
+from experiment import devices
+from tests.distillers.models import Adapted, Similarities, batch, network, outputs
+
+BAD_IMAGE = 100.0  # a pixel that the teacher cannot bear
+METHODS = {
+    "None": NoDistillation,
+    "Soft_logits": SoftLogits,
+    "FSP": FSP,
+    "SSKD_SVD": lambda: SSKD_SVD(num_dfv=2),
+    "SSKD_SVD with a bad sample": lambda: SSKD_SVD(num_dfv=2),
+    "without a main loss": SSKD_SVD,
+    "couples samples": Similarities,
+    "layers of its own": Adapted,
+}
+
+
+def batches(bad):
+    """8, 8, 5 and 8, 8, 1 images: the last of an epoch may leave replicas with few or none."""
+    found = []
+    for seed, size in ((1, 21), (2, 17)):
+        data = batch(seed, size, unlabelled=(0, 9, 10, 16))
+        if bad:
+            data["image"][3, 0, 0, 0] = BAD_IMAGE
+        found.append(tf.data.Dataset.from_tensor_slices(data).batch(8))
+    return found[0].concatenate(found[1])
+
+
+def teachers_view(image):
+    return tf.where(tf.reduce_any(image >= BAD_IMAGE, [1, 2, 3], keepdims=True), np.nan, image)
+
+
+def train(strategy, name):
+    """12 steps; the weights after them and what was logged."""
+    with strategy.scope():
+        student, teacher = network(1, "student"), network(2, "teacher", width=2)
+        method = METHODS[name]()
+        distiller = Distiller(
+            student,
+            method,
+            teacher if method.needs_teacher else None,
+            student_outputs=outputs(student),
+            teacher_outputs=outputs(teacher),
+            teacher_preprocessing=teachers_view,
+            main_loss="none" if name == "without a main loss" else "cross_entropy",
+            weight_decay=1e-3,
+        )
+        distiller.compile(keras.optimizers.SGD(5e-2, momentum=0.9, nesterov=True))
+    data = batches("bad" in name)
+    history = distiller.fit(data, epochs=2, shuffle=False, verbose=0, validation_data=data)
+    weights = [*student.weights, *(w for layer in method.layers for w in layer.weights)]
+    first = np.concatenate([np.ravel(w) for w in network(1, "student").get_weights()])
+    weights = np.concatenate([np.ravel(w.numpy()) for w in weights])
+    return weights, np.linalg.norm(weights[: len(first)] - first), history.history
+
+
+def compare(strategy, name):
+    alone, moved, logs = train(tf.distribute.get_strategy(), name)
+    shared, _, shared_logs = train(strategy, name)
+    return {
+        "finite": bool(np.all(np.isfinite(shared))),
+        "moved": float(moved / np.linalg.norm(alone)),
+        "weights": float(np.linalg.norm(shared - alone) / np.linalg.norm(alone)),
+        "logs": {key: [logs[key][-1], shared_logs[key][-1]] for key in logs},
+    }
+
+
+def main():
+    replicas = int(sys.argv[1])
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * replicas,
+    )
+    strategy = devices.strategy("mirrored")
+    assert strategy.num_replicas_in_sync == replicas
+    names = sys.argv[2:] or METHODS
+    print(json.dumps({name: compare(strategy, name) for name in names}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Small networks, data and methods for the tests of the distiller."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import nets
+from distillers import Method
+from nets.layers import batch_normalization
+
+CLASSES = 6
+TAPS = ("shallow", "deep")
+
+
+def network(seed, name, *, width=1, normalised=True, counted=False):
+    """A functional network on 8x8x3 images with taps of 6 and 10 channels."""
+    keras.utils.set_random_seed(seed)
+    image = keras.Input((8, 8, 3))
+    maps = CountedCalls(name="calls")(image) if counted else image
+    for _ in range(width):
+        maps = keras.layers.Conv2D(6, 3, padding="same", use_bias=not normalised)(maps)
+        if normalised:
+            maps = batch_normalization(None)(maps)
+        maps = keras.layers.Activation("softplus")(maps)
+    maps = keras.layers.AveragePooling2D(2, name="shallow")(maps)
+    maps = keras.layers.Conv2D(10, 3, padding="same", activation="softplus")(maps)
+    maps = keras.layers.MaxPooling2D(name="deep")(maps)
+    maps = keras.layers.GlobalAveragePooling2D(name="embedding")(maps)
+    return keras.Model(image, keras.layers.Dense(CLASSES, name="scores")(maps), name=name)
+
+
+def outputs(model):
+    return nets.outputs_of(model, taps=TAPS)
+
+
+def batch(seed, size=8, unlabelled=()):
+    random = np.random.default_rng(seed)
+    label = random.integers(0, CLASSES, size).astype("int32")
+    label[list(unlabelled)] = -1
+    return {
+        "image": random.normal(size=(size, 8, 8, 3)).astype("float32"),
+        "label": label,
+        "index": np.arange(size),
+    }
+
+
+class CountedCalls(keras.layers.Layer):
+    """Hands its input on, and counts how often."""
+
+    def build(self, shape):
+        self.calls = self.add_weight(
+            shape=(), dtype="int32", initializer="zeros", trainable=False, name="calls"
+        )
+
+    def call(self, x):
+        self.calls.assign_add(1)
+        return x
+
+
+@dataclasses.dataclass(eq=False)
+class Similarities(Method):
+    """A sample's loss depends on all the others: similarities within the batch."""
+
+    reads = "embedding"
+    couples_samples = True
+    combination = "clip"
+
+    def compute_loss(self, teacher_outputs, student_outputs, **context):
+        student, teacher = (
+            tf.matmul(x, x, transpose_b=True) for x in (student_outputs, teacher_outputs)
+        )
+        known = tf.cast(context["label"] >= 0, tf.float32)
+        return 100 * tf.reduce_mean(tf.square(student - teacher) * known[:, None] * known)
+
+
+@dataclasses.dataclass(eq=False)
+class Adapted(Method):
+    """The student's embedding through a layer of the method's own, mean over the batch."""
+
+    reads = "embedding"
+
+    def build(self, teacher_outputs, student_outputs):
+        self.adapter = keras.layers.Dense(teacher_outputs.shape[-1], name="adapter")
+        self.adapter.build(student_outputs.shape)
+
+    @property
+    def layers(self):
+        return [self.adapter]
+
+    def compute_loss(self, teacher_outputs, student_outputs, **context):
+        return tf.reduce_mean(tf.square(self.adapter(student_outputs) - teacher_outputs))
