@@ -302,14 +302,14 @@ class _Display:
         self._outcomes = outcomes
         self._stream = stream
         self._runs_along = stream.isatty()
-        self._head = ""
+        self._running: Outcome | None = None
         self._began = self._shown = 0.0
         finished = sum(outcome.status == FINISHED for outcome in outcomes)
         if finished:
             self._line(f"{finished} of {len(outcomes)} runs are finished already")
 
     def begin(self, outcome: Outcome) -> None:
-        self._head = self._place(outcome)
+        self._running = outcome
         self._began, self._shown = time.monotonic(), 0.0
 
     def show(self, last_line: str) -> None:
@@ -319,18 +319,19 @@ class _Display:
             return
         self._shown = now
         width = shutil.get_terminal_size((80, 24)).columns - 1
-        tail = self._left(now - self._began)
-        room = width - len(self._head) - len(tail) - 4
+        head, tail = self._place(self._running), self._left(now - self._began)
+        room = width - len(head) - len(tail) - 4
         middle = " ".join(last_line.split())
         if len(middle) > room:
             middle = middle[: max(room - 1, 0)] + "…"
-        parts = [self._head, middle if room > 10 else "", tail]
+        parts = [head, middle if room > 10 else "", tail]
         line = "  ".join(part for part in parts if part)[:width]
         self._stream.write("\r" + line.ljust(width))
         self._stream.flush()
 
     def end(self, outcome: Outcome, describe: Callable[[Mapping[str, Any]], str]) -> None:
         """The run of `outcome` has ended."""
+        self._running = None
         what = outcome.status
         if outcome.status == FINISHED:
             what = describe(outcome.summary)
@@ -352,8 +353,13 @@ class _Display:
         return f"run {number}/{total}  {outcome.run.name}"
 
     def _left(self, elapsed: float) -> str:
+        """An estimate, if there is one; a run that takes longer than others does not count down
+        the time of those after it."""
         seconds = seconds_left(self._outcomes)
-        return f"{_coarse(max(seconds - elapsed, 0))} left" if seconds else ""
+        after = seconds_left([each for each in self._outcomes if each is not self._running])
+        if seconds is None or after is None or not max(seconds - elapsed, after):
+            return ""
+        return f"{_coarse(max(seconds - elapsed, after))} left"
 
     def _line(self, text: str) -> None:
         if self._runs_along:
