@@ -42,14 +42,14 @@ def tap_pairs(method: str, teacher: Sequence[Any], student: Sequence[Any], at_le
     """
     if len(teacher) != len(student) or len(teacher) < at_least:
         raise UserError(
-            f"{method} needs as many taps of the teacher as of the student, and at least {at_least}: "
-            f"the teacher has {len(teacher)}, the student {len(student)}"
+            f"{method} needs as many taps of the teacher as of the student, and at least "
+            f"{at_least}: the teacher has {len(teacher)}, the student {len(student)}"
         )
     for number, (one, other) in enumerate(zip(teacher, student, strict=True), start=1):
         if one.shape[-1] != other.shape[-1]:
             raise UserError(
-                f"{method} needs equal channels at each tap: tap {number} has {one.shape[-1]} in the "
-                f"teacher ({_named(one)}) and {other.shape[-1]} in the student ({_named(other)})"
+                f"{method} needs equal channels at each tap: tap {number} has {one.shape[-1]} "
+                f"in the teacher ({_named(one)}) and {other.shape[-1]} in the student ({_named(other)})"
             )
 
 

@@ -19,19 +19,21 @@ from op_util.singular_vectors import at_least_float32
 class FSP(Method):
     """Yim, Joo, Bae & Kim, "A gift from knowledge distillation", CVPR 2017.
 
-    Here as Lee, Kim, Song (2018) compare it: next to the main task, its gradient clipped against the
-    main task's, summed and scaled as in their published code.
+    Here as Lee, Kim, Song (2018) compare it: next to the main task, its gradient clipped against
+    the main task's, summed and scaled as in their published code.
     """
 
     paper = "Yim et al., CVPR 2017"
     combination = "clip"
 
     def build(self, teacher_outputs: Sequence[Any], student_outputs: Sequence[Any]) -> None:
-        taps = [[tap for tap in maps if len(tap.shape) == 4] for maps in (teacher_outputs, student_outputs)]
-        tap_pairs("FSP", *taps, at_least=2)
+        tap_pairs("FSP", _maps(teacher_outputs), _maps(student_outputs), at_least=2)
 
     def compute_loss(
-        self, teacher_outputs: Sequence[tf.Tensor], student_outputs: Sequence[tf.Tensor], **context: Any
+        self,
+        teacher_outputs: Sequence[tf.Tensor],
+        student_outputs: Sequence[tf.Tensor],
+        **context: Any,
     ) -> tf.Tensor:
         """``sum over pairs of mean over batch of ||G_student - G_teacher||^2 / 2``, divided by the
         number of entries of all the G of one image.
@@ -40,7 +42,7 @@ class FSP(Method):
             teacher_outputs, student_outputs: taps, shallow to deep; those of shape ``[B, H, W, D]``
                 are used, in neighbouring pairs.
         """
-        teacher, student = ([tap for tap in maps if len(tap.shape) == 4] for maps in (teacher_outputs, student_outputs))
+        teacher, student = _maps(teacher_outputs), _maps(student_outputs)
         total, entries = 0.0, 0
         for i in range(len(student) - 1):
             ours = fsp_matrix(student[i], student[i + 1])
@@ -49,6 +51,11 @@ class FSP(Method):
             total += tf.reduce_mean(tf.reduce_sum(squares, axis=[1, 2])) / 2
             entries += ours.shape[1] * ours.shape[2]
         return total / entries
+
+
+def _maps(taps: Sequence[Any]) -> list[Any]:
+    """The taps of shape ``[B, H, W, D]``."""
+    return [tap for tap in taps if len(tap.shape) == 4]
 
 
 def fsp_matrix(top: tf.Tensor, bottom: tf.Tensor) -> tf.Tensor:

@@ -48,7 +48,10 @@ class SoftLogits(Method):
         Args:
             teacher_outputs, student_outputs: logits ``[B, classes]``.
         """
-        teacher = tf.nn.log_softmax(tf.cast(teacher_outputs, student_outputs.dtype) / self.temperature)
-        student = tf.nn.log_softmax(student_outputs / self.temperature)
+        teacher_outputs = tf.cast(teacher_outputs, student_outputs.dtype)
+        teacher, student = (
+            tf.nn.log_softmax(logits / self.temperature)
+            for logits in (teacher_outputs, student_outputs)
+        )
         divergence = tf.reduce_sum(tf.exp(teacher) * (teacher - student), axis=1)
         return self.temperature**2 * tf.reduce_mean(divergence)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,21 +55,27 @@ class SSKD_SVD(Method):  # noqa: N801 (the paper's name)
         tap_pairs("SSKD_SVD", teacher_outputs, student_outputs, at_least=2)
 
     def compute_loss(
-        self, teacher_outputs: Sequence[tf.Tensor], student_outputs: Sequence[tf.Tensor], **context: Any
+        self,
+        teacher_outputs: Sequence[tf.Tensor],
+        student_outputs: Sequence[tf.Tensor],
+        **context: Any,
     ) -> tf.Tensor:
-        """``sum over pairs of sqrt(k) / 2 * sum((DFV_student - DFV_teacher)^2)``, summed over the batch.
+        """The sum over batch and pairs of ``sqrt(k) / 2 * sum((DFV_student - DFV_teacher)^2)``.
 
-        A sample with a non-finite value at either tap of a pair counts for nothing in that pair, and
-        the others for ``B / good``.
+        A sample with a non-finite value at either tap of a pair counts for nothing in that pair,
+        and the others for ``B / good``.
 
         Args:
-            teacher_outputs, student_outputs: taps ``[B, H, W, D]`` or ``[B, D]``, shallow to deep, of
-                equal D at each place.
+            teacher_outputs, student_outputs: taps ``[B, H, W, D]`` or ``[B, D]``, shallow to deep,
+                of equal D at each place.
         """
         return self.compute(teacher_outputs, student_outputs, **context)[0]
 
     def compute(
-        self, teacher_outputs: Sequence[tf.Tensor], student_outputs: Sequence[tf.Tensor], **context: Any
+        self,
+        teacher_outputs: Sequence[tf.Tensor],
+        student_outputs: Sequence[tf.Tensor],
+        **context: Any,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         aligned = align_taps(
             [as_matrix(tap) for tap in student_outputs],
@@ -77,26 +85,23 @@ class SSKD_SVD(Method):  # noqa: N801 (the paper's name)
             orientation=self.orientation,
             solver=self.solver,
         )
-        samples = global_sum(tf.cast(tf.shape(aligned[0].good)[0], tf.float32))
+
+        @functools.cache  # a tap is bottom of one pair and top of the next
+        def bases(tap: int, count: int) -> tuple[tf.Tensor, tf.Tensor]:
+            return weighted_bases(aligned[tap], count)
+
         loss, dropped = 0.0, 0.0
         count = self.num_dfv
-        bases = {}
-        for i, (top, bottom) in enumerate(zip(aligned, aligned[1:], strict=False)):
+        for i, (top, bottom) in enumerate(itertools.pairwise(aligned)):
             count = min(count, top.values.shape[1], bottom.values.shape[1])
-            for tap in (i, i + 1):
-                if (tap, count) not in bases:
-                    bases[tap, count] = weighted_bases(aligned[tap], count)
-            good = top.good & bottom.good
-            share = tf.math.divide_no_nan(global_sum(tf.reduce_sum(tf.cast(good, tf.float32))), samples)
-            distance = tf.where(good, _pair_distance(bases[i, count], bases[i + 1, count]), 0)
-            scale = tf.cast(tf.math.divide_no_nan(1.0, share), distance.dtype)
-            loss += count**0.5 / 2 * scale * tf.reduce_sum(distance)
+            pair, share = pair_loss(bases(i, count), bases(i + 1, count), top.good & bottom.good)
+            loss += count**0.5 * pair
             dropped += (1 - share) / (len(aligned) - 1)
         return loss, {"dropped_share": dropped}
 
 
 def as_matrix(tap: tf.Tensor) -> tf.Tensor:
-    """A tap ``[B, H, W, D]`` as ``[B, HW, D]``, or ``[B, D]`` as ``[B, 1, D]``; at least float32."""
+    """A tap ``[B, H, W, D]`` as ``[B, HW, D]``, or ``[B, D]`` as ``[B, 1, D]``."""
     rows = 1
     for size in tap.shape[1:-1]:
         rows *= size
@@ -104,13 +109,30 @@ def as_matrix(tap: tf.Tensor) -> tf.Tensor:
 
 
 def weighted_bases(aligned: Aligned, count: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Student's and teacher's `dfv_basis`, ``[B, count, J, D]``, of the first `count` vectors of a tap,
+    """Student's and teacher's `dfv_basis`, ``[B, count, J, D]``, of a tap's first `count` vectors,
     each weighted by the teacher's ``sigma_i / ||sigma_1..count||``."""
     weight = tf.stop_gradient(importance(aligned.values[:, :count]))[:, None, :]
     student = dfv_basis(aligned.student[:, :, :count] * weight)
     return student, tf.stop_gradient(dfv_basis(aligned.teacher[:, :, :count] * weight))
 
 
-def _pair_distance(top: tuple[tf.Tensor, tf.Tensor], bottom: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-    """``sum((DFV_student - DFV_teacher)^2)`` of one pair of taps, ``[B]``."""
-    return dfv_distance(top[0], bottom[0], top[1], bottom[1])
+def pair_loss(
+    top: tuple[tf.Tensor, tf.Tensor], bottom: tuple[tf.Tensor, tf.Tensor], good: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """``1/2 sum((DFV_student - DFV_teacher)^2)`` of one pair of taps, times ``B / good``.
+
+    Args:
+        top, bottom: student's and teacher's `weighted_bases` of the shallower and the deeper tap.
+        good: ``[b]``, the samples that count. B and the number of the good are those of all
+            replicas together.
+
+    Returns:
+        The scalar, and the share of good samples.
+    """
+    ones = tf.cast(good, tf.float32)
+    share = tf.math.divide_no_nan(
+        *global_sum([tf.reduce_sum(ones), tf.cast(tf.size(ones), tf.float32)])
+    )
+    distance = tf.where(good, dfv_distance(top[0], bottom[0], top[1], bottom[1]), 0)
+    scale = tf.cast(tf.math.divide_no_nan(0.5, share), distance.dtype)
+    return scale * tf.reduce_sum(distance), share

@@ -18,10 +18,12 @@ TRUSTED_ERROR = 5e-4  # of a vector; beyond it float32 is not enough and float64
 
 
 class Aligned(NamedTuple):
-    """One tap's vectors, the student's in the order and the teacher's with the signs to compare them.
+    """One tap's vectors, the student's in the order and the teacher's with the signs to compare
+    them.
 
     Attributes:
-        student: ``[B, D, k]``, the candidate most like each of the teacher's vectors; differentiable.
+        student: ``[B, D, k]``, the candidate most like each of the teacher's vectors;
+        differentiable.
         teacher: ``[B, D, k]``, flipped where the cosine was negative.
         values: ``[B, k]``, the teacher's singular values.
         good: ``[B]``, False where the tap of either network is not finite.
@@ -63,8 +65,8 @@ def align_taps(
     fewer where a map has no more.
 
     Args:
-        student, teacher: matrices ``[B, N, D]`` of the taps, shallow to deep. At one tap D is equal,
-            N need not be.
+        student, teacher: matrices ``[B, N, D]`` of the taps, shallow to deep. At one tap D is
+            equal, N need not be.
     """
     find = {"orientation": orientation, "solver": solver}
     candidates = [min(num_dfv + 1, *x.shape[1:]) for x in student]
@@ -107,7 +109,8 @@ def _aligned(
     def slow():
         one, other = in_float64(student, counts[0]), in_float64(teacher, counts[1])
         chosen = align(one.right[:, :, : counts[0]], other.right[:, :, : counts[1]])
-        return tuple(_cast_like(a, b) for a, b in zip(_pick(one, other, *chosen), fast(), strict=True))
+        pairs = zip(_pick(one, other, *chosen), fast(), strict=True)
+        return tuple(tf.cast(precise, like.dtype) for precise, like in pairs)
 
     @tf.custom_gradient
     def matched(maps: tf.Tensor):
@@ -151,8 +154,8 @@ def _trusted(
 ) -> tf.Tensor:
     """Whether rounding has neither turned a vector in use nor can have changed the choice.
 
-    Turned by an angle, a vector changes its cosine with another one by no more than that. And as the
-    candidates are orthogonal, their squared cosines add up to at most 1."""
+    Turned by an angle, a vector changes its cosine with another one by no more than that. And as
+    the candidates are orthogonal, their squared cosines add up to at most 1."""
     error = student.error[:, : counts[0]]
     cosine = tf.abs(cosine)
     is_chosen = tf.one_hot(index, counts[0], on_value=True, off_value=False)  # [B, k, c]
@@ -162,10 +165,6 @@ def _trusted(
     chosen = tf.gather(error, index, batch_dims=1) <= TRUSTED_ERROR
     known = teacher.error[:, : counts[1]] <= TRUSTED_ERROR
     return tf.reduce_all(chosen & (least > most) & known)
-
-
-def _cast_like(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    return tf.cast(a, b.dtype)
 
 
 def importance(values: tf.Tensor) -> tf.Tensor:

@@ -29,11 +29,12 @@ def dfv(top: tf.Tensor, bottom: tf.Tensor) -> tf.Tensor:
 
 
 def dfv_basis(vectors: tf.Tensor) -> tf.Tensor:
-    """The factors of a DFV for one map's vectors: ``DFV[m, n] = sum_j phi_j(top[m]) phi_j(bottom[n])``.
+    """The factors of a DFV for one map's vectors: ``DFV[m, n] = sum_j phi_j(top[m])
+    phi_j(bottom[n])``.
 
-    As ``exp(-(a - b)^2 / 8) = exp(-a^2 / 8) exp(-b^2 / 8) exp(a b / 4)``, the factors are ``phi_j(a)
-    = exp(-a^2 / 8) (a / 2)^j / sqrt(j!)``. With ``|a|, |b| <= 1``, as for weighted unit vectors, the
-    terms fall below ``4^-j / j!``, so a handful leaves a remainder below rounding.
+    As ``exp(-(a - b)^2 / 8) = exp(-a^2 / 8) exp(-b^2 / 8) exp(a b / 4)``, the factors are
+    ``phi_j(a) = exp(-a^2 / 8) (a / 2)^j / sqrt(j!)``. With ``|a|, |b| <= 1``, as for weighted unit
+    vectors, the terms fall below ``4^-j / j!``, so a handful leaves a remainder below rounding.
 
     Args:
         vectors: ``[B, D, k]``, entries of absolute value at most 1.
@@ -58,13 +59,17 @@ def basis_size(dtype: tf.DType) -> int:
 
 
 def dfv_distance(
-    student_top: tf.Tensor, student_bottom: tf.Tensor, teacher_top: tf.Tensor, teacher_bottom: tf.Tensor
+    student_top: tf.Tensor,
+    student_bottom: tf.Tensor,
+    teacher_top: tf.Tensor,
+    teacher_bottom: tf.Tensor,
 ) -> tf.Tensor:
     """``sum over m, n, i of (DFV_student - DFV_teacher)^2`` from the four maps' `dfv_basis`.
 
-    With ``phi_s psi_s - phi_t psi_t = (phi_s - phi_t) psi_s + phi_t (psi_s - psi_t)`` the difference of
-    the DFVs is a product ``P Q^T`` of two thin matrices, and ``||P Q^T||^2 = <P^T P, Q^T Q>``; written
-    in differences nothing cancels, and no ``[D_top, D_bottom]`` tensor comes into being.
+    With ``phi_s psi_s - phi_t psi_t = (phi_s - phi_t) psi_s + phi_t (psi_s - psi_t)`` the
+    difference of the DFVs is a product ``P Q^T`` of two thin matrices, and ``||P Q^T||^2 = <P^T P,
+    Q^T Q>``; written in differences nothing cancels, and no ``[D_top, D_bottom]`` tensor comes
+    into being.
 
     Args:
         student_top, teacher_top: ``[B, k, J, D_top]``.

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 
 def clip_by_norm(gradient: tf.Tensor, bound: tf.Tensor) -> tf.Tensor:
-    """`gradient`, scaled down to the norm `bound` where it is longer. Unlike `tf.clip_by_norm`, zero
-    clipped to zero is zero, not NaN."""
+    """`gradient`, scaled down to the norm `bound` where it is longer. Unlike `tf.clip_by_norm`,
+    zero clipped to zero is zero, not NaN."""
     norm = tf.norm(gradient)
     return gradient * tf.where(norm > bound, tf.math.divide_no_nan(bound, norm), 1)
 
@@ -28,7 +28,8 @@ def clipped_combination(
         epoch: scalar, the number of finished epochs, 0 in the first.
 
     Returns:
-        The list of ``g``, and which share of the distillation gradient (norm over all variables) the
+        The list of ``g``, and which share of the distillation gradient (norm over all variables)
+        the
         clip lets through: 1 where it does nothing.
     """
     openness = tf.sigmoid(tf.cast(epoch, tf.float32))
@@ -41,5 +42,7 @@ def clipped_combination(
         combined.append(g0 + clipped)
         whole.append(g1)
         passed.append(clipped)
-    norms = [tf.linalg.global_norm(gradients) if gradients else tf.constant(0.0) for gradients in (passed, whole)]
-    return combined, tf.where(norms[1] > 0, tf.math.divide_no_nan(*norms), 1)
+    if not whole:
+        return combined, tf.constant(1.0)
+    before, after = tf.linalg.global_norm(whole), tf.linalg.global_norm(passed)
+    return combined, tf.where(before > 0, tf.math.divide_no_nan(after, before), 1)

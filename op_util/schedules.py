@@ -35,8 +35,8 @@ def stepwise(
     drops: Sequence[float] = (0.5, 0.75),
     factor: float = 0.1,
 ) -> keras.optimizers.schedules.PiecewiseConstantDecay:
-    """The paper's schedule: `learning_rate`, multiplied by `factor` after half and three quarters of
-    the epochs (100 and 150 of 200).
+    """The paper's schedule: `learning_rate`, multiplied by `factor` after half and three quarters
+    of the epochs (100 and 150 of 200).
 
     Args:
         drops: after which shares of the epochs the rate drops.

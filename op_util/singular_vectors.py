@@ -1,13 +1,14 @@
 """Truncated right singular vectors of a batch of matrices, and their gradient.
 
-For ``X = U S V^T`` the vectors ``v_i`` say which mixtures of channels a feature map is made of (Lee,
-Kim, Song, ECCV 2018, section 3.1). Three choices are the caller's:
+For ``X = U S V^T`` the vectors ``v_i`` say which mixtures of channels a feature map is made of
+(Lee, Kim, Song, ECCV 2018, section 3.1). Three choices are the caller's:
 
-- ``solver``: ``"svd"`` decomposes the whole matrix by `tf.linalg.svd`; ``"auto"`` compresses it to a
-  small core first (see `op_util.decomposition`).
+- ``solver``: ``"svd"`` decomposes the whole matrix by `tf.linalg.svd`; ``"auto"`` compresses it
+  to a small core first (see `op_util.decomposition`).
 - ``orientation``: a singular vector's sign is arbitrary. ``"canonical"`` gives each the sign that
-  makes its mean response, the sum over rows of ``X v``, non-negative (after Bro, Acar & Kolda, 2008),
-  which every solver reproduces; ``"as_computed"`` keeps the routine's own sign, as published.
+  makes its mean response, the sum over rows of ``X v``, non-negative (after Bro, Acar & Kolda,
+  2008), which every solver reproduces; ``"as_computed"`` keeps the routine's own sign, as
+  published.
 - ``gradient``: ``"exact"`` is the derivative of the vectors (Ionescu et al., ICCV 2015), guarded at
   ties; ``"published"`` is what the original code computes: nothing for tall matrices, and for wide
   ones only the part of the derivative in which the left vectors stand still.
@@ -71,8 +72,8 @@ def right_singular_vectors(
         count: how many; no more than ``min(N, D)`` are returned.
 
     Returns:
-        Singular values ``[B, k]`` (no gradient) and vectors ``[B, D, k]``, all finite: a matrix with
-        a non-finite entry has zeros, as has a vector whose singular value is zero.
+        Singular values ``[B, k]`` (no gradient) and vectors ``[B, D, k]``, all finite: a matrix
+        with a non-finite entry has zeros, as has a vector whose singular value is zero.
     """
     found = decompose([matrices], [count], orientation=orientation, solver=solver)[0]
     index = tf.tile(tf.range(found.values.shape[1])[None, :], [tf.shape(found.values)[0], 1])
@@ -158,8 +159,8 @@ def exact_gradient(found: Decomposition, index: tf.Tensor, upstream: tf.Tensor) 
 
 
 def _inverse_gaps(found: Decomposition, index: tf.Tensor) -> tf.Tensor:
-    """``1 / (s_i^2 - s_j^2)`` of the scaled values, ``[B, p, m]`` for the known j and the chosen i; 0
-    at a tie, where the vectors have no derivative."""
+    """``1 / (s_i^2 - s_j^2)`` of the scaled values, ``[B, p, m]`` for the known j and the chosen
+    i; 0 at a tie, where the vectors have no derivative."""
     values = found.spectrum.values
     chosen = tf.gather(values, index, batch_dims=1)[:, None, :]  # [B, 1, m]
     tie = _tie(values.dtype) * values[:, :1, None]
@@ -174,7 +175,8 @@ def _inverse_gaps(found: Decomposition, index: tf.Tensor) -> tf.Tensor:
 def _on_complement(
     found: Decomposition, index: tf.Tensor, inverse: tf.Tensor, b: tf.Tensor
 ) -> tf.Tensor:
-    """``(s_i^2 I - G)^+ b_i`` for the chosen i and ``b [B, n, m]`` orthogonal to the leading vectors.
+    """``(s_i^2 I - G)^+ b_i`` for the chosen i and ``b [B, n, m]`` orthogonal to the leading
+    vectors.
 
     Where not all eigenvectors are known, those that are give a start that leaves little to solve.
     """
@@ -191,8 +193,8 @@ def _on_complement(
 def _solve_on_complement(
     found: Decomposition, shift: tf.Tensor, b: tf.Tensor, start: tf.Tensor
 ) -> tf.Tensor:
-    """Solve ``(shift_i I - G) z_i = b_i`` on the complement of the leading eigenvectors, where all of
-    G's values are below every shift, by conjugate gradients.
+    """Solve ``(shift_i I - G) z_i = b_i`` on the complement of the leading eigenvectors, where all
+    of G's values are below every shift, by conjugate gradients.
 
     Nothing can fail in it: at a tie with an unknown vector, or where rounding makes the matrix
     indefinite, the directions concerned are left out.
@@ -359,7 +361,8 @@ def _zeroed(found: Decomposition, present: tf.Tensor) -> Decomposition:
 
 
 def _canonical(found: Decomposition) -> Decomposition:
-    """Both vectors of a pair flipped where the mean response ``sum(X v) = s sum(u)`` is negative."""
+    """Both vectors of a pair flipped where the mean response ``sum(X v) = s sum(u)`` is
+    negative."""
     sign = tf.where(tf.reduce_sum(found.left, axis=1, keepdims=True) < 0, -1, 1)
     sign = tf.cast(sign, found.left.dtype)
     return found._replace(left=found.left * sign, right=found.right * sign)
