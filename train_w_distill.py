@@ -2,15 +2,17 @@
 
     python train_w_distill.py --Distillation SSKD_SVD
 
-trains a teacher on handwritten digits, distils it into a student, and leaves in the run folder what
-one may want to know or use: settings, logs, curves, weights and a model for serving. The same
-command again goes on where it was interrupted.
+trains a teacher on handwritten digits, distils it into a student, and leaves in
+the run folder what one may want to know or use: settings, logs, curves, weights
+and a model for serving. The same command again goes on where it was cut off.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -195,11 +197,20 @@ def define_hyper_parameters() -> list[str]:
     """A flag for each hyper-parameter of any method; returns their names."""
     owners: dict[str, list[str]] = {}
     for name in METHODS.names():
-        for key, field in METHODS.get(name).hyper_parameters().items():
-            owners.setdefault(key, []).append(f"{name}: {field.default}")
-    for key, methods in owners.items():
-        flags.DEFINE_string(key, None, f"of {', '.join(methods)}", module_name=METHOD)
+        method = METHODS.get(name)
+        for key, field in method.hyper_parameters().items():
+            about = documented(method).get(key, "")
+            owners.setdefault(key, []).append(f"{name} (default {field.default}): {about}")
+    for key, texts in owners.items():
+        flags.DEFINE_string(key, None, " ".join(texts), module_name=METHOD)
     return list(owners)
+
+
+def documented(method: type) -> dict[str, str]:
+    """What a method's docstring says under ``Args:``, by name."""
+    arguments = (inspect.getdoc(method) or "").partition("\nArgs:\n")[2]
+    found = re.findall(r"^    (\w+): (.+(?:\n     +.+)*)", arguments, re.MULTILINE)
+    return {name: " ".join(text.replace("`", "").split()) for name, text in found}
 
 
 define_flags(Settings)
@@ -231,6 +242,8 @@ def main(_: list[str]) -> None:
         if folder.open(determining, settings.overwrite) != "finished":
             if teacher is not None and settings.teacher is None:
                 train_teacher(settings, data, strategy, teacher.model, folder)
+            how = f"with {settings.Distillation}" if method.needs_teacher else "alone"
+            print(f"training {distiller.student.name} {how} in {folder.path}")
             progress = fit(settings, data, distiller, folder)
             folder.finish(summarize(settings, data, distiller, teacher, folder, progress))
         print(final_table(folder))
@@ -434,7 +447,7 @@ def train_teacher(
     )
     with RunFolder(alone.folder()) as own:
         if own.open(compared(alone), settings.overwrite) != "finished":
-            print(f"no --teacher given: training one in {own.path}")
+            print(f"no --teacher given: training {teacher.name} alone in {own.path}")
             with strategy.scope():
                 distiller = make_distiller(alone, data, distillers.create("None"), None)
             progress = fit(alone, data, distiller, own)
@@ -522,18 +535,18 @@ def draw_vectors(data: dataloader.Data, distiller: Distiller, folder: RunFolder)
     if distiller.teacher is None:
         return
     images = data.test.images(tf.range(min(PICTURED_IMAGES, len(data.test))))
-    maps = [
-        first_left_vectors(features(images)["maps"])
+    taps = [
+        [tap for tap in features(images)["maps"] if len(tap.shape) == 4]
         for features in (distiller.teacher_features, distiller.student_features)
     ]
-    if len(maps[0]) == len(maps[1]) > 0:
-        by_image = [list(zip(*each, strict=True)) for each in maps]
-        report.vector_maps(images.numpy(), *by_image, folder.output("singular_vectors.png"))
+    if len(taps[0]) == len(taps[1]) > 0:
+        maps = [list(zip(*first_left_vectors(each), strict=True)) for each in taps]
+        report.vector_maps(images.numpy(), *maps, folder.output("singular_vectors.png"))
 
 
 def first_left_vectors(taps: list[tf.Tensor]) -> list[np.ndarray]:
     """The first left singular vector ``[B, H, W]`` of each tap ``[B, H, W, D]``."""
-    maps = [tf.cast(tap, tf.float32) for tap in taps if len(tap.shape) == 4]
+    maps = [tf.cast(tap, tf.float32) for tap in taps]
     matrices = [tf.reshape(tap, [tap.shape[0], -1, tap.shape[3]]) for tap in maps]
     found = decompose(matrices, [1] * len(maps), orientation="canonical", solver="svd")
     return [

@@ -97,7 +97,8 @@ class _Parser(flags.ArgumentParser):
 
 
 def from_flags(options: type[Options]) -> Options:
-    """The options as the command line gives them.
+    """The options as the command line gives them. One that need not be set is not where it is
+    empty, so that ``--teacher=`` takes back what a flagfile says.
 
     Raises:
         UserError: a number out of its range or not finite, or a word that is not among the choices.
@@ -107,6 +108,8 @@ def from_flags(options: type[Options]) -> Options:
         value = flags.FLAGS[field.name].value
         if isinstance(value, list):
             value = tuple(value)
+        if field.default is None and value in ("", ()):
+            value = None
         values[field.name] = value
         _check(field.name, value, field.metadata)
     return options(**values)
@@ -161,10 +164,15 @@ def help_text(description: str) -> str:
             continue  # absl's own
         lines.append(f"{group}:")
         for flag in defined:
-            default = "" if flag.default is None else f" (default {flag.default_as_str})"
+            default = (flag.default_as_str or "").strip("'")
+            default = f" (default {default})" if default else ""
             lines.append(f"  --{flag.name}{default}")
             lines += textwrap.wrap(
                 flag.help, _WIDTH, initial_indent=" " * _INDENT, subsequent_indent=" " * _INDENT
             )
         lines.append("")
-    return "\n".join([*lines, "--flagfile FILE reads flags from a file, one a line."])
+    return "\n".join([
+        *lines,
+        "--noNAME turns a switch off, an empty --NAME= takes back what was set before it.",
+        "--flagfile FILE reads flags from a file, one a line; # begins a comment.",
+    ])

@@ -29,6 +29,7 @@ def shown_metrics(logs: Mapping[str, float]) -> list[str]:
     """Parts ``name value`` of `logs`: accuracy, that on validation data as ``val``, and the loss
     parts without ``_loss`` in their names (the total only where there are no parts)."""
     losses = [name for name in logs if name.endswith("_loss") and not name.startswith("val_")]
+    losses.sort(key=lambda name: (name != "main_loss", name))  # Keras sorts some logs, some not
     shown = {"accuracy": "accuracy", "val_accuracy": "val", "loss": "loss"}
     if losses:
         del shown["loss"]

@@ -124,10 +124,14 @@ def _panels(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     keys = [key for key in _columns(rows) if _numeric(rows, key) and not key.startswith("val_")]
     shares = [key for key in keys if key.endswith("_share")]
     accuracies = [key for key in keys if key == "accuracy" or key.startswith("top")]
-    losses = [key for key in keys if key == "loss" or key.endswith("_loss")]
-    rates = [key for key in keys if key == "learning_rate"]
-    panels = [("loss", losses), ("accuracy", accuracies), ("learning rate", rates),
-              ("share", shares)]
+    losses = [key for key in keys if key in ("loss", "main_loss")]
+    # Of another size than the main loss, next to which its changes would not be seen.
+    further = [key for key in keys if key.endswith("_loss") and key not in losses]
+    panels = [
+        ("loss", losses), ("accuracy", accuracies), ("distillation", further), ("share", shares),
+        *((key.replace("_", " "), [key]) for key in ("learning_rate", "images_per_second")
+          if key in keys),
+    ]
     return [(title, names) for title, names in panels if names]
 
 
@@ -141,7 +145,7 @@ def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) ->
             values = [row.get(name) for row in rows]
             if any(value is not None for value in values):
                 values = [math.nan if value is None else value for value in values]
-                label = f"{key} (validation)" if style == "--" else key
+                label = key.replace("_", " ") + (" (validation)" if style == "--" else "")
                 axes.plot(epochs, values, style, color=colour, marker=mark, label=label, lw=1.4)
 
 
@@ -152,7 +156,7 @@ def _log_scale_helps(axes: Axes) -> bool:
 
 
 def curves(history_rows: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
-    """Draw the history of a run: losses, accuracies, learning rate, shares (clip, dropped).
+    """Draw the history of a run: losses, accuracies, shares (clip, dropped), learning rate, speed.
 
     Args:
         history_rows: as of `training.fit`; validation is dashed, stages are marked where there are
@@ -180,11 +184,11 @@ def curves(history_rows: Sequence[Mapping[str, Any]], path: str | os.PathLike) -
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlim(history_rows[0]["epoch"] - 0.5, history_rows[-1]["epoch"] + 0.5)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        if title in ("loss", "learning rate") and _log_scale_helps(axes):
+        if title in ("loss", "distillation", "learning rate") and _log_scale_helps(axes):
             axes.set_yscale("log")
         if title == "share":
             axes.set_ylim(-0.03, 1.03)
-        if len(axes.lines) > 1 or title == "share":
+        if len(axes.lines) > 1 or title in ("distillation", "share"):
             axes.legend(fontsize=8, frameon=False)
         if len(begins) > 1:
             for epoch, stage in begins:

@@ -1,0 +1,677 @@
+"""The script as a person at the keyboard sees it: what it prints, writes, refuses and leaves."""
+
+import dataclasses
+import fcntl
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import requests
+import scipy.io
+import tensorflow as tf
+from absl import flags
+from matplotlib.image import imread
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import dataloader
+import nets
+import train_w_distill
+from experiment import arrays
+from experiment.main import run
+from experiment.options import define_flags, from_flags
+from experiment.training import read_history
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "train_w_distill.py"
+SMALL = (
+    "--net=MobileNet", "--teacher_options=width=8,first=8", "--student_options=width=8,first=8",
+)
+CLASSES = 4
+
+
+def fresh_flags():
+    """All flags of the script as they are before a command line was read."""
+    settings = [field.name for field in dataclasses.fields(train_w_distill.Settings)]
+    for name in (*settings, *train_w_distill.HYPER_PARAMETERS):
+        delattr(flags.FLAGS, name)
+    define_flags(train_w_distill.Settings)
+    train_w_distill.define_hyper_parameters()
+    flags.FLAGS.unparse_flags()
+
+
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """Call the script within this process: ``script(*arguments)`` gives status, out and err."""
+
+    def call(*arguments):
+        fresh_flags()
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["train_w_distill.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            run(train_w_distill.main)
+        out, err = capsys.readouterr()
+        return SimpleNamespace(status=end.value.code or 0, out=out, err=err)
+
+    return call
+
+
+def images(count, size=8, channels=3, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, channels), np.uint8)
+
+
+def save_data(path, **changed):
+    labels = np.arange(40) % CLASSES
+    content = {
+        "x_train": images(40), "y_train": labels, "x_test": images(12, seed=1),
+        "y_test": labels[:12], **changed,
+    }
+    np.savez(path, **content)
+
+
+def network(name, **options):
+    shape = options.pop("shape", (8, 8, 3))
+    return nets.build(name, shape, options.pop("classes", CLASSES), width=8, first=8, **options)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder with whatever may be given to the script, good and bad."""
+    folder = tmp_path_factory.mktemp("files")
+    save_data(folder / "good.npz")
+    save_data(folder / "two.npz", y_train=np.arange(40) % 2, y_test=np.arange(12) % 2)
+    save_data(folder / "negative.npz", y_train=np.arange(40) % CLASSES - 1)
+    save_data(folder / "empty_class.npz", y_train=np.arange(40) % 3)
+    save_data(folder / "float.npz", x_train=images(40) / 255)
+    save_data(folder / "short.npz", y_train=np.arange(39) % CLASSES)
+    good = (folder / "good.npz").read_bytes()
+    (folder / "cut.npz").write_bytes(good[: len(good) // 2])
+    middle = len(good) // 3
+    (folder / "damaged.npz").write_bytes(good[:middle] + b"damage" + good[middle + 6:])
+    (folder / "text").write_text("This is no network.\n")
+    for ending in (".keras", ".weights.h5", ".h5", ".mat", ".npz", ".ckpt"):
+        shutil.copy(folder / "text", folder / f"text{ending}")
+    teacher = network("MobileNet_teacher")
+    teacher.save(folder / "teacher.keras")
+    teacher.save_weights(folder / "teacher.weights.h5")
+    network("MobileNet_teacher", shape=(8, 8, 1)).save(folder / "grey.keras")
+    network("MobileNet_teacher", classes=7).save(folder / "seven.keras")
+    network("MobileNet_teacher", classes=2).save(folder / "two.keras")
+    network("MobileNet_teacher", classes=7).save_weights(folder / "seven.weights.h5")
+    image = keras.Input((8, 8, 3))
+    maps = keras.layers.Conv2D(8, 3, name="one")(image)
+    logits = keras.layers.Dense(CLASSES)(keras.layers.Flatten()(maps))
+    keras.Model(image, logits, name="own").save(folder / "own.keras")
+    vector = keras.Input((3,))
+    keras.Model(vector, keras.layers.Dense(4, name="one")(vector)).save(folder / "vector.keras")
+    scipy.io.savemat(folder / "other.mat", {"a/weights": np.zeros((3, 3, 3, 8))})
+    (folder / "run").mkdir()
+    (folder / "run" / "settings.json").write_text("{}")
+    (folder / "run" / ".lock").touch()
+    (folder / "foreign").mkdir()
+    (folder / "foreign" / "thesis.tex").write_text("mine")
+    return folder
+
+
+def everything_in(folder):
+    return {path: path.is_dir() or path.read_bytes() for path in sorted(folder.rglob("*"))}
+
+
+MISTAKES = {
+    # Names
+    "method": (["--Distillation=SSKD_SVDD"], "'SSKD_SVDD' (did you mean 'SSKD_SVD'?)"),
+    "method's form": (["--Distillation=SSKD_SVD(num_dfv"], "expected NAME or NAME(setting=value"),
+    "no method": (["--Distillation="], "expected NAME"),
+    "net": (["--net=VVG"], "'VVG' (did you mean 'VGG'?)"),
+    "student net": (["--student_net=MobileNetstudnt"], "did you mean 'MobileNet_student'"),
+    "teacher net": (["--teacher_net=ResNextTeacher1"], "did you mean 'ResNeXt_teacher'"),
+    "data set": (["--dataset=digit"], "did you mean 'digits'"),
+    "data set of tfds": (["--dataset=cifr100"], "did you mean 'cifar100'"),
+    "kind of data set": (["--dataset=nzp:x"], "did you mean 'npz'"),
+    "flag": (["--epoch=1"], "Unknown command line flag 'epoch'. Did you mean: epochs"),
+    "argument": (["SSKD_SVD"], "unexpected argument 'SSKD_SVD'; every setting is a flag"),
+    "optimizer": (["--optimizer=sdg"], "'sdg' (did you mean 'sgd'?); expected one of sgd, adam"),
+    "schedule": (["--schedule=cosin"], "did you mean 'cosine'"),
+    "strategy": (["--strategy=mirror"], "did you mean 'mirrored'"),
+    "main loss": (["--main_loss=entropy"], "expected one of cross_entropy, none"),
+    "flagfile": (["--flagfile=presets/none.flags"], "presets/none.flags"),
+    # Hyper-parameters and options
+    "another method's hyper-parameter": (
+        ["--temperature=2"], "SSKD_SVD has no hyper-parameter 'temperature'; it has: num_dfv",
+    ),
+    "hyper-parameter": (["--Distillation=SSKD_SVD(num_dvf=2)"], "did you mean 'num_dfv'"),
+    "hyper-parameter of None": (["--Distillation=None", "--num_dfv=2"], "it has: none"),
+    "num_dfv=0": (["--num_dfv=0"], "num_dfv must be above 0, not 0"),
+    "num_dfv=abc": (["--num_dfv=abc"], "num_dfv must be", "not 'abc'"),
+    "gradient": (["--gradient=exakt"], "'exakt' (did you mean 'exact'?); known: exact, published"),
+    "temperature": (["--Distillation=Soft_logits", "--temperature=-1"], "must be above 0, not -1"),
+    "temperature nan": (["--Distillation=Soft_logits", "--temperature=nan"], "above 0, not nan"),
+    "alpha": (["--Distillation=Soft_logits", "--alpha=2"], "alpha must be from 0 to 1, not 2"),
+    "option": (["--student_options=widht=8"], "no option 'widht' (did you mean 'width'?)"),
+    "option of another net": (["--student_options=dropout=0.5"], "its options: width, first"),
+    "option's form": (["--teacher_options=width"], "'width'; expected name=number"),
+    "option's value": (["--teacher_options=width=many"], "'width=many'; expected name=number"),
+    "width 0": (["--teacher_options=width=0"], "width", "0"),
+    # Numbers
+    "epochs 0": (["--epochs=0"], "--epochs is 0; expected at least 1"),
+    "epochs -1": (["--epochs=-1"], "--epochs is -1; expected at least 1"),
+    "epochs 1.5": (["--epochs=1.5"], "--epochs=1.5: expected a whole number"),
+    "epochs many": (["--epochs=many"], "--epochs=many: expected a whole number"),
+    "epochs huge": (["--epochs=100000000000000000000"], "expected at most"),
+    "learning rate nan": (["--learning_rate=nan"], "--learning_rate is nan; expected a finite"),
+    "learning rate inf": (["--learning_rate=inf"], "--learning_rate is inf; expected a finite"),
+    "learning rate 0": (["--learning_rate=0"], "--learning_rate is 0.0; expected above 0"),
+    "learning rate": (["--learning_rate=low"], "--learning_rate=low: expected a number"),
+    "weight decay": (["--weight_decay=inf"], "expected a finite number"),
+    "momentum": (["--momentum=2"], "expected at most 1"),
+    "validation 1.5": (["--validation_fraction=1.5"], "expected at most 0.9"),
+    "validation -0.1": (["--validation_fraction=-0.1"], "expected at least 0"),
+    "seed -1": (["--seed=-1"], "--seed is -1; expected at least 0"),
+    "data seed -1": (["--data_seed=-1"], "expected at least 0"),
+    "rotation": (["--rotation=400"], "--rotation is 400.0; expected at most 180"),
+    "crop": (["--crop_padding=8"], "padding of 8 pixels, but the images are only 8x8"),
+    "switch": (["--mixed_precision=maybe"], "--mixed_precision=maybe: expected true or false"),
+    "batch 0": (["--batch_size=0"], "--batch_size is 0; expected at least 1"),
+    "batch": (["--batch_size=37"], "batch of 37 images", "only 36 training images", "at most 36"),
+    "image size": (["--image_size=4"], "at least 8x8 pixels, not 4x4"),
+    "image size of VGG": (["--net=VGG", "--image_size=8", "--teacher_options=",
+                           "--student_options="], "at least 16x16 pixels, not 8x8"),
+    "labels": (["--labelled_per_class=100"], "100"),
+    "training images": (["--train_images=100"], "1 to 36 expected"),
+    "no training image of a class": (["--train_images=2"], "has no image among the first 2"),
+    "nothing to learn": (["--Distillation=None", "--main_loss=none"], "nothing to learn"),
+    # Data
+    "no npz": (["--dataset=npz:{files}/none.npz"], "no such file", "none.npz"),
+    "npz of text": (["--dataset=npz:{files}/text.npz"], "text.npz is not a numpy archive"),
+    "cut npz": (["--dataset=npz:{files}/cut.npz"], "cut.npz"),
+    "damaged npz": (["--dataset=npz:{files}/damaged.npz"], "damaged.npz: ", "is damaged"),
+    "negative label": (["--dataset=npz:{files}/negative.npz"], "negative label (-1)"),
+    "empty class": (["--dataset=npz:{files}/empty_class.npz"], "class '3' has no image"),
+    "float images": (["--dataset=npz:{files}/float.npz"], "uint8 images in 0..255 expected"),
+    "missing labels": (["--dataset=npz:{files}/short.npz"], "39 labels for 40 images"),
+    "no folder": (["--dataset=folder:{files}/none"], "{files}/none"),
+    "folder without images": (["--dataset=folder:{files}/foreign"], "{files}/foreign"),
+    # Teachers
+    "no teacher": (["--teacher={files}/none.keras"], "none.keras does not exist; expected the"),
+    "teacher of text": (["--teacher={files}/text"], "unknown ending"),
+    "teacher.ckpt": (["--teacher={files}/text.ckpt"], "unknown ending"),
+    "keras of text": (["--teacher={files}/text.keras"], "text.keras"),
+    "weights of text": (["--teacher={files}/text.weights.h5"], "text.weights.h5"),
+    "h5 of text": (["--teacher={files}/text.h5"], "text.h5"),
+    "mat of text": (
+        ["--teacher={files}/text.mat", "--net=VGG", "--image_size=32", "--teacher_options=",
+         "--student_options="], "text.mat",
+    ),
+    "unfinished run": (["--teacher={files}/run"], "is not finished: run its command again"),
+    "folder of no run": (["--teacher={files}/foreign"], "holds no finished run"),
+    "other weights": (["--teacher={files}/seven.weights.h5"], "logits", "7", "4"),
+    "wider weights": (
+        ["--teacher={files}/teacher.weights.h5", "--teacher_options=width=16,first=8"], "16", "8",
+    ),
+    "mat for a net with batch norm": (["--teacher={files}/other.mat"], "MobileNet_teacher"),
+    "mat of other names": (
+        ["--teacher={files}/other.mat", "--net=VGG", "--image_size=32", "--teacher_options=",
+         "--student_options="], "other.mat", "block",
+    ),
+    "channels": (["--teacher={files}/grey.keras"], "takes images of 1 channels", "has 3"),
+    "classes": (
+        ["--teacher={files}/seven.keras", "--Distillation=Soft_logits"],
+        "tells 7 classes apart", "has 4 classes",
+    ),
+    "no images": (["--teacher={files}/vector.keras", "--teacher_taps=one"], "(None, 3)"),
+    # Taps
+    "no taps": (["--teacher={files}/own.keras"], "taps must be named"),
+    "unknown tap": (["--teacher_taps=stage1,stag2"], "no layer 'stag2' (did you mean 'stage2'?)"),
+    "unknown tap of the student": (["--student_taps=conv,stage4"], "'MobileNet_student'", "'conv'"),
+    "one tap": (["--teacher_taps=stage1", "--student_taps=stage1"], "at least 2"),
+    "numbers of taps": (
+        ["--teacher_taps=stage1,stage2,stage3"], "the teacher has 3, the student 4",
+    ),
+    "depth of taps": (
+        ["--student_options=width=16,first=8"], "tap 1 has 8 in the teacher (", "and 16 in",
+    ),
+    "order of taps": (
+        ["--teacher_taps=stage1,stage3", "--student_taps=stage1,stage4"],
+        "tap 2 has 32 in the teacher (", "and 64 in the student (",
+    ),
+    # Places
+    "under a file": (["--train_dir={files}/text/run"], "text is a file; expected a folder"),
+    "a file": (["--train_dir={files}/text"], "text is a file; expected a folder"),
+    "unwritable": (["--train_dir=/proc/run"], "cannot write into /proc/run", "can be written"),
+    "long name": ([f"--train_dir={'x' * 300}"], "cannot write into"),
+    "foreign": (["--train_dir={files}/foreign"], "holds no run (it has 'thesis.tex')"),
+    "foreign, to be overwritten": (
+        ["--train_dir={files}/foreign", "--overwrite"], "holds no run (it has 'thesis.tex')",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_takes_one_line_and_leaves_nothing(script, files, tmp_path, monkeypatch, name):
+    given, *expected = MISTAKES[name]
+    monkeypatch.chdir(tmp_path)
+    before = everything_in(files)
+    done = script(
+        *SMALL, f"--dataset=npz:{files}/good.npz", "--batch_size=16", "--crop_padding=2",
+        *(argument.replace("{files}", str(files)) for argument in given),
+    )
+    assert done.err.startswith("error: ") and done.err.count("\n") == 1
+    assert (done.status, done.out) == (2, "")
+    for part in expected:
+        assert part.replace("{files}", str(files)) in done.err
+    assert not any(tmp_path.iterdir()) and everything_in(files) == before
+
+
+def test_a_data_set_that_cannot_be_downloaded(script, tmp_path, monkeypatch):
+    def head(*_, **__):
+        raise requests.ConnectionError
+
+    monkeypatch.setattr(requests, "head", head)
+    monkeypatch.chdir(tmp_path)
+    done = script("--dataset=cifar100", f"--data_dir={tmp_path / 'data'}")
+    assert done.status == 2 and done.err.count("\n") == 1
+    assert done.err.startswith("error: data set 'cifar100' is not in") and "npz:FILE" in done.err
+    assert not any(tmp_path.iterdir())
+
+
+# In processes of their own
+
+EPOCHS, STEPS = 3, 8
+DETERMINISTIC = (
+    *SMALL, "--dataset=digits", f"--epochs={EPOCHS}", f"--train_images={40 * STEPS}",
+    "--batch_size=40", "--deterministic",
+)
+TIMES = ("seconds", "images_per_second")
+
+
+def start(*arguments, **options):
+    """A process as a person would start it, without the quiet that conftest.py asks for."""
+    environment = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_a_mistake_in_a_process_of_its_own(tmp_path):
+    process = start("--teacher=none.keras", cwd=tmp_path, stdout=subprocess.PIPE)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (2, "")
+    assert err.startswith("error: none.keras does not exist; ") and err.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_help_has_every_flag_once_under_its_group(tmp_path):
+    process = start("--help", cwd=tmp_path, stdout=subprocess.PIPE)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    assert out.startswith(train_w_distill.__doc__.strip().splitlines()[0])
+    group, found = "", {}
+    for line, below in zip(out.splitlines(), [*out.splitlines()[1:], ""], strict=True):
+        if re.fullmatch(r"\w+:", line):
+            group = line[:-1]
+        flag = re.match(r"  --(\w+)", line)
+        if flag:
+            assert flag[1] not in found and re.match(r"    \S", below)
+            found[flag[1]] = group
+    expected = {
+        field.name: field.metadata["group"]
+        for field in dataclasses.fields(train_w_distill.Settings)
+    }
+    expected.update(dict.fromkeys(train_w_distill.HYPER_PARAMETERS, "method"))
+    assert found == expected and set(found.values()) == {
+        "data", "networks", "method", "training", "run"
+    }
+    assert "--flagfile" in out
+    for name in train_w_distill.HYPER_PARAMETERS:
+        assert re.search(r"\(default .+\): .{9}", flags.FLAGS[name].help)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run from nothing to its end in a terminal of 80 columns: folder, screen and stderr."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = start(*DETERMINISTIC, f"--train_dir={folder}", stdout=theirs)
+    os.close(theirs)
+    screen = b""
+    while True:
+        try:
+            screen += os.read(ours, 1 << 16)
+        except OSError:  # how Linux tells that the other side is closed
+            break
+    os.close(ours)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, err
+    return SimpleNamespace(folder=folder, screen=screen.decode(), err=err)
+
+
+@pytest.mark.slow
+def test_what_is_printed(finished):
+    assert finished.err == ""
+    lines = [line.rstrip() for line in re.split(r"[\r\n]+", finished.screen)]
+    assert all(len(line) < 80 for line in lines if str(finished.folder) not in line)
+    assert "no --teacher given: training MobileNet_teacher alone in" in finished.screen
+    assert "training MobileNet_student with SSKD_SVD in" in finished.screen
+    last = [line for line in lines if line.startswith(f"train {EPOCHS}/{EPOCHS} accuracy")][-1]
+    assert re.search(r"val 0\.\d+ +main \S+ +distillation \S+ +\d+ images/s", last)
+    summary = json.loads((finished.folder / "summary.json").read_text())
+    assert f"student top-1, last epoch   {summary['student_top1_last']:.4g}" in lines
+
+
+@pytest.mark.slow
+def test_what_a_run_leaves(finished):
+    written = {
+        str(path.relative_to(finished.folder)) for path in finished.folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    }
+    own = {
+        "settings.json", "history.csv", "summary.json", "best.npz", "curves.png", "student.keras",
+        "export/1/saved_model.pb", "export/1/fingerprint.pb", "export/1/variables/variables.index",
+        "export/1/variables/variables.data-00000-of-00001",
+        *(f"checkpoints/00000{epoch}-000000.npz" for epoch in (EPOCHS - 1, EPOCHS)),
+    }
+    (events,), (teacher_events,) = (
+        finished.folder.glob(f"{part}logs/events*") for part in ("", "teacher/")
+    )
+    assert written == {
+        *own, "singular_vectors.png", *(f"teacher/{name}" for name in own),
+        f"logs/{events.name}", f"teacher/logs/{teacher_events.name}",
+    }
+    for picture in ("curves.png", "singular_vectors.png"):
+        pixels = imread(finished.folder / picture)
+        assert min(pixels.shape[:2]) > 400 and pixels[..., :3].std() > 0.05
+
+
+@pytest.mark.slow
+def test_history_and_logs_tell_the_same(finished):
+    rows = read_history(finished.folder / "history.csv")
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert np.allclose([row["learning_rate"] for row in rows], [1e-2, 1e-2, 1e-3])
+    for row in rows:
+        assert {"main_loss", "distillation_loss", "accuracy", "top5", "val_accuracy"} < set(row)
+        assert 0 < row["clip_share"] <= 1 and row["dropped_share"] == 0
+        assert row["images_per_second"] > 0
+    (file,) = (finished.folder / "logs").iterdir()
+    events = EventAccumulator(str(file)).Reload()
+    tags = {
+        "train/main_loss": "main_loss", "train/distillation_loss": "distillation_loss",
+        "train/accuracy": "accuracy", "validation/accuracy": "val_accuracy",
+        "run/learning_rate": "learning_rate", "train/clip_share": "clip_share",
+        "train/dropped_share": "dropped_share", "run/images_per_second": "images_per_second",
+    }
+    assert set(tags) <= set(events.Tags()["tensors"])
+    for tag, column in tags.items():
+        logged = events.Tensors(tag)
+        assert [event.step for event in logged] == [1, 2, 3]
+        values = [tf.make_ndarray(event.tensor_proto) for event in logged]
+        assert np.allclose(values, [row[column] for row in rows], rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_summary_is_what_the_saved_networks_do(finished):
+    summary = json.loads((finished.folder / "summary.json").read_text())
+    test = dataloader.load("digits").test
+    pictures, labels = test.images(range(len(test))).numpy(), test.labels
+
+    def logits(path):
+        stated = json.loads((path / "summary.json").read_text())["preprocessing"]
+        model = keras.models.load_model(path / "student.keras")
+        scaled = (pictures - np.float32(stated["mean"])) / np.float32(stated["deviation"])
+        return model, model.predict(scaled, batch_size=len(scaled), verbose=0)
+
+    (student, ours), (_, theirs) = logits(finished.folder), logits(finished.folder / "teacher")
+    right = ours.argmax(axis=1) == labels
+    best_five = np.argsort(-ours, axis=1)[:, :5]
+    best, saved = arrays.load(finished.folder / "best.npz")
+    rows = read_history(finished.folder / "history.csv")
+    assert {key: summary[key] for key in ("method", "dataset", "seed", "epochs", "best_epoch")} == {
+        "method": "SSKD_SVD", "dataset": "digits", "seed": 0, "epochs": EPOCHS,
+        "best_epoch": 1 + int(np.argmax([row["val_accuracy"] for row in rows])),
+    }
+    assert best["epoch"] == summary["best_epoch"]
+    assert all(map(np.array_equal, student.get_weights(), saved["best"].values()))
+    expected = {
+        "student_top1": right.mean(), "student_top1_best": right.mean(),
+        "student_top5": (best_five == labels[:, None]).any(axis=1).mean(),
+        "teacher_top1": (theirs.argmax(axis=1) == labels).mean(),
+        "agreement": (theirs.argmax(axis=1) == ours.argmax(axis=1)).mean(),
+        "parameters": sum(weight.size for weight in student.get_weights()),
+        "flops": nets.count_flops(student),
+        "images_per_second": np.median([row["images_per_second"] for row in rows]),
+        "seconds": sum(row["seconds"] for row in rows),
+    }
+    for key, value in expected.items():
+        assert summary[key] == pytest.approx(value, abs=1e-6), key
+    assert 0 <= summary["student_top1_last"] <= 1
+    stated = json.loads((finished.folder / "settings.json").read_text())
+    assert stated.items() <= {**summary["settings"]}.items()
+    assert stated["hyper_parameters"]["num_dfv"] == 1 and stated["epochs"] == EPOCHS
+
+
+FRESH_PROCESS = """
+import json, sys
+import keras, numpy as np, tensorflow as tf
+path, about = sys.argv[1], json.load(open(sys.argv[1] + "/summary.json"))["preprocessing"]
+student = keras.models.load_model(path + "/student.keras")
+served = tf.saved_model.load(path + "/export/1")
+serve = served.signatures["serving_default"]
+for count in (1, 7):
+    images = np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
+    answer = serve(image=tf.constant(images))
+    scaled = (images - np.float32(about["mean"])) / np.float32(about["deviation"])
+    own = tf.nn.softmax(student(scaled, training=False)).numpy()
+    assert answer["probabilities"].dtype == tf.float32 and own.shape == (count, 10)
+    assert np.abs(answer["probabilities"].numpy() - own).max() <= 1e-5
+    assert (answer["classes"].numpy() == own.argmax(axis=1)).all()
+files = tf.train.list_variables(path + "/export/1/variables/variables")
+sizes = [int(np.prod(shape)) for name, shape in files if name.startswith("weights/")]
+assert len(sizes) == len(student.variables) and sum(sizes) == student.count_params(), files
+assert not {"nets", "distillers", "experiment", "op_util", "registry"} & set(sys.modules)
+print("as it should be")
+"""
+
+
+@pytest.mark.slow
+def test_student_and_export_work_without_this_repository(finished, tmp_path):
+    command = [sys.executable, "-I", "-c", FRESH_PROCESS, str(finished.folder)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "as it should be\n", done.stderr
+
+
+def with_times(folder):
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*")}
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_left_alone(script, finished):
+    before = with_times(finished.folder)
+    same = ("--Distillation=sskd-svd", "--net=mobilenet", f"--train_dir={finished.folder}")
+    done = script(*DETERMINISTIC, *same)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith(f"{finished.folder} is finished; --overwrite would start anew\n")
+    assert "student top-1, last epoch" in done.out
+    done = script(*DETERMINISTIC, "--epochs=4", "--num_dfv=2", f"--train_dir={finished.folder}")
+    assert (done.status, done.out) == (2, "") and done.err.count("\n") == 1
+    for part in ("epochs: 3 -> 4", "hyper_parameters.num_dfv: 1 -> 2", "--overwrite"):
+        assert part in done.err
+    assert "seed" not in done.err
+    assert with_times(finished.folder) == before
+
+
+@pytest.mark.slow
+def test_overwriting(script, finished, files, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    (folder / "notes.txt").write_text("mine")
+    done = script(
+        *SMALL, f"--dataset=npz:{files}/good.npz", "--batch_size=16", "--crop_padding=2",
+        "--epochs=1", "--Distillation=None", f"--train_dir={folder}", "--overwrite",
+    )
+    assert (done.status, done.err) == (0, "")
+    assert "training MobileNet_student alone in" in done.out
+    assert len(read_history(folder / "history.csv")) == 1
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["000001-000000.npz"]
+    assert not (folder / "singular_vectors.png").exists()
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def stop_at(process, folder, pattern, signal_number):
+    """Send a signal as soon as there is a file; the exit status and stderr."""
+    try:
+        while process.poll() is None and not any(folder.glob(pattern)):
+            time.sleep(0.005)
+        process.send_signal(signal_number)
+        return process.wait(timeout=60), process.stderr.read()
+    finally:
+        process.kill()
+        process.stderr.close()
+
+
+def without_times(row):
+    return {key: value for key, value in row.items() if key not in TIMES}
+
+
+@pytest.mark.slow
+def test_killed_and_gone_on_with_is_never_killed(finished, tmp_path):
+    folder = tmp_path / "run"
+
+    def begin():
+        # A checkpoint after each step.
+        return start(
+            *DETERMINISTIC, f"--train_dir={folder}", "--checkpoint_minutes=1e-9",
+            stdout=subprocess.DEVNULL,
+        )
+
+    place = "teacher/checkpoints/000001-00000[2-7].npz"
+    assert stop_at(begin(), folder, place, signal.SIGKILL) == (-signal.SIGKILL, "")
+    place = "checkpoints/000000-00000[3-7].npz"
+    assert stop_at(begin(), folder, place, signal.SIGKILL) == (-signal.SIGKILL, "")
+    assert not (folder / "summary.json").exists()
+    place = "checkpoints/000001-000000.npz"
+    status, err = stop_at(begin(), folder, place, signal.SIGTERM)
+    assert status == 143 and err.startswith("interrupted (SIGTERM) after") and err.count("\n") == 1
+    _, last = sorted((folder / "checkpoints").glob("*.npz"))
+    last.write_bytes(last.read_bytes()[:-1000])
+    process = begin()
+    err = process.communicate(timeout=300)[1]
+    assert process.returncode == 0 and err.count("\n") == 1
+    assert err.startswith(f"warning: {folder}/checkpoints: {last.name} is damaged")
+
+    assert_same(finished.folder, folder)
+    assert_same(finished.folder / "teacher", folder / "teacher")
+
+
+def assert_same(one, other):
+    """Two finished runs: the same bits in everything but times."""
+    for name in (f"checkpoints/{EPOCHS:06d}-000000.npz", "best.npz"):
+        (about, groups), (other_about, other_groups) = (
+            arrays.load(folder / name) for folder in (one, other)
+        )
+        for each in (about, other_about):
+            each["history"] = list(map(without_times, each.get("history", [])))
+        assert about == other_about
+        assert {group: list(names) for group, names in groups.items()} == {
+            group: list(names) for group, names in other_groups.items()
+        }
+        for group, values in groups.items():
+            for key, value in values.items():
+                assert value.tobytes() == other_groups[group][key].tobytes(), (group, key)
+    rows, weights, summaries = [], [], []
+    for folder in (one, other):
+        rows.append(list(map(without_times, read_history(folder / "history.csv"))))
+        weights.append(keras.models.load_model(folder / "student.keras").get_weights())
+        summary = without_times(json.loads((folder / "summary.json").read_text()))
+        del summary["settings"]  # of which the folder is one
+        summaries.append(summary)
+    assert rows[0] == rows[1] and summaries[0] == summaries[1]
+    assert all(map(np.array_equal, *weights))
+
+
+# Presets
+
+PAPERS = {
+    "dataset": "cifar100", "epochs": 200, "batch_size": 128, "learning_rate": 1e-2,
+    "weight_decay": 1e-4, "optimizer": "sgd", "momentum": 0.9, "schedule": "step", "flip": True,
+    "rotation": 15.0, "crop_padding": 4, "validation_fraction": 0, "Distillation": "SSKD_SVD",
+    "mixed_precision": False, "main_loss": "cross_entropy",
+}
+FIVE_TAPS = {
+    "net": "VGG", "teacher_taps": ("pool1", "pool2", "pool3", "pool4", "fc2"),
+    "student_taps": ("pool1", "pool2", "pool3", "pool4", "fc1"),
+}
+PRESETS = {
+    "VGG": {"net": "VGG"}, "VGG_stride": {"net": "VGG_stride"}, "MobileNet": {"net": "MobileNet"},
+    "ResNeXt": {"net": "ResNeXt"}, "VGG_five_taps": FIVE_TAPS,
+}
+
+
+def test_there_is_no_further_preset():
+    assert {file.stem for file in (ROOT / "presets").iterdir()} == set(PRESETS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets(script, tmp_path, name):
+    file = ROOT / "presets" / f"{name}.flags"
+    assert file.read_text().startswith("# ")
+    fresh_flags()
+    flags.FLAGS(["train_w_distill.py", f"--flagfile={file}"])
+    settings = dataclasses.asdict(from_flags(train_w_distill.Settings))
+    assert settings.items() >= {**PAPERS, **PRESETS[name]}.items()
+    num_dfv = 4 if name == "VGG_five_taps" else 1
+    assert train_w_distill.create_method(from_flags(train_w_distill.Settings)).num_dfv == num_dfv
+    done = script(
+        f"--flagfile={file}", "--dataset=digits", "--dry_run", f"--train_dir={tmp_path / 'run'}"
+    )
+    assert (done.status, done.err) == (0, "")
+    teacher, student = nets.pair(settings["net"])
+    for part in (f"{tmp_path / 'run'} (new)", f"{teacher}, to be trained in", student,
+                 "digits: 1438 training", f"num_dfv={num_dfv}"):
+        assert part in done.out
+    assert not any(tmp_path.iterdir())
+
+
+# Runs through: each a tiny epoch
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--labelled_per_class=2", "--optimizer=adam", "--schedule=cosine"],
+        ["--main_loss=none", "--Distillation=SSKD_SVD(num_dfv=2)", "--validation_fraction=0.2"],
+        ["--mixed_precision", "--Distillation=fsp", "--validation_fraction=0"],
+        ["--jit_compile", "--Distillation=Soft_logits", "--schedule=constant"],
+        ["--Distillation=Soft_logits", "--teacher={files}/own.keras", "--temperature=2"],
+        ["--dataset=npz:{files}/two.npz", "--teacher={files}/two.keras",
+         "--Distillation=Soft_logits"],
+        ["--Distillation=Soft_logits", "--teacher=", "--net=VGG", "--teacher_epochs=2",
+         "--teacher_net=MobileNet_teacher", "--student_net=mobilenet-student"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_runs_through(script, files, tmp_path, arguments):
+    folder = tmp_path / "run"
+    done = script(
+        *SMALL, f"--dataset=npz:{files}/good.npz", "--batch_size=16", "--crop_padding=2",
+        "--epochs=1", f"--teacher={files}/teacher.keras", f"--train_dir={folder}",
+        *(argument.replace("{files}", str(files)) for argument in arguments),
+    )
+    assert (done.status, done.err) == (0, "")
+    (row,) = read_history(folder / "history.csv")
+    assert all(np.isfinite(value) for key, value in row.items() if key != "stage")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["teacher_top1"] is not None and summary["agreement"] is not None
+    judged = not any("none" in word or word.endswith("fraction=0") for word in arguments)
+    assert (summary["best_epoch"] is None) == (not judged)
