@@ -652,7 +652,10 @@ def test_presets(script, tmp_path, name):
         ["--labelled_per_class=2", "--optimizer=adam", "--schedule=cosine"],
         ["--main_loss=none", "--Distillation=SSKD_SVD(num_dfv=2)", "--validation_fraction=0.2"],
         ["--mixed_precision", "--Distillation=fsp", "--validation_fraction=0"],
-        ["--jit_compile", "--Distillation=Soft_logits", "--schedule=constant"],
+        pytest.param(
+            ["--jit_compile", "--Distillation=Soft_logits", "--schedule=constant"],
+            marks=pytest.mark.slow,
+        ),
         ["--Distillation=Soft_logits", "--teacher={files}/own.keras", "--temperature=2"],
         ["--dataset=npz:{files}/two.npz", "--teacher={files}/two.keras",
          "--Distillation=Soft_logits"],
