@@ -10,6 +10,7 @@ from op_util.singular_vectors import (
     GRADIENTS_BY_NAME,
     Decomposition,
     at_least_float32,
+    canonical,
     columns,
     decompose,
 )
@@ -68,18 +69,21 @@ def align_taps(
         student, teacher: matrices ``[B, N, D]`` of the taps, shallow to deep. At one tap D is
             equal, N need not be.
     """
-    find = {"orientation": orientation, "solver": solver}
+    canonically = orientation == "canonical"
     candidates = [min(num_dfv + 1, *x.shape[1:]) for x in student]
     wanted = [
         min(num_dfv, *x.shape[1:], *y.shape[1:]) for x, y in zip(student, teacher, strict=True)
     ]
-    counts = [*candidates, *wanted]
+    counts, exact = [*candidates, *wanted], None
+    if canonically and student[0].dtype != tf.float64:
+        exact = [*wanted, *wanted]  # whether a candidate has to be exact is asked when it is chosen
     teacher = [tf.cast(y, at_least_float32(x).dtype) for x, y in zip(student, teacher, strict=True)]
-    found = decompose([*student, *teacher], counts, **find)
-    taps = len(student)
+    found = decompose(
+        [*student, *teacher], counts, exact=exact, orientation="as_computed", solver=solver
+    )
     return [
-        _aligned(student[i], found[i], found[taps + i], (candidates[i], wanted[i]), gradient, find)
-        for i in range(taps)
+        _aligned(maps, *both, gradient, canonically, solver)
+        for maps, *both in zip(student, found[: len(student)], found[len(student) :], strict=True)
     ]
 
 
@@ -87,30 +91,32 @@ def _aligned(
     maps: tf.Tensor,
     student: Decomposition,
     teacher: Decomposition,
-    counts: tuple[int, int],
     gradient: str,
-    find: dict[str, str],
+    canonically: bool,
+    solver: str,
 ) -> Aligned:
     """One tap. Where float32 does not settle the vectors, they are found again in float64; not with
     the routine's own signs, which would be others then."""
     backward = GRADIENTS_BY_NAME[gradient]
-    index, cosine = align(student.right[:, :, : counts[0]], teacher.right[:, :, : counts[1]])
-    if student.right.dtype == tf.float64 or find["orientation"] == "as_computed":
-        trusted = None
-    else:
-        trusted = _trusted(student, teacher, counts, index, cosine)
 
-    def in_float64(one: Decomposition, count: int) -> Decomposition:
-        return decompose([tf.cast(one.matrices, tf.float64)], [count], **find)[0]
+    def in_float64(one: Decomposition) -> Decomposition:
+        matrices, count = tf.cast(one.matrices, tf.float64), one.values.shape[1]
+        return decompose([matrices], [count], orientation="as_computed", solver=solver)[0]
 
-    def fast():
+    def fast() -> tuple[tf.Tensor, ...]:
         return _pick(student, teacher, index, cosine)
 
-    def slow():
-        one, other = in_float64(student, counts[0]), in_float64(teacher, counts[1])
-        chosen = align(one.right[:, :, : counts[0]], other.right[:, :, : counts[1]])
-        pairs = zip(_pick(one, other, *chosen), fast(), strict=True)
-        return tuple(tf.cast(precise, like.dtype) for precise, like in pairs)
+    def slow() -> tuple[tf.Tensor, ...]:
+        precise = canonical(in_float64(student)), in_float64(teacher)
+        pairs = zip(_pick(*precise, *align(*(one.right for one in precise))), fast(), strict=True)
+        return tuple(tf.cast(one, like.dtype) for one, like in pairs)
+
+    if canonically:
+        student = canonical(student)
+    index, cosine = align(student.right, teacher.right)
+    trusted = None
+    if canonically and student.right.dtype == tf.float32:
+        trusted = _trusted(student, teacher, index, cosine)
 
     @tf.custom_gradient
     def matched(maps: tf.Tensor):
@@ -121,7 +127,7 @@ def _aligned(
                 return tf.cast(backward(student, index, upstream), maps.dtype)
 
             def slow_gradient():
-                again = in_float64(student, counts[0])
+                again = canonical(in_float64(student))
                 return tf.cast(backward(again, index, tf.cast(upstream, tf.float64)), maps.dtype)
 
             if trusted is None:
@@ -146,24 +152,20 @@ def _pick(
 
 
 def _trusted(
-    student: Decomposition,
-    teacher: Decomposition,
-    counts: tuple[int, int],
-    index: tf.Tensor,
-    cosine: tf.Tensor,
+    student: Decomposition, teacher: Decomposition, index: tf.Tensor, cosine: tf.Tensor
 ) -> tf.Tensor:
     """Whether rounding has neither turned a vector in use nor can have changed the choice.
 
     Turned by an angle, a vector changes its cosine with another one by no more than that. And as
     the candidates are orthogonal, their squared cosines add up to at most 1."""
-    error = student.error[:, : counts[0]]
+    error = student.error
     cosine = tf.abs(cosine)
-    is_chosen = tf.one_hot(index, counts[0], on_value=True, off_value=False)  # [B, k, c]
+    is_chosen = tf.one_hot(index, error.shape[1], on_value=True, off_value=False)  # [B, k, c]
     least = tf.reduce_max(tf.where(is_chosen, cosine - error[:, None, :], -1.0), axis=2)
     most = tf.reduce_max(tf.where(is_chosen, -1.0, cosine + error[:, None, :]), axis=2)
     most = tf.minimum(most, tf.sqrt(tf.nn.relu(1 - tf.nn.relu(least) ** 2)))
     chosen = tf.gather(error, index, batch_dims=1) <= TRUSTED_ERROR
-    known = teacher.error[:, : counts[1]] <= TRUSTED_ERROR
+    known = teacher.error <= TRUSTED_ERROR
     return tf.reduce_all(chosen & (least > most) & known)
 
 

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 EXTRA = 6  # vectors carried beyond those asked for: they make the iteration converge faster
+FIRST_PRODUCTS = 3  # with the Gram matrix, before vectors are told apart
+LOOSE_ERROR = 2.5e-4  # of a vector that need not be exact
 MAX_FILTERS = 6  # then the full decomposition is cheaper
 RANGE = 300.0  # of eigenvalues in one filter: beyond it, rounding in float32 drowns the smaller
 FULL_BELOW = 24  # rows of a Gram matrix that is decomposed at once: compressing costs more
@@ -43,22 +45,24 @@ def full_eigenpairs(gram: tf.Tensor) -> Eigenpairs:
     return Eigenpairs(tf.nn.relu(values[:, ::-1]), vectors[:, :, ::-1])
 
 
-def leading_eigenpairs(gram: tf.Tensor, count: int) -> Eigenpairs:
+def leading_eigenpairs(gram: tf.Tensor, count: int, exact: int) -> Eigenpairs:
     """The first eigenpairs of a batch of Gram matrices.
 
     Args:
         gram: ``[B, n, n]``, symmetric, positive semi-definite and finite, float32 or float64;
             scaled so that its trace is about 1.
-        count: how many pairs the caller relies on.
+        count: how many pairs the caller wants.
+        exact: how many of them to the precision of the type; the others within `LOOSE_ERROR`.
 
     Returns:
-        Eigenpairs of at least ``min(count, n)`` columns; those beyond `count` are approximate.
+        Eigenpairs of at least ``min(count, n)`` columns; those beyond `count` are rough. All n, and
+        all exact, where that is no more work.
     """
     size = gram.shape[-1]
     block = count + EXTRA
     if size <= max(FULL_BELOW, 2 * block):
         return full_eigenpairs(gram)
-    found, certified = _subspace_iteration(gram, count, block)
+    found, certified = _subspace_iteration(gram, count, exact, block)
     return Eigenpairs(
         *tf.cond(certified, lambda: found, lambda: _first(full_eigenpairs(gram), block))
     )
@@ -69,25 +73,27 @@ def _first(pairs: Eigenpairs, count: int) -> Eigenpairs:
 
 
 def _subspace_iteration(
-    gram: tf.Tensor, count: int, block: int
+    gram: tf.Tensor, count: int, exact: int, block: int
 ) -> tuple[Eigenpairs, tf.Tensor]:
     """Chebyshev-filtered subspace iteration; returns the pairs and whether all are certified."""
     start = tf.random.stateless_normal(
         [gram.shape[-1], block], seed=[20180906, 1807], dtype=gram.dtype
     )
-    # Of a matrix of low rank this block has dependent columns: what the first pass leaves of them
-    # is rounding, which the second makes orthogonal.
-    block = _orthonormal(tf.einsum("bij,jk->bik", gram, start))
-    pairs, residual = _rayleigh_ritz(gram, block)
+    columns = tf.einsum("bij,jk->bik", gram, start)
+    for _ in range(FIRST_PRODUCTS - 1):
+        columns = tf.matmul(gram, columns)
+    # Of a matrix of low rank these are dependent: what the first pass leaves of them is rounding,
+    # which the second makes orthogonal.
+    pairs, residual = _rayleigh_ritz(gram, _orthonormal(columns))
 
     def unfinished(filters: tf.Tensor, pairs: Eigenpairs, residual: tf.Tensor) -> tf.Tensor:
-        return (filters < MAX_FILTERS) & ~_certified(pairs, residual, count)
+        return (filters < MAX_FILTERS) & ~_certified(pairs, residual, count, exact)
 
     def improve(filters: tf.Tensor, pairs: Eigenpairs, residual: tf.Tensor):
         return filters + 1, *_rayleigh_ritz(gram, _chebyshev_filter(gram, pairs))
 
     _, pairs, residual = tf.while_loop(unfinished, improve, (tf.constant(0), pairs, residual))
-    return pairs, _certified(pairs, residual, count)
+    return pairs, _certified(pairs, residual, count, exact)
 
 
 def _rayleigh_ritz(gram: tf.Tensor, block: tf.Tensor) -> tuple[Eigenpairs, tf.Tensor]:
@@ -126,8 +132,9 @@ def _chebyshev_filter(gram: tf.Tensor, pairs: Eigenpairs) -> tf.Tensor:
     return tf.math.divide_no_nan(4.0, bound) * tf.matmul(gram, once) - 2 * once - pairs.vectors
 
 
-def _certified(pairs: Eigenpairs, residual: tf.Tensor, count: int) -> tf.Tensor:
-    """Whether in every sample the first `count` vectors are as exact as the precision allows.
+def _certified(pairs: Eigenpairs, residual: tf.Tensor, count: int, exact: int) -> tf.Tensor:
+    """Whether in every sample the first `exact` vectors are as exact as the precision allows, and
+    those up to `count` within `LOOSE_ERROR`.
 
     The residual over the distance to the rest of the spectrum bounds a vector's error (Davis &
     Kahan 1970); a residual at rounding level cannot be improved. A small eigenvalue above rounding
@@ -139,7 +146,9 @@ def _certified(pairs: Eigenpairs, residual: tf.Tensor, count: int) -> tf.Tensor:
     vectors = pairs.vectors[:, :, :count]
     overlap = transposed_product(vectors, vectors) - tf.eye(count, dtype=values.dtype)
     orthogonal = tf.abs(overlap) <= 1e3 * epsilon
-    converged = residual[:, :count] <= tf.maximum(30 * epsilon * distance, 6 * epsilon * largest)
+    allowed = [30 * epsilon] * exact + [LOOSE_ERROR] * (count - exact)
+    allowed = tf.constant(allowed, values.dtype) * distance
+    converged = residual[:, :count] <= tf.maximum(allowed, 6 * epsilon * largest)
     inexact = (values < 2500 * epsilon * largest) & (values > 20 * epsilon * largest)
     return tf.reduce_all(converged & ~inexact) & tf.reduce_all(orthogonal)
 

@@ -43,13 +43,32 @@ def dfv_basis(vectors: tf.Tensor) -> tf.Tensor:
         ``[B, k, J, D]`` with ``phi_0 - 1`` in place of ``phi_0``: entries are small, so it is the
         difference from 1 that carries the digits.
     """
-    a = tf.linalg.matrix_transpose(vectors)
-    reduced = tf.math.expm1(-tf.square(a) / WIDTH)
-    factors, last = [reduced], reduced + 1
-    for j in range(1, basis_size(a.dtype)):
-        last = last * (a * (0.5 / math.sqrt(j)))
-        factors.append(last)
-    return tf.stack(factors, axis=2)
+    return _reduced_basis(tf.linalg.matrix_transpose(vectors))
+
+
+@tf.custom_gradient
+def _reduced_basis(a: tf.Tensor):
+    """``phi_0 - 1, phi_1, ...`` of ``a [B, k, D]``, stacked: ``[B, k, J, D]``.
+
+    The derivative needs no more than the factors: ``phi_j' = (sqrt(j) phi_{j-1} - sqrt(j+1)
+    phi_{j+1}) / 2``.
+    """
+    size = basis_size(a.dtype)
+    first = tf.math.expm1(-tf.square(a) / WIDTH)
+    factors = [first + 1]
+    for j in range(1, size + 1):
+        factors.append(factors[-1] * (a * (0.5 / math.sqrt(j))))
+
+    def grad(upstream: tf.Tensor) -> tf.Tensor:
+        parts = tf.unstack(upstream, axis=2)
+        # Each factor with what the derivatives of its two neighbours want of it.
+        total = -0.5 * parts[0] * factors[1]
+        for j in range(1, size):
+            slope = math.sqrt(j) * factors[j - 1] - math.sqrt(j + 1) * factors[j + 1]
+            total += 0.5 * parts[j] * slope
+        return total
+
+    return tf.stack([first, *factors[1:size]], axis=2), grad
 
 
 def basis_size(dtype: tf.DType) -> int:

@@ -64,8 +64,8 @@ def never_empty(tensors: Any) -> tuple[Any, tf.Tensor]:
 
     A last batch may have fewer samples than there are replicas. Some would have none, for which
     TensorFlow 2.21's oneDNN kernels give tensors of a wrong shape (convolution) or abort (gradient
-    of max-pooling). So then each replica gets the whole batch, in which a sample counts for 1 / `count`.
-    Synchronised batch statistics stay what they are, as all samples count alike.
+    of max-pooling). So then each replica gets the whole batch, in which a sample counts for 1 /
+    `count`. Synchronised batch statistics stay what they are, as all samples count alike.
 
     Args:
         tensors: a structure of ``[b, ...]``; b may be zero.

@@ -20,7 +20,12 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from op_util.decomposition import Eigenpairs, leading_eigenpairs, transposed_product
+from op_util.decomposition import (
+    LOOSE_ERROR,
+    Eigenpairs,
+    leading_eigenpairs,
+    transposed_product,
+)
 
 SOLVERS = ("auto", "svd")
 ORIENTATIONS = ("canonical", "as_computed")
@@ -81,23 +86,30 @@ def right_singular_vectors(
 
 
 def decompose(
-    matrices: list[tf.Tensor], counts: list[int], *, orientation: str, solver: str
+    matrices: list[tf.Tensor],
+    counts: list[int],
+    *,
+    orientation: str,
+    solver: str,
+    exact: list[int] | None = None,
 ) -> list[Decomposition]:
     """Decompose several batches of matrices; those with Gram matrices of one size share one call.
 
     Args:
         matrices: tensors ``[B, N_i, D_i]``, each of its own static shape but for the batch.
         counts: how many singular vectors of each.
+        exact: how many of them have to be exact; the others may be as far off as their `error`
+            says. None: all.
     """
     matrices = [at_least_float32(tf.stop_gradient(matrix)) for matrix in matrices]
     if solver == "svd":
         found = [_by_svd(matrix, count) for matrix, count in zip(matrices, counts, strict=True)]
     elif solver == "auto":
-        found = _by_gram(matrices, counts)
+        found = _by_gram(matrices, counts, exact or counts)
     else:
         raise ValueError(f"solver is {solver!r}; expected one of {', '.join(SOLVERS)}")
     if orientation == "canonical":
-        return [_canonical(one) for one in found]
+        return [canonical(one) for one in found]
     if orientation != "as_computed":
         raise ValueError(f"orientation is {orientation!r}; expected {' or '.join(ORIENTATIONS)}")
     return found
@@ -136,21 +148,26 @@ def exact_gradient(found: Decomposition, index: tf.Tensor, upstream: tf.Tensor) 
         ``[B, N, D]``.
     """
     x, scale, right = found.matrices, found.scale, found.right
+    sigma = tf.gather(found.spectrum.values, index, batch_dims=1)[:, None, :]
+    chosen = columns(right, index)
     along = transposed_product(right, upstream)  # [B, k, m]
     rest = upstream - tf.matmul(right, along)
     rest -= tf.matmul(right, transposed_product(right, rest))  # once more, for its rounding
     inverse = _inverse_gaps(found, index)
     count = right.shape[2]
-    w = tf.matmul(right, inverse[:, :count] * along)
+    known = inverse[:, :count] * along
+    w = tf.matmul(right, known)
     if x.shape[1] >= x.shape[2]:
         w += _on_complement(found, index, inverse, rest)
+        image = tf.matmul(x, w) / scale
     else:
         # (s^2 - X^T X)^+ = (1 + X^T (s^2 - X X^T)^+ X) / s^2
-        y = _on_complement(found, index, inverse, tf.matmul(x, rest) / scale)
-        square = tf.gather(found.spectrum.values, index, batch_dims=1)[:, None, :] ** 2
-        w += tf.math.divide_no_nan(rest + tf.matmul(x, y, transpose_a=True) / scale, square)
-    chosen = columns(right, index)
-    images = tf.matmul(x, tf.concat([chosen, w], axis=2)) / scale
+        pulled = tf.matmul(x, rest) / scale
+        y = _on_complement(found, index, inverse, pulled)
+        inverse_square = tf.math.divide_no_nan(tf.ones_like(sigma), sigma**2)
+        w += inverse_square * (rest + tf.matmul(x, y, transpose_a=True) / scale)
+        image = tf.matmul(x, w) / scale
+    images = tf.concat([sigma * columns(found.left, index), image], axis=2)
     factors = (images, tf.concat([w, chosen], axis=2) / scale)
     # Where the sample is dropped or the vector has no singular value, nothing is to be learned.
     present = tf.gather(found.values, index, batch_dims=1)[:, None, :] > 0
@@ -282,7 +299,9 @@ def _by_svd(x: tf.Tensor, count: int) -> Decomposition:
     return _zeroed(found, present[:, :count])
 
 
-def _by_gram(matrices: list[tf.Tensor], counts: list[int]) -> list[Decomposition]:
+def _by_gram(
+    matrices: list[tf.Tensor], counts: list[int], exact: list[int]
+) -> list[Decomposition]:
     """Leading vectors from the Gram matrices; those of one size are solved for together."""
     grams = [_gram(x) for x in matrices]
     traces = [tf.linalg.trace(gram) for gram in grams]
@@ -296,19 +315,27 @@ def _by_gram(matrices: list[tf.Tensor], counts: list[int]) -> list[Decomposition
     for size in sorted({gram.shape[-1] for gram in grams}):
         group = [i for i, gram in enumerate(grams) if gram.shape[-1] == size]
         pairs = leading_eigenpairs(
-            tf.concat([scaled[i] for i in group], axis=0), max(counts[i] for i in group)
+            tf.concat([scaled[i] for i in group], axis=0),
+            max(counts[i] for i in group),
+            max(exact[i] for i in group),
         )
         batches = [tf.shape(scaled[i])[0] for i in group]
         for i, *part in zip(group, *(tf.split(part, batches) for part in pairs), strict=True):
             scale = tf.sqrt(tf.where(good[i] & (traces[i] > 0), traces[i], 1))
             found[i] = _from_eigenpairs(
-                matrices[i], scaled[i], scale, good[i], Eigenpairs(*part), counts[i]
+                matrices[i], scaled[i], scale, good[i], Eigenpairs(*part), counts[i], exact[i]
             )
     return found
 
 
 def _from_eigenpairs(
-    x: tf.Tensor, gram: tf.Tensor, scale: tf.Tensor, good: tf.Tensor, pairs: Eigenpairs, count: int
+    x: tf.Tensor,
+    gram: tf.Tensor,
+    scale: tf.Tensor,
+    good: tf.Tensor,
+    pairs: Eigenpairs,
+    count: int,
+    exact: int,
 ) -> Decomposition:
     """Singular triplets of `x` from the eigenpairs of ``gram``, that of ``x / scale``."""
     scale = scale[:, None, None]
@@ -319,6 +346,9 @@ def _from_eigenpairs(
     other = tf.math.divide_no_nan(image, relative[:, None, :])
     left, right = (other, vectors) if tall else (vectors, other)
     error = _turned(pairs.values)[:, :count]
+    if pairs.values.shape[1] < gram.shape[-1]:
+        loose = [0.0] * min(exact, count) + [LOOSE_ERROR] * (count - min(exact, count))
+        error += tf.constant(loose, error.dtype)
     if not tall:  # an error of u along u_1 is magnified in v = X^T u / s
         error *= tf.math.divide_no_nan(relative[:, :1], relative)
     present = (pairs.values > _null(x) * pairs.values[:, :1])[:, :count]
@@ -360,7 +390,7 @@ def _zeroed(found: Decomposition, present: tf.Tensor) -> Decomposition:
     )
 
 
-def _canonical(found: Decomposition) -> Decomposition:
+def canonical(found: Decomposition) -> Decomposition:
     """Both vectors of a pair flipped where the mean response ``sum(X v) = s sum(u)`` is
     negative."""
     sign = tf.where(tf.reduce_sum(found.left, axis=1, keepdims=True) < 0, -1, 1)
