@@ -34,7 +34,8 @@ def one_of(method: str, known: Sequence[str], **values: str) -> None:
 
 
 def tap_pairs(method: str, teacher: Sequence[Any], student: Sequence[Any], at_least: int) -> None:
-    """Raise UserError unless the taps of teacher and student pair up, with equal channels each.
+    """Raise UserError unless the taps of teacher and student pair up, with equal channels each, and
+    of sizes that are known beforehand.
 
     Args:
         teacher, student: anything with a ``shape``, ``[B, H, W, D]`` or ``[B, D]``.
@@ -46,6 +47,12 @@ def tap_pairs(method: str, teacher: Sequence[Any], student: Sequence[Any], at_le
             f"{at_least}: the teacher has {len(teacher)}, the student {len(student)}"
         )
     for number, (one, other) in enumerate(zip(teacher, student, strict=True), start=1):
+        for whose, tap in (("teacher", one), ("student", other)):
+            if None in tap.shape[1:]:
+                raise UserError(
+                    f"{method} needs maps of a known size, and tap {number} of the {whose} is of any "
+                    f"({_named(tap)}): build the network for images of one size"
+                )
         if one.shape[-1] != other.shape[-1]:
             raise UserError(
                 f"{method} needs equal channels at each tap: tap {number} has {one.shape[-1]} "
@@ -53,5 +60,16 @@ def tap_pairs(method: str, teacher: Sequence[Any], student: Sequence[Any], at_le
             )
 
 
+def same_classes(method: str, teacher: Any, student: Any) -> None:
+    """Raise UserError unless the logits ``[B, classes]`` of teacher and student are of as many."""
+    if teacher.shape[-1] != student.shape[-1]:
+        raise UserError(
+            f"{method} needs a teacher of the student's classes: the teacher has "
+            f"{teacher.shape[-1]} logits, the student {student.shape[-1]}"
+        )
+
+
 def _named(tap: Any) -> str:
-    return f"{getattr(tap, 'name', 'tap')}, shape {tuple(tap.shape)}"
+    history = getattr(tap, "_keras_history", None)
+    name = history.operation.name if history else "tap"
+    return f"{name}, shape {tuple(tap.shape)}"

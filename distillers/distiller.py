@@ -127,6 +127,10 @@ class Distiller(keras.Model):
     def _clips(self) -> bool:
         return self.method.combination == "clip" and self.main_loss != "none"
 
+    def __dir__(self) -> list[str]:
+        # Keras saves each part of a model that dir() shows, and the teacher is no part of this one.
+        return [name for name in super().__dir__() if name != "teacher"]
+
     @property
     def teacher(self) -> keras.Model | None:
         """The teacher, or None; not tracked as a part of this model."""

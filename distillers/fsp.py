@@ -12,6 +12,7 @@ from distillers.checks import tap_pairs
 from distillers.method import Method
 from distillers.registration import register
 from op_util.singular_vectors import at_least_float32
+from registry import UserError
 
 
 @register("FSP")
@@ -27,7 +28,16 @@ class FSP(Method):
     combination = "clip"
 
     def build(self, teacher_outputs: Sequence[Any], student_outputs: Sequence[Any]) -> None:
-        tap_pairs("FSP", _maps(teacher_outputs), _maps(student_outputs), at_least=2)
+        teacher, student = _maps(teacher_outputs), _maps(student_outputs)
+        tap_pairs("FSP", teacher, student, at_least=2)
+        for whose, maps in (("teacher", teacher), ("student", student)):
+            for number, (top, bottom) in enumerate(zip(maps, maps[1:], strict=False), start=1):
+                if _size_compared(top, bottom) != tuple(bottom.shape[1:3]):
+                    raise UserError(
+                        f"FSP needs neighbouring maps of equal size, or the upper twice as large: "
+                        f"taps {number} and {number + 1} of the {whose} are "
+                        f"{top.shape[1]}x{top.shape[2]} and {bottom.shape[1]}x{bottom.shape[2]}"
+                    )
 
     def compute_loss(
         self,
@@ -56,6 +66,12 @@ class FSP(Method):
 def _maps(taps: Sequence[Any]) -> list[Any]:
     """The taps of shape ``[B, H, W, D]``."""
     return [tap for tap in taps if len(tap.shape) == 4]
+
+
+def _size_compared(top: Any, bottom: Any) -> tuple[int, int]:
+    """Height and width of `top`, after the pooling where it is taller than `bottom`."""
+    pooled = 2 if top.shape[1] > bottom.shape[1] else 1
+    return tuple(-(-size // pooled) for size in top.shape[1:3])
 
 
 def fsp_matrix(top: tf.Tensor, bottom: tf.Tensor) -> tf.Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from distillers.checks import in_range, positive
+from distillers.checks import in_range, positive, same_classes
 from distillers.method import Method
 from distillers.registration import register
 
@@ -39,6 +39,9 @@ class SoftLogits(Method):
     @property
     def distillation_weight(self) -> float:
         return self.alpha
+
+    def build(self, teacher_outputs: Any, student_outputs: Any) -> None:
+        same_classes("Soft_logits", teacher_outputs, student_outputs)
 
     def compute_loss(
         self, teacher_outputs: tf.Tensor, student_outputs: tf.Tensor, **context: Any

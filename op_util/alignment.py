@@ -7,15 +7,13 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from op_util.singular_vectors import (
-    GRADIENTS_BY_NAME,
+    TRUSTED_ERROR,
     Decomposition,
     at_least_float32,
-    canonical,
     columns,
     decompose,
+    differentiable,
 )
-
-TRUSTED_ERROR = 5e-4  # of a vector; beyond it float32 is not enough and float64 is used
 
 
 class Aligned(NamedTuple):
@@ -69,20 +67,19 @@ def align_taps(
         student, teacher: matrices ``[B, N, D]`` of the taps, shallow to deep. At one tap D is
             equal, N need not be.
     """
-    canonically = orientation == "canonical"
     candidates = [min(num_dfv + 1, *x.shape[1:]) for x in student]
     wanted = [
         min(num_dfv, *x.shape[1:], *y.shape[1:]) for x, y in zip(student, teacher, strict=True)
     ]
     counts, exact = [*candidates, *wanted], None
-    if canonically and student[0].dtype != tf.float64:
+    if orientation == "canonical" and student[0].dtype != tf.float64:
         exact = [*wanted, *wanted]  # whether a candidate has to be exact is asked when it is chosen
     teacher = [tf.cast(y, at_least_float32(x).dtype) for x, y in zip(student, teacher, strict=True)]
     found = decompose(
-        [*student, *teacher], counts, exact=exact, orientation="as_computed", solver=solver
+        [*student, *teacher], counts, exact=exact, orientation=orientation, solver=solver
     )
     return [
-        _aligned(maps, *both, gradient, canonically, solver)
+        _aligned(maps, *both, gradient, orientation, solver)
         for maps, *both in zip(student, found[: len(student)], found[len(student) :], strict=True)
     ]
 
@@ -92,73 +89,34 @@ def _aligned(
     student: Decomposition,
     teacher: Decomposition,
     gradient: str,
-    canonically: bool,
+    orientation: str,
     solver: str,
 ) -> Aligned:
     """One tap. Where float32 does not settle the vectors, they are found again in float64; not with
     the routine's own signs, which would be others then."""
-    backward = GRADIENTS_BY_NAME[gradient]
+    trusted = _trusted(student, teacher) if orientation == "canonical" else None
+    fields = differentiable(
+        maps, [student, teacher], _pick, gradient=gradient, solver=solver, trusted=trusted
+    )
+    return Aligned(*fields)
 
-    def in_float64(one: Decomposition) -> Decomposition:
-        matrices, count = tf.cast(one.matrices, tf.float64), one.values.shape[1]
-        return decompose([matrices], [count], orientation="as_computed", solver=solver)[0]
 
-    def fast() -> tuple[tf.Tensor, ...]:
-        return _pick(student, teacher, index, cosine)
-
-    def slow() -> tuple[tf.Tensor, ...]:
-        precise = canonical(in_float64(student)), in_float64(teacher)
-        pairs = zip(_pick(*precise, *align(*(one.right for one in precise))), fast(), strict=True)
-        return tuple(tf.cast(one, like.dtype) for one, like in pairs)
-
-    if canonically:
-        student = canonical(student)
+def _pick(student: Decomposition, teacher: Decomposition) -> tuple[tf.Tensor, ...]:
+    """Which of the student's vectors are chosen, then the fields of `Aligned`."""
     index, cosine = align(student.right, teacher.right)
-    trusted = None
-    if canonically and student.right.dtype == tf.float32:
-        trusted = _trusted(student, teacher, index, cosine)
-
-    @tf.custom_gradient
-    def matched(maps: tf.Tensor):
-        index, *vectors = fast() if trusted is None else tf.cond(trusted, fast, slow)
-
-        def grad(upstream: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
-            def fast_gradient():
-                return tf.cast(backward(student, index, upstream), maps.dtype)
-
-            def slow_gradient():
-                again = canonical(in_float64(student))
-                return tf.cast(backward(again, index, tf.cast(upstream, tf.float64)), maps.dtype)
-
-            if trusted is None:
-                return fast_gradient()
-            return tf.cond(trusted, fast_gradient, slow_gradient)
-
-        return tuple(vectors), grad
-
-    return Aligned(*matched(maps))
-
-
-def _pick(
-    student: Decomposition, teacher: Decomposition, index: tf.Tensor, cosine: tf.Tensor
-) -> tuple[tf.Tensor, ...]:
-    """``index``, then the fields of `Aligned`."""
-    count = index.shape[1]
     cosine = tf.gather(cosine, index, batch_dims=2)
     sign = tf.where(cosine < 0, -tf.ones_like(cosine), tf.ones_like(cosine))[:, None, :]
-    flipped = teacher.right[:, :, :count] * sign
     good = student.good & teacher.good
-    return index, columns(student.right, index), flipped, teacher.values[:, :count], good
+    return index, columns(student.right, index), teacher.right * sign, teacher.values, good
 
 
-def _trusted(
-    student: Decomposition, teacher: Decomposition, index: tf.Tensor, cosine: tf.Tensor
-) -> tf.Tensor:
+def _trusted(student: Decomposition, teacher: Decomposition) -> tf.Tensor:
     """Whether rounding has neither turned a vector in use nor can have changed the choice.
 
     Turned by an angle, a vector changes its cosine with another one by no more than that. And as
     the candidates are orthogonal, their squared cosines add up to at most 1."""
     error = student.error
+    index, cosine = align(student.right, teacher.right)
     cosine = tf.abs(cosine)
     is_chosen = tf.one_hot(index, error.shape[1], on_value=True, off_value=False)  # [B, k, c]
     least = tf.reduce_max(tf.where(is_chosen, cosine - error[:, None, :], -1.0), axis=2)

@@ -39,20 +39,21 @@ def transposed_product(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 
 
 def full_eigenpairs(gram: tf.Tensor) -> Eigenpairs:
-    """All eigenpairs of ``gram [B, n, n]`` by `tf.linalg.eigh` (its SVD, two to three times faster
-    than `tf.linalg.svd` finds it, as the matrix is symmetric and positive semi-definite)."""
+    """All eigenpairs of ``gram [B, n, n]``. That is its SVD too, as the matrix is symmetric and
+    positive semi-definite; `tf.linalg.eigh` finds it in half of `tf.linalg.svd`'s time or less."""
     values, vectors = tf.linalg.eigh(gram)
     return Eigenpairs(tf.nn.relu(values[:, ::-1]), vectors[:, :, ::-1])
 
 
-def leading_eigenpairs(gram: tf.Tensor, count: int, exact: int) -> Eigenpairs:
+def leading_eigenpairs(gram: tf.Tensor, count: int, exact: int | None = None) -> Eigenpairs:
     """The first eigenpairs of a batch of Gram matrices.
 
     Args:
         gram: ``[B, n, n]``, symmetric, positive semi-definite and finite, float32 or float64;
             scaled so that its trace is about 1.
         count: how many pairs the caller wants.
-        exact: how many of them to the precision of the type; the others within `LOOSE_ERROR`.
+        exact: how many of them to the precision of the type, None: all; the others within
+            `LOOSE_ERROR`.
 
     Returns:
         Eigenpairs of at least ``min(count, n)`` columns; those beyond `count` are rough. All n, and
@@ -62,7 +63,7 @@ def leading_eigenpairs(gram: tf.Tensor, count: int, exact: int) -> Eigenpairs:
     block = count + EXTRA
     if size <= max(FULL_BELOW, 2 * block):
         return full_eigenpairs(gram)
-    found, certified = _subspace_iteration(gram, count, exact, block)
+    found, certified = _subspace_iteration(gram, count, exact or count, block)
     return Eigenpairs(
         *tf.cond(certified, lambda: found, lambda: _first(full_eigenpairs(gram), block))
     )
@@ -83,44 +84,50 @@ def _subspace_iteration(
     for _ in range(FIRST_PRODUCTS - 1):
         columns = tf.matmul(gram, columns)
     # Of a matrix of low rank these are dependent: what the first pass leaves of them is rounding,
-    # which the second makes orthogonal.
-    pairs, residual = _rayleigh_ritz(gram, _orthonormal(columns))
+    # which the second, in the projection, makes orthogonal.
+    pairs, residual = _rayleigh_ritz(gram, _orthonormal(columns), count)
 
     def unfinished(filters: tf.Tensor, pairs: Eigenpairs, residual: tf.Tensor) -> tf.Tensor:
-        return (filters < MAX_FILTERS) & ~_certified(pairs, residual, count, exact)
+        return (filters < MAX_FILTERS) & ~_converged(pairs, residual, exact)
 
     def improve(filters: tf.Tensor, pairs: Eigenpairs, residual: tf.Tensor):
-        return filters + 1, *_rayleigh_ritz(gram, _chebyshev_filter(gram, pairs))
+        return filters + 1, *_rayleigh_ritz(gram, _chebyshev_filter(gram, pairs), count)
 
     _, pairs, residual = tf.while_loop(unfinished, improve, (tf.constant(0), pairs, residual))
-    return pairs, _certified(pairs, residual, count, exact)
+    length = tf.norm(pairs.vectors, axis=1, keepdims=True)
+    pairs = pairs._replace(vectors=tf.math.divide_no_nan(pairs.vectors, length))
+    return pairs, _converged(pairs, residual, exact) & _sound(pairs, count)
 
 
-def _rayleigh_ritz(gram: tf.Tensor, block: tf.Tensor) -> tuple[Eigenpairs, tf.Tensor]:
-    """The best approximate eigenpairs in the span of ``block [B, n, p]``, by `tf.linalg.svd` of the
-    ``p x p`` core, and the norms ``[B, p]`` of their residuals ``G v - theta v``."""
+def _rayleigh_ritz(
+    gram: tf.Tensor, block: tf.Tensor, count: int
+) -> tuple[Eigenpairs, tf.Tensor]:
+    """The best approximate eigenpairs in the span of ``block [B, n, p]``, by decomposing the
+    ``p x p`` core, and the norms ``[B, count]`` of the residuals ``G v - theta v`` of the first."""
     basis = _orthonormal(block)
     image = tf.matmul(gram, basis)
-    _, rotation, _ = tf.linalg.svd(transposed_product(basis, image))
-    vectors, images = tf.matmul(basis, rotation), tf.matmul(image, rotation)
-    # The basis is orthonormal but for the shift in its factor; the Rayleigh quotient forgives that.
-    length = tf.norm(vectors, axis=1, keepdims=True)
-    vectors, images = (tf.math.divide_no_nan(tensor, length) for tensor in (vectors, images))
-    values = tf.reduce_sum(vectors * images, axis=1, keepdims=True)
-    residual = tf.norm(images - values * vectors, axis=1)
-    return Eigenpairs(tf.nn.relu(values[:, 0]), vectors), residual
+    values, rotation = full_eigenpairs(transposed_product(basis, image))
+    pairs = Eigenpairs(values, tf.matmul(basis, rotation))
+    # The basis is orthonormal but for the shift in its factor; Rayleigh quotients forgive that.
+    vectors, images = pairs.vectors[:, :, :count], tf.matmul(image, rotation[:, :, :count])
+    square = tf.reduce_sum(vectors**2, axis=1, keepdims=True)
+    quotient = tf.math.divide_no_nan(
+        tf.reduce_sum(vectors * images, axis=1, keepdims=True), square
+    )
+    residual = tf.norm(images - quotient * vectors, axis=1)
+    pairs = pairs._replace(values=tf.concat([quotient[:, 0], values[:, count:]], axis=1))
+    return pairs, tf.math.divide_no_nan(residual, tf.sqrt(square[:, 0]))
 
 
 def _orthonormal(block: tf.Tensor) -> tf.Tensor:
-    """Orthonormal columns with the span of ``block [B, n, p]`` (Cholesky QR). The small shift keeps
-    the factor defined where columns are dependent or zero."""
-    shift = 2 * block.shape[-1] * _epsilon(block.dtype)
+    """Orthonormal columns with the span of ``block [B, n, p]`` (Cholesky QR), to about the
+    shift that keeps the factor defined, whatever rounding does, where columns are dependent."""
+    identity = tf.eye(block.shape[-1], dtype=block.dtype)
+    shift = 8 * block.shape[-1] * _epsilon(block.dtype)
     columns = tf.math.divide_no_nan(block, tf.norm(block, axis=1, keepdims=True))
-    products = transposed_product(columns, columns)
-    factor = tf.linalg.cholesky(products + shift * tf.eye(block.shape[-1], dtype=block.dtype))
-    return tf.linalg.matrix_transpose(
-        tf.linalg.triangular_solve(factor, tf.linalg.matrix_transpose(columns))
-    )
+    factor = tf.linalg.cholesky(transposed_product(columns, columns) + shift * identity)
+    inverse = tf.linalg.triangular_solve(factor, tf.broadcast_to(identity, tf.shape(factor)))
+    return tf.matmul(columns, inverse, transpose_b=True)
 
 
 def _chebyshev_filter(gram: tf.Tensor, pairs: Eigenpairs) -> tf.Tensor:
@@ -132,25 +139,30 @@ def _chebyshev_filter(gram: tf.Tensor, pairs: Eigenpairs) -> tf.Tensor:
     return tf.math.divide_no_nan(4.0, bound) * tf.matmul(gram, once) - 2 * once - pairs.vectors
 
 
-def _certified(pairs: Eigenpairs, residual: tf.Tensor, count: int, exact: int) -> tf.Tensor:
+def _converged(pairs: Eigenpairs, residual: tf.Tensor, exact: int) -> tf.Tensor:
     """Whether in every sample the first `exact` vectors are as exact as the precision allows, and
-    those up to `count` within `LOOSE_ERROR`.
+    the others that have a ``residual [B, count]`` within `LOOSE_ERROR`.
 
     The residual over the distance to the rest of the spectrum bounds a vector's error (Davis &
-    Kahan 1970); a residual at rounding level cannot be improved. A small eigenvalue above rounding
-    level is not certified at all: forming the Gram matrix has cost it too many digits.
+    Kahan 1970); a residual at rounding level cannot be improved.
     """
-    epsilon = _epsilon(pairs.values.dtype)
-    values, largest = pairs.values[:, :count], pairs.values[:, :1]
-    distance = values - pairs.values[:, -1:]
-    vectors = pairs.vectors[:, :, :count]
-    overlap = transposed_product(vectors, vectors) - tf.eye(count, dtype=values.dtype)
-    orthogonal = tf.abs(overlap) <= 1e3 * epsilon
+    epsilon, count = _epsilon(residual.dtype), residual.shape[1]
+    distance = pairs.values[:, :count] - pairs.values[:, -1:]
     allowed = [30 * epsilon] * exact + [LOOSE_ERROR] * (count - exact)
-    allowed = tf.constant(allowed, values.dtype) * distance
-    converged = residual[:, :count] <= tf.maximum(allowed, 6 * epsilon * largest)
-    inexact = (values < 2500 * epsilon * largest) & (values > 20 * epsilon * largest)
-    return tf.reduce_all(converged & ~inexact) & tf.reduce_all(orthogonal)
+    allowed = tf.constant(allowed[:count], residual.dtype) * distance
+    rounding = 6 * epsilon * pairs.values[:, :1]
+    return tf.reduce_all(residual <= tf.maximum(allowed, rounding))
+
+
+def _sound(pairs: Eigenpairs, count: int) -> tf.Tensor:
+    """Whether in every sample the first `count` vectors are orthonormal and large enough. A small
+    eigenvalue above rounding level is not: forming the Gram matrix has cost it too many digits."""
+    epsilon = _epsilon(pairs.values.dtype)
+    vectors, values = pairs.vectors[:, :, :count], pairs.values[:, :count]
+    overlap = transposed_product(vectors, vectors) - tf.eye(count, dtype=values.dtype)
+    relative = tf.math.divide_no_nan(values, pairs.values[:, :1])
+    inexact = (relative < 2500 * epsilon) & (relative > 20 * epsilon)
+    return tf.reduce_all(tf.abs(overlap) <= 1e3 * epsilon) & ~tf.reduce_any(inexact)
 
 
 def _epsilon(dtype: tf.DType) -> float:

@@ -16,6 +16,7 @@ For ``X = U S V^T`` the vectors ``v_i`` say which mixtures of channels a feature
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -29,6 +30,8 @@ from op_util.decomposition import (
 
 SOLVERS = ("auto", "svd")
 ORIENTATIONS = ("canonical", "as_computed")
+GRADIENTS = ("exact", "published")
+TRUSTED_ERROR = 5e-4  # of a vector; beyond it float32 is not enough and float64 is used
 
 SAFE_RANGE = (1e-12, 1e15)  # of singular values whose squares float32 can hold
 PUBLISHED_VECTORS = 5  # the original code's gradient knows no more
@@ -82,7 +85,19 @@ def right_singular_vectors(
     """
     found = decompose([matrices], [count], orientation=orientation, solver=solver)[0]
     index = tf.tile(tf.range(found.values.shape[1])[None, :], [tf.shape(found.values)[0], 1])
-    return found.values, select(matrices, found, index, gradient=gradient)
+
+    def pick(one: Decomposition) -> tuple[tf.Tensor, ...]:
+        return index, one.right, one.values
+
+    vectors, values = differentiable(
+        matrices, [found], pick, gradient=gradient, solver=solver,
+        trusted=_all_known(found) if orientation == "canonical" else None,
+    )
+    return values, vectors
+
+
+def _all_known(found: Decomposition) -> tf.Tensor:
+    return tf.reduce_all(found.error <= TRUSTED_ERROR)
 
 
 def decompose(
@@ -109,27 +124,72 @@ def decompose(
     else:
         raise ValueError(f"solver is {solver!r}; expected one of {', '.join(SOLVERS)}")
     if orientation == "canonical":
-        return [canonical(one) for one in found]
+        return [_canonical(one) for one in found]
     if orientation != "as_computed":
         raise ValueError(f"orientation is {orientation!r}; expected {' or '.join(ORIENTATIONS)}")
     return found
 
 
-def select(
-    matrices: tf.Tensor, found: Decomposition, index: tf.Tensor, *, gradient: str
-) -> tf.Tensor:
-    """Right singular vectors ``index [B, m]`` of `found`, ``[B, D, m]``, with their gradient.
+def differentiable(
+    matrices: tf.Tensor,
+    found: list[Decomposition],
+    pick: Callable[..., tuple[tf.Tensor, ...]],
+    *,
+    gradient: str,
+    solver: str,
+    trusted: tf.Tensor | None,
+) -> tuple[tf.Tensor, ...]:
+    """Right singular vectors chosen from decompositions, with their gradient.
 
-    The gradient is solved for only here, so candidates that are not chosen cost nothing.
+    The gradient is solved for the chosen vectors only, so candidates cost nothing in it.
+
+    Args:
+        matrices: what ``found[0]`` is the decomposition of.
+        found: decompositions, of canonical orientation where `trusted` is given.
+        pick: ``pick(*found)`` gives ``index [B, m]`` int32, the vectors ``index`` of ``found[0]``,
+            which are what is differentiated, and any further tensors.
+        trusted: scalar bool, whether float32 has been enough; where not, all is found again in
+            float64. None, and in float64: it is.
+
+    Returns:
+        What `pick` gives, without the index.
     """
-    backward = GRADIENTS_BY_NAME[gradient]
+    if gradient not in GRADIENTS:
+        raise ValueError(f"gradient is {gradient!r}; expected one of {', '.join(GRADIENTS)}")
+    backward = exact_gradient if gradient == "exact" else published_gradient
+    if found[0].right.dtype != tf.float32:
+        trusted = None
+
+    def again(one: Decomposition) -> Decomposition:
+        precise, count = tf.cast(one.matrices, tf.float64), one.values.shape[1]
+        return decompose([precise], [count], orientation="canonical", solver=solver)[0]
+
+    def fast() -> tuple[tf.Tensor, ...]:
+        return pick(*found)
+
+    def slow() -> tuple[tf.Tensor, ...]:
+        pairs = zip(pick(*map(again, found)), fast(), strict=True)
+        return tuple(tf.cast(precise, like.dtype) for precise, like in pairs)
+
+    def gradient_of(one: Decomposition, index: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+        return tf.cast(backward(one, index, tf.cast(upstream, one.right.dtype)), matrices.dtype)
 
     @tf.custom_gradient
-    def chosen(matrices: tf.Tensor):
-        vectors = columns(found.right, index)
-        return vectors, lambda upstream: tf.cast(backward(found, index, upstream), matrices.dtype)
+    def picked(matrices: tf.Tensor):
+        index, *outputs = fast() if trusted is None else tf.cond(trusted, fast, slow)
 
-    return chosen(matrices)
+        def grad(upstream: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
+            if trusted is None:
+                return gradient_of(found[0], index, upstream)
+            return tf.cond(
+                trusted,
+                lambda: gradient_of(found[0], index, upstream),
+                lambda: gradient_of(again(found[0]), index, upstream),
+            )
+
+        return tuple(outputs), grad
+
+    return picked(matrices)
 
 
 def exact_gradient(found: Decomposition, index: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
@@ -148,6 +208,7 @@ def exact_gradient(found: Decomposition, index: tf.Tensor, upstream: tf.Tensor) 
         ``[B, N, D]``.
     """
     x, scale, right = found.matrices, found.scale, found.right
+    root = tf.sqrt(scale)  # in two halves, so that products with huge or tiny X stay in range
     sigma = tf.gather(found.spectrum.values, index, batch_dims=1)[:, None, :]
     chosen = columns(right, index)
     along = transposed_product(right, upstream)  # [B, k, m]
@@ -159,14 +220,14 @@ def exact_gradient(found: Decomposition, index: tf.Tensor, upstream: tf.Tensor) 
     w = tf.matmul(right, known)
     if x.shape[1] >= x.shape[2]:
         w += _on_complement(found, index, inverse, rest)
-        image = tf.matmul(x, w) / scale
+        image = tf.matmul(x, w / root) / root
     else:
         # (s^2 - X^T X)^+ = (1 + X^T (s^2 - X X^T)^+ X) / s^2
-        pulled = tf.matmul(x, rest) / scale
+        pulled = tf.matmul(x, rest / root) / root
         y = _on_complement(found, index, inverse, pulled)
         inverse_square = tf.math.divide_no_nan(tf.ones_like(sigma), sigma**2)
-        w += inverse_square * (rest + tf.matmul(x, y, transpose_a=True) / scale)
-        image = tf.matmul(x, w) / scale
+        w += inverse_square * (rest + tf.matmul(x, y / root, transpose_a=True) / root)
+        image = tf.matmul(x, w / root) / root
     images = tf.concat([sigma * columns(found.left, index), image], axis=2)
     factors = (images, tf.concat([w, chosen], axis=2) / scale)
     # Where the sample is dropped or the vector has no singular value, nothing is to be learned.
@@ -245,7 +306,7 @@ def _solve_on_complement(
         direction = residual + tf.math.divide_no_nan(new_norm, norm) * direction
         return step + 1, z, residual, direction, new_norm
 
-    target = dot(b, b) * (4 * _epsilon(b.dtype)) ** 2
+    target = dot(b, b) * (16 * _epsilon(b.dtype)) ** 2
     limit = 2 * b.shape[1] + 20
     # Projected twice: what rounding leaves along the leading vectors could never be solved away.
     start = project(start)
@@ -276,10 +337,6 @@ def published_gradient(found: Decomposition, index: tf.Tensor, upstream: tf.Tens
     return scale * tf.matmul(left, across, transpose_b=True)
 
 
-GRADIENTS_BY_NAME = {"exact": exact_gradient, "published": published_gradient}
-GRADIENTS = tuple(GRADIENTS_BY_NAME)
-
-
 def _by_svd(x: tf.Tensor, count: int) -> Decomposition:
     """By `tf.linalg.svd` of the whole matrix; the gradient then needs no further solve."""
     good = tf.reduce_all(tf.math.is_finite(x), axis=[1, 2])
@@ -305,8 +362,9 @@ def _by_gram(
     """Leading vectors from the Gram matrices; those of one size are solved for together."""
     grams = [_gram(x) for x in matrices]
     traces = [tf.linalg.trace(gram) for gram in grams]
-    # An entry that is not finite makes the trace so.
+    # An entry that is not finite makes the trace so; the squares of tiny ones vanish.
     good = [tf.math.is_finite(trace) for trace in traces]
+    vanished = [_vanished(x, trace) for x, trace in zip(matrices, traces, strict=True)]
     scaled = [
         tf.where(fine[:, None, None], tf.math.divide_no_nan(gram, trace[:, None, None]), 0)
         for gram, trace, fine in zip(grams, traces, good, strict=True)
@@ -322,10 +380,20 @@ def _by_gram(
         batches = [tf.shape(scaled[i])[0] for i in group]
         for i, *part in zip(group, *(tf.split(part, batches) for part in pairs), strict=True):
             scale = tf.sqrt(tf.where(good[i] & (traces[i] > 0), traces[i], 1))
-            found[i] = _from_eigenpairs(
+            one = _from_eigenpairs(
                 matrices[i], scaled[i], scale, good[i], Eigenpairs(*part), counts[i], exact[i]
             )
+            unknown = tf.cast(vanished[i], one.error.dtype)[:, None]
+            found[i] = one._replace(error=tf.maximum(one.error, unknown))
     return found
+
+
+def _vanished(x: tf.Tensor, trace: tf.Tensor) -> tf.Tensor:
+    """Whether a sample's ``trace [B]`` is zero though ``x [B, N, D]`` is not."""
+    zero = trace <= 0
+    return tf.cond(
+        tf.reduce_any(zero), lambda: zero & tf.reduce_any(x != 0, axis=[1, 2]), lambda: zero
+    )
 
 
 def _from_eigenpairs(
@@ -390,7 +458,7 @@ def _zeroed(found: Decomposition, present: tf.Tensor) -> Decomposition:
     )
 
 
-def canonical(found: Decomposition) -> Decomposition:
+def _canonical(found: Decomposition) -> Decomposition:
     """Both vectors of a pair flipped where the mean response ``sum(X v) = s sum(u)`` is
     negative."""
     sign = tf.where(tf.reduce_sum(found.left, axis=1, keepdims=True) < 0, -1, 1)
