@@ -1,0 +1,39 @@
+"""Several devices train the same student as one: two and four virtual CPUs, a process each."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+ALL = (
+    "None", "Soft_logits", "FSP", "SSKD_SVD", "SSKD_SVD without a main loss", "couples samples",
+    "layers of its own",
+)
+SOME = ("Soft_logits", "SSKD_SVD", "couples samples")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("replicas", "names"), [(4, ALL), (2, SOME)])
+def test_same_student_as_on_one_device(replicas, names):
+    """After 12 steps, of batches of 8, 5 and 1 images, with unlabelled images among them, batch
+    normalisation, and for SSKD_SVD an image that the teacher answers with NaN."""
+    command = [sys.executable, HERE / "data_parallel.py", str(replicas), *names]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert sorted(found) == sorted(names)
+    for name, figures in found.items():
+        assert figures["finite"], name
+        assert figures["moved"] > 0.1, name  # it did train
+        assert figures["weights"] <= 1e-6, (name, figures["weights"])
+        for metric, (alone, shared) in figures["logs"].items():
+            np.testing.assert_allclose(shared, alone, rtol=1e-5, err_msg=f"{name}: {metric}")
+    dropped = found["SSKD_SVD"]["logs"]["dropped_share"][0]
+    np.testing.assert_allclose(dropped, 2 / 38, rtol=1e-5)

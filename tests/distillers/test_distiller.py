@@ -1,0 +1,390 @@
+"""What a training step does, against gradients and updates by hand."""
+
+import dataclasses
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.special import log_softmax, softmax
+
+import nets
+from distillers import FSP, SSKD_SVD, Distiller, Method, NoDistillation, SoftLogits, Stage
+from registry import UserError
+from tests.distillers.models import CLASSES, batch, network, outputs
+
+RATE, MOMENTUM, DECAY = 0.1, 0.9, 0.01
+
+
+def distiller_of(method, *, student=None, teacher=None, **options):
+    student = student or network(1, "student")
+    teacher = teacher or network(2, "teacher", width=2)
+    distiller = Distiller(
+        student,
+        method,
+        teacher,
+        student_outputs=outputs(student),
+        teacher_outputs=outputs(teacher),
+        **options,
+    )
+    distiller.compile(keras.optimizers.SGD(RATE, momentum=MOMENTUM, nesterov=True))
+    return distiller
+
+
+def values(variables):
+    return [np.array(variable) for variable in variables]
+
+
+def assert_same(variables, before):
+    for variable, value in zip(variables, before, strict=True):
+        np.testing.assert_array_equal(np.array(variable), value)
+
+
+@dataclasses.dataclass(eq=False)
+class Squares(Method):
+    """Half the squared distance of the hidden features, summed over the batch."""
+
+    reads = "embedding"
+    reduction = "sum"
+    combination = "clip"
+    strength: float = 3.0
+
+    def compute_loss(self, teacher_outputs, student_outputs, **context):
+        return self.strength * tf.reduce_sum(tf.square(student_outputs - teacher_outputs)) / 2
+
+
+class ByHand:
+    """Two linear layers on flat images, and their updates in NumPy and float64."""
+
+    def __init__(self, method, main_loss="cross_entropy"):
+        keras.utils.set_random_seed(3)
+        self.models = [self.network(name) for name in ("student", "teacher")]
+        student, teacher = self.models
+        self.weights = [np.array(w, np.float64) for w in student.get_weights()]
+        self.theirs = [np.array(w, np.float64) for w in teacher.get_weights()]
+        self.velocity = [np.zeros_like(w) for w in self.weights]
+        self.method = method
+        self.main_loss = main_loss
+        self.distiller = Distiller(
+            student, method, teacher, main_loss=main_loss, weight_decay=DECAY,
+            student_outputs=self.outputs(student), teacher_outputs=self.outputs(teacher),
+        )
+        self.distiller.compile(keras.optimizers.SGD(RATE, momentum=MOMENTUM, nesterov=True))
+
+    @staticmethod
+    def network(name):
+        image = keras.Input((2, 2, 3))
+        flat = keras.layers.Flatten()(image)
+        hidden = keras.layers.Dense(5, bias_initializer="normal", name="hidden")(flat)
+        return keras.Model(image, keras.layers.Dense(CLASSES, name="scores")(hidden), name=name)
+
+    @staticmethod
+    def outputs(model):
+        return nets.outputs_of(model, taps=["hidden"])
+
+    @staticmethod
+    def forward(weights, x):
+        hidden = x @ weights[0] + weights[1]
+        return hidden, hidden @ weights[2] + weights[3]
+
+    def gradients(self, x, label):
+        """Of the main and of the distillation loss, weights not applied; None: not reached."""
+        hidden, logits = self.forward(self.weights, x)
+        their_hidden, their_logits = self.forward(self.theirs, x)
+        labelled = label >= 0
+        at_logits = softmax(logits, axis=1)
+        at_logits[np.arange(len(x)), np.maximum(label, 0)] -= 1
+        at_logits *= labelled[:, None] / max(labelled.sum(), 1)
+        main = self.backward(x, hidden, at_logits)
+        if isinstance(self.method, SoftLogits):
+            t = self.method.temperature
+            at_logits = t * (softmax(logits / t, axis=1) - softmax(their_logits / t, axis=1))
+            return main, self.backward(x, hidden, at_logits / len(x))
+        if isinstance(self.method, Squares):
+            at_hidden = self.method.strength * (hidden - their_hidden)
+            return main, [x.T @ at_hidden, at_hidden.sum(axis=0), None, None]
+        return main, [None] * 4
+
+    def backward(self, x, hidden, at_logits):
+        at_hidden = at_logits @ self.weights[2].T
+        return [x.T @ at_hidden, at_hidden.sum(0), hidden.T @ at_logits, at_logits.sum(0)]
+
+    def step(self, x, label, epoch):
+        main, distillation = self.gradients(x, label)
+        for i, (g0, g1) in enumerate(zip(main, distillation, strict=True)):
+            g0 = self.method.main_weight * g0 if self.main_loss != "none" else np.zeros_like(g0)
+            g0 = g0 + DECAY * self.weights[i] if i in (0, 2) else g0  # kernels
+            g1 = np.zeros_like(g0) if g1 is None else self.method.distillation_weight * g1
+            if self.method.combination == "clip" and self.main_loss != "none":
+                bound = np.linalg.norm(g0) / (1 + np.exp(-epoch))
+                g1 = g1 * min(1, bound / max(np.linalg.norm(g1), 1e-300))
+            gradient = g0 + g1
+            self.velocity[i] = MOMENTUM * self.velocity[i] - RATE * gradient
+            self.weights[i] = self.weights[i] + MOMENTUM * self.velocity[i] - RATE * gradient
+
+
+@pytest.mark.parametrize(
+    ("method", "main_loss"),
+    [
+        (NoDistillation(), "cross_entropy"),
+        (SoftLogits(), "cross_entropy"),
+        (SoftLogits(), "none"),
+        (Squares(), "cross_entropy"),
+        (Squares(strength=0.1), "none"),
+    ],
+)
+def test_updates_by_hand(method, main_loss):
+    """Weight decay on kernels, unlabelled images, the clip of each epoch, Nesterov's momentum."""
+    known = ByHand(method, main_loss)
+    random = np.random.default_rng(4)
+    x = random.normal(size=(12, 2, 2, 3)).astype("float32")
+    label = random.integers(0, CLASSES, 12).astype("int32")
+    label[[1, 2, 7]] = -1
+    label[8:] = -1  # a batch without any label
+    data = tf.data.Dataset.from_tensor_slices({"image": x, "label": label}).batch(4)
+    history = known.distiller.fit(data, epochs=3, verbose=0)
+    for epoch in range(3):
+        for rows in (slice(0, 4), slice(4, 8), slice(8, 12)):
+            known.step(x[rows].reshape(4, -1).astype(float), label[rows], epoch)
+    for found, expected in zip(known.models[0].get_weights(), known.weights, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
+    if method.combination == "clip" and main_loss != "none":
+        assert 0 < history.history["clip_share"][0] < 1
+
+
+def test_logged_figures_are_means_over_images():
+    distiller = distiller_of(SoftLogits(), weight_decay=0.0)
+    distiller.optimizer.learning_rate = 0.0
+    for layer in distiller.student.layers:  # so that training and evaluation see the same
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+    data = batch(5, 21, unlabelled=(2, 9, 20))
+    logs = distiller.fit(
+        tf.data.Dataset.from_tensor_slices(data).batch(8), verbose=0,
+        validation_data=tf.data.Dataset.from_tensor_slices(data).batch(21),
+    ).history
+    logits = distiller.predict(data["image"], verbose=0)
+    theirs = distiller.teacher(data["image"], training=False).numpy()
+    labelled = data["label"] >= 0
+    cross_entropy = -log_softmax(logits, axis=1)[np.arange(21), np.maximum(data["label"], 0)]
+    p = softmax(theirs / 4, axis=1)
+    divergence = 16 * np.sum(p * (np.log(p) - log_softmax(logits / 4, axis=1)), axis=1)
+    hits = logits.argmax(axis=1) == data["label"]
+    within = np.any(np.argsort(-logits, axis=1)[:, :5] == data["label"][:, None], axis=1)
+    for prefix in ("", "val_"):
+        found = {name: logs[prefix + name][0] for name in ("main_loss", "accuracy", "top5")}
+        np.testing.assert_allclose(found["main_loss"], cross_entropy[labelled].mean(), rtol=1e-5)
+        np.testing.assert_allclose(found["accuracy"], hits[labelled].mean(), rtol=1e-5)
+        np.testing.assert_allclose(found["top5"], within[labelled].mean(), rtol=1e-5)
+    np.testing.assert_allclose(logs["distillation_loss"][0], divergence.mean(), rtol=1e-4)
+    assert not any(name.startswith("val_dist") for name in logs)
+
+
+def test_one_forward_pass_of_each_network_a_step():
+    student, teacher = network(1, "student", counted=True), network(2, "teacher", counted=True)
+    distiller = distiller_of(SSKD_SVD(), student=student, teacher=teacher)
+
+    def calls():
+        return [int(model.get_layer("calls").calls) for model in (student, teacher)]
+
+    data = tf.data.Dataset.from_tensors(batch(6))
+    before = calls()
+    distiller.fit(data.repeat(3), epochs=2, verbose=0)
+    assert np.subtract(calls(), before).tolist() == [6, 6]
+    before = calls()
+    distiller.evaluate(data.repeat(2), verbose=0)
+    assert np.subtract(calls(), before).tolist() == [2, 0]
+
+
+def test_teacher_is_not_touched_and_not_saved(tmp_path):
+    teacher = network(2, "teacher", width=2)
+    distiller = distiller_of(FSP(), teacher=teacher)
+    before = values(teacher.variables)
+    data = tf.data.Dataset.from_tensors(batch(7)).repeat(3)
+    distiller.fit(data, verbose=0, validation_data=data)
+    assert_same(teacher.variables, before)
+    owned = {id(variable) for variable in distiller.variables}
+    assert not owned & {id(variable) for variable in teacher.variables}
+    assert {id(variable) for variable in distiller.student.variables} <= owned
+    distiller.save_weights(tmp_path / "all.weights.h5")
+    saved = []
+    with h5py.File(tmp_path / "all.weights.h5") as file:
+        file.visititems(
+            lambda _, item: saved.append(np.array(item)) if isinstance(item, h5py.Dataset) else None
+        )
+    kernels = [value for value in values(distiller.student.variables) if value.ndim > 1]
+    assert all(any(np.array_equal(kernel, one) for one in saved) for kernel in kernels)
+    kernels = [value for value in before if value.ndim > 1]
+    assert not any(np.array_equal(kernel, one) for one in saved for kernel in kernels)
+
+
+def test_evaluate_and_predict_change_nothing():
+    distiller = distiller_of(SSKD_SVD())
+    data = tf.data.Dataset.from_tensors(batch(8))
+    distiller.fit(data.repeat(2), epochs=2, verbose=0)
+    kept = [*distiller.student.variables, *distiller.optimizer.variables, distiller.epoch]
+    kept += distiller.teacher.variables
+    before = values(kept)
+    first = distiller.evaluate(data.repeat(2), verbose=0, return_dict=True)
+    logits = distiller.predict(batch(8)["image"], verbose=0)
+    assert first == distiller.evaluate(data.repeat(2), verbose=0, return_dict=True)
+    assert_same(kept, before)
+    assert int(distiller.epoch) == 1
+    np.testing.assert_allclose(
+        logits, distiller.student(batch(8)["image"], training=False), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("method", [FSP(), SoftLogits(), None])
+def test_pairs_of_arrays_as_batches(method):
+    data = batch(9, 16)
+    distiller = distiller_of(method)
+    history = distiller.fit(data["image"], data["label"], batch_size=8, epochs=2, verbose=0)
+    again = distiller_of(method)
+    dicts = tf.data.Dataset.from_tensor_slices(data).batch(8)
+    other = again.fit(data["image"], data["label"][:, None], batch_size=8, epochs=2, verbose=0,
+                      shuffle=False)
+    in_order = distiller_of(method).fit(dicts, epochs=2, verbose=0)
+    for name, losses in in_order.history.items():
+        np.testing.assert_allclose(other.history[name], losses, rtol=1e-4, err_msg=name)
+    assert np.isfinite(history.history["main_loss"]).all()
+
+
+def test_preprocessing_of_each_network():
+    student, teacher = network(1, "student"), network(2, "teacher")
+    distiller = distiller_of(
+        SoftLogits(), student=student, teacher=teacher,
+        student_preprocessing=lambda image: tf.cast(image, tf.float32) / 255,
+        teacher_preprocessing=lambda image: tf.cast(image, tf.float32) / 100 - 1,
+    )
+    image = np.random.default_rng(10).integers(0, 256, (8, 8, 8, 3)).astype("uint8")
+    np.testing.assert_allclose(
+        distiller.predict(image, verbose=0), student(image / 255.0, training=False), rtol=1e-4,
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(
+        distiller.teacher_features(tf.constant(image))["logits"],
+        teacher(image / 100.0 - 1, training=False), rtol=1e-4, atol=1e-6,
+    )
+
+
+def test_a_bad_image_of_the_teacher_does_no_harm():
+    """A sample without a finite teacher is as one that is not there, for the distillation."""
+    def unless_marked(image):
+        return tf.where(image[:, :1, :1, :1] > 90, np.nan, image)
+
+    data = batch(11)
+    data["image"][3, 0, 0, 0] = 100.0
+    distiller = distiller_of(SSKD_SVD(), teacher_preprocessing=unless_marked)
+    history = distiller.fit(tf.data.Dataset.from_tensors(data), epochs=2, verbose=0)
+    np.testing.assert_allclose(history.history["dropped_share"], [1 / 8] * 2, rtol=1e-6)
+    assert all(np.all(np.isfinite(value)) for value in values(distiller.student.variables))
+
+
+def test_stage_that_trains_what_leads_to_the_taps():
+    class Staged(SSKD_SVD):
+        stages = (
+            Stage("first", 0.5, main_loss=False, trains="taps"),
+            Stage("second", 0.5, distillation_loss=False, new_optimizer=True),
+        )
+
+    distiller = distiller_of(Staged())
+    data = tf.data.Dataset.from_tensors(batch(12)).repeat(2)
+    scores = distiller.student.get_layer("scores")
+    before = values(distiller.student.trainable_variables)
+    logs = distiller.fit(data, verbose=0).history
+    assert_same(scores.variables, before[-2:])
+    for variable, value in zip(distiller.student.trainable_variables[:-2], before, strict=False):
+        assert np.any(np.array(variable) != value), variable.path
+    assert "distillation_loss" in logs and "clip_share" not in logs
+    distiller.start_stage(distiller.method.stages[1])
+    distiller.compile(keras.optimizers.SGD(RATE))
+    logs = distiller.fit(data, verbose=0).history
+    assert np.any(np.array(scores.kernel) != before[-2])
+    assert set(logs) == {"main_loss", "accuracy", "top5"}
+
+
+def test_fit_goes_on_where_it_stopped():
+    """Two fits of an epoch each, the second beginning with epoch 1, are as one of two."""
+    data = tf.data.Dataset.from_tensors(batch(13)).repeat(2)
+    whole, parts = distiller_of(SSKD_SVD()), distiller_of(SSKD_SVD())
+    whole.fit(data, epochs=2, verbose=0)
+    parts.fit(data, epochs=1, verbose=0)
+    parts.fit(data, epochs=2, initial_epoch=1, verbose=0)
+    for one, other in zip(whole.student.variables, parts.student.variables, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [SSKD_SVD, SoftLogits])
+def test_mixed_bfloat16(method):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        student = network(1, "student")
+        last = keras.layers.Dense(CLASSES, dtype="float32", name="logits")
+        student = keras.Model(student.input, last(student.layers[-2].output), name="student")
+        distiller = distiller_of(method(), student=student)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert student.get_layer("deep").compute_dtype == "bfloat16"
+    before = values(student.trainable_variables)
+    history = distiller.fit(tf.data.Dataset.from_tensors(batch(14)), epochs=2, verbose=0)
+    assert np.isfinite(history.history["distillation_loss"]).all()
+    assert history.history["distillation_loss"][0] > 0
+    assert distiller.predict(batch(14)["image"], verbose=0).dtype == np.float32
+    for variable, value in zip(student.trainable_variables, before, strict=True):
+        assert variable.dtype == "float32" and np.all(np.isfinite(variable))
+        assert np.any(np.array(variable) != value)
+
+
+def test_compiled_by_xla_when_asked_for():
+    """SSKD_SVD's loss so compiled is tested with the method; a whole step takes a minute."""
+    data = tf.data.Dataset.from_tensors(batch(15)).repeat(3)
+    weights = []
+    for jit_compile in (False, True):
+        distiller = distiller_of(SoftLogits())
+        assert not distiller.jit_compile
+        distiller.compile(keras.optimizers.SGD(RATE, momentum=MOMENTUM), jit_compile=jit_compile)
+        assert distiller.jit_compile == jit_compile
+        distiller.fit(data, verbose=0)
+        weights.append(np.concatenate([np.ravel(w) for w in distiller.student.get_weights()]))
+    assert np.linalg.norm(weights[1] - weights[0]) < 1e-4 * np.linalg.norm(weights[0])
+
+
+def test_what_does_not_fit_is_refused():
+    student, teacher = network(1, "student"), network(2, "teacher")
+    with pytest.raises(UserError, match="SSKD_SVD needs a teacher"):
+        Distiller(student, SSKD_SVD(), student_outputs=outputs(student))
+    with pytest.raises(UserError, match="taps must be named"):
+        Distiller(student, SSKD_SVD(), teacher)
+    with pytest.raises(UserError, match="main_loss must be .* not 'hinge'"):
+        Distiller(student, main_loss="hinge")
+    with pytest.raises(UserError, match="nothing to learn"):
+        Distiller(student, main_loss="none")
+    deeper = dataclasses.replace(outputs(teacher), taps=("shallow", "scores"))
+    with pytest.raises(UserError, match="tap 2 has 6 in the teacher.* and 10 in the student"):
+        Distiller(
+            student, SSKD_SVD(), teacher, student_outputs=outputs(student), teacher_outputs=deeper
+        )
+    one_less = dataclasses.replace(outputs(teacher), taps=("shallow",))
+    with pytest.raises(UserError, match="teacher has 1, the student 2"):
+        Distiller(
+            student, SSKD_SVD(), teacher, student_outputs=outputs(student), teacher_outputs=one_less
+        )
+
+
+def test_classes_that_do_not_fit_are_refused():
+    student = network(1, "student")
+    image = keras.Input((8, 8, 3))
+    flat = keras.layers.Flatten()(image)
+    teacher = keras.Model(image, keras.layers.Dense(CLASSES + 1, name="scores")(flat))
+    with pytest.raises(UserError, match="7.*6|6.*7"):
+        Distiller(student, SoftLogits(), teacher)
+
+
+def test_a_method_that_reads_no_maps_needs_no_taps():
+    student, teacher = network(1, "student"), network(2, "teacher")
+    distiller = Distiller(student, SoftLogits(), teacher)
+    distiller.compile()
+    distiller.fit(tf.data.Dataset.from_tensors(batch(16)), verbose=0)
+    assert distiller.optimizer.nesterov and distiller.optimizer.momentum == 0.9
