@@ -12,9 +12,18 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from experiment import quiet  # noqa: E402, F401 (before TensorFlow)
+
+# isort: split
 
 import keras
 import numpy as np
@@ -24,7 +33,7 @@ from absl import flags
 import distillers
 import nets
 from distillers.distiller import Distiller
-from distillers.sskd_svd import as_matrix, weighted_bases
+from distillers.sskd_svd import as_matrix, weighted_gram
 from experiment import report
 from experiment.main import run
 from op_util.alignment import Aligned, align_taps
@@ -47,13 +56,16 @@ class MeanSquare(distillers.Method):
 
     combination = "clip"
 
-    def compute_loss(self, teacher_outputs, student_outputs, **context):
+    def compute_loss(
+        self, teacher_outputs: list[tf.Tensor], student_outputs: list[tf.Tensor], **context: Any
+    ) -> tf.Tensor:
         """Mean square of all taps."""
         pairs = zip(teacher_outputs, student_outputs, strict=True)
         return tf.add_n([tf.reduce_mean(tf.cast(t - s, tf.float32) ** 2) for t, s in pairs])
 
 
 def main(_: list[str]) -> None:
+    """Time what ``--parts`` names."""
     if "steps" in FLAGS.parts:
         for policy in ("float32", "mixed_bfloat16"):
             time_steps(policy)
@@ -124,7 +136,7 @@ def taps_of(batch_size: int) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
 def forward_and_backward(loss: Callable[..., tf.Tensor], inputs: Any) -> Callable[[], Any]:
     """A function that computes `loss` and its gradient at `inputs`."""
 
-    @tf.function(autograph=False)
+    @tf.function(autograph=False, reduce_retracing=True)
     def both(inputs):
         with tf.GradientTape() as tape:
             tape.watch(inputs)
@@ -162,9 +174,8 @@ def time_losses() -> None:
 
     def dfv_loss(vectors: list[tf.Tensor]) -> tf.Tensor:
         taps = [Aligned(v, *one[1:]) for v, one in zip(vectors, aligned, strict=True)]
-        bases = [weighted_bases(tap, 1) for tap in taps]
-        pairs = zip(bases, bases[1:], strict=False)
-        return tf.add_n([tf.reduce_sum(dfv_distance(a[0], b[0], a[1], b[1])) for a, b in pairs])
+        grams = [weighted_gram(tap, 1) for tap in taps]
+        return tf.add_n([tf.reduce_sum(dfv_distance(*pair)) for pair in pairwise(grams)])
 
     figures = {
         "four taps, auto": vectors("auto"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from dataloader.memory import check_memory
+
 CHUNK = 1000
 """Images resized in one go."""
 
@@ -18,9 +20,19 @@ def resized(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 
 def resized_array(images: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     """`resized` for an array [N,h,w,C], in chunks; `images` itself where the size is right or
-    None (then it must be uint8 already)."""
+    None (then it must be uint8 already).
+
+    Raises:
+        UserError: there is not enough memory.
+    """
     if images.dtype == np.uint8 and (size is None or images.shape[1:3] == tuple(size)):
         return images
+    height, width = size or images.shape[1:3]
+    check_memory(
+        len(images) * height * width * images.shape[-1],
+        f"{len(images)} images of {height}x{width}",
+        "give a smaller image_size",
+    )
     result = np.empty([len(images), *size, images.shape[-1]], np.uint8)
     with tf.device("CPU:0"):
         for start in range(0, len(images), CHUNK):

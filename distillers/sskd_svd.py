@@ -14,7 +14,7 @@ from distillers.checks import one_of, positive, tap_pairs
 from distillers.method import Method
 from distillers.registration import register
 from op_util.alignment import Aligned, align_taps, importance
-from op_util.dfv import dfv_basis, dfv_distance
+from op_util.dfv import dfv_basis, dfv_distance, dfv_gram
 from op_util.replicas import global_sum
 from op_util.singular_vectors import GRADIENTS, ORIENTATIONS, SOLVERS
 
@@ -87,14 +87,14 @@ class SSKD_SVD(Method):  # noqa: N801 (the paper's name)
         )
 
         @functools.cache  # a tap is bottom of one pair and top of the next
-        def bases(tap: int, count: int) -> tuple[tf.Tensor, tf.Tensor]:
-            return weighted_bases(aligned[tap], count)
+        def gram(tap: int, count: int) -> tf.Tensor:
+            return weighted_gram(aligned[tap], count)
 
         loss, dropped = 0.0, 0.0
         count = self.num_dfv
         for i, (top, bottom) in enumerate(itertools.pairwise(aligned)):
             count = min(count, top.values.shape[1], bottom.values.shape[1])
-            pair, share = pair_loss(bases(i, count), bases(i + 1, count), top.good & bottom.good)
+            pair, share = pair_loss(gram(i, count), gram(i + 1, count), top.good & bottom.good)
             loss += count**0.5 * pair
             dropped += (1 - share) / (len(aligned) - 1)
         return loss, {"dropped_share": dropped}
@@ -108,21 +108,19 @@ def as_matrix(tap: tf.Tensor) -> tf.Tensor:
     return tf.reshape(tap, [-1, rows, tap.shape[-1]])
 
 
-def weighted_bases(aligned: Aligned, count: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Student's and teacher's `dfv_basis`, ``[B, count, J, D]``, of a tap's first `count` vectors,
-    each weighted by the teacher's ``sigma_i / ||sigma_1..count||``."""
+def weighted_gram(aligned: Aligned, count: int) -> tf.Tensor:
+    """`dfv_gram` of a tap's first `count` vectors, student's and teacher's, each weighted by the
+    teacher's ``sigma_i / ||sigma_1..count||``."""
     weight = tf.stop_gradient(importance(aligned.values[:, :count]))[:, None, :]
     student = dfv_basis(aligned.student[:, :, :count] * weight)
-    return student, tf.stop_gradient(dfv_basis(aligned.teacher[:, :, :count] * weight))
+    return dfv_gram(student, tf.stop_gradient(dfv_basis(aligned.teacher[:, :, :count] * weight)))
 
 
-def pair_loss(
-    top: tuple[tf.Tensor, tf.Tensor], bottom: tuple[tf.Tensor, tf.Tensor], good: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
+def pair_loss(top: tf.Tensor, bottom: tf.Tensor, good: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """``1/2 sum((DFV_student - DFV_teacher)^2)`` of one pair of taps, times ``B / good``.
 
     Args:
-        top, bottom: student's and teacher's `weighted_bases` of the shallower and the deeper tap.
+        top, bottom: `weighted_gram` of the shallower and the deeper tap.
         good: ``[b]``, the samples that count. B and the number of the good are those of all
             replicas together.
 
@@ -133,6 +131,6 @@ def pair_loss(
     share = tf.math.divide_no_nan(
         *global_sum([tf.reduce_sum(ones), tf.cast(tf.size(ones), tf.float32)])
     )
-    distance = tf.where(good, dfv_distance(top[0], bottom[0], top[1], bottom[1]), 0)
+    distance = tf.where(good, dfv_distance(top, bottom), 0)
     scale = tf.cast(tf.math.divide_no_nan(0.5, share), distance.dtype)
     return scale * tf.reduce_sum(distance), share

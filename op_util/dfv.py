@@ -77,13 +77,22 @@ def basis_size(dtype: tf.DType) -> int:
     return next(j for j in range(64) if 4.0**-j / math.factorial(j) < half_unit)
 
 
-def dfv_distance(
-    student_top: tf.Tensor,
-    student_bottom: tf.Tensor,
-    teacher_top: tf.Tensor,
-    teacher_bottom: tf.Tensor,
-) -> tf.Tensor:
-    """``sum over m, n, i of (DFV_student - DFV_teacher)^2`` from the four maps' `dfv_basis`.
+def dfv_gram(student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
+    """All that the distance of DFVs has to know of one map: inner products over its channels.
+
+    Args:
+        student, teacher: `dfv_basis` of the map's vectors, ``[B, k, J, D]``.
+
+    Returns:
+        Gram matrix ``[B, k, 2 J, 2 J]`` of ``phi_student - phi_teacher`` and ``phi_teacher``.
+    """
+    one = tf.one_hot(0, student.shape[2], dtype=student.dtype)[:, None]  # phi_0 - 1 becomes phi_0
+    factors = tf.concat([student - teacher, teacher + one], axis=2)
+    return tf.matmul(factors, factors, transpose_b=True)
+
+
+def dfv_distance(top: tf.Tensor, bottom: tf.Tensor) -> tf.Tensor:
+    """``sum over m, n, i of (DFV_student - DFV_teacher)^2`` from the `dfv_gram` of both maps.
 
     With ``phi_s psi_s - phi_t psi_t = (phi_s - phi_t) psi_s + phi_t (psi_s - psi_t)`` the
     difference of the DFVs is a product ``P Q^T`` of two thin matrices, and ``||P Q^T||^2 = <P^T P,
@@ -91,15 +100,16 @@ def dfv_distance(
     into being.
 
     Args:
-        student_top, teacher_top: ``[B, k, J, D_top]``.
-        student_bottom, teacher_bottom: ``[B, k, J, D_bottom]``.
+        top, bottom: ``[B, k, 2 J, 2 J]``, of the shallower and the deeper map.
 
     Returns:
         ``[B]``.
     """
-    terms = student_top.shape[2]
-    one = tf.one_hot(0, terms, dtype=student_top.dtype)[:, None]  # turns phi_0 - 1 into phi_0
-    p = tf.concat([student_top - teacher_top, teacher_top + one], axis=2)
-    q = tf.concat([student_bottom + one, student_bottom - teacher_bottom], axis=2)
-    p_gram, q_gram = (tf.matmul(part, part, transpose_b=True) for part in (p, q))
-    return tf.reduce_sum(p_gram * q_gram, axis=[1, 2, 3])
+    size = top.shape[-1] // 2
+    eye = tf.eye(size, dtype=top.dtype)
+    # From (difference, teacher), as P has them, to (student, difference), as Q does.
+    exchange = tf.concat(
+        [tf.concat([eye, eye], axis=1), tf.concat([eye, tf.zeros_like(eye)], axis=1)], axis=0
+    )
+    bottom = tf.einsum("pi,bkij,qj->bkpq", exchange, bottom, exchange)
+    return tf.reduce_sum(top * bottom, axis=[1, 2, 3])

@@ -188,6 +188,7 @@ MISTAKES = {
     "image size": (["--image_size=4"], "at least 8x8 pixels, not 4x4"),
     "image size of VGG": (["--net=VGG", "--image_size=8", "--teacher_options=",
                            "--student_options="], "at least 16x16 pixels, not 8x8"),
+    "huge images": (["--image_size=1000000"], "GiB of free memory: give a smaller image_size"),
     "labels": (["--labelled_per_class=100"], "100"),
     "training images": (["--train_images=100"], "1 to 36 expected"),
     "no training image of a class": (["--train_images=2"], "has no image among the first 2"),
@@ -240,11 +241,12 @@ MISTAKES = {
         ["--teacher_taps=stage1,stage2,stage3"], "the teacher has 3, the student 4",
     ),
     "depth of taps": (
-        ["--student_options=width=16,first=8"], "tap 1 has 8 in the teacher (", "and 16 in",
+        ["--student_options=width=16,first=8"], "tap 1 has 8 in the teacher (stage1, ",
+        "and 16 in the student (stage1, ",
     ),
     "order of taps": (
         ["--teacher_taps=stage1,stage3", "--student_taps=stage1,stage4"],
-        "tap 2 has 32 in the teacher (", "and 64 in the student (",
+        "tap 2 has 32 in the teacher (stage3, ", "and 64 in the student (stage4, ",
     ),
     # Places
     "under a file": (["--train_dir={files}/text/run"], "text is a file; expected a folder"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from op_util.dfv import basis_size, dfv, dfv_basis, dfv_distance
+from op_util.dfv import basis_size, dfv, dfv_basis, dfv_distance, dfv_gram
 from tests.reference import relative_error
 
 SIZES = {"narrow": (5, 7, 3), "wide": (64, 128, 2), "a vector of one channel": (1, 1, 1)}
@@ -26,8 +26,8 @@ def vectors_of(sizes, dtype, seed=0, near=None):
 
 
 def through_basis(student_top, student_bottom, teacher_top, teacher_bottom):
-    parts = (student_top, student_bottom, teacher_top, teacher_bottom)
-    return dfv_distance(*(dfv_basis(part) for part in parts))
+    top, bottom = (student_top, teacher_top), (student_bottom, teacher_bottom)
+    return dfv_distance(*(dfv_gram(*map(dfv_basis, part)) for part in (top, bottom)))
 
 
 def direct(student_top, student_bottom, teacher_top, teacher_bottom):
