@@ -81,6 +81,7 @@ def never_empty(tensors: Any) -> tuple[Any, tf.Tensor]:
 
     def chosen(tensor: tf.Tensor) -> tf.Tensor:
         whole = gather_all(tensor, axis=0)
-        return tf.ensure_shape(tf.cond(is_scarce, lambda: whole, lambda: tensor), tensor.shape)
+        some = tf.cond(is_scarce, lambda: whole, lambda: tensor)
+        return tf.ensure_shape(some, [None, *tensor.shape[1:]])
 
     return tf.nest.map_structure(chosen, tensors), tf.where(is_scarce, 1 / count(), 1.0)
