@@ -50,13 +50,14 @@ def tap_pairs(method: str, teacher: Sequence[Any], student: Sequence[Any], at_le
         for whose, tap in (("teacher", one), ("student", other)):
             if None in tap.shape[1:]:
                 raise UserError(
-                    f"{method} needs maps of a known size, and tap {number} of the {whose} is of any "
-                    f"({_named(tap)}): build the network for images of one size"
+                    f"{method} needs maps of a known size, and tap {number} of the {whose} is of "
+                    f"any ({_named(tap)}): build the network for images of one size"
                 )
         if one.shape[-1] != other.shape[-1]:
             raise UserError(
                 f"{method} needs equal channels at each tap: tap {number} has {one.shape[-1]} "
-                f"in the teacher ({_named(one)}) and {other.shape[-1]} in the student ({_named(other)})"
+                f"in the teacher ({_named(one)}) and {other.shape[-1]} in the student "
+                f"({_named(other)})"
             )
 
 

@@ -41,8 +41,8 @@ class Distiller(keras.Model):
     batch, however many replicas share it. The teacher works in inference mode and is not a part of
     this model's variables; evaluation and prediction are the student's alone.
 
-    Batches are dicts ``{"image", "label", "index"}`` or pairs ``(image, label)``; a label of -1 marks
-    an unlabelled image, which feeds the distillation loss only.
+    Batches are dicts ``{"image", "label", "index"}`` or pairs ``(image, label)``; a label of -1
+    marks an unlabelled image, which feeds the distillation loss only.
 
     Args:
         student: functional Keras model from images to logits.
@@ -50,7 +50,8 @@ class Distiller(keras.Model):
         teacher: functional Keras model; None where the method needs none.
         student_outputs, teacher_outputs: the layers that the method compares; None: those that a
             registered network declares (see `nets.outputs_of`).
-        student_preprocessing, teacher_preprocessing: from the batch's images to the network's input.
+        student_preprocessing, teacher_preprocessing: from the batch's images to the network's
+            input.
         main_loss: ``"cross_entropy"``, or ``"none"`` to transfer without any label.
         weight_decay: factor of ``||w||^2 / 2``, on the student's kernels.
 
@@ -167,7 +168,12 @@ class Distiller(keras.Model):
         optimizer = optimizer or keras.optimizers.SGD(1e-2, momentum=0.9, nesterov=True)
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
 
-    def fit(self, *args: Any, callbacks: list[keras.callbacks.Callback] | None = None, **kwargs: Any):
+    def fit(
+        self,
+        *args: Any,
+        callbacks: list[keras.callbacks.Callback] | None = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         """As `keras.Model.fit`; keeps count of the epochs, which the clip depends on."""
         with self.distribute_strategy.scope():
             self.optimizer.build(self.variables_to_train())
@@ -237,7 +243,8 @@ class Distiller(keras.Model):
         if replicas.count() == 1:
             return self(image, training=False)
         size = tf.shape(image)[0]
-        some = tf.pad(image, [[0, tf.cast(size == 0, tf.int32)], *[[0, 0]] * (image.shape.rank - 1)])
+        padding = [[0, tf.cast(size == 0, tf.int32)], *[[0, 0]] * (image.shape.rank - 1)]
+        some = tf.pad(image, padding)
         return self(tf.ensure_shape(some, image.shape), training=False)[:size]
 
     def _trains_on_labels(self) -> bool:
@@ -335,12 +342,13 @@ class _EpochCounter(keras.callbacks.Callback):
 
 
 def as_batch(data: Any) -> Batch:
-    """A `Batch` from a dict ``{"image", "label", "index"}``, a pair ``(image, label)`` or images alone;
-    what is missing is -1."""
+    """A `Batch` from a dict ``{"image", "label", "index"}``, a pair ``(image, label)`` or images
+    alone; what is missing is -1."""
     if isinstance(data, dict):
         image, label, index = data["image"], data.get("label"), data.get("index")
     else:
-        image, label, index = (*data, None, None)[:3] if isinstance(data, tuple) else (data, None, None)
+        parts = data if isinstance(data, tuple) else (data,)
+        image, label, index = (*parts, None, None)[:3]
     unknown = tf.fill(tf.shape(image)[:1], -1)
     label = unknown if label is None else tf.cast(tf.reshape(label, [-1]), tf.int32)
     return Batch(image, label, tf.cast(unknown if index is None else index, tf.int64))

@@ -65,7 +65,7 @@ def test_example_of_the_library(example, tmp_path, monkeypatch):
 def test_what_it_names_exists():
     for path in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / path).exists(), path
-    for path in re.findall(r"`((?:op_util|distillers|nets|dataloader|benchmarks)/\w+\.py)`", README):
+    for path in re.findall(r"`((?:op_util|distillers|benchmarks)/\w+\.py)`", README):
         assert (ROOT / path).exists(), path
 
 
