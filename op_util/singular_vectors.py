@@ -258,10 +258,8 @@ def _on_complement(
 
     Where not all eigenvectors are known, those that are give a start that leaves little to solve.
     """
-    count = found.values.shape[1]
     vectors = found.spectrum.vectors
-    further = vectors[:, :, count:]
-    start = tf.matmul(further, inverse[:, count:] * transposed_product(further, b))
+    start = tf.matmul(vectors, inverse * transposed_product(vectors, b))
     if vectors.shape[2] == vectors.shape[1]:
         return start
     shift = tf.gather(found.spectrum.values, index, batch_dims=1)[:, None, :] ** 2
@@ -281,7 +279,10 @@ def _solve_on_complement(
         shift: ``[B, 1, m]``.
         b, start: ``[B, n, m]``.
     """
-    gram, leading = found.gram, found.spectrum.vectors[:, :, : found.values.shape[1]]
+    gram = found.gram
+    # Without those that have no singular value: they are a part of the complement like any other.
+    present = tf.cast(found.values[:, None, :] > 0, b.dtype)
+    leading = found.spectrum.vectors[:, :, : found.values.shape[1]] * present
     smallest = _tie(b.dtype) * found.spectrum.values[:, :1, None] ** 2
 
     def project(z: tf.Tensor) -> tf.Tensor:

@@ -320,3 +320,27 @@ def test_no_more_vectors_than_there_are():
 def test_unknown_choices_are_refused(option):
     with pytest.raises(ValueError, match=option):
         right_singular_vectors(tf.ones([2, 3, 7]), 1, **{option: "best"})
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (100, 64), (30, 40), (64, 100), (6, 4)])
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("dtype", [tf.float64, tf.float32])
+def test_gradient_of_a_rank_one_map_asked_for_more_vectors_than_it_has(shape, solver, dtype):
+    """The vectors without a singular value are directions in which the first one can turn."""
+    random = np.random.default_rng(0)
+    x = np.outer(random.random(shape[0]) + 0.1, random.random(shape[1]) + 0.1)[None]
+    weights, direction = random.normal(size=shape[1]), random.normal(size=shape)
+
+    def value(x):
+        x = tf.convert_to_tensor(x)
+        vector = right_singular_vectors(x, 3, solver=solver)[1][0, :, 0]
+        return tf.tensordot(vector, tf.constant(weights, x.dtype), 1)
+
+    maps = tf.constant(x, dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(maps)
+        found = value(maps)
+    slope = np.sum(tape.gradient(found, maps)[0].numpy() * direction)
+    step = 1e-6
+    numeric = (value(x + step * direction) - value(x - step * direction)) / (2 * step)
+    assert slope == pytest.approx(float(numeric), rel=1e-6 if dtype == tf.float64 else 1e-5)
