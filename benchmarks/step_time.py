@@ -38,7 +38,6 @@ from experiment import report
 from experiment.main import run
 from op_util.alignment import Aligned, align_taps
 from op_util.dfv import dfv_distance
-from op_util.singular_vectors import right_singular_vectors
 
 flags.DEFINE_string("net", "VGG", "pair of networks", module_name="benchmark")
 flags.DEFINE_integer("batch_size", 128, "images a step", module_name="benchmark")
@@ -100,6 +99,7 @@ def time_steps(policy: str) -> None:
 
 def make_step(method: distillers.Method, batch: Mapping[str, tf.Tensor]) -> Callable[[], Any]:
     """One training step of `method` on `batch`, as Keras would run it."""
+    keras.utils.set_random_seed(0)
     teacher, student = (nets.build(name, classes=CLASSES) for name in nets.pair(FLAGS.net))
     standardize = nets.Standardize((129.4, 124.1, 112.5), (68.2, 65.4, 70.5))
     distiller = Distiller(
@@ -148,24 +148,18 @@ def forward_and_backward(loss: Callable[..., tf.Tensor], inputs: Any) -> Callabl
 
 def time_losses() -> None:
     """Print the time of the singular vectors and of the DFV loss, forward and backward."""
+    keras.utils.set_random_seed(0)
     teacher, student = taps_of(FLAGS.batch_size)
 
-    def vectors(solver: str) -> Callable[[], Any]:
+    def vectors(solver: str, which: slice = slice(None)) -> Callable[[], Any]:
         def loss(taps: list[tf.Tensor]) -> tf.Tensor:
             aligned = align_taps(
-                [as_matrix(tap) for tap in taps], [as_matrix(tap) for tap in teacher], 1,
+                [as_matrix(tap) for tap in taps], [as_matrix(tap) for tap in teacher[which]], 1,
                 gradient="exact", orientation="canonical", solver=solver,
             )
             return tf.add_n([tf.reduce_sum(one.student * one.teacher) for one in aligned])
 
-        return forward_and_backward(loss, student)
-
-    def one_tap(place: int, solver: str) -> Callable[[], Any]:
-        def loss(tap: tf.Tensor) -> tf.Tensor:
-            found = right_singular_vectors(as_matrix(tap), 2, solver=solver)[1]
-            return tf.reduce_sum(found[:, :, 0] ** 3)
-
-        return forward_and_backward(loss, student[place])
+        return forward_and_backward(loss, student[which])
 
     aligned = align_taps(
         [as_matrix(tap) for tap in student], [as_matrix(tap) for tap in teacher], 1,
@@ -184,7 +178,8 @@ def time_losses() -> None:
     }
     for place, tap in enumerate(student):
         shape = "x".join(map(str, as_matrix(tap).shape[1:]))
-        figures |= {f"{shape}, {solver}": one_tap(place, solver) for solver in ("auto", "svd")}
+        one = slice(place, place + 1)
+        figures |= {f"{shape}, {solver}": vectors(solver, one) for solver in ("auto", "svd")}
     times = medians(figures)
     rows = [{"forward and backward": name, "ms": value} for name, value in times.items()]
     print(f"\nsingular vectors of teacher and student, and DFV loss, batch {FLAGS.batch_size}, "
