@@ -401,7 +401,7 @@ def test_what_a_run_leaves(finished):
 def test_history_and_logs_tell_the_same(finished):
     rows = read_history(finished.folder / "history.csv")
     assert [row["epoch"] for row in rows] == [1, 2, 3]
-    assert np.allclose([row["learning_rate"] for row in rows], [1e-2, 1e-2, 1e-3])
+    assert np.allclose([row["learning_rate"] for row in rows], [5e-4, 5e-4, 5e-5])
     for row in rows:
         assert {"main_loss", "distillation_loss", "accuracy", "top5", "val_accuracy"} < set(row)
         assert 0 < row["clip_share"] <= 1 and row["dropped_share"] == 0

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import distillers
 from distillers import checks
+from distillers.registration import METHODS
 from registry import UserError
 from tests.distillers.models import batch, network, outputs
 
@@ -105,6 +106,7 @@ def test_a_method_is_one_new_file(tmp_path, monkeypatch):
     assert len(source.splitlines()) < 60
     (tmp_path / "added_for_a_test.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))  # for this test only
     __import__("added_for_a_test")
     monkeypatch.delitem(sys.modules, "added_for_a_test")
     method = distillers.get("added").configured("Added", strength="5")
