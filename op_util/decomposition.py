@@ -15,7 +15,7 @@ import tensorflow as tf
 
 EXTRA = 6  # vectors carried beyond those asked for: they make the iteration converge faster
 FIRST_PRODUCTS = 3  # with the Gram matrix, before vectors are told apart
-LOOSE_ERROR = 2.5e-4  # of a vector that need not be exact
+LOOSE_ERROR = 5e-5  # of a vector that need not be exact
 MAX_FILTERS = 6  # then the full decomposition is cheaper
 RANGE = 300.0  # of eigenvalues in one filter: beyond it, rounding in float32 drowns the smaller
 FULL_BELOW = 24  # rows of a Gram matrix that is decomposed at once: compressing costs more

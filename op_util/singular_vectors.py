@@ -414,12 +414,11 @@ def _from_eigenpairs(
     image = tf.matmul(x, vectors, transpose_a=not tall) / scale
     other = tf.math.divide_no_nan(image, relative[:, None, :])
     left, right = (other, vectors) if tall else (vectors, other)
-    error = _turned(pairs.values)[:, :count]
+    # In v = X^T u / s a turn of u towards a vector is magnified by that one's singular value.
+    error = _turned(pairs.values, None if tall else spectrum.values)[:, :count]
     if pairs.values.shape[1] < gram.shape[-1]:
         loose = [0.0] * min(exact, count) + [LOOSE_ERROR] * (count - min(exact, count))
         error += tf.constant(loose, error.dtype)
-    if not tall:  # an error of u along u_1 is magnified in v = X^T u / s
-        error *= tf.math.divide_no_nan(relative[:, :1], relative)
     present = (pairs.values > _null(x) * pairs.values[:, :1])[:, :count]
     found = Decomposition(
         matrices=x, scale=scale, gram=gram, spectrum=spectrum, values=relative * scale[:, :, 0],
@@ -428,15 +427,22 @@ def _from_eigenpairs(
     return _zeroed(found, present)
 
 
-def _turned(values: tf.Tensor) -> tf.Tensor:
+def _turned(values: tf.Tensor, weight: tf.Tensor | None = None) -> tf.Tensor:
     """How far rounding turns vectors (radians): its size, relative to the largest of ``values [B,
-    p]``, over the distance to the nearest other value; 1 where two coincide."""
-    largest = values[:, :1]
+    p]``, over the distance to the other values; 1 where two coincide.
+
+    Args:
+        weight: ``[B, p]``, by how much a turn towards each of the vectors is magnified, relative to
+            the weight of the vector that turns. None: alike.
+    """
+    count = values.shape[1]
+    if weight is None:
+        weight = tf.ones_like(values)
+    towards = tf.math.divide_no_nan(weight[:, None, :], weight[:, :, None])
     gap = tf.abs(values[:, :, None] - values[:, None, :])
-    gap += tf.eye(values.shape[1], dtype=gap.dtype) * largest[:, :, None]
-    nearest = tf.reduce_min(gap, axis=2)
-    turned = tf.math.divide_no_nan(2 * _epsilon(values.dtype) * largest, nearest)
-    return tf.where(nearest > 0, tf.minimum(turned, 1), 1)
+    rounding = 2 * _epsilon(values.dtype) * values[:, :1, None]
+    turned = tf.where(gap > 0, tf.minimum(towards * tf.math.divide_no_nan(rounding, gap), 1), 1)
+    return tf.reduce_max(turned * (1 - tf.eye(count, dtype=values.dtype)), axis=2)
 
 
 def _zeroed(found: Decomposition, present: tf.Tensor) -> Decomposition:
@@ -448,10 +454,6 @@ def _zeroed(found: Decomposition, present: tf.Tensor) -> Decomposition:
     low, high = SAFE_RANGE
     vague |= (largest > 0) & ((largest < low) | (largest > high))
     return found._replace(
-        spectrum=Eigenpairs(
-            tf.where(good[:, None], found.spectrum.values, 0),
-            tf.where(good[:, None, None], found.spectrum.vectors, 0),
-        ),
         values=tf.where(keep, found.values, 0),
         left=tf.where(keep[:, None, :], found.left, 0),
         right=tf.where(keep[:, None, :], found.right, 0),
