@@ -123,7 +123,7 @@ def _orthonormal(block: tf.Tensor) -> tf.Tensor:
     """Orthonormal columns with the span of ``block [B, n, p]`` (Cholesky QR), to about the
     shift that keeps the factor defined, whatever rounding does, where columns are dependent."""
     identity = tf.eye(block.shape[-1], dtype=block.dtype)
-    shift = 8 * block.shape[-1] * _epsilon(block.dtype)
+    shift = 8 * block.shape[-1] * epsilon_of(block.dtype)
     columns = tf.math.divide_no_nan(block, tf.norm(block, axis=1, keepdims=True))
     factor = tf.linalg.cholesky(transposed_product(columns, columns) + shift * identity)
     inverse = tf.linalg.triangular_solve(factor, tf.broadcast_to(identity, tf.shape(factor)))
@@ -146,7 +146,7 @@ def _converged(pairs: Eigenpairs, residual: tf.Tensor, exact: int) -> tf.Tensor:
     The residual over the distance to the rest of the spectrum bounds a vector's error (Davis &
     Kahan 1970); a residual at rounding level cannot be improved.
     """
-    epsilon, count = _epsilon(residual.dtype), residual.shape[1]
+    epsilon, count = epsilon_of(residual.dtype), residual.shape[1]
     distance = pairs.values[:, :count] - pairs.values[:, -1:]
     allowed = [30 * epsilon] * exact + [LOOSE_ERROR] * (count - exact)
     allowed = tf.constant(allowed[:count], residual.dtype) * distance
@@ -157,7 +157,7 @@ def _converged(pairs: Eigenpairs, residual: tf.Tensor, exact: int) -> tf.Tensor:
 def _sound(pairs: Eigenpairs, count: int) -> tf.Tensor:
     """Whether in every sample the first `count` vectors are orthonormal and large enough. A small
     eigenvalue above rounding level is not: forming the Gram matrix has cost it too many digits."""
-    epsilon = _epsilon(pairs.values.dtype)
+    epsilon = epsilon_of(pairs.values.dtype)
     vectors, values = pairs.vectors[:, :, :count], pairs.values[:, :count]
     overlap = transposed_product(vectors, vectors) - tf.eye(count, dtype=values.dtype)
     relative = tf.math.divide_no_nan(values, pairs.values[:, :1])
@@ -165,5 +165,6 @@ def _sound(pairs: Eigenpairs, count: int) -> tf.Tensor:
     return tf.reduce_all(tf.abs(overlap) <= 1e3 * epsilon) & ~tf.reduce_any(inexact)
 
 
-def _epsilon(dtype: tf.DType) -> float:
+def epsilon_of(dtype: tf.DType) -> float:
+    """The distance from 1 to the next number of `dtype`, float32 or float64."""
     return 2.0**-23 if dtype == tf.float32 else 2.0**-52

@@ -24,6 +24,7 @@ import tensorflow as tf
 from op_util.decomposition import (
     LOOSE_ERROR,
     Eigenpairs,
+    epsilon_of,
     leading_eigenpairs,
     transposed_product,
 )
@@ -307,7 +308,7 @@ def _solve_on_complement(
         direction = residual + tf.math.divide_no_nan(new_norm, norm) * direction
         return step + 1, z, residual, direction, new_norm
 
-    target = dot(b, b) * (16 * _epsilon(b.dtype)) ** 2
+    target = dot(b, b) * (16 * epsilon_of(b.dtype)) ** 2
     limit = 2 * b.shape[1] + 20
     # Projected twice: what rounding leaves along the leading vectors could never be solved away.
     start = project(start)
@@ -440,7 +441,7 @@ def _turned(values: tf.Tensor, weight: tf.Tensor | None = None) -> tf.Tensor:
         weight = tf.ones_like(values)
     towards = tf.math.divide_no_nan(weight[:, None, :], weight[:, :, None])
     gap = tf.abs(values[:, :, None] - values[:, None, :])
-    rounding = 2 * _epsilon(values.dtype) * values[:, :1, None]
+    rounding = 2 * epsilon_of(values.dtype) * values[:, :1, None]
     turned = tf.where(gap > 0, tf.minimum(towards * tf.math.divide_no_nan(rounding, gap), 1), 1)
     return tf.reduce_max(turned * (1 - tf.eye(count, dtype=values.dtype)), axis=2)
 
@@ -486,15 +487,11 @@ def at_least_float32(x: tf.Tensor) -> tf.Tensor:
     return x if x.dtype in (tf.float32, tf.float64) else tf.cast(x, tf.float32)
 
 
-def _epsilon(dtype: tf.DType) -> float:
-    return 2.0**-23 if dtype == tf.float32 else 2.0**-52
-
-
 def _tie(dtype: tf.DType) -> float:
     """Eigenvalues closer than this, relative to the largest, count as equal."""
-    return 16 * _epsilon(dtype)
+    return 16 * epsilon_of(dtype)
 
 
 def _null(x: tf.Tensor) -> float:
     """Values below this, relative to the largest, may be rounding and no more."""
-    return 4 * min(x.shape[1:]) * _epsilon(x.dtype)
+    return 4 * min(x.shape[1:]) * epsilon_of(x.dtype)
