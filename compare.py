@@ -33,10 +33,10 @@ from experiment.dots import dots
 from experiment.folder import RunFolder, write_text
 from experiment.grid import FAILED, FINISHED, Outcome, Run
 from experiment.main import run
-from experiment.options import compared, define_flags, from_flags, option
+from experiment.options import define_flags, from_flags, option
 from experiment.statistics import deviations_above, median_ratio, paired_gain, spread
 from registry import UserError
-from train_w_distill import HYPER_PARAMETERS, Settings
+from train_w_distill import HYPER_PARAMETERS, Settings, determining_settings
 
 SCRIPT = Path(__file__).resolve().with_name("train_w_distill.py")
 BASELINE, TEACHER = "None", "teacher"
@@ -148,7 +148,7 @@ def plan(comparison: Comparison, settings: Settings) -> list[Run]:
             dataclasses.replace(settings, Distillation=name, seed=seed, teacher=teacher),
             [*arguments, *(f"--{key}={value}" for key, value in own.items())],
             folder / folder_name(name) / f"seed{seed}",
-            hyper_parameters=dataclasses.asdict(method),
+            method=method,
             needs=teacher_run if method.needs_teacher else None,
         )
         for seed in seeds
@@ -205,7 +205,7 @@ def plan_run(
     arguments: Sequence[str],
     folder: Path,
     *,
-    hyper_parameters: Mapping[str, Any],
+    method: distillers.Method,
     needs: Run | None = None,
 ) -> Run:
     """A run of train_w_distill.py with `arguments` and what each run has of its own."""
@@ -219,7 +219,7 @@ def plan_run(
         seed=settings.seed,
         folder=folder,
         command=(sys.executable, str(SCRIPT), *arguments, *own),
-        settings={**compared(settings), "hyper_parameters": hyper_parameters},
+        settings=determining_settings(settings, method),
         needs=needs,
     )
 
@@ -248,7 +248,7 @@ def plan_teacher(settings: Settings, folder: Path) -> Run:
     for name in ("student_options", "student_taps"):
         if getattr(alone, name):
             arguments.append(f"--{name}={','.join(getattr(alone, name))}")
-    return plan_run(TEACHER, alone, arguments, folder, hyper_parameters={})
+    return plan_run(TEACHER, alone, arguments, folder, method=distillers.create(BASELINE))
 
 
 # What came out

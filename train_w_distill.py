@@ -239,7 +239,7 @@ def main(_: list[str]) -> None:
     settings = from_flags(Settings).spelled()
     method = create_method(settings)
     folder = RunFolder(settings.folder())
-    determining = {**compared(settings), "hyper_parameters": dataclasses.asdict(method)}
+    determining = determining_settings(settings, method)
     state = folder.state(determining, settings.overwrite)
     if state == "finished" and not settings.dry_run:
         print(f"{folder.path} is finished; --overwrite would start anew")
@@ -264,6 +264,11 @@ def main(_: list[str]) -> None:
             progress = fit(settings, data, distiller, folder)
             folder.finish(summarize(settings, data, distiller, teacher, folder, progress))
         print(final_table(folder))
+
+
+def determining_settings(settings: Settings, method: distillers.Method) -> dict[str, Any]:
+    """What a run folder compares to know a run again."""
+    return {**compared(settings), "hyper_parameters": dataclasses.asdict(method)}
 
 
 def create_method(settings: Settings) -> distillers.Method:
