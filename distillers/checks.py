@@ -33,13 +33,25 @@ def one_of(method: str, known: Sequence[str], **values: str) -> None:
             )
 
 
-def tap_pairs(method: str, teacher: Sequence[Any], student: Sequence[Any], at_least: int) -> None:
-    """Raise UserError unless the taps of teacher and student pair up, with equal channels each, and
-    of sizes that are known beforehand.
+def tap_pairs(
+    method: str,
+    teacher: Sequence[Any],
+    student: Sequence[Any],
+    at_least: int,
+    *,
+    equal_channels: bool = True,
+    equal_sizes: bool = False,
+    equal_ranks: bool = False,
+) -> None:
+    """Raise UserError unless the taps of teacher and student pair up, and are of sizes that are
+    known beforehand.
 
     Args:
         teacher, student: anything with a ``shape``, ``[B, H, W, D]`` or ``[B, D]``.
         at_least: how many taps the method needs.
+        equal_channels: whether D has to be equal at each tap.
+        equal_sizes: whether H and W have to be.
+        equal_ranks: whether a map may only meet a map, and a vector a vector.
     """
     if len(teacher) != len(student) or len(teacher) < at_least:
         raise UserError(
@@ -51,13 +63,25 @@ def tap_pairs(method: str, teacher: Sequence[Any], student: Sequence[Any], at_le
             if None in tap.shape[1:]:
                 raise UserError(
                     f"{method} needs maps of a known size, and tap {number} of the {whose} is of "
-                    f"any ({_named(tap)}): build the network for images of one size"
+                    f"any ({described(tap)}): build the network for images of one size"
                 )
-        if one.shape[-1] != other.shape[-1]:
+        both = f"in the teacher ({described(one)})", f"in the student ({described(other)})"
+        if (equal_ranks or equal_sizes) and len(one.shape) != len(other.shape):
+            kinds = ["a map" if len(tap.shape) == 4 else "a vector" for tap in (one, other)]
+            raise UserError(
+                f"{method} compares maps with maps and vectors with vectors: tap {number} is "
+                f"{kinds[0]} {both[0]} and {kinds[1]} {both[1]}"
+            )
+        if equal_channels and one.shape[-1] != other.shape[-1]:
             raise UserError(
                 f"{method} needs equal channels at each tap: tap {number} has {one.shape[-1]} "
-                f"in the teacher ({_named(one)}) and {other.shape[-1]} in the student "
-                f"({_named(other)})"
+                f"{both[0]} and {other.shape[-1]} {both[1]}"
+            )
+        if equal_sizes and one.shape[1:-1] != other.shape[1:-1]:
+            sizes = ["x".join(map(str, tap.shape[1:-1])) for tap in (one, other)]
+            raise UserError(
+                f"{method} needs maps of equal size at each tap: tap {number} is {sizes[0]} "
+                f"{both[0]} and {sizes[1]} {both[1]}"
             )
 
 
@@ -70,7 +94,8 @@ def same_classes(method: str, teacher: Any, student: Any) -> None:
         )
 
 
-def _named(tap: Any) -> str:
+def described(tap: Any) -> str:
+    """A tap's layer and shape, for messages."""
     history = getattr(tap, "_keras_history", None)
     name = history.operation.name if history else "tap"
     return f"{name}, shape {tuple(tap.shape)}"

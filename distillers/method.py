@@ -17,11 +17,15 @@ class Stage:
     """A part of a training run.
 
     Attributes:
-        name: shown while it runs.
-        share: of the run's epochs; the shares of a method's stages add up to 1.
+        name: shown while it runs, and given to the loss.
+        share: of the run's epochs, at least one of them; the shares of a method's stages add up to
+            1.
         main_loss: whether the main task's loss is used in it.
         distillation_loss: whether the method's loss is.
-        trains: ``"all"`` variables of the student, or only those that lead to its ``"taps"``.
+        trains: which of the student's variables: ``"all"``, those that lead to its ``"taps"``, or
+            ``"nothing"``.
+        taps: numbers of the taps that ``trains="taps"`` means; None: all.
+        layers: names of the method's own layers that it trains; None: all.
         new_optimizer: whether optimizer and schedule start afresh with it.
     """
 
@@ -30,6 +34,8 @@ class Stage:
     main_loss: bool = True
     distillation_loss: bool = True
     trains: str = "all"
+    taps: tuple[int, ...] | None = None
+    layers: tuple[str, ...] | None = None
     new_optimizer: bool = False
 
 
@@ -49,6 +55,9 @@ class Method(keras.distillation.DistillationLoss):
         couples_samples: whether a sample's loss depends on others of the batch, so that the loss
             has to see the global batch.
         needs_teacher: whether there is a teacher at all.
+        trains_teacher: whether the teacher learns too, beside the student: it then works in
+            training mode, gets gradients of the main loss and of this one, is saved in checkpoints,
+            and need not have been trained before.
         figures: names of what `compute` gives besides the loss.
         stages: the parts of a run.
     """
@@ -59,6 +68,7 @@ class Method(keras.distillation.DistillationLoss):
     combination: str = "add"
     couples_samples: bool = False
     needs_teacher: bool = True
+    trains_teacher: bool = False
     figures: tuple[str, ...] = ()
     stages: tuple[Stage, ...] = (Stage("train"),)
 
@@ -74,7 +84,15 @@ class Method(keras.distillation.DistillationLoss):
 
     @property
     def layers(self) -> Sequence[keras.layers.Layer]:
-        """Layers of the method's own, made in `build`; trained and saved, never exported."""
+        """Layers of the method's own, made and built in `build`, each of another name. They are
+        trained and saved, never exported; what is no trainable weight of theirs, such as a memory,
+        is saved too."""
+        return ()
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a person should know of how the method was fitted to the two networks, such as
+        ``"tap 2: 1x1 adapter from 32 to 64 channels"``. Known after `build`."""
         return ()
 
     def build(self, teacher_outputs: Any, student_outputs: Any) -> None:
@@ -89,8 +107,9 @@ class Method(keras.distillation.DistillationLoss):
 
         Args:
             teacher_outputs, student_outputs: what `reads` names.
-            **context: ``label`` int32 ``[B]`` (-1: unlabelled), ``index`` int64 ``[B]`` and the
-                ``epoch``, for a method that asks for them.
+            **context: for a method that asks for them, and perhaps not there where it is called by
+                itself: ``labels`` int32 ``[B]`` (-1: unlabelled), ``indices`` int64 ``[B]`` of the
+                images, ``epoch``, and the name of the ``stage``, a str.
         """
         raise NotImplementedError
 
@@ -100,8 +119,14 @@ class Method(keras.distillation.DistillationLoss):
         """The loss, and the `figures` about it to be logged (means over the batch, by name)."""
         return self.compute_loss(teacher_outputs, student_outputs, **context), {}
 
+    def begin(self, samples: int, classes: int) -> None:
+        """Called once before training, ahead of `build`, for methods that keep something for each
+        training image: there are `samples` of them (indices 0 to ``samples - 1``) of `classes`
+        classes. Raises UserError where the method cannot work with so many."""
+
     def deployed(self, student: keras.Model) -> keras.Model:
-        """The model to be exported."""
+        """The model to be judged and exported, from the student's input to logits. Where it is
+        another than the student, it is a functional model of the tensors that `build` was given."""
         return student
 
     @classmethod

@@ -1,0 +1,94 @@
+"""Where taps of teacher and student differ in channels or size: 1x1 convolutions and resizing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from distillers.checks import described, tap_pairs
+from op_util.singular_vectors import at_least_float32
+
+
+class Adapters:
+    """Brings the student's taps to the channels and sizes of the teacher's.
+
+    A tap whose channels differ goes through a linear 1x1 convolution (a dense layer where it has no
+    positions), which is trained with the student; one whose size differs is resized.
+
+    Args:
+        method: name for messages.
+        teacher, student: symbolic taps, ``[B, H, W, D]`` or ``[B, D]``, shallow to deep.
+        always: whether a tap whose channels are equal gets its convolution too.
+
+    Attributes:
+        layers: the trained layers, float32, named ``adapter1`` ... by the taps' numbers.
+        notes: what was done, a line for each tap that was changed.
+
+    Raises:
+        UserError: the taps do not pair up, or a map meets a vector.
+    """
+
+    def __init__(
+        self, method: str, teacher: Sequence[Any], student: Sequence[Any], always: bool = False
+    ):
+        tap_pairs(
+            method, teacher, student, at_least=1, equal_channels=False, equal_ranks=True
+        )
+        self.notes: list[str] = []
+        self._layers: list[keras.layers.Layer | None] = []
+        for number, (theirs, ours) in enumerate(zip(teacher, student, strict=True), start=1):
+            layer, done = None, []
+            if always or theirs.shape[-1] != ours.shape[-1]:
+                layer = linear(ours, theirs.shape[-1], name=f"adapter{number}")
+                done.append(f"1x1 adapter from {ours.shape[-1]} to {theirs.shape[-1]} channels")
+            if theirs.shape[1:-1] != ours.shape[1:-1]:
+                sizes = ("x".join(map(str, tap.shape[1:-1])) for tap in (ours, theirs))
+                done.append("resized from {} to {}".format(*sizes))
+            self._layers.append(layer)
+            if done:
+                self.notes.append(f"tap {number} ({described(ours)}): {', '.join(done)}")
+
+    @property
+    def layers(self) -> list[keras.layers.Layer]:
+        """The trained layers."""
+        return [layer for layer in self._layers if layer is not None]
+
+    def __call__(
+        self, student: Sequence[tf.Tensor], teacher: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor]:
+        """The student's taps as the teacher's are shaped, in at least float32."""
+        return [
+            resized(layer(at_least_float32(ours)) if layer else at_least_float32(ours), theirs)
+            for layer, ours, theirs in zip(self._layers, student, teacher, strict=True)
+        ]
+
+
+def linear(tap: Any, channels: int, name: str, use_bias: bool = True) -> keras.layers.Layer:
+    """A built linear layer from a tap's channels to `channels`, position by position, float32."""
+    if len(tap.shape) == 4:
+        layer = keras.layers.Conv2D(
+            channels, 1, use_bias=use_bias, kernel_initializer="he_normal", dtype="float32",
+            name=name,
+        )
+    else:
+        layer = keras.layers.Dense(
+            channels, use_bias=use_bias, kernel_initializer="he_normal", dtype="float32", name=name
+        )
+    layer.build(tap.shape)
+    return layer
+
+
+def resized(maps: tf.Tensor, like: Any) -> tf.Tensor:
+    """Maps ``[B, H, W, D]`` at the height and width of `like`: averaged where the size divides,
+    else bilinear. Vectors ``[B, D]`` stay as they are."""
+    size = tuple(like.shape[1:-1])
+    own = tuple(maps.shape[1:-1])
+    if own == size:
+        return maps
+    if all(one % other == 0 for one, other in zip(own, size, strict=True)):
+        factor = [one // other for one, other in zip(own, size, strict=True)]
+        return tf.nn.avg_pool2d(maps, factor, factor, "VALID")
+    return tf.cast(tf.image.resize(maps, size, antialias=True), maps.dtype)
