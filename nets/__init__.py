@@ -10,6 +10,14 @@ A further family of networks is one new file in this package; see `nets.vgg` for
 from registry import import_modules
 
 from .counting import count_flops, count_parameters
+from .encoders import (
+    Encoder,
+    ExportedEncoder,
+    copy_encoder,
+    encoder_of,
+    load_encoder,
+    recompute_batch_statistics,
+)
 from .features import Outputs, feature_extractor, outputs_of
 from .preprocessing import Standardize
 from .registration import (
@@ -27,20 +35,26 @@ from .stored import Stored, load
 import_modules(__name__, __path__)
 
 __all__ = [
+    "Encoder",
+    "ExportedEncoder",
     "Outputs",
     "Standardize",
     "Stored",
     "build",
+    "copy_encoder",
     "count_flops",
     "count_parameters",
     "declare_pair",
+    "encoder_of",
     "feature_extractor",
     "load",
+    "load_encoder",
     "names",
     "outputs_of",
     "pair",
     "pairs",
     "parse_options",
+    "recompute_batch_statistics",
     "register",
     "registered_name",
 ]

@@ -51,9 +51,9 @@ def outputs_of(
     if embedding is None:
         embedding = declared.embedding if declared and declared.embedding in taps else taps[-1]
     if logits is None:
-        logits = declared.logits if declared else _maker(model.outputs[0])
+        logits = declared.logits if declared else output_layer_of(model.outputs[0])
     outputs = Outputs(taps, embedding, logits)
-    _find(model, _names_of(outputs))
+    find_tensors(model, _names_of(outputs))
     return outputs
 
 
@@ -68,14 +68,14 @@ def feature_extractor(model: keras.Model, outputs: Outputs) -> keras.Model:
         A functional model with `model`'s inputs and, as output, the dict ``maps``: list of the
         taps' outputs, ``[B, H, W, D]`` or ``[B, D]`` in the layers' own dtype; ``embedding``:
         ``[B, D]``, averaged over positions where the layer gives a map, at least float32;
-        ``logits``: ``[B, classes]``, at least float32.
+        ``logits``: ``[B, classes]``, at least float32; ``outputs``: what `model` itself gives.
 
     Raises:
         UserError: the model is not functional, has no such layer, or gives other than one tensor
             there.
     """
     model = as_functional(model)
-    image, _, found = _find(model, _names_of(outputs))
+    image, given, found = find_tensors(model, _names_of(outputs))
     embedding = _widened(found[outputs.embedding])
     if len(embedding.shape) > 2:
         embedding = keras.ops.mean(embedding, axis=tuple(range(1, len(embedding.shape) - 1)))
@@ -83,6 +83,7 @@ def feature_extractor(model: keras.Model, outputs: Outputs) -> keras.Model:
         "maps": [found[name] for name in outputs.taps],
         "embedding": embedding,
         "logits": _widened(found[outputs.logits]),
+        "outputs": given,
     }
     return keras.Model(image, features, name=f"{model.name}_features")
 
@@ -100,11 +101,12 @@ def _how_to_list(model: keras.Model) -> str:
     return "[layer.name for layer in model.layers] lists them"
 
 
-def _maker(tensor: keras.KerasTensor) -> str:
+def output_layer_of(tensor: keras.KerasTensor) -> str:
+    """The name of the layer that makes a symbolic tensor."""
     return tensor._keras_history.operation.name
 
 
-def _calls(model: keras.Model) -> dict[str, list[list[keras.KerasTensor]]]:
+def tensors_of(model: keras.Model) -> dict[str, list[list[keras.KerasTensor]]]:
     """What each layer gives within `model`: by its name, for each of its calls, the tensors.
 
     A layer's own `output` will not do: where the layer serves several models, or is called
@@ -154,9 +156,9 @@ class _Found(NamedTuple):
     tensors: dict[str, keras.KerasTensor]
 
 
-def _find(model: keras.Model, names: Sequence[str]) -> _Found:
+def find_tensors(model: keras.Model, names: Sequence[str]) -> _Found:
     """The tensors that the layers `names` of `model` give."""
-    calls = _calls(model)
+    calls = tensors_of(model)
     inner_names: dict[str, list[str]] = {}
     for name in names:
         outer, slash, rest = str(name).partition("/")
@@ -174,7 +176,7 @@ def _find_within(
     inner_names: dict[str, list[str]],
     calls: dict[str, list[list[keras.KerasTensor]]],
 ) -> _Found:
-    """`_find` where some layers lie in models within the model.
+    """`find_tensors` where some layers lie in models within the model.
 
     A tensor within an inner model belongs to that model's own graph. So the outer graph is run
     anew, with the same layers, the inner model giving those tensors beside its own output: it is
@@ -196,7 +198,7 @@ def _find_within(
     plain = keras.Model(model.input, model.output, name=model.name)
     copy = keras.models.clone_model(plain, clone_function=lambda layer: layer, call_function=call)
     for tensor in copy.inputs:
-        found[_maker(tensor)] = [[tensor]]
+        found[output_layer_of(tensor)] = [[tensor]]
     tensors = {name: _only(model, name, found) for name in names}
     return _Found(copy.input, copy.output, tensors)
 
@@ -216,5 +218,5 @@ def _opened(
             f"layer {name!r} of model {model.name!r} is no functional model, so layers within it "
             f"cannot be named (as {name}/{names[0]})"
         )
-    found = _find(as_functional(inner), names)
+    found = find_tensors(as_functional(inner), names)
     return keras.Model(found.input, (found.output, found.tensors), name=inner.name)

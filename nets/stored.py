@@ -90,7 +90,7 @@ def load(
     if path.is_dir():
         return _load_run(path)
     if path.suffix == ".keras" or (path.suffix == ".h5" and _holds_model(path)):
-        return Stored(_load_model(path), standardize=None, has_logits=True)
+        return Stored(load_model(path), standardize=None, has_logits=True)
     if path.suffix not in (".h5", ".mat"):
         raise UserError(f"{path} has an unknown ending; {_ACCEPTED}")
     if net is None or input_shape is None or classes is None:
@@ -115,10 +115,10 @@ def _load_run(path: Path) -> Stored:
     if not (summary.exists() and model.exists()):
         missing = model.name if summary.exists() else summary.name
         raise UserError(f"{path} holds no finished run (no {missing}); {_ACCEPTED}")
-    return Stored(_load_model(model), _preprocessing(summary), has_logits=True)
+    return Stored(load_model(model), preprocessing_of(summary), has_logits=True)
 
 
-def _preprocessing(summary: Path) -> Standardize | None:
+def preprocessing_of(summary: Path) -> Standardize | None:
     """What the run's summary says under ``preprocessing``: ``mean``, ``deviation``, ``size``."""
     try:
         stated = json.loads(summary.read_text()).get("preprocessing")
@@ -148,7 +148,8 @@ def _float32_policy() -> Iterator[None]:
         keras.config.set_dtype_policy(policy)
 
 
-def _load_model(path: Path) -> keras.Model:
+def load_model(path: Path) -> keras.Model:
+    """The functional model in a ``.keras`` or ``.h5`` file. Raises UserError, see `load`."""
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):  # Keras would say: not found.
         raise unreadable(path, "a Keras model", ValueError("no zip archive"))
     try:

@@ -1,0 +1,268 @@
+"""Encoders: networks without their classifier, from raw images to a map and a vector an image."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from registry import UserError
+
+from .features import find_tensors, output_layer_of, tensors_of
+from .functional import as_functional
+from .preprocessing import Standardize
+from .registration import declared_outputs
+from .stored import load, load_model, preprocessing_of
+
+ENCODER_FILE = "encoder.keras"
+"""What the folder of a TTE run calls its encoder."""
+
+_POOLED = "pooled_embedding"
+_GLOBAL_POOLING = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoder:
+    """A network that represents images.
+
+    Attributes:
+        model: functional, from standardized float images ``[B, H, W, C]`` to the dict
+            ``features``: the last map ``[B, h, w, D]``; ``embedding``: ``[B, E]`` float32.
+        standardize: from raw images in 0..255 to what the model takes.
+    """
+
+    model: keras.Model
+    standardize: Standardize
+
+    @property
+    def name(self) -> str:
+        """The network's name."""
+        return self.model.name
+
+    @property
+    def image_shape(self) -> tuple[int | None, int | None, int]:
+        """(height, width, channels) that the model takes; None where any size will do."""
+        return tuple(self.model.input_shape[1:])
+
+    def __call__(self, images: tf.Tensor | np.ndarray) -> dict[str, tf.Tensor]:
+        """``features`` and ``embedding`` of raw images, in inference mode.
+
+        Args:
+            images: ``[B, H, W, C]`` in 0..255. Of another size than the model's they are resized;
+                grey ones (C = 1) serve a model of three channels.
+        """
+        return self.model(self.standardize(images), training=False)
+
+
+def encoder_of(
+    model: keras.Model, standardize: Standardize, embedding: str | None = None
+) -> Encoder:
+    """The encoder within a network; it shares the network's layers.
+
+    Args:
+        model: a registered network or any other functional model, with or without a classifier.
+        standardize: the preprocessing that belongs to it. Where the model's input has a fixed
+            size, images are resized to it.
+        embedding: name of the layer that gives the embedding; a map is averaged over positions.
+            None: what the registered network declares, else the model's last map.
+
+    Raises:
+        UserError: the model is not functional, has not one input of images, has no such layer,
+            or no map ``[B, h, w, D]`` at or before it.
+    """
+    model = as_functional(model)
+    shapes = [tuple(tensor.shape) for tensor in model.inputs]
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        raise UserError(
+            f"model {model.name!r} takes {', '.join(map(str, shapes))}; an encoder takes one input "
+            "of images, (None, height, width, channels)"
+        )
+    if embedding is None:
+        declared = declared_outputs(model.name)
+        known = {operation.name for operation in model.operations}
+        embedding = declared.embedding if declared and declared.embedding in known else None
+    image, given = model.inputs[0], model.outputs[0]
+    if embedding is not None:
+        found = find_tensors(model, [embedding])
+        image, given = keras.tree.flatten(found.input)[0], found.tensors[embedding]
+    features = _last_map(keras.Model(image, given, name=model.name))
+    if embedding is None or len(given.shape) == 4:
+        given = keras.layers.GlobalAveragePooling2D(dtype="float32", name=_POOLED)(features)
+    elif given.dtype != "float32":
+        given = keras.ops.cast(given, "float32")
+    outputs = {"features": features, "embedding": given}
+    size = shapes[0][1:3]
+    return Encoder(
+        keras.Model(image, outputs, name=model.name),
+        dataclasses.replace(standardize, size=size if all(size) else None),
+    )
+
+
+def _last_map(model: keras.Model) -> keras.KerasTensor:
+    """The deepest ``[B, h, w, D]`` tensor that leads to the model's output."""
+    calls = tensors_of(model)
+    for operation in reversed(model.operations):
+        tensors = calls[operation.name][-1]
+        is_map = len(tensors) == 1 and len(tensors[0].shape) == 4
+        if is_map and not isinstance(operation, (*_GLOBAL_POOLING, keras.layers.InputLayer)):
+            return tensors[0]
+    raise UserError(
+        f"model {model.name!r} has no feature map [B, h, w, D] between its images and its "
+        "embedding: an encoder needs one, for detection at least"
+    )
+
+
+def load_encoder(path: str | os.PathLike, standardize: Standardize | None = None) -> Encoder:
+    """The encoder stored at `path`.
+
+    - the folder of a TTE run: ``encoder.keras``, whose output is the embedding;
+    - the folder of a distillation run: the student;
+    - ``.keras`` or ``.h5`` with a whole functional model.
+
+    Args:
+        path: see above.
+        standardize: the preprocessing for a file that does not state its own; None: the images
+            are brought from 0..255 to -1..1.
+
+    Raises:
+        UserError: nothing usable is there; see `nets.load`.
+    """
+    path = Path(path)
+    file = path / ENCODER_FILE
+    if file.exists():
+        model, stated = load_model(file), preprocessing_of(path / "summary.json")
+        stated = stated or _fallback(model, standardize)
+        return encoder_of(model, stated, output_layer_of(model.outputs[0]))
+    stored = load(path)
+    return encoder_of(stored.model, stored.standardize or _fallback(stored.model, standardize))
+
+
+def _fallback(model: keras.Model, standardize: Standardize | None) -> Standardize:
+    if standardize is not None:
+        return standardize
+    half = (127.5,) * model.inputs[0].shape[-1]
+    return Standardize(half, half)
+
+
+def copy_encoder(
+    encoder: Encoder, size: tuple[int | None, int | None] | None = None
+) -> Encoder:
+    """An encoder of the same layers and weights that shares no variable with `encoder`.
+
+    Args:
+        encoder: any.
+        size: (height, width) of the images that the copy takes, which are then not resized;
+            (None, None): any size. None: as `encoder`.
+
+    Raises:
+        UserError: the network cannot take images of that size (it has a layer that is tied to
+            one, such as `Flatten` with a `Dense` layer after it).
+    """
+    model = encoder.model
+    height, width = size or model.input_shape[1:3]
+    image = keras.Input((height, width, model.input_shape[-1]), name=model.inputs[0].name)
+    try:
+        copy = keras.models.clone_model(model, input_tensors=image, recursive=True)
+        for own, given in zip(copy.variables, model.variables, strict=True):
+            own.assign(given)
+    except ValueError as error:
+        raise UserError(
+            f"encoder {model.name!r} cannot take images of {height}x{width}, only of "
+            f"{model.input_shape[1]}x{model.input_shape[2]} ({' '.join(str(error).split())[:150]})"
+        ) from error
+    new_size = encoder.standardize.size if size is None else None
+    return Encoder(copy, dataclasses.replace(encoder.standardize, size=new_size))
+
+
+@contextlib.contextmanager
+def _momentum(layers: Sequence[Any], value: float) -> Iterator[None]:
+    kept = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = value
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, kept, strict=True):
+            layer.momentum = momentum
+
+
+def recompute_batch_statistics(
+    model: keras.Model, batches: Iterable[tf.Tensor | np.ndarray]
+) -> None:
+    """Set the moving statistics of batch normalisation to those of `batches`, in place.
+
+    Each layer's mean and variance become those over all positions of all batches, every batch
+    being normalised by its own statistics on the way (as after weight averaging: Izmailov et al.,
+    "Averaging weights leads to wider optima", 2018). A model without such layers stays as it is.
+
+    Args:
+        model: functional; its other variables do not change.
+        batches: what the model takes (standardized images), at least one batch.
+    """
+    layers = [
+        layer for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    if not layers:
+        return
+    means: list[list[np.ndarray]] = []
+    variances: list[list[np.ndarray]] = []
+    sizes: list[int] = []
+    # With a momentum of 0 the moving statistics are the last batch's.
+    with _momentum(layers, 0.0):
+        forward = tf.function(lambda images: model(images, training=True), reduce_retracing=True)
+        for images in batches:
+            forward(images)
+            means.append([np.array(layer.moving_mean) for layer in layers])
+            variances.append([np.array(layer.moving_variance) for layer in layers])
+            sizes.append(len(images))
+    for place, layer in enumerate(layers):
+        mean = np.stack([batch[place] for batch in means])
+        variance = np.stack([batch[place] for batch in variances])
+        overall = np.average(mean, axis=0, weights=sizes)
+        layer.moving_mean.assign(overall)
+        layer.moving_variance.assign(
+            np.average(variance + (mean - overall) ** 2, axis=0, weights=sizes)
+        )
+
+
+class ExportedEncoder:
+    """A SavedModel that gives ``embedding``, such as ``export/1`` of a TTE run.
+
+    It can be scored with frozen features, not trained.
+
+    Attributes:
+        name: for messages and tables.
+        image_shape: (height, width, channels) that it takes.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        """Raises UserError where `path` holds no such SavedModel."""
+        try:
+            self._module = tf.saved_model.load(str(path))
+            self._signature = self._module.signatures["serving_default"]
+        except (OSError, KeyError, tf.errors.OpError) as error:
+            raise UserError(
+                f"{path} is no SavedModel for serving ({' '.join(str(error).split())[:150]}): "
+                "give export/1 of a TTE run"
+            ) from error
+        specification = self._signature.structured_input_signature[1].get("image")
+        if specification is None or "embedding" not in self._signature.structured_outputs:
+            raise UserError(
+                f"{path} does not lead from image to embedding, but gives "
+                f"{', '.join(sorted(self._signature.structured_outputs))}: give export/1 of a TTE "
+                "run"
+            )
+        self.name = Path(path).name
+        self.image_shape: tuple[int, int, int] = tuple(specification.shape[1:])
+
+    def __call__(self, images: tf.Tensor | np.ndarray) -> dict[str, tf.Tensor]:
+        """What the SavedModel gives of raw uint8 images ``[B, H, W, C]``: ``embedding``."""
+        return self._signature(image=tf.cast(images, tf.uint8))
