@@ -5,13 +5,14 @@ A further method is one new file in this package that registers a `Method`.
 
 from registry import import_modules
 
-from .method import Method, Stage
+from .method import Method, Stage, stage_ends
 from .registration import create, get, names, parse, register, split
 
 import_modules(__name__, __path__)
 
 from .distiller import Distiller  # noqa: E402 (needs the methods)
 from .fsp import FSP  # noqa: E402
+from .keras_loss import KerasLoss  # noqa: E402
 from .none import NoDistillation  # noqa: E402
 from .soft_logits import SoftLogits  # noqa: E402
 from .sskd_svd import SSKD_SVD  # noqa: E402
@@ -20,6 +21,7 @@ __all__ = [
     "FSP",
     "SSKD_SVD",
     "Distiller",
+    "KerasLoss",
     "Method",
     "NoDistillation",
     "SoftLogits",
@@ -30,4 +32,5 @@ __all__ = [
     "parse",
     "register",
     "split",
+    "stage_ends",
 ]

@@ -8,14 +8,17 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from distillers.keras_loss import KerasLoss
 from distillers.method import Method, Stage
 from distillers.none import NoDistillation
+from distillers.registration import name_of
 from nets import Outputs, feature_extractor, outputs_of
 from op_util import replicas
 from op_util.gradients import clipped_combination
 from registry import UserError
 
 Preprocessing = Callable[[tf.Tensor], tf.Tensor]
+_SCORES = ("main_loss", "accuracy", "top5")
 
 
 class Batch(NamedTuple):
@@ -27,8 +30,8 @@ class Batch(NamedTuple):
 
 
 class _Untracked:
-    """Holds the teacher where Keras does not look, so that no checkpoint or export of the student
-    contains it."""
+    """Holds a model where Keras does not look, so that no checkpoint or export of the student
+    contains the teacher."""
 
     def __init__(self, model: keras.Model | None):
         self.model = model
@@ -38,22 +41,26 @@ class Distiller(keras.Model):
     """Trains a student, next to its main task or without one, to be like a teacher.
 
     A training step makes one forward pass of each network. Losses and norms are those of the global
-    batch, however many replicas share it. The teacher works in inference mode and is not a part of
-    this model's variables; evaluation and prediction are the student's alone.
+    batch, however many replicas share it. The teacher works in inference mode, unless the method
+    trains it too, and is not a part of this model's variables; evaluation and prediction are the
+    student's alone (or those of the model that the method makes of it to be deployed).
 
     Batches are dicts ``{"image", "label", "index"}`` or pairs ``(image, label)``; a label of -1
     marks an unlabelled image, which feeds the distillation loss only.
 
     Args:
         student: functional Keras model from images to logits.
-        method: what to learn from the teacher; None: nothing, the student alone.
+        method: what to learn from the teacher: one of ours, or any
+            `keras.distillation.DistillationLoss` (see `KerasLoss`); None: nothing, the student
+            alone.
         teacher: functional Keras model; None where the method needs none.
         student_outputs, teacher_outputs: the layers that the method compares; None: those that a
             registered network declares (see `nets.outputs_of`).
         student_preprocessing, teacher_preprocessing: from the batch's images to the network's
             input.
         main_loss: ``"cross_entropy"``, or ``"none"`` to transfer without any label.
-        weight_decay: factor of ``||w||^2 / 2``, on the student's kernels.
+        weight_decay: factor of ``||w||^2 / 2``, on all kernels that are trained.
+        samples: number of training images, for methods that keep something for each.
 
     Raises:
         UserError: method, teacher and student do not fit.
@@ -62,7 +69,7 @@ class Distiller(keras.Model):
     def __init__(
         self,
         student: keras.Model,
-        method: Method | None = None,
+        method: keras.distillation.DistillationLoss | None = None,
         teacher: keras.Model | None = None,
         *,
         student_outputs: Outputs | None = None,
@@ -71,15 +78,19 @@ class Distiller(keras.Model):
         teacher_preprocessing: Preprocessing | None = None,
         main_loss: str = "cross_entropy",
         weight_decay: float = 1e-4,
+        samples: int | None = None,
     ):
         super().__init__(name="distiller")
         method = method or NoDistillation()
+        if not isinstance(method, Method):
+            method = KerasLoss(method)
         if main_loss not in ("cross_entropy", "none"):
             raise UserError(f"main_loss must be cross_entropy or none, not {main_loss!r}")
         if method.needs_teacher and teacher is None:
             raise UserError(f"{type(method).__name__} needs a teacher, and none was given")
         if main_loss == "none" and not method.needs_teacher:
             raise UserError("without a main loss and without a teacher there is nothing to learn")
+        method.validate_model_compatibility(teacher, student)
         self.method = method
         self.student = student
         self.main_loss = main_loss
@@ -87,55 +98,75 @@ class Distiller(keras.Model):
         self.stage = method.stages[0]
         self._student_preprocessing = student_preprocessing or _as_it_is
         self._teacher_preprocessing = teacher_preprocessing or _as_it_is
-        student_outputs = student_outputs or self._outputs(student)
+        student_outputs = student_outputs or self._outputs(student, method.student_taps)
         self._student_features = _Untracked(feature_extractor(student, student_outputs))
         self._teacher = _Untracked(teacher if method.needs_teacher else None)
         self._teacher_features = _Untracked(None)
         if method.needs_teacher:
-            teacher_outputs = teacher_outputs or self._outputs(teacher)
+            teacher_outputs = teacher_outputs or self._outputs(teacher, method.teacher_taps)
             self._teacher_features = _Untracked(feature_extractor(teacher, teacher_outputs))
+            if samples is not None:
+                method.begin(samples, self._student_features.model.output["logits"].shape[-1])
             features = (self._teacher_features.model.output, self._student_features.model.output)
-            method.build(*(_read(method.reads, one) for one in features))
+            for term in method.terms:
+                term.build(*(_read(term.reads, one) for one in features))
         self.method_layers = list(method.layers)
+        self._deployed = _Untracked(method.deployed(student))
         self.epoch = self.add_weight(
             shape=(), dtype="int32", initializer="zeros", trainable=False, name="epoch"
         )
-        self._figures = {
-            name: keras.metrics.Mean(name)
-            for name in ("main_loss", "accuracy", "top5", *self._distillation_figures())
-        }
+        names = [*_SCORES, *self._distillation_figures()]
+        names += ["clip_share"] if self._clips() else []
+        self._figures = {name: keras.metrics.Mean(name) for name in names}
         self._is_evaluating = False
         self.built = True
 
-    def _outputs(self, model: keras.Model) -> Outputs:
-        """Declared outputs; a method that compares no maps needs no taps to be named."""
-        if "maps" in self.method.reads:
-            return outputs_of(model)
+    def _outputs(self, model: keras.Model, taps: tuple[str, ...] | None) -> Outputs:
+        """Declared outputs, or those at `taps`; a method that compares no maps needs no taps to be
+        named."""
+        if taps is not None or "maps" in self.method.reads:
+            return outputs_of(model, taps)
         try:
             return outputs_of(model)
         except UserError:
             return outputs_of(model, taps=(model.layers[-1].name,))
 
     def _distillation_figures(self) -> list[str]:
+        """The names of what the distillation loss has to log."""
         if not self.method.needs_teacher:
             return []
-        clip = ["clip_share"] if self._clips() else []
-        return ["distillation_loss", *clip, *self.method.figures]
+        terms = self.method.terms
+        own = [loss_name(term) for term in terms] if len(terms) > 1 else []
+        return ["distillation_loss", *own, *self.method.figures]
 
     def _distils(self) -> bool:
         return self.method.needs_teacher and self.stage.distillation_loss
 
     def _clips(self) -> bool:
-        return self.method.combination == "clip" and self.main_loss != "none"
+        clipped = any(term.combination == "clip" for term in self.method.terms)
+        return self.method.needs_teacher and clipped and self.main_loss != "none"
+
+    def _logs_clip(self) -> bool:
+        return self._clips() and self.stage.main_loss and self.stage.distillation_loss
 
     def __dir__(self) -> list[str]:
         # Keras saves each part of a model that dir() shows, and the teacher is no part of this one.
-        return [name for name in super().__dir__() if name != "teacher"]
+        return [name for name in super().__dir__() if name not in ("teacher", "deployed")]
 
     @property
     def teacher(self) -> keras.Model | None:
         """The teacher, or None; not tracked as a part of this model."""
         return self._teacher.model
+
+    @property
+    def deployed(self) -> keras.Model:
+        """The model that is judged and exported: the student, or what the method makes of it."""
+        return self._deployed.model
+
+    def saved_variables(self) -> list[keras.Variable]:
+        """What a checkpoint has to hold: this model's variables, and a teacher's that learns."""
+        learns = self.method.trains_teacher
+        return [*self.variables, *(self.teacher.variables if learns else [])]
 
     def student_features(self, image: tf.Tensor) -> dict[str, Any]:
         """The student's maps, embedding and logits for a batch's images, in inference mode."""
@@ -155,8 +186,8 @@ class Distiller(keras.Model):
         self.train_function = None
 
     def call(self, image: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """The student's logits ``[B, classes]`` for a batch's images."""
-        return self.student(self._student_preprocessing(image), training=training)
+        """The deployed model's logits ``[B, classes]`` for a batch's images."""
+        return self.deployed(self._student_preprocessing(image), training=training)
 
     def compile(self, optimizer: Any = None, jit_compile: bool = False, **kwargs: Any) -> None:
         """As `keras.Model.compile`; the losses are this model's own.
@@ -176,7 +207,7 @@ class Distiller(keras.Model):
     ) -> keras.callbacks.History:
         """As `keras.Model.fit`; keeps count of the epochs, which the clip depends on."""
         with self.distribute_strategy.scope():
-            self.optimizer.build(self.variables_to_train())
+            self.optimizer.build(self.variables_ever_trained())
         return super().fit(*args, callbacks=[_EpochCounter(self), *(callbacks or [])], **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
@@ -190,37 +221,62 @@ class Distiller(keras.Model):
     def get_metrics_result(self) -> dict[str, Any]:
         """The means that the step at hand logs, over all replicas. Were there others among them,
         Keras would take the mean of the replicas' means instead."""
-        names = ["main_loss", "accuracy", "top5"]
+        names = list(_SCORES)
         if self._distils() and not self._is_evaluating:
-            names += ["distillation_loss", *self.method.figures]
-            names += ["clip_share"] if self._clips() and self.stage.main_loss else []
+            names += self._distillation_figures()
+            names += ["clip_share"] if self._logs_clip() else []
         return {name: self._figures[name].result() for name in names}
 
     def variables_to_train(self) -> list[keras.Variable]:
         """The variables that the present stage trains."""
-        student = self.student.trainable_variables
-        if self.stage.trains == "taps":
-            features = self._student_features.model
-            reached = keras.Model(features.inputs, features.output["maps"]).trainable_variables
-            student = [v for v in student if any(v is other for other in reached)]
-        return [*student, *(v for layer in self.method_layers for v in layer.trainable_variables)]
+        return self._variables_of(self.stage)
+
+    def variables_ever_trained(self) -> list[keras.Variable]:
+        """The variables that any stage trains, for which an optimizer is to be built."""
+        variables = [v for stage in self.method.stages for v in self._variables_of(stage)]
+        return list({id(variable): variable for variable in variables}.values())
+
+    def _variables_of(self, stage: Stage) -> list[keras.Variable]:
+        trained = self._student_variables(stage)
+        if self.method.trains_teacher and stage.trains == "all":
+            trained = trained + self.teacher.trainable_variables
+        if stage.distillation_loss:
+            trained = trained + [
+                variable
+                for layer in self.method_layers
+                if stage.layers is None or layer.name in stage.layers
+                for variable in layer.trainable_variables
+            ]
+        return trained
+
+    def _student_variables(self, stage: Stage) -> list[keras.Variable]:
+        if stage.trains == "nothing":
+            return []
+        variables = self.student.trainable_variables
+        deployed = self.deployed is self.student
+        if stage.trains == "all" and deployed:
+            return variables
+        features = self._student_features.model
+        taps = features.output["maps"]
+        chosen = taps if stage.taps is None else [taps[number] for number in stage.taps]
+        reached = {id(v) for v in keras.Model(features.inputs, chosen).trainable_variables}
+        return [variable for variable in variables if id(variable) in reached]
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         batch, weight = replicas.never_empty(as_batch(data))
         variables = self.variables_to_train()
-        clips = self._clips() and self.stage.main_loss and self.stage.distillation_loss
-        with tf.GradientTape(persistent=clips) as tape:
+        with tf.GradientTape(persistent=self._logs_clip()) as tape:
             student = self._student_features.model(
-                self._student_preprocessing(batch.image), training=True
+                self._student_preprocessing(batch.image), training=self.stage.trains != "nothing"
             )
-            main = self.method.main_weight * self._main_term(student["logits"], batch.label)
-            distillation, figures = self._distillation_term(student, batch, weight)
-            distillation = self.method.distillation_weight * distillation
-            total = main + distillation if self._trains_on_labels() else distillation
-        if clips:
+            teacher = self._features_to_learn_from(batch.image)
+            losses, figures = self._distillation_losses(teacher, student, batch, weight)
+            losses["add"] += self._main_loss(teacher, student, batch.label)
+            total = losses["add"] + losses["clip"]
+        if self._logs_clip():
             g0, g1 = (
-                replicas.global_sum_present(tape.gradient(loss, variables))
-                for loss in (main, distillation)
+                replicas.global_sum_present(tape.gradient(losses[how], variables))
+                for how in ("add", "clip")
             )
             g0 = self._with_weight_decay(g0, variables)
             gradients, figures["clip_share"] = clipped_combination(g0, g1, self.epoch.value)
@@ -228,7 +284,7 @@ class Distiller(keras.Model):
             gradients = replicas.global_sum_present(tape.gradient(total, variables))
             gradients = self._with_weight_decay(gradients, variables)
         self._apply(gradients, variables)
-        return self._log(student["logits"], batch.label, figures, weight)
+        return self._log(self.method.logits(student), batch.label, figures, weight)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         batch = as_batch(data)
@@ -247,43 +303,83 @@ class Distiller(keras.Model):
         some = tf.pad(image, padding)
         return self(tf.ensure_shape(some, image.shape), training=False)[:size]
 
-    def _trains_on_labels(self) -> bool:
-        return self.main_loss != "none" and self.stage.main_loss
+    def _features_to_learn_from(self, image: tf.Tensor) -> dict[str, Any]:
+        """The teacher's features in a training step; it learns from them or has no gradient."""
+        if not self._distils():
+            return {}
+        if self.method.trains_teacher:
+            return self._teacher_features.model(self._teacher_preprocessing(image), training=True)
+        return tf.nest.map_structure(tf.stop_gradient, self.teacher_features(image))
 
-    def _main_term(self, logits: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
+    def _main_loss(
+        self, teacher: dict[str, Any], student: dict[str, Any], label: tf.Tensor
+    ) -> tf.Tensor:
+        """This replica's part of the main loss, the student's and that of a teacher that learns."""
+        if self.main_loss == "none" or not self.stage.main_loss:
+            return tf.constant(0.0)
+        loss = self._mean_cross_entropy(student["logits"], label)
+        if teacher and self.method.trains_teacher:
+            loss += self._mean_cross_entropy(teacher["logits"], label)
+        return self.method.main_weight * loss
+
+    def _mean_cross_entropy(self, logits: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
         """This replica's part of the cross-entropy's mean over all labelled images of the batch."""
         loss, labelled = cross_entropy(logits, label)
         count = replicas.global_sum(tf.reduce_sum(labelled))
         return tf.math.divide_no_nan(tf.reduce_sum(loss * labelled), count)
 
-    def _distillation_term(
-        self, student: dict[str, Any], batch: Batch, weight: tf.Tensor
-    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """This replica's part of the distillation loss of the global batch, and figures to log."""
+    def _distillation_losses(
+        self, teacher: dict[str, Any], student: dict[str, Any], batch: Batch, weight: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+        """This replica's part of the distillation losses of the global batch, weighted: those to
+        be added to the main loss, and those whose gradient is to be clipped; and figures to log."""
+        losses = {"add": tf.constant(0.0), "clip": tf.constant(0.0)}
         if not self._distils():
-            return tf.constant(0.0), {}
-        teacher = _read(self.method.reads, self.teacher_features(batch.image))
-        teacher = tf.nest.map_structure(tf.stop_gradient, teacher)
-        student = _read(self.method.reads, student)
+            return losses, {}
+        terms = self.method.terms
+        figures: dict[str, tf.Tensor] = {}
+        for term in terms:
+            loss, logged, own = self._distillation_term(term, teacher, student, batch, weight)
+            losses[term.combination] += tf.cast(term.distillation_weight * loss, tf.float32)
+            logged = tf.cast(logged, tf.float32)
+            if len(terms) > 1:
+                own[loss_name(term)] = logged
+                logged *= term.distillation_weight
+            figures["distillation_loss"] = figures.get("distillation_loss", 0.0) + logged
+            figures |= own
+        return losses, figures
+
+    def _distillation_term(
+        self,
+        term: Method,
+        teacher: dict[str, Any],
+        student: dict[str, Any],
+        batch: Batch,
+        weight: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
+        """This replica's part of one method's loss of the global batch; the same per image, to be
+        logged; and the method's figures."""
+        teacher, student = _read(term.reads, teacher), _read(term.reads, student)
         local = weight * tf.cast(tf.shape(batch.label)[0], tf.float32)
         samples = replicas.global_sum(local)
-        context = {"label": batch.label, "index": batch.index}
-        if self.method.couples_samples:
+        context = {"labels": batch.label, "indices": batch.index}
+        if term.couples_samples:
             count = tf.cast(tf.round(samples), tf.int32)  # no sample twice
             everyones = tf.nest.map_structure(replicas.gather, (teacher, student, context))
             teacher, student, context = tf.nest.map_structure(lambda part: part[:count], everyones)
-        loss, figures = self.method.compute(teacher, student, epoch=self.epoch.value, **context)
+        loss, figures = term.compute(
+            teacher, student, epoch=self.epoch.value, stage=self.stage.name, **context
+        )
         share = tf.cast(tf.math.divide_no_nan(local, samples), loss.dtype)
-        if self.method.couples_samples:
+        if term.couples_samples:
             loss /= replicas.count()
-        elif self.method.reduction == "mean":
+        elif term.reduction == "mean":
             loss = tf.where(share > 0, loss * share, 0)  # the mean of no samples is NaN
         else:
             loss *= tf.cast(weight, loss.dtype)
         # Logged per image, whether the method sums or averages.
-        per = tf.cast(local, loss.dtype) if self.method.reduction == "sum" else share
-        per_image = tf.math.divide_no_nan(loss, per)
-        return loss, {"distillation_loss": per_image, **figures}
+        per = tf.cast(local, loss.dtype) if term.reduction == "sum" else share
+        return loss, tf.math.divide_no_nan(loss, per), dict(figures)
 
     def _with_weight_decay(
         self, gradients: list[tf.Tensor | None], variables: list[keras.Variable]
@@ -326,7 +422,7 @@ class Distiller(keras.Model):
         for name, value in figures.items():
             # A replica without images has nothing to say, and may say NaN.
             self._figures[name].update_state(tf.where(weight > 0, value, 0), weight)
-        shown = ["main_loss", "accuracy", "top5", *figures]
+        shown = [*_SCORES, *figures]
         return {name: self._figures[name].result() for name in shown}
 
 
@@ -339,6 +435,11 @@ class _EpochCounter(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._distiller.epoch.assign(epoch)
+
+
+def loss_name(term: Method) -> str:
+    """Under which name a method's loss is logged where it is one of several."""
+    return f"{name_of(type(term))}_loss"
 
 
 def as_batch(data: Any) -> Batch:

@@ -60,6 +60,8 @@ class Method(keras.distillation.DistillationLoss):
             and need not have been trained before.
         figures: names of what `compute` gives besides the loss.
         stages: the parts of a run.
+        teacher_taps, student_taps: names of layers that the method wants as taps where nobody names
+            others; None: those that the networks declare.
     """
 
     paper: str = ""
@@ -71,6 +73,8 @@ class Method(keras.distillation.DistillationLoss):
     trains_teacher: bool = False
     figures: tuple[str, ...] = ()
     stages: tuple[Stage, ...] = (Stage("train"),)
+    teacher_taps: tuple[str, ...] | None = None
+    student_taps: tuple[str, ...] | None = None
 
     @property
     def main_weight(self) -> float:
@@ -81,6 +85,11 @@ class Method(keras.distillation.DistillationLoss):
     def distillation_weight(self) -> float:
         """Weight of this loss, next to the main loss."""
         return 1.0
+
+    @property
+    def terms(self) -> Sequence[Method]:
+        """The methods of which this one is a sum; itself, unless it is one."""
+        return (self,)
 
     @property
     def layers(self) -> Sequence[keras.layers.Layer]:
@@ -129,6 +138,15 @@ class Method(keras.distillation.DistillationLoss):
         another than the student, it is a functional model of the tensors that `build` was given."""
         return student
 
+    def logits(self, student: dict[str, Any]) -> tf.Tensor:
+        """The deployed model's logits, from the student's ``maps``, ``embedding`` and ``logits`` in
+        training; they are only logged."""
+        return student["logits"]
+
+    def settings(self) -> dict[str, Any]:
+        """The hyper-parameters with their values."""
+        return dataclasses.asdict(self)
+
     @classmethod
     def hyper_parameters(cls) -> dict[str, dataclasses.Field]:
         """The method's hyper-parameters by name."""
@@ -160,3 +178,23 @@ def _converted(method: str, name: str, value: Any, kind: type) -> Any:
         return words[str(value).lower()] if kind is bool else kind(value)
     except (ValueError, KeyError):
         raise UserError(f"{method}: {name} must be {kind.__name__}, not {value!r}") from None
+
+
+def stage_ends(stages: Sequence[Stage], epochs: int) -> list[int]:
+    """After how many epochs of a run each stage is over; each has one epoch at least.
+
+    Raises:
+        UserError: there are fewer epochs than stages.
+    """
+    if epochs < len(stages):
+        names = ", ".join(stage.name for stage in stages)
+        raise UserError(
+            f"{epochs} epochs, but the method has {len(stages)} stages ({names}), of at least one "
+            f"epoch each: train for {len(stages)} epochs or more"
+        )
+    ends, share = [], 0.0
+    for number, stage in enumerate(stages, start=1):
+        share += stage.share
+        earliest = ends[-1] + 1 if ends else 1
+        ends.append(min(max(round(share * epochs), earliest), epochs - len(stages) + number))
+    return ends

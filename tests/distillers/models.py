@@ -73,7 +73,7 @@ class Similarities(Method):
         student, teacher = (
             tf.matmul(x, x, transpose_b=True) for x in (student_outputs, teacher_outputs)
         )
-        known = tf.cast(context["label"] >= 0, tf.float32)
+        known = tf.cast(context["labels"] >= 0, tf.float32)
         return 100 * tf.reduce_mean(tf.square(student - teacher) * known[:, None] * known)
 
 

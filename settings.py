@@ -1,0 +1,134 @@
+"""The flags that all training scripts have, each stated once: data, training and run.
+
+A script's own settings extend these dataclasses, see `experiment.options`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+
+import dataloader
+from experiment import devices
+from experiment.options import option
+from op_util.schedules import SCHEDULES
+
+DATA, TRAINING, RUN = "data", "training", "run"
+EVALUATION_BATCH = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """Which images, and what they are split into."""
+
+    dataset: str = option(
+        "digits", "digits, a tensorflow-datasets name such as cifar100, npz:FILE or folder:DIR",
+        group=DATA,
+    )
+    data_dir: str | None = option(None, "where tensorflow-datasets keeps its data", group=DATA)
+    image_size: int | None = option(
+        None, "resize images to this height and width, in pixels", group=DATA, minimum=1
+    )
+    validation_fraction: float = option(
+        0.1, "share of the training images that chooses the best epoch instead", group=DATA,
+        minimum=0, maximum=0.9,
+    )
+    train_images: int | None = option(
+        None, "train on the first so many of the remaining training images", group=DATA, minimum=1
+    )
+    data_seed: int = option(
+        0, "of the split into training and validation images and of kept labels", group=DATA,
+        minimum=0,
+    )
+
+    def load_data(self, labelled_per_class: int | None = None) -> dataloader.Data:
+        """The data set, split."""
+        size = self.image_size
+        return dataloader.load(
+            self.dataset,
+            data_dir=self.data_dir,
+            image_size=size and (size, size),
+            validation_fraction=self.validation_fraction,
+            labelled_per_class=labelled_per_class,
+            train_images=self.train_images,
+            seed=self.data_seed,
+        )
+
+    def dataset_in_paths(self) -> str:
+        """The data set's name as a part of a file's name."""
+        return self.dataset.replace("/", "_").replace(":", "_")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """How is trained. What is None is the script's to choose."""
+
+    epochs: int | None = option(
+        None, "passes over the training images (default: 200; 10 for digits)", group=TRAINING,
+        minimum=1,
+    )
+    batch_size: int | None = option(
+        None, "images a step, over all devices together (default: 128; 32 for digits)",
+        group=TRAINING, minimum=1,
+    )
+    optimizer: str | None = option(
+        None, "sgd is with Nesterov momentum (default: sgd; adam for digits)", group=TRAINING,
+        choices=("sgd", "adam"),
+    )
+    learning_rate: float | None = option(
+        None, "at the start (default: 1e-2 for sgd, 5e-4 for adam)", group=TRAINING, above=0
+    )
+    momentum: float = option(0.9, "of sgd", group=TRAINING, minimum=0, maximum=1)
+    schedule: str = option(
+        "step", "of the learning rate; step: x0.1 after half and three quarters of the epochs",
+        group=TRAINING, choices=SCHEDULES,
+    )
+    weight_decay: float = option(
+        1e-4, "factor of ||w||^2 / 2 of all kernels", group=TRAINING, minimum=0
+    )
+    mixed_precision: bool = option(
+        False, "compute in bfloat16, keep weights and the SVD in float32", group=TRAINING
+    )
+    jit_compile: bool = option(False, "compile the step by XLA", group=TRAINING)
+    seed: int = option(
+        0, "of initial weights, order, augmentation and dropout", group=TRAINING, minimum=0
+    )
+    deterministic: bool = option(
+        False, "the same bits again on the same machine; slower", group=TRAINING
+    )
+
+    def make_optimizer(self, learning_rate: Any) -> keras.optimizers.Optimizer:
+        """The optimizer that the settings name, with a rate or a schedule of it."""
+        if self.optimizer == "adam":
+            return keras.optimizers.Adam(learning_rate)
+        return keras.optimizers.SGD(learning_rate, momentum=self.momentum, nesterov=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """Where and on what; nothing that changes what comes out."""
+
+    train_dir: str | None = option(
+        None, "the run folder (default: in runs/, named after what runs)", group=RUN,
+        same_run=True,
+    )
+    strategy: str = option(
+        "auto", "auto: MirroredStrategy where there are several GPUs", group=RUN, same_run=True,
+        choices=devices.STRATEGIES,
+    )
+    overwrite: bool = option(
+        False, "remove what an earlier run left in the run folder", group=RUN, same_run=True
+    )
+    dry_run: bool = option(
+        False, "say what would run, and write nothing", group=RUN, same_run=True
+    )
+    checkpoint_minutes: float = option(
+        10.0, "time between two checkpoints within an epoch", group=RUN, above=0, same_run=True
+    )
+
+
+def last_learning_rate(rate: Any, began: int, steps: int, epoch: int) -> float:
+    """The learning rate of the last step of an epoch, of an optimizer that `began` with another."""
+    return float(rate((epoch + 1 - began) * steps - 1)) if callable(rate) else rate
