@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 
@@ -67,6 +68,10 @@ class Task:
     def check(self) -> None:
         """Raise UserError where the task cannot work on images of `image_shape`, or where a
         hyper-parameter makes no sense."""
+
+    def check_images(self, images: np.ndarray) -> None:
+        """Raise UserError where the task has nothing to learn from a sample of the training images,
+        uint8 ``[n, H, W, C]``."""
 
     @property
     def view_count(self) -> int:
@@ -113,7 +118,7 @@ class Task:
         raise NotImplementedError
 
     def vector(self, h: tf.Tensor) -> tf.Tensor:
-        """h of an image, ``[B, width]``: the mean over its views where `embed` gives several."""
+        """An image's h, ``[B, width]``: the mean over its views where `embed` gives several."""
         return h if h.shape.rank == 2 else tf.reduce_mean(h, axis=1)
 
     def predict(self, h: tf.Tensor, training: bool = False) -> tf.Tensor:
