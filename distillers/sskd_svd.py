@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -85,16 +85,8 @@ class SSKD_SVD(Method):  # noqa: N801 (the paper's name)
             orientation=self.orientation,
             solver=self.solver,
         )
-
-        @functools.cache  # a tap is bottom of one pair and top of the next
-        def gram(tap: int, count: int) -> tf.Tensor:
-            return weighted_gram(aligned[tap], count)
-
         loss, dropped = 0.0, 0.0
-        count = self.num_dfv
-        for i, (top, bottom) in enumerate(itertools.pairwise(aligned)):
-            count = min(count, top.values.shape[1], bottom.values.shape[1])
-            pair, share = pair_loss(gram(i, count), gram(i + 1, count), top.good & bottom.good)
+        for count, pair, share in pair_losses(aligned, self.num_dfv):
             loss += count**0.5 * pair
             dropped += (1 - share) / (len(aligned) - 1)
         return loss, {"dropped_share": dropped}
@@ -106,6 +98,24 @@ def as_matrix(tap: tf.Tensor) -> tf.Tensor:
     for size in tap.shape[1:-1]:
         rows *= size
     return tf.reshape(tap, [-1, rows, tap.shape[-1]])
+
+
+def pair_losses(
+    aligned: Sequence[Aligned], num_dfv: int
+) -> Iterator[tuple[int, tf.Tensor, tf.Tensor]]:
+    """For each two neighbouring taps the number k of vectors, and what `pair_loss` gives.
+
+    k is `num_dfv` until a tap has fewer vectors, and stays so for the deeper pairs.
+    """
+
+    @functools.cache  # a tap is bottom of one pair and top of the next
+    def gram(tap: int, count: int) -> tf.Tensor:
+        return weighted_gram(aligned[tap], count)
+
+    count = num_dfv
+    for i, (top, bottom) in enumerate(itertools.pairwise(aligned)):
+        count = min(count, top.values.shape[1], bottom.values.shape[1])
+        yield count, *pair_loss(gram(i, count), gram(i + 1, count), top.good & bottom.good)
 
 
 def weighted_gram(aligned: Aligned, count: int) -> tf.Tensor:

@@ -19,14 +19,20 @@ def logits_layer(classes: int) -> keras.layers.Dense:
     return keras.layers.Dense(classes, kernel_initializer="he_normal", dtype=dtype, name="logits")
 
 
-def batch_normalization(name: str) -> keras.layers.BatchNormalization:
+def batch_normalization(
+    name: str, dtype: str | None = None, center: bool = True
+) -> keras.layers.BatchNormalization:
     """Batch normalisation with the paper's decay 0.9 and epsilon 1e-3.
 
     Under a distribution strategy of several replicas the statistics are the global batch's.
+
+    Args:
+        dtype: to compute in; None: the global policy's.
+        center: whether an offset is learned.
     """
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     return keras.layers.BatchNormalization(
-        momentum=0.9, epsilon=1e-3, synchronized=replicas > 1, name=name
+        momentum=0.9, epsilon=1e-3, center=center, synchronized=replicas > 1, dtype=dtype, name=name
     )
 
 

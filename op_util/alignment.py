@@ -54,24 +54,26 @@ def align_taps(
     teacher: list[tf.Tensor],
     num_dfv: int,
     *,
+    candidates: int | None = None,
     gradient: str,
     orientation: str,
     solver: str,
 ) -> list[Aligned]:
     """Singular vectors of each tap of two networks, aligned; each tap's vectors have unit length.
 
-    Of the teacher the first ``num_dfv`` are used, of the student ``num_dfv + 1`` are candidates;
-    fewer where a map has no more.
+    Of the teacher the first ``num_dfv`` are used, of the student the first ``candidates`` may be
+    chosen; fewer where a map has no more.
 
     Args:
         student, teacher: matrices ``[B, N, D]`` of the taps, shallow to deep. At one tap D is
             equal, N need not be.
+        candidates: at least ``num_dfv``; None: ``num_dfv + 1``, as published.
     """
-    candidates = [min(num_dfv + 1, *x.shape[1:]) for x in student]
+    tried = [min(candidates or num_dfv + 1, *x.shape[1:]) for x in student]
     wanted = [
         min(num_dfv, *x.shape[1:], *y.shape[1:]) for x, y in zip(student, teacher, strict=True)
     ]
-    counts, exact = [*candidates, *wanted], None
+    counts, exact = [*tried, *wanted], None
     if orientation == "canonical" and student[0].dtype != tf.float64:
         exact = [*wanted, *wanted]  # whether a candidate has to be exact is asked when it is chosen
     teacher = [tf.cast(y, at_least_float32(x).dtype) for x, y in zip(student, teacher, strict=True)]
