@@ -27,7 +27,8 @@ from experiment import quiet  # noqa: F401 (before TensorFlow)
 from absl import flags
 
 import distillers
-from distillers.registration import METHODS, parse, split
+from distillers import spelled, split
+from distillers.registration import METHODS
 from experiment import grid, report
 from experiment.dots import dots
 from experiment.folder import RunFolder, write_text
@@ -114,8 +115,8 @@ def main(_: list[str]) -> int:
 
 def directory(comparison: Comparison, settings: Settings) -> Path:
     """The folder of the comparison."""
-    dataset = settings.dataset.replace("/", "_").replace(":", "_")
-    name = f"compare-{dataset}-{settings.student_name()}"
+    student = Path(settings.student_name()).stem.replace(":", "_")
+    name = f"compare-{settings.dataset_in_paths()}-{student}"
     return Path(comparison.compare_dir or Path("runs") / name)
 
 
@@ -137,7 +138,7 @@ def plan(comparison: Comparison, settings: Settings) -> list[Run]:
         if field.name not in OWN and flags.FLAGS[field.name].present
     ]
     teacher_run = None
-    teacher = settings.teacher
+    teacher = settings.teacher_file()
     if teacher is None and any(method.needs_teacher for method, _ in methods.values()):
         teacher_run = plan_teacher(settings, folder / TEACHER)
         teacher = str(teacher_run.folder)
@@ -167,30 +168,22 @@ def create_methods(
     """
     methods: dict[str, tuple[distillers.Method, dict[str, str]]] = {}
     for specification in split(specifications):
-        plain_name, inside = parse(specification)
-        name = plain_name
-        if inside:
-            name += f"({','.join(f'{key}={value}' for key, value in inside.items())})"
+        name = spelled(specification)
         if name in methods:
             raise UserError(f"--Distillation has {name} twice")
-        known = hyper_parameters(specification)
+        known = distillers.hyper_parameters(specification)
         own = {key: value for key, value in given.items() if key in known}
         methods[name] = (distillers.create(specification, **own), own)
     if not methods:
         raise UserError("--Distillation is empty; give methods, such as None,SSKD_SVD")
     for key in given:
         if not any(key in own for _, own in methods.values()):
-            owners = [name for name in METHODS.names() if key in hyper_parameters(name)]
+            owners = [name for name in METHODS.names() if key in distillers.hyper_parameters(name)]
             raise UserError(
                 f"--{key} is a setting of {', '.join(owners)}, not of {', '.join(methods)}; "
                 "add such a method or leave the flag out"
             )
     return methods
-
-
-def hyper_parameters(specification: str) -> Mapping[str, Any]:
-    """The hyper-parameters of a method as a person writes it, by name."""
-    return distillers.create(specification).hyper_parameters()
 
 
 def folder_name(method: str) -> str:
@@ -232,8 +225,13 @@ def plan_teacher(settings: Settings, folder: Path) -> Run:
         "student_net": settings.teacher_name(),
         "student_options": settings.teacher_options,
         "student_taps": settings.teacher_taps,
+        "student_model": None,
+        "student_init": None,
+        "student_preprocessing": settings.teacher_preprocessing,
         "epochs": settings.teacher_epochs or settings.epochs,
         "teacher_net": None,
+        "teacher_model": None,
+        "teacher_preprocessing": "data",
         "teacher_options": (),
         "teacher_taps": None,
         "teacher_epochs": None,
@@ -248,6 +246,7 @@ def plan_teacher(settings: Settings, folder: Path) -> Run:
     for name in ("student_options", "student_taps"):
         if getattr(alone, name):
             arguments.append(f"--{name}={','.join(getattr(alone, name))}")
+    arguments.append(f"--student_preprocessing={alone.student_preprocessing}")
     return plan_run(TEACHER, alone, arguments, folder, method=distillers.create(BASELINE))
 
 

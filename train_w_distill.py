@@ -14,6 +14,7 @@ import functools
 import inspect
 import re
 import statistics
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -37,22 +38,30 @@ from experiment.folder import RunFolder
 from experiment.main import run
 from experiment.options import compared, define_flags, from_flags, option
 from experiment.variables import numbered
-from op_util.schedules import SCHEDULES, schedule
+from op_util.schedules import schedule
 from op_util.singular_vectors import decompose
 from registry import UserError, plain
+from settings import (
+    DATA,
+    EVALUATION_BATCH,
+    TRAINING,
+    DataSettings,
+    RunSettings,
+    TrainingSettings,
+    last_learning_rate,
+)
 
-DATA, NETWORKS, METHOD, TRAINING, RUN = "data", "networks", "method", "training", "run"
+NETWORKS, METHOD = "networks", "method"
 # The paper's training, and one by which the few digits are learned in minutes: by SGD a network
 # as deep as the VGG teacher, which has no batch normalisation, hardly begins to learn them.
 PAPER = {"epochs": 200, "batch_size": 128, "optimizer": "sgd"}
 QUICK = {"epochs": 10, "batch_size": 32, "optimizer": "adam"}
 LEARNING_RATE = {"sgd": 1e-2, "adam": 5e-4}
-EVALUATION_BATCH = 500
 PICTURED_IMAGES = 6
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(DataSettings, TrainingSettings, RunSettings):
     """What may be set; each field is the flag of its name."""
 
     Distillation: str = option(
@@ -64,28 +73,9 @@ class Settings:
         choices=("cross_entropy", "none"),
     )
 
-    dataset: str = option(
-        "digits", "digits, a tensorflow-datasets name such as cifar100, npz:FILE or folder:DIR",
-        group=DATA,
-    )
-    data_dir: str | None = option(None, "where tensorflow-datasets keeps its data", group=DATA)
-    image_size: int | None = option(
-        None, "resize images to this height and width, in pixels", group=DATA, minimum=1
-    )
-    validation_fraction: float = option(
-        0.1, "share of the training images that chooses the best epoch instead", group=DATA,
-        minimum=0, maximum=0.9,
-    )
-    train_images: int | None = option(
-        None, "train on the first so many of the remaining training images", group=DATA, minimum=1
-    )
     labelled_per_class: int | None = option(
         None, "labels kept in each class; the other images only feed the distillation",
         group=DATA, minimum=1,
-    )
-    data_seed: int = option(
-        0, "of the split into training and validation images and of kept labels", group=DATA,
-        minimum=0,
     )
     flip: bool | None = option(
         None, "mirror half of the images (default: where a mirrored image is as good)", group=DATA
@@ -109,8 +99,28 @@ class Settings:
         (), "options of the student net, as name=value,...", group=NETWORKS
     )
     teacher: str | None = option(
-        None, "a trained teacher: run folder, .keras, .weights.h5 or published .mat; none: one is "
-        "trained first, in the folder teacher/ of the run", group=NETWORKS,
+        None, "a trained teacher: run folder, .keras, .weights.h5, published .mat, or tte:RUN of "
+        "pretrain_tte.py; none: one is trained first, in the folder teacher/ of the run",
+        group=NETWORKS,
+    )
+    teacher_model: str | None = option(
+        None, "a teacher of your own instead of --net's: FILE.keras or FILE.h5 (trained), or "
+        "keras.applications:NAME (to be trained)", group=NETWORKS,
+    )
+    student_model: str | None = option(
+        None, "a student of your own: FILE.keras or FILE.h5 (trained on from its weights), or "
+        "keras.applications:NAME", group=NETWORKS,
+    )
+    student_init: str | None = option(
+        None, "tte:RUN, whose encoder's weights the student begins with", group=NETWORKS
+    )
+    teacher_preprocessing: str = option(
+        "data", "what the teacher was trained with, where its file does not say; data: the data "
+        "set's channel statistics, none: 0..255, tf: -1..1, torch: ImageNet's statistics",
+        group=NETWORKS, choices=nets.PREPROCESSING,
+    )
+    student_preprocessing: str = option(
+        "data", "likewise of the student", group=NETWORKS, choices=nets.PREPROCESSING
     )
     teacher_taps: tuple[str, ...] | None = option(
         None, "layers of the teacher to compare, shallow to deep, if not its own", group=NETWORKS
@@ -118,86 +128,50 @@ class Settings:
     student_taps: tuple[str, ...] | None = option(
         None, "layers of the student to compare, if not its own", group=NETWORKS
     )
-
-    epochs: int | None = option(
-        None, "passes over the training images (default: 200; 10 for digits)", group=TRAINING,
-        minimum=1,
+    list_layers: bool = option(
+        False, "list the layers of teacher and student, by which taps are named, and end",
+        group=NETWORKS, same_run=True,
     )
+
     teacher_epochs: int | None = option(
         None, "epochs of a teacher that is trained first (default: as many)", group=TRAINING,
         minimum=1,
     )
-    batch_size: int | None = option(
-        None, "images a step, over all devices together (default: 128; 32 for digits)",
-        group=TRAINING, minimum=1,
-    )
-    optimizer: str | None = option(
-        None, "sgd is with Nesterov momentum (default: sgd; adam for digits)", group=TRAINING,
-        choices=("sgd", "adam"),
-    )
-    learning_rate: float | None = option(
-        None, "at the start (default: 1e-2 for sgd, 5e-4 for adam)", group=TRAINING, above=0
-    )
-    momentum: float = option(0.9, "of sgd", group=TRAINING, minimum=0, maximum=1)
-    schedule: str = option(
-        "step", "of the learning rate; step: x0.1 after half and three quarters of the epochs",
-        group=TRAINING, choices=SCHEDULES,
-    )
-    weight_decay: float = option(
-        1e-4, "factor of ||w||^2 / 2 of all kernels", group=TRAINING, minimum=0
-    )
-    mixed_precision: bool = option(
-        False, "compute in bfloat16, keep weights and the SVD in float32", group=TRAINING
-    )
-    jit_compile: bool = option(False, "compile the step by XLA", group=TRAINING)
-    seed: int = option(
-        0, "of initial weights, order, augmentation and dropout", group=TRAINING, minimum=0
-    )
-    deterministic: bool = option(
-        False, "the same bits again on the same machine; slower", group=TRAINING
-    )
-
-    train_dir: str | None = option(
-        None, "the run folder (default: runs/DATASET-STUDENT-METHOD-SEED)", group=RUN,
-        same_run=True,
-    )
-    strategy: str = option(
-        "auto", "auto: MirroredStrategy where there are several GPUs", group=RUN, same_run=True,
-        choices=devices.STRATEGIES,
-    )
-    overwrite: bool = option(
-        False, "remove what an earlier run left in the run folder", group=RUN, same_run=True
-    )
-    dry_run: bool = option(
-        False, "say what would run, and write nothing", group=RUN, same_run=True
-    )
-    checkpoint_minutes: float = option(
-        10.0, "time between two checkpoints within an epoch", group=RUN, above=0, same_run=True
-    )
 
     def teacher_name(self) -> str:
-        """The teacher net as it is registered."""
-        return nets.registered_name(self.teacher_net or nets.pair(self.net)[0])
+        """The teacher net as it is registered, or a file's name."""
+        return _net_name(self.teacher_model, self.teacher_net or nets.pair(self.net)[0])
 
     def student_name(self) -> str:
-        """The student net as it is registered."""
-        return nets.registered_name(self.student_net or nets.pair(self.net)[1])
+        """The student net as it is registered, or a file's name."""
+        return _net_name(self.student_model, self.student_net or nets.pair(self.net)[1])
+
+    def teacher_file(self) -> str | None:
+        """Where the trained teacher is; None: it is to be trained."""
+        is_file = self.teacher_model is not None and not nets.is_application(self.teacher_model)
+        return self.teacher or (self.teacher_model if is_file else None)
 
     def spelled(self) -> Settings:
         """The same with names as they are registered and nothing left to a default, so that a run
-        is known again however a person writes it. Raises UserError where a name is unknown."""
+        is known again however a person writes it. Raises UserError where a name is unknown, or two
+        flags name the same network."""
+        for whose in ("teacher", "student"):
+            model, net = getattr(self, f"{whose}_model"), getattr(self, f"{whose}_net")
+            if model and net:
+                raise UserError(f"--{whose}_model and --{whose}_net both name one: give one")
+        if self.teacher and self.teacher_model and self.teacher_file() != self.teacher:
+            raise UserError("--teacher and --teacher_model both give a trained teacher: give one")
+        if self.student_init and not nets.is_pretrained(self.student_init):
+            raise UserError(f"--student_init is {self.student_init!r}; expected tte:RUN")
         defaults = QUICK if self.dataset == "digits" else PAPER
         left_out = {key: value for key, value in defaults.items() if getattr(self, key) is None}
         optimizer = self.optimizer or defaults["optimizer"]
-        method, given = distillers.parse(self.Distillation)
-        if given:
-            method += f"({','.join(f'{key}={value}' for key, value in given.items())})"
         nets.pair(self.net)  # is known
         return dataclasses.replace(
             self,
             **left_out,
             learning_rate=self.learning_rate or LEARNING_RATE[optimizer],
-            Distillation=method,
+            Distillation=distillers.spelled(self.Distillation),
             net=next(name for name in nets.pairs() if plain(name) == plain(self.net)),
             teacher_net=self.teacher_net and self.teacher_name(),
             student_net=self.student_net and self.student_name(),
@@ -205,17 +179,28 @@ class Settings:
 
     def folder(self) -> Path:
         """The run folder."""
-        dataset = self.dataset.replace("/", "_").replace(":", "_")
-        name = f"{dataset}-{self.student_name()}-{self.Distillation}-{self.seed}"
+        student = Path(self.student_name()).stem.replace(":", "_")
+        name = f"{self.dataset_in_paths()}-{student}-{self.Distillation}-{self.seed}"
         return Path(self.train_dir or Path("runs") / name)
 
 
+def _net_name(model: str | None, net: str) -> str:
+    """A network's name: that of a model of the person's own, or else of the net."""
+    if model is None or nets.is_application(model):
+        return nets.registered_name(model or net)
+    return model
+
+
 def define_hyper_parameters() -> list[str]:
-    """A flag for each hyper-parameter of any method; returns their names."""
+    """A flag for each hyper-parameter of any method; returns their names. One that is called as a
+    setting is has no flag of its own, and is given with the method: ``NAME(momentum=0.5)``."""
+    taken = {field.name for field in dataclasses.fields(Settings)}
     owners: dict[str, list[str]] = {}
     for name in METHODS.names():
         method = METHODS.get(name)
         for key, field in method.hyper_parameters().items():
+            if key in taken:
+                continue
             about = documented(method).get(key, "")
             owners.setdefault(key, []).append(f"{name} (default {field.default}): {about}")
     for key, texts in owners.items():
@@ -236,6 +221,9 @@ HYPER_PARAMETERS = define_hyper_parameters()
 
 def main(_: list[str]) -> None:
     """What the command line asks for, or the part of it that is not yet done."""
+    if plain(flags.FLAGS.Distillation) == "help":
+        print(methods_table())
+        return
     settings = from_flags(Settings).spelled()
     method = create_method(settings)
     folder = RunFolder(settings.folder())
@@ -247,7 +235,10 @@ def main(_: list[str]) -> None:
         return
     devices.prepare(settings.seed, settings.deterministic, settings.mixed_precision)
     strategy = devices.strategy(settings.strategy)
-    data = load_data(settings)
+    data = settings.load_data(settings.labelled_per_class)
+    if settings.list_layers:
+        print(layers_listed(settings, data))
+        return
     training_batches(settings, data)  # mistakes are told before anything is written
     with strategy.scope():
         teacher = load_teacher(settings, data) if method.needs_teacher else None
@@ -257,10 +248,13 @@ def main(_: list[str]) -> None:
         return
     with folder:
         if folder.open(determining, settings.overwrite) != "finished":
-            if teacher is not None and settings.teacher is None:
+            untrained = teacher is not None and settings.teacher_file() is None
+            if untrained and not method.trains_teacher:
                 train_teacher(settings, data, strategy, teacher.model, folder)
             how = f"with {settings.Distillation}" if method.needs_teacher else "alone"
             print(f"training {distiller.student.name} {how} in {folder.path}")
+            for note in method.notes:
+                print(f"{settings.Distillation}: {note}")
             progress = fit(settings, data, distiller, folder)
             folder.finish(summarize(settings, data, distiller, teacher, folder, progress))
         print(final_table(folder))
@@ -268,7 +262,7 @@ def main(_: list[str]) -> None:
 
 def determining_settings(settings: Settings, method: distillers.Method) -> dict[str, Any]:
     """What a run folder compares to know a run again."""
-    return {**compared(settings), "hyper_parameters": dataclasses.asdict(method)}
+    return {**compared(settings), "hyper_parameters": method.settings()}
 
 
 def create_method(settings: Settings) -> distillers.Method:
@@ -282,20 +276,6 @@ def create_method(settings: Settings) -> distillers.Method:
 # Data and networks
 
 
-def load_data(settings: Settings) -> dataloader.Data:
-    """The data set, split."""
-    size = settings.image_size
-    return dataloader.load(
-        settings.dataset,
-        data_dir=settings.data_dir,
-        image_size=size and (size, size),
-        validation_fraction=settings.validation_fraction,
-        labelled_per_class=settings.labelled_per_class,
-        train_images=settings.train_images,
-        seed=settings.data_seed,
-    )
-
-
 def build(name: str, options: tuple[str, ...], data: dataloader.Data) -> keras.Model:
     """The network `name` for the data's images and classes, with ``name=value`` options."""
     return nets.build(name, data.image_shape, data.classes, **nets.parse_options(options))
@@ -303,17 +283,34 @@ def build(name: str, options: tuple[str, ...], data: dataloader.Data) -> keras.M
 
 def load_teacher(settings: Settings, data: dataloader.Data) -> nets.Stored:
     """The teacher from a file or run folder, or one that is still to be trained."""
-    if settings.teacher is None:
+    file = settings.teacher_file()
+    if file is None:
         keras.utils.set_random_seed(settings.seed)
         model = build(settings.teacher_name(), settings.teacher_options, data)
         return nets.Stored(model, standardize=None, has_logits=True)
+    if nets.is_pretrained(file):
+        return nets.load_pretrained(file, data.image_shape, data.classes)
     return nets.load(
-        settings.teacher,
-        net=settings.teacher_name(),
+        file,
+        net=None if settings.teacher_model == file else settings.teacher_name(),
         input_shape=data.image_shape,
         classes=data.classes,
         options=nets.parse_options(settings.teacher_options),
     )
+
+
+def make_student(settings: Settings, data: dataloader.Data) -> keras.Model:
+    """The student with its initial weights, which depend on the seed alone, or on its file."""
+    keras.utils.set_random_seed(settings.seed)
+    name = settings.student_name()
+    if settings.student_model is None or nets.is_application(name):
+        student = build(name, settings.student_options, data)
+    else:
+        student = nets.load(name).model
+        check_student(student, data)
+    if settings.student_init is not None:
+        nets.fill_from_encoder(student, settings.student_init)
+    return student
 
 
 def make_distiller(
@@ -322,29 +319,40 @@ def make_distiller(
     method: distillers.Method,
     teacher: nets.Stored | None,
 ) -> Distiller:
-    """The student and what trains it. Its initial weights depend on the seed alone."""
-    standardize = nets.Standardize(data.channel_mean, data.channel_deviation)
-    keras.utils.set_random_seed(settings.seed)
-    student = build(settings.student_name(), settings.student_options, data)
+    """The student and what trains it."""
+    student = make_student(settings, data)
     arguments = {}
     if teacher is not None:
         check_teacher(teacher, method, data)
-        size = teacher.model.input_shape[1:3]
-        own = teacher.standardize or standardize
+        own = teacher.standardize or standardize(settings.teacher_preprocessing, data)
         arguments = {
             "teacher": teacher.model,
             "teacher_outputs": outputs_of(teacher.model, settings.teacher_taps),
-            "teacher_preprocessing": dataclasses.replace(own, size=size if all(size) else None),
+            "teacher_preprocessing": sized(own, teacher.model),
         }
     return Distiller(
         student,
         method,
         student_outputs=outputs_of(student, settings.student_taps),
-        student_preprocessing=standardize,
+        student_preprocessing=sized(standardize(settings.student_preprocessing, data), student),
         main_loss=settings.main_loss,
         weight_decay=settings.weight_decay,
+        samples=len(data.train),
         **arguments,
     )
+
+
+def standardize(name: str, data: dataloader.Data) -> nets.Standardize:
+    """The preprocessing called `name` for the data's images."""
+    if name == "data":
+        return nets.Standardize(data.channel_mean, data.channel_deviation)
+    return nets.known_preprocessing(name, data.image_shape[-1])
+
+
+def sized(preprocessing: nets.Standardize, model: keras.Model) -> nets.Standardize:
+    """`preprocessing` that brings images to the size that the model takes."""
+    size = model.input_shape[1:3]
+    return dataclasses.replace(preprocessing, size=size if all(size) else None)
 
 
 def outputs_of(model: keras.Model, taps: tuple[str, ...] | None) -> nets.Outputs | None:
@@ -352,21 +360,38 @@ def outputs_of(model: keras.Model, taps: tuple[str, ...] | None) -> nets.Outputs
     return nets.outputs_of(model, taps) if taps is not None else None
 
 
-def check_teacher(teacher: nets.Stored, method: distillers.Method, data: dataloader.Data) -> None:
-    """Raise UserError unless the teacher fits images and classes."""
-    images, answers = teacher.model.inputs, teacher.model.outputs
+def check_images(whose: str, model: keras.Model, data: dataloader.Data) -> None:
+    """Raise UserError unless a network takes one input of images of the data's channels."""
+    images = model.inputs
     if len(images) != 1 or len(images[0].shape) != 4:
         shapes = ", ".join(str(tuple(image.shape)) for image in images)
         raise UserError(
-            f"the teacher takes {shapes}; expected one input of images, (None, height, width, "
+            f"the {whose} takes {shapes}; expected one input of images, (None, height, width, "
             "channels)"
         )
-    channels, classes = images[0].shape[-1], answers[0].shape[-1]
+    channels = images[0].shape[-1]
     if channels != data.image_shape[-1]:
         raise UserError(
-            f"the teacher takes images of {channels} channels, {data.name} has "
-            f"{data.image_shape[-1]}; give a teacher trained on such images"
+            f"the {whose} takes images of {channels} channels, {data.name} has "
+            f"{data.image_shape[-1]}; give a {whose} for such images"
         )
+
+
+def check_student(student: keras.Model, data: dataloader.Data) -> None:
+    """Raise UserError unless a person's own student fits images and classes."""
+    check_images("student", student, data)
+    shape = tuple(student.outputs[0].shape)
+    if len(shape) != 2 or shape[1] != data.classes:
+        raise UserError(
+            f"the student's (first) output is of shape {shape}; expected (None, {data.classes}), a "
+            f"logit for each class of {data.name}"
+        )
+
+
+def check_teacher(teacher: nets.Stored, method: distillers.Method, data: dataloader.Data) -> None:
+    """Raise UserError unless the teacher fits images and classes."""
+    check_images("teacher", teacher.model, data)
+    classes = teacher.model.outputs[0].shape[-1]
     if "logits" in method.reads and not (teacher.has_logits and classes == data.classes):
         held = f"tells {classes} classes apart" if teacher.has_logits else "has no logits"
         raise UserError(
@@ -399,17 +424,17 @@ def fit(
     if len(data.validation):
         validation = dataloader.evaluation_batches(data.validation, EVALUATION_BATCH)
     progress: dict[str, Any] = {}
-    first, began, share = 0, 0, 0.0
-    for stage in distiller.method.stages:
-        share += stage.share
-        last = round(share * settings.epochs)
+    first, began = 0, 0
+    stages = distiller.method.stages
+    for stage, last in zip(stages, distillers.stage_ends(stages, settings.epochs), strict=True):
         distiller.start_stage(stage)
         if first == 0 or stage.new_optimizer:
             rate = schedule(settings.schedule, settings.learning_rate, last - first, steps)
             began = first
-            distiller.compile(make_optimizer(settings, rate), jit_compile=settings.jit_compile)
+            optimizer = settings.make_optimizer(rate)
+            distiller.compile(optimizer, jit_compile=settings.jit_compile)
         with distiller.distribute_strategy.scope():
-            distiller.optimizer.build(distiller.variables_to_train())
+            distiller.optimizer.build(distiller.variables_ever_trained())
         # Without labels nothing but a method that compares logits trains the classification.
         classifies = settings.main_loss != "none" or "logits" in distiller.method.reads
         judged = validation is not None and stage.main_loss and classifies
@@ -417,7 +442,7 @@ def fit(
             distiller,
             folder=folder,
             groups={
-                "model": numbered(distiller.variables),
+                "model": numbered(distiller.saved_variables()),
                 "optimizer": numbered(distiller.optimizer.variables),
             },
             batches=functools.partial(training_batches, settings, data),
@@ -429,24 +454,12 @@ def fit(
             validation=validation,
             monitor="val_accuracy" if judged else None,
             learning_rate=functools.partial(last_learning_rate, rate, began, steps),
-            best_variables=numbered(distiller.student.variables),
+            best_variables=numbered(distiller.deployed.variables),
             restore_optimizer=not stage.new_optimizer,
             checkpoint_minutes=settings.checkpoint_minutes,
         )
         first = last
     return progress
-
-
-def last_learning_rate(rate: Any, began: int, steps: int, epoch: int) -> float:
-    """The learning rate of the last step of an epoch, of an optimizer that `began` with another."""
-    return float(rate((epoch + 1 - began) * steps - 1)) if callable(rate) else rate
-
-
-def make_optimizer(settings: Settings, learning_rate: Any) -> keras.optimizers.Optimizer:
-    """The optimizer that the settings name."""
-    if settings.optimizer == "adam":
-        return keras.optimizers.Adam(learning_rate)
-    return keras.optimizers.SGD(learning_rate, momentum=settings.momentum, nesterov=True)
 
 
 def train_teacher(
@@ -462,8 +475,11 @@ def train_teacher(
         Distillation="None",
         main_loss="cross_entropy",
         student_net=settings.teacher_name(),
+        student_model=None,
+        student_init=None,
         student_options=settings.teacher_options,
         student_taps=settings.teacher_taps,
+        student_preprocessing=settings.teacher_preprocessing,
         epochs=settings.teacher_epochs or settings.epochs,
         train_dir=str(folder.path / "teacher"),
     )
@@ -494,17 +510,19 @@ def summarize(
     """Score the last and the best epoch's student on the test images, write weights, export and
     pictures, and return the summary. What is kept is the best epoch's."""
     test = dataloader.evaluation_batches(data.test, EVALUATION_BATCH)
-    student = distiller.method.deployed(distiller.student)
+    student = distiller.deployed
+    preprocessing = sized(standardize(settings.student_preprocessing, data), student)
     last = distiller.evaluate(test, return_dict=True, verbose=0)
-    best = training.load_best(folder, numbered(distiller.student.variables))
+    best = training.load_best(folder, numbered(student.variables))
     kept = distiller.evaluate(test, return_dict=True, verbose=0) if best else last
     student.save(folder.output("student.keras"))
     export_saved_model(
         student,
         folder.directory("export/1", *EXPORT_FILES),
         image_shape=data.image_shape,
-        mean=data.channel_mean,
-        deviation=data.channel_deviation,
+        mean=preprocessing.mean,
+        deviation=preprocessing.deviation,
+        size=preprocessing.size,
     )
     history = progress["history"]
     report.curves(history, folder.output("curves.png"))
@@ -525,10 +543,10 @@ def summarize(
         "flops": nets.count_flops(student),
         "images_per_second": statistics.median(row["images_per_second"] for row in history),
         "seconds": sum(row["seconds"] for row in history),
-        "preprocessing": {"mean": data.channel_mean, "deviation": data.channel_deviation},
+        "preprocessing": dataclasses.asdict(preprocessing),
         "settings": {
             **dataclasses.asdict(settings),
-            "hyper_parameters": dataclasses.asdict(distiller.method),
+            "hyper_parameters": distiller.method.settings(),
         },
     }
 
@@ -583,9 +601,12 @@ def plan(
     """What a run would do."""
     teacher = "none"
     if distiller.teacher is not None:
-        origin = settings.teacher or f"to be trained in {folder / 'teacher'}"
+        origin = f"to be trained in {folder / 'teacher'}"
+        if distiller.method.trains_teacher:
+            origin = "untrained, learns with the student"
+        origin = settings.teacher_file() or origin
         teacher = f"{distiller.teacher.name}, {origin}"
-    hyper_parameters = dataclasses.asdict(distiller.method)
+    hyper_parameters = distiller.method.settings()
     return report.table([{
         "run folder": f"{folder} ({state})",
         "data": f"{data.name}: {len(data.train)} training, {len(data.validation)} validation, "
@@ -596,10 +617,62 @@ def plan(
         f"{nets.count_parameters(distiller.student):,} parameters",
         "method": settings.Distillation,
         "hyper-parameters": ", ".join(f"{k}={v}" for k, v in hyper_parameters.items()) or "none",
-        "stages": ", ".join(stage.name for stage in distiller.method.stages),
+        "stages": stages_in_words(distiller.method, settings.epochs),
+        **({"fitted": "; ".join(distiller.method.notes)} if distiller.method.notes else {}),
         "epochs": settings.epochs,
         "batch": settings.batch_size,
     }])
+
+
+def stages_in_words(method: distillers.Method, epochs: int) -> str:
+    """The names of a method's stages and after how many epochs each is over."""
+    ends = distillers.stage_ends(method.stages, epochs)
+    return ", ".join(
+        f"{stage.name} to epoch {end}" for stage, end in zip(method.stages, ends, strict=True)
+    )
+
+
+def methods_table() -> str:
+    """All methods, with what a person has to know of each."""
+    blocks = []
+    for name in METHODS.names():
+        method = METHODS.get(name)
+        stages = ", ".join(stage.name for stage in method().stages)
+        lines = [f"{name}: {method.paper}", f"    reads {reads_in_words(method)}; stages: {stages}"]
+        texts = documented(method)
+        for key, field in method.hyper_parameters().items():
+            about = f"--{key} (default {field.default}): {texts.get(key, '')}"
+            lines += textwrap.wrap(
+                about, report.WIDTH, initial_indent="    ", subsequent_indent="        "
+            )
+        blocks.append("\n".join(lines))
+    return "\n".join(blocks)
+
+
+def reads_in_words(method: type[distillers.Method]) -> str:
+    """What of the networks a method compares."""
+    reads = (method.reads,) if isinstance(method.reads, str) else method.reads
+    return " and ".join(reads) or "nothing"
+
+
+def layers_listed(settings: Settings, data: dataloader.Data) -> str:
+    """The layers of teacher and student by the names that ``--teacher_taps`` and
+    ``--student_taps`` take."""
+    parts = []
+    models = {
+        "teacher": load_teacher(settings, data).model, "student": make_student(settings, data)
+    }
+    for whose, model in models.items():
+        rows = [
+            {
+                "layer": layer.name,
+                "gives": "x".join(map(str, layer.shape)),
+                "parameters": f"{layer.parameters:,}",
+            }
+            for layer in nets.list_layers(model)
+        ]
+        parts.append(f"{whose}: {model.name}\n\n{report.table(rows)}\n")
+    return "\n".join(parts)
 
 
 def final_table(folder: RunFolder) -> str:

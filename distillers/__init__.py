@@ -6,7 +6,7 @@ A further method is one new file in this package that registers a `Method`.
 from registry import import_modules
 
 from .method import Method, Stage, stage_ends
-from .registration import create, get, names, parse, register, split
+from .registration import get, names, register
 
 import_modules(__name__, __path__)
 
@@ -15,7 +15,15 @@ from .fsp import FSP  # noqa: E402
 from .keras_loss import KerasLoss  # noqa: E402
 from .none import NoDistillation  # noqa: E402
 from .soft_logits import SoftLogits  # noqa: E402
+from .specification import (  # noqa: E402
+    create,
+    hyper_parameters,
+    parse,
+    spelled,
+    split,
+)
 from .sskd_svd import SSKD_SVD  # noqa: E402
+from .sum import Sum  # noqa: E402
 
 __all__ = [
     "FSP",
@@ -26,11 +34,14 @@ __all__ = [
     "NoDistillation",
     "SoftLogits",
     "Stage",
+    "Sum",
     "create",
     "get",
+    "hyper_parameters",
     "names",
     "parse",
     "register",
+    "spelled",
     "split",
     "stage_ends",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -133,21 +133,34 @@ class Distiller(keras.Model):
 
     def _distillation_figures(self) -> list[str]:
         """The names of what the distillation loss has to log."""
+        return self._figures_of(self.method.terms) if self.method.needs_teacher else []
+
+    def _figures_of(self, terms: Sequence[Method]) -> list[str]:
+        own = [loss_name(term) for term in terms] if len(self.method.terms) > 1 else []
+        return ["distillation_loss", *own, *(name for term in terms for name in term.figures)]
+
+    def _active_terms(self, stage: Stage) -> list[tuple[Method, Stage]]:
+        """The methods that have a loss in a stage, with the stage as each declares it. In a sum, a
+        method that does not know the stage takes part where there is a main loss."""
         if not self.method.needs_teacher:
             return []
-        terms = self.method.terms
-        own = [loss_name(term) for term in terms] if len(terms) > 1 else []
-        return ["distillation_loss", *own, *self.method.figures]
+        active = []
+        for term in self.method.terms:
+            own = next((known for known in term.stages if known.name == stage.name), None)
+            if own.distillation_loss if own else stage.main_loss:
+                active.append((term, own or stage))
+        return active
 
     def _distils(self) -> bool:
-        return self.method.needs_teacher and self.stage.distillation_loss
+        return bool(self._active_terms(self.stage))
 
     def _clips(self) -> bool:
         clipped = any(term.combination == "clip" for term in self.method.terms)
         return self.method.needs_teacher and clipped and self.main_loss != "none"
 
     def _logs_clip(self) -> bool:
-        return self._clips() and self.stage.main_loss and self.stage.distillation_loss
+        active = any(term.combination == "clip" for term, _ in self._active_terms(self.stage))
+        return active and self._clips() and self.stage.main_loss
 
     def __dir__(self) -> list[str]:
         # Keras saves each part of a model that dir() shows, and the teacher is no part of this one.
@@ -223,7 +236,7 @@ class Distiller(keras.Model):
         Keras would take the mean of the replicas' means instead."""
         names = list(_SCORES)
         if self._distils() and not self._is_evaluating:
-            names += self._distillation_figures()
+            names += self._figures_of([term for term, _ in self._active_terms(self.stage)])
             names += ["clip_share"] if self._logs_clip() else []
         return {name: self._figures[name].result() for name in names}
 
@@ -240,14 +253,11 @@ class Distiller(keras.Model):
         trained = self._student_variables(stage)
         if self.method.trains_teacher and stage.trains == "all":
             trained = trained + self.teacher.trainable_variables
-        if stage.distillation_loss:
-            trained = trained + [
-                variable
-                for layer in self.method_layers
-                if stage.layers is None or layer.name in stage.layers
-                for variable in layer.trainable_variables
-            ]
-        return trained
+        layers = [
+            layer for term, own in self._active_terms(stage) for layer in term.layers
+            if own.layers is None or layer.name in own.layers
+        ]
+        return [*trained, *(variable for layer in layers for variable in layer.trainable_variables)]
 
     def _student_variables(self, stage: Stage) -> list[keras.Variable]:
         if stage.trains == "nothing":
@@ -336,13 +346,12 @@ class Distiller(keras.Model):
         losses = {"add": tf.constant(0.0), "clip": tf.constant(0.0)}
         if not self._distils():
             return losses, {}
-        terms = self.method.terms
         figures: dict[str, tf.Tensor] = {}
-        for term in terms:
+        for term, _ in self._active_terms(self.stage):
             loss, logged, own = self._distillation_term(term, teacher, student, batch, weight)
             losses[term.combination] += tf.cast(term.distillation_weight * loss, tf.float32)
             logged = tf.cast(logged, tf.float32)
-            if len(terms) > 1:
+            if len(self.method.terms) > 1:
                 own[loss_name(term)] = logged
                 logged *= term.distillation_weight
             figures["distillation_loss"] = figures.get("distillation_loss", 0.0) + logged

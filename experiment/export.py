@@ -66,6 +66,7 @@ def export_saved_model(
     image_shape: Sequence[int],
     mean: Sequence[float],
     deviation: Sequence[float],
+    size: Sequence[int] | None = None,
     outputs: Callable[[Any], dict[str, tf.Tensor]] = classification,
 ) -> None:
     """Write a float32 SavedModel of `model`, entirely or not at all.
@@ -83,6 +84,7 @@ def export_saved_model(
         image_shape: (H, W, C).
         mean: of each channel, in 0..255 units.
         deviation: likewise, positive.
+        size: (H, W) that the model takes, where it is another: images are resized to it.
         outputs: from what the model returns to named tensors; `classification` takes logits.
 
     Raises:
@@ -95,12 +97,11 @@ def export_saved_model(
             f"{len(mean)} means and {len(deviation)} deviations; expected {channels}, one a channel"
         )
     expected = model.input_shape
+    taken = (*(size or (height, width)), channels)
     if len(expected) != 4 or any(
-        have not in (None, given) for have, given in zip(expected[1:], image_shape, strict=True)
+        have not in (None, given) for have, given in zip(expected[1:], taken, strict=True)
     ):
-        raise ValueError(
-            f"the model takes images of shape {tuple(expected[1:])}, not {tuple(image_shape)}"
-        )
+        raise ValueError(f"the model takes images of shape {tuple(expected[1:])}, not {taken}")
     clone = float32_clone(model)
     channel_mean = np.asarray(mean, np.float32)
     channel_deviation = np.asarray(deviation, np.float32)
@@ -108,7 +109,10 @@ def export_saved_model(
 
     @tf.function(input_signature=[signature])
     def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        normalised = (tf.cast(image, tf.float32) - channel_mean) / channel_deviation
+        image = tf.cast(image, tf.float32)
+        if taken[:2] != (height, width):
+            image = tf.image.resize(image, taken[:2], antialias=True)
+        normalised = (image - channel_mean) / channel_deviation
         return outputs(clone(normalised, training=False))
 
     with replacing(directory) as partial:

@@ -9,6 +9,7 @@ A further family of networks is one new file in this package; see `nets.vgg` for
 
 from registry import import_modules
 
+from .applications import is_application
 from .counting import count_flops, count_parameters
 from .encoders import (
     Encoder,
@@ -19,7 +20,8 @@ from .encoders import (
     recompute_batch_statistics,
 )
 from .features import Outputs, feature_extractor, outputs_of
-from .preprocessing import Standardize
+from .layer_list import list_layers
+from .preprocessing import PREPROCESSING, Standardize, known_preprocessing
 from .registration import (
     build,
     declare_pair,
@@ -31,10 +33,18 @@ from .registration import (
     registered_name,
 )
 from .stored import Stored, load
+from .transfer import fill_from_encoder, is_pretrained, load_pretrained
 
 import_modules(__name__, __path__)
 
 __all__ = [
+    "load_pretrained",
+    "list_layers",
+    "known_preprocessing",
+    "is_pretrained",
+    "is_application",
+    "fill_from_encoder",
+    "PREPROCESSING",
     "Encoder",
     "ExportedEncoder",
     "Outputs",

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from registry import UserError
+
 
 @dataclass(frozen=True)
 class Standardize:
@@ -26,3 +28,28 @@ class Standardize:
         if self.size is not None and tuple(image.shape[1:3]) != self.size:
             image = tf.image.resize(image, self.size, antialias=True)
         return (image - tf.constant(self.mean)) / tf.constant(self.deviation)
+
+
+_KNOWN = {
+    "none": lambda channels: ((0.0,) * channels, (1.0,) * channels),
+    "tf": lambda channels: ((127.5,) * channels, (127.5,) * channels),
+    # ImageNet's statistics, red, green, blue.
+    "torch": lambda channels: ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+}
+PREPROCESSING = ("data", *_KNOWN)
+
+
+def known_preprocessing(name: str, channels: int) -> Standardize:
+    """A preprocessing that networks are often trained with.
+
+    Args:
+        name: ``"none"``: 0..255 as they are; ``"tf"``: to -1..1; ``"torch"``: by ImageNet's channel
+            statistics, for three channels.
+        channels: of the images.
+
+    Raises:
+        UserError: ``"torch"`` with other than three channels.
+    """
+    if name == "torch" and channels != 3:
+        raise UserError(f"preprocessing torch is for 3 channels, not {channels}: choose another")
+    return Standardize(*_KNOWN[name](channels))

@@ -11,6 +11,8 @@ import keras
 
 from registry import Registry, UserError, nearest
 
+from .applications import application_name, build_application, is_application
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -86,8 +88,9 @@ def declared_outputs(name: str) -> Outputs | None:
 
 
 def registered_name(name: str) -> str:
-    """`name` as it is registered. Raises UserError, naming the nearest, where it is unknown."""
-    return _networks.name(name)
+    """`name` as it is registered, or as Keras spells it (``keras.applications:NAME``). Raises
+    UserError, naming the nearest, where it is unknown."""
+    return application_name(name) if is_application(name) else _networks.name(name)
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, int | float]:
@@ -120,7 +123,8 @@ def build(
     by which `outputs_of` finds its taps, also after a save and a load.
 
     Args:
-        name: a registered name; case, ``-`` and ``_`` do not matter.
+        name: a registered name; case, ``-`` and ``_`` do not matter. Or
+            ``keras.applications:NAME``.
         input_shape: (height, width, channels) of the images, which come as floats, normalised
             already, any number of them at a time.
         classes: number of classes, at least 1.
@@ -133,6 +137,8 @@ def build(
     Raises:
         UserError: unknown name or option, or an input size that the network cannot take.
     """
+    if is_application(name):
+        return build_application(name, input_shape, classes, options)
     function, facts, name = _networks.get(name), _networks.facts(name), _networks.name(name)
     shape = _checked_shape(name, input_shape, facts["minimum_size"])
     if not _is_count(classes):

@@ -17,6 +17,7 @@ import keras
 from registry import UserError
 
 from .functional import is_functional
+from .logits import without_softmax
 from .preprocessing import Standardize
 from .registration import build, names
 from .weights import fill_from_h5, fill_from_mat, h5_file, unreadable
@@ -62,6 +63,7 @@ def load(
     - a run folder: ``student.keras``, with the preprocessing that ``summary.json`` tells.
     - ``.keras``, or ``.h5`` with a whole model: any functional model, without running code from
       the file. Each layer keeps the dtype policy that it was saved with, whatever the global one.
+      A softmax at its end is taken off: a network gives logits here.
     - ``.weights.h5`` (or ``.h5``) from ``save_weights`` of the registered network `net`; every
       layer has to be there by name, and no other.
     - ``.mat``: variables as the published TensorFlow 1 code saved them, for registered networks
@@ -90,7 +92,7 @@ def load(
     if path.is_dir():
         return _load_run(path)
     if path.suffix == ".keras" or (path.suffix == ".h5" and _holds_model(path)):
-        return Stored(load_model(path), standardize=None, has_logits=True)
+        return Stored(without_softmax(load_model(path)), standardize=None, has_logits=True)
     if path.suffix not in (".h5", ".mat"):
         raise UserError(f"{path} has an unknown ending; {_ACCEPTED}")
     if net is None or input_shape is None or classes is None:

@@ -1,0 +1,85 @@
+"""From a pre-trained encoder to a network with a classifier: ``tte:RUN``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+
+from registry import UserError
+
+from .encoders import ENCODER_FILE, Encoder, load_encoder
+from .registration import build, declared_outputs
+from .stored import Stored
+
+PREFIX = "tte:"
+
+
+def is_pretrained(text: str) -> bool:
+    """Whether `text` is of the form ``tte:RUN``."""
+    return text.lower().startswith(PREFIX)
+
+
+def _encoder(text: str) -> tuple[Encoder, Path]:
+    folder = Path(text[len(PREFIX) :])
+    if not (folder / ENCODER_FILE).exists():
+        raise UserError(
+            f"{text}: {folder} holds no {ENCODER_FILE}; give the folder of a finished run of "
+            "pretrain_tte.py, as tte:FOLDER"
+        )
+    return load_encoder(folder), folder
+
+
+def fill_from_encoder(model: keras.Model, text: str) -> None:
+    """Give `model` the weights of a pre-trained encoder, layer by layer, by name.
+
+    Args:
+        model: with the encoder's layers and others after them, which stay as they are.
+        text: ``tte:RUN``.
+
+    Raises:
+        UserError: there is no such encoder, or `model` lacks one of its layers or has it in
+            another shape.
+    """
+    encoder, _ = _encoder(text)
+    own = {layer.name: layer for layer in model.layers}
+    for layer in encoder.model.layers:
+        weights = layer.get_weights()
+        if not weights:
+            continue
+        shapes = [weight.shape for weight in weights]
+        there = own[layer.name].get_weights() if layer.name in own else []
+        if [weight.shape for weight in there] != shapes:
+            found = [weight.shape for weight in there] if there else "no such layer"
+            raise UserError(
+                f"{text} is of {encoder.name}, whose layer {layer.name!r} has weights {shapes}; "
+                f"{model.name} has {found}: give the same network with the same options"
+            )
+    for layer in encoder.model.layers:
+        if layer.get_weights():
+            own[layer.name].set_weights(layer.get_weights())
+
+
+def load_pretrained(text: str, input_shape: Sequence[int], classes: int) -> Stored:
+    """A pre-trained encoder as a teacher: its network with a classifier that means nothing.
+
+    Args:
+        text: ``tte:RUN``.
+        input_shape: (height, width, channels) of the images, for a registered network.
+        classes: their number of classes.
+
+    Raises:
+        UserError: see `fill_from_encoder`.
+    """
+    encoder, folder = _encoder(text)
+    stated = json.loads((folder / "summary.json").read_text())
+    if declared_outputs(encoder.name) is None:
+        embedding = encoder.model.output["embedding"]
+        logits = keras.layers.Dense(classes, dtype="float32", name="logits")(embedding)
+        model = keras.Model(encoder.model.input, logits, name=encoder.name)
+    else:
+        model = build(encoder.name, input_shape, classes, **stated.get("options", {}))
+        fill_from_encoder(model, text)
+    return Stored(model, encoder.standardize, has_logits=False)
