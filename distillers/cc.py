@@ -105,5 +105,8 @@ def gaussian_kernel(samples: tf.Tensor, gamma: float, order: int) -> tf.Tensor:
     length, by the Taylor series ``exp(-2 gamma) sum_p (2 gamma x.y)^p / p!`` up to `order`."""
     unit = directions(samples)
     exponent = 2 * gamma * tf.matmul(unit, unit, transpose_b=True)
-    powers = [exponent**p / math.factorial(p) for p in range(order + 1)]
-    return math.exp(-2 * gamma) * tf.add_n(powers)
+    series = term = tf.ones_like(exponent)
+    for p in range(1, order + 1):
+        term *= exponent / p
+        series += term
+    return math.exp(-2 * gamma) * series

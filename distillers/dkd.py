@@ -68,6 +68,7 @@ class DKD(Method):
         labels = context.get("labels")
         if labels is None:
             raise UserError("DKD needs the labels of the batch: compute_loss(..., labels=labels)")
+        labels = tf.convert_to_tensor(labels)
         student = at_least_float32(student_outputs)
         teacher = tf.cast(tf.stop_gradient(teacher_outputs), student.dtype)
         is_target = tf.one_hot(tf.maximum(labels, 0), student.shape[-1], True, False, dtype=tf.bool)

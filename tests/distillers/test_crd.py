@@ -1,0 +1,288 @@
+"""CRD against loops over images, its memory, its draws, and a run that is cut in two."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import distillers
+from distillers.crd import drawn_rows
+from registry import UserError
+from tests.distillers.losses import gradients
+from tests.distillers.models import batch, network, outputs
+
+CRD = distillers.get("CRD")
+ROOT = Path(__file__).parents[2]
+ROWS, SIZE, TEMPERATURE = 12, 5, 0.5
+INDICES = np.array([7, 0, 3, 11, 5], "int64")
+LABELS = np.array([1, 0, 1, -1, 2], "int32")
+
+
+def embeddings(seed, samples=5):
+    random = np.random.default_rng(seed)
+    return (
+        random.normal(size=(samples, 9)).astype("float32"),
+        random.normal(size=(samples, 4)).astype("float32"),
+    )
+
+
+def built(seed=0, **hyper_parameters):
+    keras.utils.set_random_seed(seed)
+    method = CRD(**{"embedding_size": SIZE, "temperature": TEMPERATURE, **hyper_parameters})
+    method.begin(ROWS, 3)
+    method.build(*(tf.constant(x) for x in embeddings(0)))
+    return method
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+class ByHand:
+    """What CRD computes and remembers, image by image in float64; draws are all rows."""
+
+    def __init__(self, method):
+        self.layers = [[np.array(w, np.float64) for w in layer.weights] for layer in method.layers]
+        self.teacher_rows, self.student_rows = self.layers[2][:2]
+        self.labels = np.full(ROWS, -1)
+        self.sums = None
+
+    def step(self, teacher, student, indices, labels):
+        teacher, student = (
+            unit(x.astype(float) @ kernel + bias)
+            for x, (kernel, bias) in zip((teacher, student), self.layers[:2], strict=True)
+        )
+        self.labels[indices] = labels
+        sides = ((student, self.teacher_rows), (teacher, self.student_rows))
+        scores = [np.exp(vectors @ rows.T / TEMPERATURE) for vectors, rows in sides]
+        negatives = [
+            [
+                row for row in range(ROWS)
+                if row != index and (label < 0 or self.labels[row] != label)
+            ]
+            for index, label in zip(indices, labels, strict=True)
+        ]
+        if self.sums is None:
+            self.sums = []
+            for side in scores:
+                values = [
+                    side[i, row]
+                    for i, index in enumerate(indices) for row in (index, *negatives[i])
+                ]
+                self.sums.append(np.mean(values) * ROWS)
+        loss = 0.0
+        for side, total in zip(scores, self.sums, strict=True):
+            for i, index in enumerate(indices):
+                noise = len(negatives[i]) / ROWS
+                p = side[i] / total
+                loss -= np.log(p[index] / (p[index] + noise)) / len(indices)
+                loss -= sum(np.log(noise / (p[row] + noise)) for row in negatives[i]) / len(indices)
+        moved = {}
+        for i, index in enumerate(indices):
+            if index not in moved:
+                moved[index] = [
+                    unit((rows[index] + vectors[i]) / 2)
+                    for vectors, rows in (
+                        (teacher, self.teacher_rows), (student, self.student_rows)
+                    )
+                ]
+        for index, (theirs, ours) in moved.items():
+            self.teacher_rows[index], self.student_rows[index] = theirs, ours
+        return loss
+
+
+def test_losses_and_memory_equal_loops():
+    """Three steps: unlabelled images, an image that comes again, and a smaller last batch in which
+    one is twice."""
+    method = built()
+    by_hand, memory = ByHand(method), method.layers[2]
+    for step, (indices, labels) in enumerate(
+        [
+            (INDICES, LABELS),
+            (np.array([3, 1, 2, 4, 6]), np.array([1, 0, 2, -1, 0])),
+            (np.array([9, 7, 9]), np.array([2, 1, 2])),
+        ]
+    ):
+        teacher, student = embeddings(step + 1, len(indices))
+        context = {"labels": labels, "indices": indices.astype("int64")}
+        alone = method.compute_loss(tf.constant(teacher), tf.constant(student), **context)
+        loss, _ = method.compute(tf.constant(teacher), tf.constant(student), **context)
+        assert alone == loss
+        np.testing.assert_allclose(loss, by_hand.step(teacher, student, indices, labels), rtol=1e-5)
+        for found, expected in (
+            (memory.teacher, by_hand.teacher_rows), (memory.student, by_hand.student_rows),
+            (memory.log_sums, np.log(by_hand.sums)),
+        ):
+            np.testing.assert_allclose(np.array(found), expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(memory.labels, by_hand.labels)
+        assert int(memory.steps) == step + 1
+
+
+def test_the_loss_alone_changes_nothing():
+    method = built()
+    before = [np.array(weight) for layer in method.layers for weight in layer.weights]
+    method.compute_loss(*embeddings(1), labels=LABELS, indices=INDICES)
+    after = [weight for layer in method.layers for weight in layer.weights]
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_gradients_reach_both_layers_and_no_memory():
+    method = built()
+    teacher, student = (tf.constant(x) for x in embeddings(1))
+    variables = [v for layer in method.layers for v in layer.trainable_variables]
+    assert len(variables) == 4
+    with tf.GradientTape() as tape:
+        tape.watch((teacher, student))
+        loss, _ = method.compute(teacher, student, labels=LABELS, indices=INDICES)
+    theirs, ours, *others = tape.gradient(loss, [teacher, student, *(v.value for v in variables)])
+    assert theirs is None and np.any(ours)
+    assert all(np.any(gradient) for gradient in others)
+    assert len(method.layers[2].non_trainable_weights) == 5
+
+
+def test_gradient_is_that_of_finite_differences():
+    """After a first batch, since Z, a constant of the loss, would move with the differences."""
+    method = built()
+    teacher, student = embeddings(1)
+    context = {"labels": LABELS, "indices": INDICES}
+    method.compute(teacher, student, **context)
+    step = 1e-3 * np.random.default_rng(2).normal(size=student.shape)
+    by_hand = [ByHand(method) for _ in range(2)]
+    for one in by_hand:
+        one.sums = np.exp(method.layers[2].log_sums.numpy().astype(float))
+        one.labels = method.layers[2].labels.numpy().copy()
+    _, _, ours = gradients(method, teacher, student, **context)
+    losses = [
+        one.step(teacher, student + s, INDICES, LABELS)
+        for one, s in zip(by_hand, (step, -step), strict=True)
+    ]
+    np.testing.assert_allclose(np.sum(ours * step), (losses[0] - losses[1]) / 2, rtol=1e-3)
+
+
+def test_draws():
+    first, again, second = (drawn_rows(1000, 300, tf.constant(step)).numpy() for step in (4, 4, 5))
+    assert len(set(first)) == 300 and set(first) <= set(range(1000))
+    np.testing.assert_array_equal(first, again)
+    assert 50 < len(set(first) & set(second)) < 130  # 90 by chance
+    assert drawn_rows(7, 9, tf.constant(0)).numpy().tolist() == list(range(7))
+    counts = np.zeros(50)
+    for step in range(400):
+        counts[drawn_rows(50, 10, tf.constant(step))] += 1
+    assert counts.min() > 40 and counts.max() < 125  # 80 by chance
+
+
+def test_fewer_negatives_are_drawn_where_there_are_fewer():
+    assert "all 12 images" in built().notes[0]
+    method = built(negatives=4)
+    assert not method.notes
+    losses = [
+        float(method.compute(*embeddings(1), labels=LABELS, indices=INDICES)[0]) for _ in range(2)
+    ]
+    assert np.all(np.isfinite(losses)) and losses[0] != losses[1]
+
+
+def test_images_of_one_class_and_zeros():
+    """Without any negative only the positive counts; a zero embedding has no direction."""
+    method = built(samples=0)
+    method.layers[2].labels.assign(np.ones(ROWS))
+    teacher, student = embeddings(3)
+    student[0] = 0
+    loss, _, ours = gradients(
+        method, teacher, student, labels=np.ones(5, "int32"), indices=INDICES
+    )
+    assert np.isfinite(loss) and np.all(np.isfinite(ours)) and not np.any(ours[0])
+    half = [tf.cast(tf.constant(x), tf.bfloat16) for x in (teacher, student)]
+    assert np.isfinite(method.compute_loss(*half, indices=INDICES))
+
+
+def distiller_of(negatives):
+    student, teacher = network(1, "student"), network(2, "teacher", width=2)
+    method = CRD(negatives=negatives, embedding_size=8)
+    method.begin(21, 6)
+    distiller = distillers.Distiller(
+        student, method, teacher,
+        student_outputs=outputs(student), teacher_outputs=outputs(teacher),
+    )
+    distiller.compile(keras.optimizers.SGD(0.05))
+    return distiller
+
+
+def test_a_run_goes_on_bit_for_bit(tmp_path):
+    """Four epochs at once are as two, and two more of another distiller with the weights saved."""
+    data = batch(4, 21, unlabelled=(0, 9))
+    data = tf.data.Dataset.from_tensor_slices(data).batch(8)
+    whole, first, second = (distiller_of(10) for _ in range(3))
+    whole.fit(data, epochs=4, verbose=0)
+    first.fit(data, epochs=2, verbose=0)
+    first.save_weights(tmp_path / "half.weights.h5")
+    second.load_weights(tmp_path / "half.weights.h5")
+    second.fit(data, epochs=4, initial_epoch=2, verbose=0)
+    ours, theirs = (
+        [*one.student.weights, *(w for layer in one.method_layers for w in layer.weights)]
+        for one in (whole, second)
+    )
+    assert int(whole.method.layers[2].steps) == 12
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(np.array(one), np.array(other), err_msg=one.path)
+
+
+@pytest.mark.slow
+def test_several_devices_have_the_memory_of_one():
+    """Two virtual CPUs; batches of 8, 5 and 1 images, unlabelled ones among them, and all the
+    layers' weights compared."""
+    script = (
+        "from tests.distillers import data_parallel as parallel\n"
+        "from distillers import create\n"
+        "def crd(negatives):\n"
+        "    method = create('CRD', negatives=negatives, embedding_size=8)\n"
+        "    method.begin(21, 6)\n"
+        "    return method\n"
+        "parallel.METHODS = {'all': lambda: crd(100), 'some': lambda: crd(10)}\n"
+        "parallel.main()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", script, "2", "all", "some"],
+        env=environment, cwd=ROOT, capture_output=True, text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found) == {"all", "some"}
+    for name, figures in found.items():
+        assert figures["finite"] and figures["moved"] > 0, name
+        assert figures["weights"] <= 1e-6, (name, figures["weights"])
+        for metric, (alone, shared) in figures["logs"].items():
+            np.testing.assert_allclose(shared, alone, rtol=1e-5, err_msg=f"{name}: {metric}")
+
+
+def test_what_makes_no_sense_is_refused():
+    with pytest.raises(UserError, match="begin"):
+        CRD().build(tf.zeros([2, 3]), tf.zeros([2, 3]))
+    with pytest.raises(UserError, match="two training images or more, there are 1"):
+        CRD().begin(1, 1)
+    with pytest.raises(UserError, match="indices"):
+        built().compute_loss(*embeddings(0))
+    for wrong in ([-1] * 5, [0, 1, 2, 3, ROWS]):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="CRD"):
+            built().compute_loss(*embeddings(0), indices=np.array(wrong))
+    for wrong in (
+        {"negatives": 0}, {"temperature": 0.0}, {"momentum": 1.5}, {"embedding_size": -1},
+        {"samples": -1}, {"weight": 0.0},
+    ):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            CRD(**wrong)
+
+
+def test_samples_stand_in_for_begin():
+    method = CRD(samples=9)
+    method.build(*(tf.constant(x) for x in embeddings(0)))
+    assert method.layers[2].teacher.shape == (9, 128)
+    norms = np.linalg.norm(method.layers[2].teacher, axis=1)
+    assert 0.8 < norms.mean() < 1.2
