@@ -1,0 +1,117 @@
+"""The temporal task ensemble: what all tasks thought of an image over time (TTE).
+
+After Laine & Aila, "Temporal ensembling for semi-supervised learning", ICLR 2017, carried over from
+one task's predictions to the embeddings ``e_t`` of T tasks. For each training image and task a
+memory ``Z_t`` is updated by ``Z_t <- a Z_t + (1 - a) e_t``; n counts an image's updates. The
+ensemble over time and tasks is ``Z = normalise(mean_t Z_t / (1 - a^n))``.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from op_util.metric_learning import normalised
+
+
+def first_occurrence(index: tf.Tensor) -> tf.Tensor:
+    """Where each row's image comes first in the batch: int64 ``[B]`` of ``index [B]``."""
+    return tf.argmax(index[:, None] == index[None, :], axis=1)
+
+
+def mean_per_image(values: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+    """``values [B, ...]`` averaged over the rows of one image, at each of these rows.
+
+    The rows of an image get exactly equal values, so that it does not matter which of them is
+    written last.
+    """
+    same = tf.cast(index[:, None] == index[None, :], values.dtype)
+    total = tf.tensordot(same, values, axes=1)
+    times = tf.reshape(tf.reduce_sum(same, axis=1), [-1, *[1] * (values.shape.rank - 1)])
+    return tf.gather(total / times, first_occurrence(index))
+
+
+def updated(memory: tf.Tensor, embeddings: tf.Tensor, decay: float) -> tf.Tensor:
+    """``a Z_t + (1 - a) e_t``, for tensors of one shape; `decay` is a."""
+    return decay * memory + (1 - decay) * embeddings
+
+
+def ensemble(memory: tf.Tensor, updates: tf.Tensor, decay: float) -> tf.Tensor:
+    """``Z = normalise(mean_t Z_t / (1 - a^n))``, zero where n = 0; without a gradient.
+
+    Args:
+        memory: ``[B, T, width]``, the Z_t.
+        updates: ``[B]``, integers: n, how often an image's memory was updated.
+        decay: a, from 0 to below 1.
+
+    Returns:
+        ``[B, width]``, in float32 at least.
+    """
+    mean = tf.reduce_mean(memory, axis=1)
+    share = 1 - tf.pow(tf.cast(decay, mean.dtype), tf.cast(updates, mean.dtype))
+    return tf.stop_gradient(normalised(tf.math.divide_no_nan(mean, share[:, None])))
+
+
+def contrastive_loss(
+    embeddings: tf.Tensor,
+    ensemble: tf.Tensor,
+    is_known: tf.Tensor,
+    index: tf.Tensor,
+    temperature: float,
+) -> tf.Tensor:
+    """Cross-entropy of ``softmax_j(e_t(i) . Z(j) / temperature)`` over the batch's images j against
+    j = i; mean over tasks t and images i. No gradient through Z.
+
+    An image without a memory is neither anchor nor candidate. One that comes more than once in the
+    batch is as many anchors but a single candidate, so that it is no negative of its own.
+
+    Args:
+        embeddings: ``e_t``, ``[B, T, width]`` of length 1.
+        ensemble: ``Z``, ``[B, width]`` of length 1.
+        is_known: bool ``[B]``, whether an image has a memory (n > 0).
+        index: integers ``[B]`` of the images.
+        temperature: above 0.
+
+    Returns:
+        A scalar, 0 where no image is known.
+    """
+    target = first_occurrence(index)
+    is_first = target == tf.range(tf.size(index, tf.int64), dtype=tf.int64)
+    logits = tf.einsum("itd,jd->tij", embeddings, tf.stop_gradient(ensemble)) / temperature
+    # Not infinite: a row without any candidate would give NaN, and its gradient would too.
+    logits = tf.where(is_first & is_known, logits, logits.dtype.min / 2)
+    tasks = tf.shape(logits)[0]
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+        labels=tf.tile(target[None], [tasks, 1]), logits=logits
+    )
+    total = tf.reduce_sum(tf.where(is_known, tf.reduce_mean(losses, axis=0), 0))
+    return tf.math.divide_no_nan(total, tf.reduce_sum(tf.cast(is_known, total.dtype)))
+
+
+def ensemble_distance(
+    embeddings: tf.Tensor, ensemble: tf.Tensor, is_known: tf.Tensor
+) -> tf.Tensor:
+    """``||e_t(i) - Z(i)||^2``, mean over tasks and the images that are known; 0 where none is.
+
+    Args:
+        embeddings, ensemble, is_known: see `contrastive_loss`.
+    """
+    squared = tf.reduce_sum((embeddings - ensemble[:, None]) ** 2, axis=-1)
+    total = tf.reduce_sum(tf.where(is_known, tf.reduce_mean(squared, axis=1), 0))
+    return tf.math.divide_no_nan(total, tf.reduce_sum(tf.cast(is_known, total.dtype)))
+
+
+def ramp(epoch: tf.Tensor, ramp_epochs: float, maximum: float) -> tf.Tensor:
+    """The ensemble loss's weight ``maximum exp(-5 (1 - min(1, epoch / ramp_epochs))^2)``, and 0 in
+    the first epoch, in which nothing is remembered (Laine & Aila 2017, section 3.1).
+
+    Args:
+        epoch: scalar, the number of finished epochs.
+        ramp_epochs: after so many epochs the weight is the largest; 0: right after the first.
+        maximum: that largest weight.
+
+    Returns:
+        A float32 scalar.
+    """
+    epoch = tf.cast(epoch, tf.float32)
+    done = tf.minimum(1.0, epoch / max(float(ramp_epochs), 1e-6))
+    return tf.where(epoch > 0, maximum * tf.exp(-5.0 * (1.0 - done) ** 2), 0.0)

@@ -1,0 +1,55 @@
+"""Parts of images at a size, several of each, in operations that XLA compiles too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+
+def crops(images: tf.Tensor, boxes: tf.Tensor, size: Sequence[int]) -> tf.Tensor:
+    """Rectangles of images, enlarged or reduced to one size (bilinear).
+
+    Args:
+        images: float32 ``[B, H, W, C]`` of static H, W, C.
+        boxes: float32 ``[B, V, 4]``, of V parts of each image the (top, left, bottom, right) pixel,
+            0 to H - 1 and 0 to W - 1, fractions allowed. These are what the corners of the result
+            show; with right < left it is mirrored.
+        size: (height, width) of the result.
+
+    Returns:
+        float32 ``[B, V, height, width, C]``.
+    """
+    height, width, channels = images.shape[1:]
+    count = boxes.shape[1]
+    rows = _places(boxes[..., 0], boxes[..., 2], size[0])
+    columns = _places(boxes[..., 1], boxes[..., 3], size[1])
+    flat = tf.reshape(rows, [-1, count * size[0]])
+    bands = tf.reshape(_sampled(images, flat, 1, height), [-1, count, size[0], width, channels])
+    return _sampled(bands, columns, 2, width)
+
+
+def _places(first: tf.Tensor, last: tf.Tensor, number: int) -> tf.Tensor:
+    """`number` places from `first` to `last`, evenly: ``[..., number]``."""
+    share = tf.linspace(0.0, 1.0, number) if number > 1 else tf.constant([0.5])
+    step = (last - first)[..., None]
+    return first[..., None] + share * step
+
+
+def _sampled(maps: tf.Tensor, places: tf.Tensor, batch_dims: int, side: int) -> tf.Tensor:
+    """`maps` at `places` along the axis before their last two or one, between neighbours linearly.
+
+    ``[B, H, W, C]`` at ``[B, n]`` (rows, batch_dims 1), ``[B, V, h, W, C]`` at ``[B, V, n]``
+    (columns, batch_dims 2).
+    """
+    axis = 1 if batch_dims == 1 else 3
+    low = tf.clip_by_value(tf.floor(places), 0, side - 1)
+    share = places - low
+    lower = tf.cast(low, tf.int32)
+    upper = tf.minimum(lower + 1, side - 1)
+    near, far = (
+        tf.gather(maps, index, axis=axis, batch_dims=batch_dims) for index in (lower, upper)
+    )
+    # The places' axis comes where the sampled one was; whatever is behind or between broadcasts.
+    share = share[..., None, None] if batch_dims == 1 else share[:, :, None, :, None]
+    return near + share * (far - near)

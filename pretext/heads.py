@@ -1,0 +1,123 @@
+"""What tasks are made of: pooling, necks, decoders, and the projection that all tasks share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from op_util.metric_learning import normalised
+
+SMALL_MAP = 4
+"""Decoders start at no more than this height and width; necks that keep places keep as many."""
+_FILTERS = 128
+_FEWEST_FILTERS = 16
+
+
+def dense(name: str, inputs: int, units: int, activation: str | None = None) -> keras.layers.Dense:
+    """A built dense layer, float32 whatever the policy."""
+    layer = keras.layers.Dense(
+        units, activation=activation, kernel_initializer="he_normal", dtype="float32", name=name
+    )
+    layer.build((None, inputs))
+    return layer
+
+
+def pooled(maps: tf.Tensor) -> tf.Tensor:
+    """The mean over places, float32 ``[B, D]`` of ``[B, h, w, D]``."""
+    return tf.reduce_mean(tf.cast(maps, tf.float32), axis=[1, 2])
+
+
+def places(feature_shape: Sequence[int]) -> int:
+    """How many numbers `with_places` gives for maps of (h, w, D)."""
+    height, width, channels = feature_shape
+    return math.prod(-(-side // _window(side)) for side in (height, width)) * channels
+
+
+def with_places(maps: tf.Tensor) -> tf.Tensor:
+    """Maps ``[B, h, w, D]`` as vectors ``[B, p]``, float32, in which places still differ: averaged
+    to at most 4x4 of them, one after the other."""
+    maps = tf.cast(maps, tf.float32)
+    window = [_window(side) for side in maps.shape[1:3]]
+    small = tf.nn.avg_pool2d(maps, window, window, "SAME")
+    return tf.reshape(small, [-1, math.prod(small.shape[1:])])
+
+
+def _window(side: int) -> int:
+    return -(-side // SMALL_MAP)
+
+
+def decoder(name: str, width: int, size: Sequence[int], channels: int) -> keras.Sequential:
+    """From h ``[B, width]`` to maps ``[B, *size, channels]``, float32.
+
+    A dense layer makes a small map, which transposed convolutions of stride 2 (4x4, so that each
+    place is covered equally often) double until it is large enough to be cut to `size`.
+
+    Args:
+        name: of the model; its layers' names begin with it.
+        width: of h.
+        size: (height, width) of the maps.
+        channels: of the maps.
+    """
+    doublings = max(0, math.ceil(math.log2(max(size) / SMALL_MAP)))
+    start = [-(-side // 2**doublings) for side in size]
+    excess = [side * 2**doublings - wanted for side, wanted in zip(start, size, strict=True)]
+    layers = [
+        keras.Input((width,)),
+        keras.layers.Activation("relu", name=f"{name}_relu"),
+        keras.layers.Dense(
+            math.prod(start) * _FILTERS, activation="relu", kernel_initializer="he_normal",
+            name=f"{name}_dense",
+        ),
+        keras.layers.Reshape((*start, _FILTERS), name=f"{name}_start"),
+    ]
+    for number in range(1, doublings + 1):
+        layers.append(
+            keras.layers.Conv2DTranspose(
+                max(_FEWEST_FILTERS, _FILTERS >> number), 4, strides=2, padding="same",
+                activation="relu", kernel_initializer="he_normal", name=f"{name}_up{number}",
+            )
+        )
+    layers += [
+        keras.layers.Cropping2D(
+            [(over // 2, over - over // 2) for over in excess], name=f"{name}_cut"
+        ),
+        keras.layers.Conv2D(channels, 3, padding="same", dtype="float32", name=f"{name}_output"),
+    ]
+    return keras.Sequential(layers, name=name)
+
+
+def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Of logits ``[B, classes]`` and integer labels ``[B]``, mean over the batch."""
+    return tf.reduce_mean(
+        tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+    )
+
+
+def is_correct(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """1 where the largest logit ``[B, classes]`` is the label's, else 0: float32 ``[B]``."""
+    return tf.cast(tf.argmax(logits, axis=1, output_type=labels.dtype) == labels, tf.float32)
+
+
+class SharedProjection(keras.layers.Layer):
+    """``e_t = normalise(W h_t)``: one linear map, shared by all tasks.
+
+    Shared, because a map of its own for each task would let the regularizer be met without any
+    change of the encoder.
+
+    Args:
+        width: of h and of e.
+    """
+
+    def __init__(self, width: int, name: str = "projection"):
+        super().__init__(dtype="float32", name=name)
+        self.kernel = self.add_weight(
+            shape=(width, width), initializer="glorot_uniform", name="kernel"
+        )
+        self.built = True
+
+    def call(self, h: tf.Tensor) -> tf.Tensor:
+        """e, float32 ``[..., width]`` of length 1, of ``h [..., width]``."""
+        return normalised(tf.tensordot(h, self.kernel.value, axes=1))
