@@ -1,0 +1,125 @@
+"""FT against plain loops and SciPy's convolutions; its stages, and what they train."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.signal import correlate
+
+from distillers.ft import FT, factor_loss
+from registry import UserError
+from tests.distillers.stages import check_gradients, larger_network
+
+SHAPES = [(2, 8, 8, 3), (2, 4, 5, 6)]
+STUDENT_SHAPES = [(2, 8, 8, 3), (2, 4, 5, 4)]
+
+
+def maps_of(seed, shapes, dtype="float32"):
+    random = np.random.default_rng(seed)
+    return [tf.constant(random.normal(size=shape), dtype) for shape in shapes]
+
+
+def built(teacher, student, **hyper_parameters):
+    keras.utils.set_random_seed(0)
+    method = FT(**hyper_parameters)
+    method.build(teacher, student)
+    random = np.random.default_rng(1)
+    for layer in method.layers:
+        layer.bias.assign(random.normal(size=layer.bias.shape))
+    return method
+
+
+def convolved(method, part, maps):
+    """Three convolutions with leaky ReLU; a transposed one is that of the turned kernel."""
+    for layer in method.layers:
+        if layer.name.startswith(part):
+            kernel = np.array(layer.kernel, np.float64)
+            if "decoder" in part:
+                kernel = np.transpose(kernel[::-1, ::-1], (0, 1, 3, 2))
+            padded = np.pad(maps, ((0, 0), (1, 1), (1, 1), (0, 0)))
+            found = [
+                [correlate(image, kernel[..., out], mode="valid") for out in range(kernel.shape[3])]
+                for image in padded
+            ]
+            maps = np.moveaxis(np.array(found)[..., 0], 1, -1) + np.array(layer.bias)
+            maps = np.where(maps > 0, maps, 0.1 * maps)
+    return maps
+
+
+def factor_loss_by_loop(teacher, student):
+    values = []
+    for t, s in zip(teacher, student, strict=True):
+        t, s = t / np.sqrt(np.sum(t**2)), s / np.sqrt(np.sum(s**2))
+        values += [abs(a - b) for a, b in zip(t.ravel(), s.ravel(), strict=True)]
+    return np.mean(values)
+
+
+def test_factor_loss_equals_a_loop():
+    teacher, student = np.random.default_rng(2).normal(size=(2, 3, 4, 5, 6))
+    found = factor_loss(tf.constant(teacher), tf.constant(student))
+    np.testing.assert_allclose(found, factor_loss_by_loop(teacher, student), rtol=1e-9)
+    larger = tf.repeat(tf.repeat(teacher, 2, axis=1), 3, axis=2)
+    np.testing.assert_allclose(factor_loss(larger, tf.constant(student)), found, rtol=1e-9)
+
+
+def test_stages_losses():
+    teacher, student = maps_of(3, SHAPES), maps_of(4, STUDENT_SHAPES)
+    method = built(teacher, student)
+    factor = convolved(method, "paraphraser_encoder", np.array(teacher[1], np.float64))
+    assert factor.shape == (2, 4, 5, 3)
+    made = convolved(method, "paraphraser_decoder", factor)
+    found = method.compute_loss(teacher, student, stage="paraphraser")
+    np.testing.assert_allclose(found, np.mean((made - teacher[1]) ** 2), rtol=1e-5)
+    np.testing.assert_allclose(method.compute(teacher, student, stage="paraphraser")[0], found)
+    translated = convolved(method, "translator", np.array(student[1], np.float64))
+    expected = factor_loss_by_loop(factor, translated)
+    for context in ({}, {"stage": "train"}):
+        found = method.compute_loss(teacher, student, **context)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        np.testing.assert_allclose(method.compute(teacher, student, **context)[0], 500 * found)
+
+
+def test_each_stage_trains_what_it_declares():
+    check_gradients(FT())
+    distiller = check_gradients(FT(), teacher=larger_network(4, "teacher"))
+    (note,) = distiller.method.notes
+    assert note.startswith("tap 2 ") and "compared at 2x2" in note
+    paraphraser, train = distiller.method.stages
+    assert (paraphraser.trains, paraphraser.main_loss, train.new_optimizer) == (
+        "nothing", False, True,
+    )
+    assert set(paraphraser.layers) | set(train.layers) == {
+        layer.name for layer in distiller.method.layers
+    }
+    np.testing.assert_allclose([paraphraser.share, train.share], [0.11, 0.89])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("student", ["equal", "zero", "constant"])
+def test_gradient_is_finite(dtype, student):
+    (teacher,) = maps_of(5, SHAPES[1:], dtype)
+    maps = {
+        "equal": teacher, "zero": tf.zeros_like(teacher), "constant": tf.ones_like(teacher)
+    }[student]
+    method = FT()
+    method.build([teacher], [maps])  # biases of zero, so that zeros stay zeros
+    with tf.GradientTape() as tape:
+        tape.watch(maps)
+        loss = method.compute_loss([teacher + 0], [maps + 0])
+    assert loss.dtype == tf.float32 and np.isfinite(loss)
+    translator = [layer.kernel for layer in method.layers if "translator" in layer.name]
+    for gradient in tape.gradient(loss, [maps, *(kernel.value for kernel in translator)]):
+        assert np.all(np.abs(tf.cast(gradient, tf.float32)) < 100)
+
+
+@pytest.mark.parametrize("wrong", [{"paraphraser_share": 2.0}, {"rate": 0.0}, {"weight": 0.0}])
+def test_nonsense_is_refused(wrong):
+    with pytest.raises(UserError, match=f"FT: {next(iter(wrong))} must be"):
+        FT(**wrong)
+
+
+def test_taps_that_do_not_fit_are_refused():
+    with pytest.raises(UserError, match="rate 0.01 of the 6 channels"):
+        built(maps_of(6, SHAPES), maps_of(7, STUDENT_SHAPES), rate=0.01)
+    with pytest.raises(UserError, match="FT compares the last tap, .* tap 1 is a vector"):
+        built(maps_of(6, [(2, 5)]), maps_of(7, [(2, 5)]))
