@@ -25,6 +25,7 @@ from .preprocessing import PREPROCESSING, Standardize, known_preprocessing
 from .registration import (
     build,
     declare_pair,
+    minimum_size,
     names,
     pair,
     pairs,
@@ -59,6 +60,7 @@ __all__ = [
     "feature_extractor",
     "load",
     "load_encoder",
+    "minimum_size",
     "names",
     "outputs_of",
     "pair",

@@ -87,6 +87,12 @@ def declared_outputs(name: str) -> Outputs | None:
     return _networks.facts(name)["outputs"] if name in _networks else None
 
 
+def minimum_size(name: str) -> int | None:
+    """The least height and width of images, in pixels, that the network `name` takes; None where no
+    network has this name."""
+    return _networks.facts(name)["minimum_size"] if name in _networks else None
+
+
 def registered_name(name: str) -> str:
     """`name` as it is registered, or as Keras spells it (``keras.applications:NAME``). Raises
     UserError, naming the nearest, where it is unknown."""

@@ -1,0 +1,62 @@
+"""Batches to train on, on one replica or all, and the random numbers of their views."""
+
+from __future__ import annotations
+
+import enum
+import zlib
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from op_util import replicas
+from op_util.draws import uniform_draws
+from registry import UserError
+
+
+class Batch(NamedTuple):
+    """Raw images ``[B, H, W, C]`` in 0..255 and their int64 indices in the data ``[B]``."""
+
+    image: tf.Tensor
+    index: tf.Tensor
+
+
+class Use(enum.IntEnum):
+    """What views are made for; an image has other ones for each."""
+
+    TRAINING = 0
+    HELD_OUT = 1
+    MEASURING = 2
+
+
+def as_batch(data: Any) -> Batch:
+    """A `Batch` of a dict with ``image`` and ``index``."""
+    if not isinstance(data, dict) or not {"image", "index"} <= data.keys():
+        raise UserError(
+            "batches must be dicts with 'image', and 'index': each image's place in the data"
+        )
+    return Batch(data["image"], tf.cast(data["index"], tf.int64))
+
+
+def global_batch(tensors: Any, samples: tf.Tensor) -> Any:
+    """All replicas' parts of a structure of tensors ``[b, ...]``, one after the other, with
+    gradients.
+
+    Args:
+        tensors: this replica's part.
+        samples: how many there are in all; more come where each replica was given the whole batch
+            (see `replicas.never_empty`), and are left out.
+    """
+    count = tf.cast(tf.round(samples), tf.int32)
+    return tf.nest.map_structure(lambda part: replicas.gather(part)[:count], tensors)
+
+
+def draws(
+    task: str, use: Use, seed: int, epoch: Any, index: tf.Tensor, count: int
+) -> tf.Tensor:
+    """Random numbers for a task's views, float32 ``[B, count]`` in [0, 1).
+
+    By the task's name, so that it has the same views whichever others it is trained with, and by
+    an image's index, so that they do not depend on the batch, the replica or a restart.
+    """
+    stream = len(Use) * zlib.crc32(task.encode()) + use
+    return uniform_draws(seed, stream, epoch, index, count)

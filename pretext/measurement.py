@@ -1,0 +1,75 @@
+"""How strongly, and whereto, each task pulls the encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from pretext.batch import Batch, Use
+
+if TYPE_CHECKING:
+    from pretext.model import MultiTask
+
+
+class Measured(NamedTuple):
+    """What `Measurement` finds.
+
+    Attributes:
+        losses: L_t, float32 ``[T]``, without a factor.
+        norms: of their gradients on the encoder, float32 ``[T]``.
+        cosines: between these gradients, float32 ``[T, T]``; 0 where one of them is zero.
+        embeddings: the e_t of the images, float32 ``[B, T, width]``.
+    """
+
+    losses: tf.Tensor
+    norms: tf.Tensor
+    cosines: tf.Tensor
+    embeddings: tf.Tensor
+
+
+class Measurement:
+    """Each task's pull on the encoder, on a fixed batch whose views are new in each epoch.
+
+    It is made by one device, with the weights that are being trained, and changes nothing.
+
+    Args:
+        model: whose tasks and encoder.
+        sample: of training images.
+    """
+
+    def __init__(self, model: MultiTask, sample: Batch):
+        self._model = model
+        self._sample = sample
+        self._function = tf.function(self._measured)
+
+    def __call__(self) -> Measured:
+        with self._model.unchanged():
+            return self._function()
+
+    def _measured(self) -> Measured:
+        variables = self._model.network.trainable_variables
+        with tf.GradientTape(persistent=True) as tape:
+            answers = self._model.answers(self._sample, Use.MEASURING)
+            losses, _, _ = self._model.task_terms(answers)
+            parts = tf.unstack(losses)
+        gradients = tf.stack([flat(tape.gradient(part, variables), variables) for part in parts])
+        del tape
+        products = tf.matmul(gradients, gradients, transpose_b=True)
+        norms = tf.sqrt(tf.linalg.diag_part(products))
+        cosines = tf.math.divide_no_nan(products, norms[:, None] * norms[None, :])
+        return Measured(losses, norms, cosines, answers.embeddings)
+
+
+def flat(gradients: Sequence[tf.Tensor | None], variables: Sequence[Any]) -> tf.Tensor:
+    """Gradients of several variables as one vector, float32; zeros for None."""
+    return tf.concat(
+        [
+            tf.zeros([np.prod(variable.shape, dtype=int)]) if gradient is None
+            else tf.reshape(tf.cast(gradient, tf.float32), [-1])
+            for gradient, variable in zip(gradients, variables, strict=True)
+        ],
+        axis=0,
+    )
