@@ -224,10 +224,10 @@ class Memory(keras.layers.Layer):
 def drawn_rows(rows: int, count: int, step: tf.Tensor) -> tf.Tensor:
     """`count` different numbers below `rows`, by chance but the same at the same step; where there
     are no more, all of them in order."""
-    everything = tf.range(rows)
     if count >= rows:
-        return everything
-    return tf.random.experimental.stateless_shuffle(everything, tf.stack([step, rows]))[:count]
+        return tf.range(rows)
+    lots = tf.random.stateless_uniform([rows], tf.stack([step, rows]))
+    return tf.math.top_k(lots, count, sorted=False).indices
 
 
 def negatives_of(
