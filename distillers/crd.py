@@ -31,9 +31,9 @@ class CRD(Method):
     as are of its own class. Labels are learned as images come; of an unlabelled image, only itself
     is no negative.
 
-    `Distiller` and the script say through `begin` how many training images there are. To use the
-    loss by itself, call `begin`, or give `samples`, before `build`. `compute_loss` changes nothing;
-    `compute`, the loss as it is trained with, updates the memory.
+    The script tells through `begin` how many training images there are. Elsewhere call it, or give
+    `samples`, before the method is built. `compute_loss` changes nothing; `compute`, the loss as it
+    is trained with, updates the memory.
 
     Args:
         negatives: how many images are drawn at each step; at most all there are.
@@ -226,7 +226,8 @@ def drawn_rows(rows: int, count: int, step: tf.Tensor) -> tf.Tensor:
     are no more, all of them in order."""
     if count >= rows:
         return tf.range(rows)
-    lots = tf.random.stateless_uniform([rows], tf.stack([step, rows]))
+    # The algorithm is named since it would depend on the device, and on whether XLA compiles.
+    lots = tf.random.stateless_uniform([rows], tf.stack([step, rows]), alg="philox")
     return tf.math.top_k(lots, count, sorted=False).indices
 
 
