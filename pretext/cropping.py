@@ -31,9 +31,10 @@ def crops(images: tf.Tensor, boxes: tf.Tensor, size: Sequence[int]) -> tf.Tensor
 
 def _places(first: tf.Tensor, last: tf.Tensor, number: int) -> tf.Tensor:
     """`number` places from `first` to `last`, evenly: ``[..., number]``."""
-    share = tf.linspace(0.0, 1.0, number) if number > 1 else tf.constant([0.5])
-    step = (last - first)[..., None]
-    return first[..., None] + share * step
+    if number == 1:
+        return ((first + last) / 2)[..., None]
+    step = (last - first) / (number - 1)  # exactly 1 where no pixel is left out or in between
+    return first[..., None] + tf.range(number, dtype=first.dtype) * step[..., None]
 
 
 def _sampled(maps: tf.Tensor, places: tf.Tensor, batch_dims: int, side: int) -> tf.Tensor:

@@ -192,16 +192,21 @@ class WeightsAverage(keras.layers.Layer):
     def applied(self) -> Iterator[None]:
         """Within this context the variables have their averages' values; afterwards their own
         again. Without an `update` so far they stay what they are."""
-        if not int(self.updates.value):
+        if not self.updates.numpy():
             yield
             return
-        own = [keras.ops.convert_to_numpy(variable) for variable in self._averaged.variables]
-        self._assign(self.averages)
+        own = _values(self._averaged.variables)
+        _assign(self._averaged.variables, _values(self.averages))
         try:
             yield
         finally:
-            self._assign(own)
+            _assign(self._averaged.variables, own)
 
-    def _assign(self, values: Sequence[Any]) -> None:
-        for variable, value in zip(self._averaged.variables, values, strict=True):
-            variable.assign(value)
+
+def _values(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
+    return [keras.ops.convert_to_numpy(variable) for variable in variables]
+
+
+def _assign(variables: Sequence[keras.Variable], values: Sequence[np.ndarray]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
