@@ -30,8 +30,7 @@ class FSP(Method):
 
     Args:
         staged: whether to train in the paper's two stages.
-        hint_share: of the epochs, the first stage's (RepDistiller: 30 of 270; KD_methods_with_TF:
-            40 of 140).
+        init_share: of the epochs, for the first stage of two: RepDistiller's 30 epochs before 240.
         definition: ``"sskd_svd"``: summed and scaled as in the published code of Lee et al.;
             ``"repdistiller"``: as in RepDistiller, where maps of any two sizes can be neighbours.
     """
@@ -40,11 +39,11 @@ class FSP(Method):
     combination = "clip"
 
     staged: bool = False
-    hint_share: float = 0.3
+    init_share: float = 0.11
     definition: str = "sskd_svd"
 
     def __post_init__(self) -> None:
-        in_range("FSP", 0.01, 0.99, hint_share=self.hint_share)
+        in_range("FSP", 0, 1, init_share=self.init_share)
         one_of("FSP", DEFINITIONS, definition=self.definition)
         self._taps: tuple[int, ...] | None = None
 
@@ -53,8 +52,8 @@ class FSP(Method):
         if not self.staged:
             return (Stage("train"),)
         return (
-            Stage("fsp", self.hint_share, main_loss=False, trains="taps", taps=self._taps),
-            Stage("train", 1 - self.hint_share, distillation_loss=False, new_optimizer=True),
+            Stage("init", self.init_share, main_loss=False, trains="taps", taps=self._taps),
+            Stage("train", 1 - self.init_share, distillation_loss=False, new_optimizer=True),
         )
 
     def build(self, teacher_outputs: Sequence[Any], student_outputs: Sequence[Any]) -> None:

@@ -1,4 +1,4 @@
-"""FSP against a plain loop; the original's golden values are in test_sskd_svd."""
+"""FSP against plain loops; the original's golden values are in test_sskd_svd."""
 
 import keras
 import numpy as np
@@ -8,6 +8,8 @@ import tensorflow as tf
 from distillers import FSP
 from distillers.fsp import fsp_matrix
 from registry import UserError
+from tests.distillers.models import CLASSES, TAPS, network
+from tests.distillers.stages import check_gradients
 
 
 def by_loop(top, bottom):
@@ -63,3 +65,82 @@ def test_maps_whose_sizes_do_not_pair_are_refused(top, bottom):
     taps = [keras.Input(top), keras.Input(bottom)]
     with pytest.raises(UserError, match="taps 1 and 2 of the teacher"):
         FSP().build(taps, taps)
+
+
+def repdistiller_by_loop(teacher, student):
+    """``sum over pairs of mean of (G_s - G_t)^2``, with G from maps averaged to the smaller."""
+    total = 0.0
+    for pair in range(len(teacher) - 1):
+        matrices = []
+        for top, bottom in (teacher[pair : pair + 2], student[pair : pair + 2]):
+            small = min(top, bottom, key=lambda x: x.shape[1]).shape[1:3]
+            maps = []
+            for x in (top, bottom):
+                rows, columns = x.shape[1] // small[0], x.shape[2] // small[1]
+                cells = [
+                    x[:, i * rows : (i + 1) * rows, j * columns : (j + 1) * columns].mean((1, 2))
+                    for i, j in np.ndindex(*small)
+                ]
+                maps.append(cells)
+            matrices.append(
+                np.mean([a[:, :, None] * b[:, None] for a, b in zip(*maps, strict=True)], 0)
+            )
+        total += np.mean((matrices[0] - matrices[1]) ** 2)
+    return total
+
+
+def test_repdistillers_definition():
+    """Three times smaller, and larger again."""
+    random = np.random.default_rng(3)
+    shapes = (6, 9, 4), (2, 3, 5), (4, 6, 3)
+    teacher, student = ([random.normal(size=(3, *s)) for s in shapes] for _ in range(2))
+    taps = [[tf.constant(x) for x in maps] for maps in (teacher, student)]
+    method = FSP(definition="repdistiller")
+    method.build(*taps)
+    expected = repdistiller_by_loop(teacher, student)
+    np.testing.assert_allclose(method.compute_loss(*taps), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("definition", ["sskd_svd", "repdistiller"])
+@pytest.mark.parametrize("change", [tf.zeros_like, tf.ones_like, lambda x: x])
+def test_bfloat16_is_finite_and_the_teacher_has_no_gradient(definition, change):
+    teacher, student = (
+        [change(tf.constant(x, tf.bfloat16)) for x in maps_of(seed)] for seed in (4, 5)
+    )
+    with tf.GradientTape() as tape:
+        tape.watch([*teacher, *student])
+        loss = FSP(definition=definition).compute_loss(teacher, student)
+    gradients = tape.gradient(loss, [*teacher, *student])
+    assert loss.dtype == tf.float32 and np.isfinite(loss)
+    assert gradients[:4] == [None] * 4
+    for gradient in gradients[4:7]:
+        assert np.all(np.isfinite(tf.cast(gradient, tf.float32)))
+
+
+@pytest.mark.parametrize("definition", ["sskd_svd", "repdistiller"])
+@pytest.mark.parametrize("staged", [False, True])
+def test_gradients_reach_what_is_trained(staged, definition):
+    check_gradients(FSP(staged=staged, definition=definition))
+
+
+def test_a_vector_among_the_taps_is_not_trained_in_the_first_stage():
+    """A fully connected layer leads to it, of which the matrices know nothing."""
+    student, teacher = network(1, "student"), network(2, "teacher", width=2)
+    networks = []
+    for model in (student, teacher):
+        hidden = keras.layers.Dense(7, name="hidden")(model.get_layer("embedding").output)
+        scores = keras.layers.Dense(CLASSES, name="head")(hidden)
+        networks.append(keras.Model(model.input, scores, name=model.name))
+    taps = [[*(model.get_layer(name).output for name in (*TAPS, "hidden"))] for model in networks]
+    method = FSP(staged=True)
+    method.build(*reversed(taps))
+    first, second = method.stages
+    assert (first.trains, first.taps, first.main_loss) == ("taps", (0, 1), False)
+    assert (second.trains, second.distillation_loss, second.new_optimizer) == ("all", False, True)
+
+
+def test_nonsense_is_refused():
+    with pytest.raises(UserError, match="unknown definition 'repdistill'.*did you mean"):
+        FSP(definition="repdistill")
+    with pytest.raises(UserError, match="init_share must be from 0 to 1, not 2"):
+        FSP(init_share=2.0)
