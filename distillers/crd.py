@@ -15,9 +15,12 @@ from distillers.adapters import linear
 from distillers.checks import in_range, positive
 from distillers.method import Method
 from distillers.registration import register
+from op_util.draws import uniform_draws
 from op_util.singular_vectors import at_least_float32
 from op_util.vectors import directions
 from registry import UserError
+
+DRAWS_STREAM = 0xC2D  # of the random numbers, not that of another use
 
 
 @register("CRD")
@@ -31,9 +34,9 @@ class CRD(Method):
     as are of its own class. Labels are learned as images come; of an unlabelled image, only itself
     is no negative.
 
-    The script tells through `begin` how many training images there are. Elsewhere call it, or give
-    `samples`, before the method is built. `compute_loss` changes nothing; `compute`, the loss as it
-    is trained with, updates the memory.
+    The `Distiller` tells through `begin` how many training images there are, if it was told. To use
+    the loss by itself, call it, or give `samples`, before `build`. `compute_loss` changes nothing;
+    `compute`, the loss as it is trained with, updates the memory.
 
     Args:
         negatives: how many images are drawn at each step; at most all there are.
@@ -87,8 +90,8 @@ class CRD(Method):
     def build(self, teacher_outputs: Any, student_outputs: Any) -> None:
         if not self._rows:
             raise UserError(
-                "CRD needs the number of training images before it is built: call "
-                "begin(samples, classes), or give samples"
+                "CRD needs the number of training images: give samples, to it or to Distiller, or "
+                "call begin(samples, classes) before build"
             )
         self._layers = [
             linear(teacher_outputs, self.embedding_size, name="crd_teacher"),
@@ -226,8 +229,8 @@ def drawn_rows(rows: int, count: int, step: tf.Tensor) -> tf.Tensor:
     are no more, all of them in order."""
     if count >= rows:
         return tf.range(rows)
-    # The algorithm is named since it would depend on the device, and on whether XLA compiles.
-    lots = tf.random.stateless_uniform([rows], tf.stack([step, rows]), alg="philox")
+    # TensorFlow's own stateless numbers would be others where XLA compiles.
+    lots = uniform_draws(0, DRAWS_STREAM, step, tf.range(rows), 1)[:, 0]
     return tf.math.top_k(lots, count, sorted=False).indices
 
 
