@@ -12,7 +12,7 @@ from op_util.metric_learning import normalised
 
 SMALL_MAP = 4
 """Decoders start at no more than this height and width; necks that keep places keep as many."""
-_FILTERS = 128
+_FILTERS = 64
 _FEWEST_FILTERS = 16
 
 
@@ -73,7 +73,7 @@ def decoder(name: str, width: int, size: Sequence[int], channels: int) -> keras.
         ),
         keras.layers.Reshape((*start, _FILTERS), name=f"{name}_start"),
     ]
-    for number in range(1, doublings + 1):
+    for number in range(1, doublings):
         layers.append(
             keras.layers.Conv2DTranspose(
                 max(_FEWEST_FILTERS, _FILTERS >> number), 4, strides=2, padding="same",
@@ -81,10 +81,13 @@ def decoder(name: str, width: int, size: Sequence[int], channels: int) -> keras.
             )
         )
     layers += [
-        keras.layers.Cropping2D(
-            [(over // 2, over - over // 2) for over in excess], name=f"{name}_cut"
+        keras.layers.Conv2DTranspose(
+            channels, 4, strides=2 if doublings else 1, padding="same", dtype="float32",
+            name=f"{name}_output",
         ),
-        keras.layers.Conv2D(channels, 3, padding="same", dtype="float32", name=f"{name}_output"),
+        keras.layers.Cropping2D(
+            [(over // 2, over - over // 2) for over in excess], dtype="float32", name=f"{name}_cut"
+        ),
     ]
     return keras.Sequential(layers, name=name)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from pretext.heads import cross_entropy, dense, is_correct, pooled
@@ -35,6 +37,12 @@ class Rotation(Task):
                 f"encoder needs at least {self.minimum_size}x{self.minimum_size}: give larger or "
                 "square images"
             )
+        side = self.view_shape[0]
+        top, left = (height - side) // 2, (width - side) // 2
+        pixel = np.arange(height * width, dtype=np.int32).reshape(height, width)
+        square = pixel[top : top + side, left : left + side]
+        # Which pixel of the image each pixel of the view shows, for each of the angles.
+        self._sources = tf.constant([np.rot90(square, k).ravel() for k in range(_ANGLES)])
 
     @property
     def view_shape(self) -> tuple[int, int, int]:
@@ -48,14 +56,10 @@ class Rotation(Task):
 
     def views(self, images: tf.Tensor, uniform: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
         """The image, turned anticlockwise by 90 degrees k times; k, int32 ``[B]`` in 0..3."""
-        height, width, _ = self.image_shape
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        square = images[:, top : top + side, left : left + side]
         turns = tf.cast(uniform[:, 0] * _ANGLES, tf.int32)
-        by_180 = tf.where((turns >= 2)[:, None, None, None], square[:, ::-1, ::-1], square)
-        by_90 = tf.transpose(by_180, [0, 2, 1, 3])[:, ::-1]
-        return [tf.where((turns % 2 == 1)[:, None, None, None], by_90, by_180)], turns
+        pixels = tf.reshape(images, [-1, math.prod(self.image_shape[:2]), self.image_shape[2]])
+        turned = tf.gather(pixels, tf.gather(self._sources, turns), batch_dims=1)
+        return [tf.reshape(turned, [-1, *self.view_shape])], turns
 
     def build(self, feature_shape: Sequence[int], width: int) -> None:
         self._neck = dense("rotation_neck", feature_shape[-1], width)

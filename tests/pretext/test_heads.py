@@ -45,7 +45,7 @@ def test_decoders_reach_any_size_everywhere(size):
 def test_decoders_compute_as_the_policy_says_and_give_float32():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = decoder("test", 6, (8, 8), 2)
+        model = decoder("test", 6, (16, 16), 2)
     finally:
         keras.config.set_dtype_policy("float32")
     assert model.get_layer("test_up1").compute_dtype == "bfloat16"
