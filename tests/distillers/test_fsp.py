@@ -8,6 +8,7 @@ import tensorflow as tf
 from distillers import FSP
 from distillers.fsp import fsp_matrix
 from registry import UserError
+from tests.distillers import golden
 from tests.distillers.models import CLASSES, TAPS, network
 from tests.distillers.stages import check_gradients
 
@@ -99,6 +100,12 @@ def test_repdistillers_definition():
     method.build(*taps)
     expected = repdistiller_by_loop(teacher, student)
     np.testing.assert_allclose(method.compute_loss(*taps), expected, rtol=1e-10)
+
+
+def test_repdistillers_value():
+    maps = golden.maps("teacher"), golden.maps("student")
+    found = FSP(definition="repdistiller").compute_loss(*maps)
+    np.testing.assert_allclose(found, golden.loss("fsp_repdistiller"), rtol=1e-5)
 
 
 @pytest.mark.parametrize("definition", ["sskd_svd", "repdistiller"])
