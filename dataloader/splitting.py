@@ -6,7 +6,7 @@ import numpy as np
 
 from registry import UserError
 
-VALIDATION, LABELLED, TEST = 0, 1, 2
+VALIDATION, LABELLED, TEST, FRACTION = 0, 1, 2, 3
 """Streams of random numbers."""
 
 
@@ -51,6 +51,30 @@ def validation_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarra
 def rows_for_testing(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Rows of the test images of a set that has none of its own. As `validation_rows`."""
     return _stratified_rows(labels, fraction, np.random.default_rng([seed, TEST]))
+
+
+def fraction_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Rows of a share of each class, but at least one image of it.
+
+    Args:
+        labels: integers [N], each class from 0 on.
+        fraction: of each class, in (0, 1]. A larger one holds the images of a smaller one.
+        seed: which images, at least 0.
+
+    Returns:
+        int64 [M], ascending.
+
+    Raises:
+        UserError: `fraction` is out of its range.
+    """
+    if not 0 < fraction <= 1:
+        raise UserError(f"a fraction of {fraction} of the labels: above 0 up to 1 expected")
+    random = np.random.default_rng([seed, FRACTION])
+    chosen = []
+    for label in np.unique(labels):
+        rows = random.permutation(np.flatnonzero(labels == label))
+        chosen.append(rows[: max(1, round(fraction * len(rows)))])
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
 def keep_labels(

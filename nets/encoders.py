@@ -217,9 +217,8 @@ def recompute_batch_statistics(
     sizes: list[int] = []
     # With a momentum of 0 the moving statistics are the last batch's.
     with _momentum(layers, 0.0):
-        forward = tf.function(lambda images: model(images, training=True), reduce_retracing=True)
         for images in batches:
-            forward(images)
+            model(images, training=True)
             means.append([np.array(layer.moving_mean) for layer in layers])
             variances.append([np.array(layer.moving_variance) for layer in layers])
             sizes.append(len(images))

@@ -1,0 +1,68 @@
+"""What target tasks read of an encoder, and raw pixels in an encoder's place."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from dataloader import Split, evaluation_batches
+
+BATCH = 500
+
+
+class Representation(Protocol):
+    """Anything that turns images into vectors: `nets.Encoder`, an export of one, raw pixels.
+
+    Only a `nets.Encoder` can be trained further, or have boxes found on its maps.
+    """
+
+    name: str
+
+    def __call__(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """``embedding`` float32 ``[B, E]`` of raw uint8 images ``[B, H, W, C]``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RawPixels:
+    """The image itself as its embedding: what every encoder has to beat.
+
+    Attributes:
+        image_shape: (height, width, channels); images of another size are resized.
+    """
+
+    image_shape: tuple[int, int, int]
+    name: str = "pixels"
+
+    def __call__(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """``embedding`` float32 ``[B, H W C]`` in 0..1 of images ``[B, H, W, C]`` in 0..255."""
+        images = tf.cast(images, tf.float32) / 255
+        if tuple(images.shape[1:3]) != self.image_shape[:2]:
+            images = tf.image.resize(images, self.image_shape[:2], antialias=True)
+        return {"embedding": tf.reshape(images, [len(images), -1])}
+
+
+def raw_pixels(image_shape: tuple[int, int, int]) -> RawPixels:
+    """The pseudo-encoder that gives the pixels of images of `image_shape`."""
+    return RawPixels(tuple(image_shape))
+
+
+def embeddings(encoder: Representation, split: Split) -> np.ndarray:
+    """The embedding of each image of `split`, in order, float32 [N,E]."""
+    return np.concatenate([
+        np.asarray(encoder(batch["image"])["embedding"], np.float32)
+        for batch in evaluation_batches(split, BATCH)
+    ])
+
+
+def normalised(vectors: np.ndarray) -> np.ndarray:
+    """`vectors` [N,E] on the unit sphere; zero stays zero."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.maximum(lengths, np.finfo(vectors.dtype).tiny)
+
+
+def labelled(split: Split) -> Split:
+    """The images of `split` that have a label."""
+    return split.take(np.flatnonzero(split.labels >= 0))

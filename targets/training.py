@@ -1,0 +1,88 @@
+"""The short trainings of target tasks: a loss, its variables, a fixed number of steps."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import dataloader
+
+
+class Trainer:
+    """Minimises a loss by Adam, its rate falling to zero along a cosine; again and again from the
+    same start.
+
+    Args:
+        loss: from a batch's tensors to a scalar.
+        trained: the variables to train.
+        state: further variables that the loss changes (moving statistics).
+        steps: of a training.
+    """
+
+    def __init__(
+        self,
+        loss: Callable[..., tf.Tensor],
+        trained: Sequence[keras.Variable],
+        state: Sequence[keras.Variable],
+        steps: int,
+    ):
+        self._loss, self._trained, self._steps = loss, list(trained), steps
+        self._optimizer = keras.optimizers.Adam()
+        self._optimizer.build(self._trained)
+        changed = [*self._trained, *state, *self._optimizer.variables]
+        self._start = [(variable, tf.identity(variable.value)) for variable in changed]
+        self._step = tf.function(self._one_step, reduce_retracing=True)
+
+    def _one_step(self, *batch: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            loss = self._loss(*batch)
+        gradients = tape.gradient(loss, [variable.value for variable in self._trained])
+        self._optimizer.apply(gradients, self._trained)
+        return loss
+
+    def train(self, batches: Iterable[tuple[tf.Tensor, ...]], learning_rate: float) -> float:
+        """Train on the first `steps` batches, from the variables' first values on.
+
+        Args:
+            batches: at least one.
+            learning_rate: the first one.
+
+        Returns:
+            The last batch's loss.
+        """
+        for variable, value in self._start:
+            variable.assign(value)
+        for step, batch in enumerate(itertools.islice(batches, self._steps)):
+            rate = learning_rate * (1 + math.cos(math.pi * step / self._steps)) / 2
+            self._optimizer.learning_rate.assign(rate)
+            loss = self._step(*batch)
+        return float(loss)
+
+
+def labelled_batches(
+    split: dataloader.Split, batch_size: int, *, steps: int, seed: int, flip: bool
+) -> Iterable[tuple[tf.Tensor, tf.Tensor]]:
+    """`steps` batches of (image, label), shuffled; images are mirrored (`flip`) and shifted by up
+    to a sixteenth of their height.
+
+    Args:
+        split: at least one image; fewer than `batch_size` make smaller batches.
+    """
+    batch_size = min(batch_size, len(split))
+    batches = dataloader.training_batches(
+        split,
+        batch_size,
+        seed=seed,
+        epochs=-(-steps // dataloader.steps_per_epoch(split, batch_size)),
+        augmentation=dataloader.Augmentation(flip, 0.0, min(split.image_shape[:2]) // 16),
+    )
+
+    def pair(batch: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
+        return batch["image"], batch["label"]
+
+    return batches.take(steps).map(pair)
