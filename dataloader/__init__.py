@@ -7,6 +7,7 @@ from dataloader.augmentation import Augmentation
 from dataloader.batches import evaluation_batches, steps_per_epoch, training_batches
 from dataloader.data import Data, Images, MemoryImages, Split
 from dataloader.loading import Request, Source, load, register, sources
+from dataloader.scenes import Scenes, SceneSplit, is_scenes, load_scenes, scene_sources
 from registry import import_modules
 
 import_modules(__name__, __path__)
@@ -17,11 +18,16 @@ __all__ = [
     "Images",
     "MemoryImages",
     "Request",
+    "SceneSplit",
+    "Scenes",
     "Source",
     "Split",
     "evaluation_batches",
+    "is_scenes",
     "load",
+    "load_scenes",
     "register",
+    "scene_sources",
     "sources",
     "steps_per_epoch",
     "training_batches",

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from dataloader.data import Split
+from dataloader.image_files import decoded, fault_of
 from dataloader.loading import Request, Source, register
 from dataloader.resizing import resized
 from dataloader.splitting import rows_for_testing
@@ -24,27 +25,8 @@ DECODED_AT_START = 20_000
 """So many images are decoded at the start to find damaged ones; of further ones only the ends are
 looked at, which finds what is empty, cut off or no image."""
 
-ENDS = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND"), (b"GIF8", b"\x3b"), (b"BM", b""))
-"""How the file of each format begins and (within the last bytes) ends."""
-
 TEST_SHARE = 0.2
 """Of the training images, where there is no test folder."""
-
-
-def _decoded(contents: tf.Tensor, channels: int) -> tf.Tensor:
-    """The image in `contents` (a string scalar) as uint8 [h,w,channels]; a GIF's first one."""
-
-    def bitmap() -> tf.Tensor:
-        # The decoder of BMP does not convert between grey, colour and transparency.
-        image = tf.io.decode_bmp(contents, channels=0)
-        grey = tf.shape(image)[-1] == 1
-        return tf.gather(image, tf.where(grey, [0] * channels, [*range(channels)]), axis=-1)
-
-    def other() -> tf.Tensor:
-        return tf.io.decode_image(contents, channels=channels, expand_animations=False)
-
-    image = tf.cond(tf.strings.substr(contents, 0, 2) == b"BM", bitmap, other)
-    return tf.ensure_shape(image, (None, None, channels))
 
 
 class FileImages:
@@ -65,7 +47,7 @@ class FileImages:
         return int(self._files.shape[0])
 
     def _read(self, file: tf.Tensor) -> tf.Tensor:
-        image, size = _decoded(tf.io.read_file(file), self.shape[-1]), self.shape[:2]
+        image, size = decoded(tf.io.read_file(file), self.shape[-1]), self.shape[:2]
         same = tf.reduce_all(tf.shape(image)[:2] == size)
         image = tf.cond(same, lambda: image, lambda: resized(image, size))
         return tf.ensure_shape(image, self.shape)
@@ -80,51 +62,6 @@ class FileImages:
         )
 
 
-def _is_grey(contents: bytes) -> bool:
-    """Whether the file of an image (that can be decoded) holds grey values."""
-    if contents.startswith(b"\x89PNG"):
-        return contents[25] in (0, 4)
-    if contents.startswith(b"\xff\xd8"):
-        return int(tf.image.extract_jpeg_shape(contents)[2]) == 1
-    if contents.startswith(b"BM"):
-        return contents[28:30] == b"\x08\x00"
-    return False
-
-
-def _has_colour_table(contents: bytes) -> bool:
-    """Whether a BMP of 8 bits is not grey: the decoder would give the places in its table."""
-    if not (contents.startswith(b"BM") and contents[28:30] == b"\x08\x00"):
-        return False
-    start = 14 + int.from_bytes(contents[14:18], "little")
-    table = np.frombuffer(contents[start : start + 1024], np.uint8).reshape(-1, 4)[:, :3]
-    return bool((table != np.arange(len(table))[:, None]).any())
-
-
-def _fault(file: Path, decode: bool) -> tuple[str, bool]:
-    """(what is wrong with the image in `file`, or ``""``; whether it is grey)."""
-    try:
-        contents = file.read_bytes()
-    except OSError as error:
-        return error.strerror or str(error), False
-    if not contents:
-        return "empty file", False
-    ends = [end for start, end in ENDS if contents.startswith(start)]
-    if not ends:
-        return "not a JPEG, PNG, BMP or GIF", False
-    # Some cameras and editors append a few bytes or zeros.
-    if ends[0] not in contents[-4096:]:
-        return "cut off", False
-    if not decode:
-        return "", False
-    if _has_colour_table(contents):
-        return "a BMP with a colour table: save it as PNG", False
-    try:
-        _decoded(tf.constant(contents), channels=3)
-    except tf.errors.InvalidArgumentError as error:
-        return error.message.splitlines()[0].split("}} ")[-1][:100], False
-    return "", _is_grey(contents)
-
-
 def _check(files: Sequence[Path], folder: Path) -> bool:
     """Look for damaged images; whether all images (that were decoded) are grey.
 
@@ -133,7 +70,7 @@ def _check(files: Sequence[Path], folder: Path) -> bool:
     """
     with tf.device("CPU:0"), ThreadPoolExecutor(os.cpu_count()) as pool:
         decode = np.arange(len(files)) < DECODED_AT_START
-        found = list(pool.map(_fault, files, decode.tolist()))
+        found = list(pool.map(fault_of, files, decode.tolist()))
     damaged = [
         f"{file.relative_to(folder)} ({fault})"
         for file, (fault, _) in zip(files, found, strict=True)
@@ -170,7 +107,7 @@ def _images(folder: Path, class_names: Sequence[str]) -> tuple[list[Path], np.nd
 
 def _size(file: Path) -> tuple[int, int]:
     """(height, width) of the image in `file`."""
-    height, width = _decoded(tf.io.read_file(os.fsencode(file)), channels=3).shape[:2]
+    height, width = decoded(tf.io.read_file(os.fsencode(file)), channels=3).shape[:2]
     return int(height), int(width)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,21 @@ from registry import UserError
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
-class _Archive:
-    """An archive whose faults are told with the file's name. Never unpickles."""
+class Archive:
+    """An archive whose faults are told with the file's name. Never unpickles.
 
-    def __init__(self, file: Path):
-        self.file = file
+    Args:
+        file: its path.
+        keys: what has to be in it.
+
+    Raises:
+        UserError: there is no such archive, or one of the keys is not in it.
+    """
+
+    def __init__(self, file: str | Path, keys: Sequence[str] = KEYS):
+        self.file = file = Path(file).expanduser()
         if not file.is_file():
-            raise UserError(f"no such file: {file} (npz:FILE expected, with {', '.join(KEYS)})")
+            raise UserError(f"no such file: {file} (npz expected, with {', '.join(keys)})")
         try:
             with zipfile.ZipFile(file) as archive:
                 self.sizes = {
@@ -36,7 +45,7 @@ class _Archive:
                 f"{file} is not a numpy archive, or it is cut off ({error}): "
                 f"make it with numpy.savez"
             ) from error
-        missing = [key for key in KEYS if key not in self.sizes]
+        missing = [key for key in keys if key not in self.sizes]
         if missing:
             raise UserError(
                 f"{file} lacks {', '.join(missing)}: it has "
@@ -44,6 +53,7 @@ class _Archive:
             )
 
     def read(self, key: str) -> np.ndarray:
+        """The array `key`. Raises UserError where it is damaged or holds Python objects."""
         try:
             found = self.arrays[key]
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
@@ -61,7 +71,7 @@ class _Archive:
         return found
 
     def images(self, key: str) -> np.ndarray:
-        """uint8 [N,H,W,C]."""
+        """`key` as uint8 [N,H,W,C]. Raises UserError where it is no array of images."""
         images, where = self.read(key), f"{self.file}: {key}"
         if images.ndim == 3:
             images = images[..., None]
@@ -128,7 +138,7 @@ def npz(request: Request) -> Source:
     """``npz:FILE``: `x_train`, `x_test` uint8 [N,H,W,C] or [N,H,W] (grey), `y_train`, `y_test`
     integers [N]; `classes`, strings in the order of their numbers, if present. Other keys are
     ignored."""
-    archive = _Archive(Path(request.argument).expanduser())
+    archive = Archive(request.argument)
     check_memory(
         archive.sizes["x_train"] + archive.sizes["x_test"],
         str(archive.file),

@@ -31,8 +31,8 @@ TEST_SHARE = 0.2
 PROBE_SECONDS = 10
 
 
-def _builder(name: str, data_dir: Path | None) -> Any:
-    """The tfds builder for `name`; UserError if there is no such set."""
+def builder_of(name: str, data_dir: Path | None) -> Any:
+    """The tfds builder for `name`. Raises UserError where there is no such set."""
     # Here, because it takes seconds and most runs do without.
     import tensorflow_datasets as tfds
 
@@ -49,7 +49,7 @@ def _builder(name: str, data_dir: Path | None) -> Any:
     if spelled == wanted:
         raise UserError(f"data set {name!r} of tensorflow-datasets: {reason}")
     if spelled:
-        return _builder(spelled + slash + config, data_dir)
+        return builder_of(spelled + slash + config, data_dir)
     raise unknown(name, known)
 
 
@@ -101,8 +101,8 @@ def _not_there(builder: Any, reason: str) -> str:
     )
 
 
-def _prepare(builder: Any) -> None:
-    """Download the set unless it is there."""
+def prepare(builder: Any) -> None:
+    """Download the set unless it is there. Raises UserError where that cannot be."""
     if builder.is_prepared():
         return
     import requests
@@ -169,9 +169,9 @@ def tfds(request: Request) -> Source:
     training images by the data seed) are the test images. Images are resized to `image_size`, or,
     where they are of several sizes, to the first one's.
     """
-    builder = _builder(request.argument, request.data_dir)
+    builder = builder_of(request.argument, request.data_dir)
     keys = _image_and_label(builder)
-    _prepare(builder)
+    prepare(builder)
     info = builder.info
     if "train" not in info.splits:
         raise UserError(

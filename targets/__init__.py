@@ -8,17 +8,21 @@ None of them changes the encoder that it is given.
 
 from targets.classification import classification
 from targets.clustering import clustering
+from targets.detection import Detections, detect, detection
 from targets.embeddings import RawPixels, Representation, embeddings, raw_pixels
 from targets.metric_tuning import metric_tuned
 from targets.scores import cluster_accuracy, clustering_scores, recalls
 
 __all__ = [
+    "Detections",
     "RawPixels",
     "Representation",
     "classification",
     "cluster_accuracy",
     "clustering",
     "clustering_scores",
+    "detect",
+    "detection",
     "embeddings",
     "metric_tuned",
     "raw_pixels",

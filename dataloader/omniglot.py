@@ -1,0 +1,44 @@
+"""Omniglot's handwritten characters from one numpy archive."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dataloader.data import MemoryImages, Split
+from dataloader.loading import Request, Source, register
+from dataloader.npz import Archive
+from dataloader.resizing import resized_array
+from registry import UserError
+
+KEYS = ("images", "y", "drawer")
+TEST_SHARE = 0.25
+"""Of the drawers, the last ones: nobody's hand is in training and test."""
+
+
+@register("omniglot", argument="FILE")
+def omniglot(request: Request) -> Source:
+    """``omniglot:FILE``: drawings of characters (Lake, Salakhutdinov & Tenenbaum, "Human-level
+    concept learning through probabilistic program induction", Science 2015).
+
+    `images` uint8 [N,H,W] in 0..1 (ink) or 0..255, `y` integers [N], `drawer` integers [N] (who
+    drew it), `classes`, strings, if present. The last quarter of the drawers is for testing.
+    """
+    archive = Archive(request.argument, KEYS)
+    images = archive.images("images")
+    if images.max() <= 1:
+        images = images * np.uint8(255)
+    labels = archive.labels("y", images)
+    drawers = archive.labels("drawer", images)
+    known = np.unique(drawers)
+    if len(known) < 2:
+        raise UserError(f"{archive.file}: one drawer; two at least expected, to test on another")
+    test = np.isin(drawers, known[-max(1, round(TEST_SHARE * len(known))):])
+    store = MemoryImages(resized_array(images, request.image_size))
+    everything = Split.whole(store, labels)
+    return Source(
+        name=f"omniglot:{archive.file}",
+        class_names=archive.class_names(int(labels.max()) + 1),
+        train=everything.take(np.flatnonzero(~test)),
+        test=everything.take(np.flatnonzero(test)),
+        default_flip=False,
+    )

@@ -1,0 +1,91 @@
+"""Detection sets of tensorflow-datasets, such as ``voc/2007``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from dataloader.memory import check_memory
+from dataloader.resizing import resized
+from dataloader.scenes import SceneRequest, Scenes, SceneSplit, register
+from dataloader.tfds import builder_of, prepare
+from registry import UserError
+
+DEFAULT_SIZE = (160, 160)
+OBJECTS = "objects"
+
+
+@register("tfds", argument="NAME")
+def tfds_scenes(request: SceneRequest) -> Scenes:
+    """A set with ``image`` and ``objects`` of ``bbox`` and ``label``, from `data_dir` or downloaded
+    to it. Trained on ``train`` and ``validation``, scored on ``test``; without ``test`` trained on
+    ``train`` and scored on ``validation``."""
+    builder = builder_of(request.argument, request.data_dir)
+    labels = _label_feature(builder)
+    prepare(builder)
+    parts = [name for name in ("train", "validation", "test") if name in builder.info.splits]
+    if len(parts) < 2 or parts[0] != "train":
+        raise UserError(
+            f"data set {builder.name!r} has the splits {', '.join(builder.info.splits)}; expected "
+            "train, and test or validation"
+        )
+    size = request.size or DEFAULT_SIZE
+    return Scenes(
+        name=request.argument,
+        class_names=tuple(labels.names),
+        train=_read(builder, "+".join(parts[:-1]), size),
+        test=_read(builder, parts[-1], size),
+    )
+
+
+def _label_feature(builder: Any) -> Any:
+    """The objects' ClassLabel; raises UserError where the set has no boxes."""
+    import tensorflow_datasets as tfds  # takes seconds, and most runs do without
+
+    found = builder.info.features.get(OBJECTS)
+    inner = getattr(found, "feature", {})
+    if "image" in builder.info.features and "bbox" in inner and "label" in inner:
+        label = inner["label"]
+        if isinstance(inner["bbox"], tfds.features.BBoxFeature) and hasattr(label, "names"):
+            return label
+    raise UserError(
+        f"data set {builder.name!r} of tensorflow-datasets has no {OBJECTS} with bbox and label: a "
+        "detection set expected, such as voc/2007"
+    )
+
+
+def _read(builder: Any, split: str, size: tuple[int, int]) -> SceneSplit:
+    """The images of `split` in the order of the set's files."""
+    count = sum(builder.info.splits[name].num_examples for name in split.split("+"))
+    check_memory(
+        count * size[0] * size[1] * 3, f"data set {builder.name!r} ({count} images of {size})",
+        "give a smaller --scene_size",
+    )
+    images, boxes, labels, difficult = [], [], [], []
+    scale = np.array([size[1], size[0], size[1], size[0]], np.float32)
+
+    def example(features: dict[str, Any]) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        image = features["image"]
+        if image.shape[-1] == 1:
+            image = tf.image.grayscale_to_rgb(image)
+        return resized(image, size), features[OBJECTS]
+
+    dataset = builder.as_dataset(split=split, shuffle_files=False)
+    try:
+        for image, objects in dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE):
+            top, left, bottom, right = objects["bbox"].numpy().reshape(-1, 4).T
+            found = np.stack([left, top, right, bottom], axis=1) * scale
+            good = (found[:, 2] > found[:, 0]) & (found[:, 3] > found[:, 1])
+            hard = objects.get("is_difficult", tf.zeros([len(found)], tf.bool)).numpy()
+            images.append(image.numpy())
+            boxes.append(found[good].astype(np.float32))
+            labels.append(objects["label"].numpy()[good].astype(np.int32))
+            difficult.append(hard[good].astype(bool))
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"data set {builder.name!r} in {builder.data_path} is damaged "
+            f"({error.message.splitlines()[0][:200]}): remove that folder and load the set again"
+        ) from error
+    return SceneSplit(np.stack(images), boxes, labels, difficult)

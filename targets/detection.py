@@ -1,0 +1,137 @@
+"""Object detection: the encoder as the backbone of a light detector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+import nets
+from dataloader import Scenes, SceneSplit
+from registry import UserError
+from targets.average_precision import average_precision
+from targets.boxes import Found, encode
+from targets.detector import Detector
+from targets.embeddings import Representation
+from targets.training import Trainer
+
+_BATCH = 50
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """What a detector found in the test scenes.
+
+    Attributes:
+        scenes: the data.
+        found: of each test scene.
+    """
+
+    scenes: Scenes
+    found: list[Found]
+
+    def figures(self) -> dict[str, float]:
+        """``map_50`` and ``map``, see `average_precision`."""
+        return average_precision(self.scenes.test, self.found, len(self.scenes.class_names))
+
+
+def detection(encoder: nets.Encoder, scenes: Scenes, **options: object) -> dict[str, float]:
+    """How well a detector on the encoder finds the objects of the test scenes: ``map_50``, ``map``.
+
+    Args:
+        encoder: the backbone; it is not changed.
+        scenes: what the detector is trained and scored on.
+        **options: see `detect`.
+    """
+    return detect(encoder, scenes, **options).figures()
+
+
+def detect(
+    encoder: nets.Encoder,
+    scenes: Scenes,
+    *,
+    seed: int = 0,
+    steps: int = 600,
+    learning_rate: float = 2e-3,
+    batch_size: int = 16,
+    trains_encoder: bool = False,
+) -> Detections:
+    """Train a detector on the training scenes and find what is in the test scenes.
+
+    Args:
+        encoder: the backbone; a copy of it is trained.
+        scenes: the data.
+        seed: of the decoder's initial weights and of the order of the scenes.
+        steps: of training.
+        learning_rate: falls along a cosine.
+        batch_size: scenes a step.
+        trains_encoder: train the encoder along; False: the decoder and its heads alone, so that
+            what is found depends on what the encoder has learned before.
+
+    Raises:
+        UserError: the encoder has no maps, or cannot take images of the scenes' size.
+    """
+    check_backbone(encoder)
+    size = scenes.image_shape[:2]
+    detector = Detector(
+        encoder, size, len(scenes.class_names), trains_encoder=trains_encoder, seed=seed
+    )
+    trainer = Trainer(detector.loss, detector.trained, detector.state, steps)
+    trainer.train(_batches(scenes, detector, min(batch_size, len(scenes.train)), seed),
+                  learning_rate)
+    images = scenes.test.images
+    found = [
+        each
+        for start in range(0, len(images), _BATCH)
+        for each in detector.find(images[start : start + _BATCH])
+    ]
+    return Detections(scenes, found)
+
+
+def check_backbone(encoder: Representation) -> None:
+    """Raise UserError unless a detector can be built on `encoder`."""
+    if not isinstance(encoder, nets.Encoder):
+        raise UserError(
+            f"{encoder.name} cannot be a detector's backbone, which has to be a network with "
+            "feature maps: give a run folder, a .keras file or random:NET"
+        )
+
+
+def _batches(
+    scenes: Scenes, detector: Detector, batch_size: int, seed: int
+) -> Iterator[tuple[tf.Tensor, ...]]:
+    """Batches of images and their maps without end; in each epoch every scene once, in an order of
+    its own, but for those that do not fill a batch."""
+    split, epoch = scenes.train, 0
+    while True:
+        random = np.random.default_rng([seed, epoch])
+        order = random.permutation(len(split))
+        for start in range(0, len(order) - batch_size + 1, batch_size):
+            rows = order[start : start + batch_size]
+            mirrored = scenes.flip & (random.random(len(rows)) < 0.5)
+            yield _batch(split, rows, mirrored, detector, len(scenes.class_names))
+        epoch += 1
+
+
+def _batch(
+    split: SceneSplit, rows: np.ndarray, mirrored: np.ndarray, detector: Detector, classes: int
+) -> tuple[tf.Tensor, ...]:
+    """Images, heat maps, sizes, offsets and centres of the scenes `rows`."""
+    width = split.images.shape[2]
+    images, maps = [], []
+    for row, mirror in zip(rows, mirrored, strict=True):
+        image, boxes = split.images[row], split.boxes[row]
+        if mirror:
+            image = image[:, ::-1]
+            boxes = np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]],
+                             axis=1)
+        images.append(image)
+        maps.append(encode(boxes, split.labels[row], image_size=detector.image_size,
+                           grid=detector.grid, classes=classes))
+    return tuple(map(tf.convert_to_tensor, (
+        np.stack(images),
+        *(np.stack([getattr(each, name) for each in maps])
+          for name in ("heat", "sizes", "offsets", "centres")),
+    )))
