@@ -70,7 +70,8 @@ def define_flags(options: type) -> None:
         help_text = field.metadata["help"]
         if field.metadata["choices"]:
             help_text += f" ({' | '.join(field.metadata['choices'])})"
-        define(field.name, field.default, help_text, module_name=field.metadata["group"])
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        define(field.name, default, help_text, module_name=field.metadata["group"])
         expected = {int: "a whole number", float: "a number", bool: "true or false"}
         kind = _kind(kinds[field.name])
         if kind in expected:

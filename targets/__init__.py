@@ -9,7 +9,13 @@ None of them changes the encoder that it is given.
 from targets.classification import classification
 from targets.clustering import clustering
 from targets.detection import Detections, detect, detection
-from targets.embeddings import RawPixels, Representation, embeddings, raw_pixels
+from targets.embeddings import (
+    RawPixels,
+    Representation,
+    embeddings,
+    plane_map,
+    raw_pixels,
+)
 from targets.metric_tuning import metric_tuned
 from targets.scores import cluster_accuracy, clustering_scores, recalls
 
@@ -25,6 +31,7 @@ __all__ = [
     "detection",
     "embeddings",
     "metric_tuned",
+    "plane_map",
     "raw_pixels",
     "recalls",
 ]

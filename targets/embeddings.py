@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
+from sklearn.manifold import TSNE
 
 from dataloader import Split, evaluation_batches
 
@@ -66,3 +67,19 @@ def normalised(vectors: np.ndarray) -> np.ndarray:
 def labelled(split: Split) -> Split:
     """The images of `split` that have a label."""
     return split.take(np.flatnonzero(split.labels >= 0))
+
+
+def plane_map(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
+    """A map of embeddings in the plane, by t-SNE from their first principal components on.
+
+    Args:
+        vectors: float32 [N,E], at least 4; put on the unit sphere first.
+        seed: of t-SNE.
+
+    Returns:
+        float32 [N,2].
+    """
+    perplexity = min(30.0, (len(vectors) - 1) / 3)
+    return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(
+        normalised(vectors)
+    )

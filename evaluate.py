@@ -1,0 +1,535 @@
+"""Score encoders by target tasks: classification, object detection, embedding clustering.
+
+    python evaluate.py --encoder runs/RUN,random:runs/RUN,pixels --target all
+
+--encoder takes several at commas and puts them side by side: the folder of a TTE or distillation
+run, a Keras model (.keras), an export of a TTE run (RUN/export/1), random:NET for a registered
+network with fresh weights, random:RUN for fresh weights in that run's network, or pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiment import quiet  # noqa: F401 (before TensorFlow)
+
+# isort: split
+import keras
+import numpy as np
+
+import dataloader
+import nets
+import targets
+from dataloader.statistics import channel_statistics
+from experiment import devices, pictures, report
+from experiment.folder import RunFolder, write_json
+from experiment.main import run
+from experiment.options import compared, define_flags, from_flags, option
+from experiment.projector import FILES as PROJECTOR_FILES
+from experiment.projector import write_projector
+from experiment.statistics import spread
+from registry import UserError
+from settings import DataSettings
+
+ENCODERS, CLASSIFICATION, DETECTION, CLUSTERING, RUN = (
+    "encoders", "classification", "detection", "clustering", "run"
+)
+TARGETS = ("classification", "detection", "clustering")
+RANDOM, PIXELS = "random:", "pixels"
+MAPPED_IMAGES = 1000
+PICTURED_SCENES = 8
+STATISTICS_BATCH = 500
+
+# Figures by target; one seed's, or those of several as lists.
+Figures = dict[str, dict[str, float]]
+# By encoder, for each seed.
+Scores = dict[str, list[Figures]]
+
+# What of the figures is shown: title of the column by target and figure.
+SHOWN = {
+    "classification": {
+        "linear_probe": "linear probe", "knn": "k-NN", "fine_tuning_1": "tuned, 1 %",
+        "fine_tuning_10": "tuned, 10 %", "fine_tuning_100": "tuned, 100 %",
+    },
+    "detection": {"map_50": "mAP@0.5", "map": "COCO mAP"},
+    "clustering": {
+        "nmi": "NMI", "ari": "ARI", "accuracy": "accuracy", "recall_1": "R@1",
+        "unseen_nmi": "unseen NMI", "unseen_recall_1": "unseen R@1",
+        "unseen_tuned_nmi": "tuned NMI", "unseen_tuned_recall_1": "tuned R@1",
+    },
+}
+EXPLANATION = {
+    "classification": "Top-1 on the test images; tuned: the whole encoder on so many of the labels",
+    "detection": "Mean average precision of a light detector on the encoder",
+    "clustering": "k-means and nearest neighbours on the test images; unseen: the second half of "
+    "the classes; tuned: these after metric fine-tuning on the first half",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(DataSettings):
+    """What may be set; each field is the flag of its name."""
+
+    encoder: tuple[str, ...] = option(
+        (), "what to score, several at commas: run folder, .keras, RUN/export/1, random:NET, "
+        "random:RUN, pixels", group=ENCODERS,
+    )
+    target: str = option(
+        "all", "the target task", group=ENCODERS, choices=(*TARGETS, "all")
+    )
+    net_options: tuple[str, ...] = option(
+        (), "options of random:NET, as name=value,...", group=ENCODERS
+    )
+
+    fine_tuning_steps: int = option(
+        200, "steps of fine-tuning, whatever the number of labels", group=CLASSIFICATION, minimum=1
+    )
+    fractions: tuple[str, ...] = option(
+        ("0.01", "0.1", "1"), "of the labels, to fine-tune with, each above 0 up to 1",
+        group=CLASSIFICATION,
+    )
+
+    scenes: str | None = option(
+        None, "detection data: digits (on a canvas), voc:DIR, voc/2007 or another detection set of "
+        "tensorflow-datasets (default: --dataset where it is one, else digits)", group=DETECTION,
+    )
+    scene_size: int | None = option(
+        None, "resize scenes to this height and width, in pixels (default: 64 for digits, else "
+        "160)", group=DETECTION, minimum=32,
+    )
+    scene_classes: tuple[str, ...] = option(
+        (), "classes of voc:DIR (default: those of at least two training images)", group=DETECTION
+    )
+    max_bad: int = option(
+        10, "faulty images of voc:DIR that are left out before the set is refused",
+        group=DETECTION, minimum=0,
+    )
+    detection_steps: int = option(600, "steps of the detector", group=DETECTION, minimum=1)
+    train_encoder: bool = option(
+        False, "train the encoder along with the detector", group=DETECTION
+    )
+
+    restarts: int = option(10, "of k-means", group=CLUSTERING, minimum=1)
+    metric_steps: int = option(
+        200, "steps of metric fine-tuning on the first half of the classes; 0: none",
+        group=CLUSTERING, minimum=0,
+    )
+
+    seeds: int = option(
+        3, "how often all is done, with the seeds --seed, --seed + 1 ...", group=RUN, minimum=1
+    )
+    seed: int = option(
+        0, "of fresh weights, choice of labels, order, heads and clusters", group=RUN, minimum=0
+    )
+    deterministic: bool = option(
+        False, "the same bits again on the same machine; slower", group=RUN
+    )
+    out_dir: str | None = option(
+        None, "folder of what is written (default: runs/evaluate-DATASET-ENCODERS)", group=RUN,
+        same_run=True,
+    )
+    overwrite: bool = option(
+        False, "remove what an earlier run left in that folder", group=RUN, same_run=True
+    )
+
+    def targets(self) -> tuple[str, ...]:
+        """The target tasks asked for."""
+        return TARGETS if self.target == "all" else (self.target,)
+
+    def checked(self) -> Settings:
+        """The same. Raises UserError where settings cannot be read or do not go together."""
+        if not self.encoder:
+            raise UserError(
+                "no --encoder given: expected a run folder, a .keras file, random:NET or pixels, "
+                "several at commas"
+            )
+        for name in self.encoder:
+            if self.encoder.count(name) > 1:
+                raise UserError(f"--encoder has {name} twice")
+        if dataloader.is_scenes(self.dataset) and self.dataset != "digits":
+            if self.targets() != ("detection",):
+                raise UserError(
+                    f"--dataset {self.dataset} has boxes, no classes of whole images: give it "
+                    "with --target detection, or as --scenes"
+                )
+            if self.scenes is not None:
+                raise UserError(f"--scenes {self.scenes} and --dataset {self.dataset}: give one")
+        if self.targets() == ("detection",) and PIXELS in self.encoder:
+            raise UserError(
+                "--encoder pixels has no feature maps for a detector: leave it out, or give "
+                "another --target"
+            )
+        self.label_fractions()
+        return self
+
+    def label_fractions(self) -> tuple[float, ...]:
+        """`fractions` as numbers. Raises UserError where they are none, or out of range."""
+        try:
+            fractions = tuple(map(float, self.fractions))
+        except ValueError:
+            raise UserError(
+                f"--fractions is {','.join(self.fractions)}; expected numbers at commas"
+            ) from None
+        if not all(0 < fraction <= 1 for fraction in fractions):
+            raise UserError(
+                f"--fractions is {','.join(self.fractions)}; expected each above 0 up to 1"
+            )
+        return fractions
+
+    def scenes_name(self) -> str:
+        """The detection data."""
+        own = self.dataset if dataloader.is_scenes(self.dataset) else "digits"
+        return self.scenes or own
+
+    def folder(self) -> Path:
+        """The folder of what is written."""
+        names = "-".join(name.strip("/").replace("/", "_").replace(":", "_")
+                         for name in self.encoder)
+        return Path(self.out_dir or Path("runs") / f"evaluate-{self.dataset_in_paths()}-{names}")
+
+
+def main(_: list[str]) -> None:
+    """Score all encoders, print and write what came out."""
+    settings = from_flags(Settings).checked()
+    folder = RunFolder(settings.folder())
+    if folder.state(compared(settings), settings.overwrite) == "finished":
+        print(f"{folder.path} is finished; --overwrite would start anew")
+        print(table(folder.summary()["targets"]))
+        return
+    devices.prepare(settings.seed, settings.deterministic)
+    data, scenes = load(settings)
+    names = names_of(settings.encoder)
+    first = open_encoders(settings, settings.seed, data, scenes)  # mistakes are told first
+    with folder:
+        folder.open(compared(settings), settings.overwrite)
+        scores, detections = score_all(settings, names, first, data, scenes)
+        summary = summarized(scores)
+        write(folder, settings, summary, scores, data, scenes, first, detections)
+        print(table(summary))
+        print(f"\nin {folder.path}: {', '.join(written(folder))}\n")
+
+
+# What is scored, and on what
+
+
+def load(settings: Settings) -> tuple[dataloader.Data | None, dataloader.Scenes | None]:
+    """What the target tasks need: a classification set, a detection set."""
+    data = scenes = None
+    if settings.targets() != ("detection",):
+        data = settings.load_data()
+    if "detection" in settings.targets():
+        size = settings.scene_size
+        scenes = dataloader.load_scenes(
+            settings.scenes_name(),
+            size=size and (size, size),
+            seed=settings.data_seed,
+            max_bad=settings.max_bad,
+            class_names=settings.scene_classes,
+            data_dir=settings.data_dir,
+        )
+        for note in scenes.notes:
+            print(note)
+    return data, scenes
+
+
+def names_of(encoders: Sequence[str]) -> list[str]:
+    """Short names: the last part of a path where no other has it."""
+    short = [text if ":" in text or "export" in text else Path(text).name for text in encoders]
+    return [
+        name if short.count(name) == 1 else text
+        for name, text in zip(short, encoders, strict=True)
+    ]
+
+
+def open_encoders(
+    settings: Settings, seed: int, data: dataloader.Data | None, scenes: dataloader.Scenes | None
+) -> list[targets.Representation]:
+    """All encoders; those of fresh weights depend on the seed. Raises UserError."""
+    images = data.train if data is not None else scene_images(scenes)
+    statistics = (
+        (data.channel_mean, data.channel_deviation) if data is not None
+        else channel_statistics(images)
+    )
+    standardize = nets.Standardize(*statistics)
+    opened = []
+    for text in settings.encoder:
+        keras.utils.set_random_seed(seed)
+        encoder = open_encoder(text, images, standardize, settings.net_options)
+        check_channels(encoder, images.image_shape)
+        if "detection" in settings.targets() and isinstance(encoder, nets.Encoder):
+            nets.copy_encoder(encoder, scenes.image_shape[:2])  # can take such images
+        opened.append(encoder)
+    return opened
+
+
+def open_encoder(
+    text: str,
+    images: dataloader.Split,
+    standardize: nets.Standardize,
+    net_options: Sequence[str] = (),
+) -> targets.Representation:
+    """What ``--encoder`` calls `text`.
+
+    Args:
+        text: see the flag.
+        images: by which fresh weights get their batch statistics; their shape is that of pixels
+            and registered networks.
+        standardize: the preprocessing of fresh registered networks and of files that state none.
+        net_options: of registered networks, as name=value.
+
+    Raises:
+        UserError: there is no such encoder.
+    """
+    if text == PIXELS:
+        return targets.raw_pixels(images.image_shape)
+    if text.startswith(RANDOM):
+        name = text.removeprefix(RANDOM)
+        if Path(name).exists():
+            stored = nets.load_encoder(name, standardize)
+            fresh = keras.models.clone_model(stored.model)
+            encoder = nets.Encoder(fresh, stored.standardize)
+        else:
+            options = nets.parse_options(net_options)
+            model = nets.build(name, images.image_shape, 1, **options)
+            encoder = nets.encoder_of(model, standardize)
+        batches = dataloader.evaluation_batches(images, STATISTICS_BATCH)
+        nets.recompute_batch_statistics(
+            encoder.model, (encoder.standardize(batch["image"]) for batch in batches)
+        )
+        return encoder
+    if (Path(text) / "saved_model.pb").exists():
+        return nets.ExportedEncoder(text)
+    return nets.load_encoder(text, standardize)
+
+
+def scene_images(scenes: dataloader.Scenes) -> dataloader.Split:
+    """The training scenes without their boxes."""
+    store = dataloader.MemoryImages(scenes.train.images)
+    return dataloader.Split.whole(store, np.full(len(store), -1))
+
+
+def check_channels(encoder: targets.Representation, image_shape: Sequence[int]) -> None:
+    """Raise UserError where the encoder cannot take images of this shape (height, width, channels),
+    resized where need be."""
+    taken = encoder.image_shape
+    if isinstance(encoder, nets.ExportedEncoder) and tuple(taken) != tuple(image_shape):
+        raise UserError(
+            f"{encoder.name} is an export for images of {'x'.join(map(str, taken))}, the data's "
+            f"are {'x'.join(map(str, image_shape))}: give another --image_size, or its run folder"
+        )
+    if image_shape[-1] not in (1, taken[-1]):
+        raise UserError(
+            f"encoder {encoder.name} takes images of {taken[-1]} channels, the data's have "
+            f"{image_shape[-1]}: give an encoder for such images"
+        )
+
+
+# Scoring
+
+
+def score_all(
+    settings: Settings,
+    names: Sequence[str],
+    first: Sequence[targets.Representation],
+    data: dataloader.Data | None,
+    scenes: dataloader.Scenes | None,
+) -> tuple[Scores, dict[str, targets.Detections]]:
+    """The figures of every encoder and seed, and what detectors of the first seed found."""
+    scores: Scores = {name: [] for name in names}
+    detections = {}
+    for seed in range(settings.seed, settings.seed + settings.seeds):
+        encoders = (
+            first if seed == settings.seed else open_encoders(settings, seed, data, scenes)
+        )
+        for name, encoder in zip(names, encoders, strict=True):
+            figures: Figures = {}
+            began = time.monotonic()
+            for target, found, extra in score(settings, encoder, seed, data, scenes):
+                figures[target] = found
+                seconds, began = time.monotonic() - began, time.monotonic()
+                print(f"{name}  seed {seed}  {target}  {seconds:.0f} s", flush=True)
+                if extra is not None and seed == settings.seed:
+                    detections[name] = extra
+            scores[name].append(figures)
+    return scores, detections
+
+
+def score(
+    settings: Settings,
+    encoder: targets.Representation,
+    seed: int,
+    data: dataloader.Data | None,
+    scenes: dataloader.Scenes | None,
+) -> Iterator[tuple[str, dict[str, float], targets.Detections | None]]:
+    """The target tasks of `settings` on one encoder: name, figures, and what was detected. A task
+    that the encoder cannot serve as it has no maps is left out."""
+    if "classification" in settings.targets():
+        yield "classification", targets.classification(
+            encoder, data, seed=seed, fractions=settings.label_fractions(),
+            steps=settings.fine_tuning_steps,
+        ), None
+    if "detection" in settings.targets() and isinstance(encoder, nets.Encoder):
+        detections = targets.detect(
+            encoder, scenes, seed=seed, steps=settings.detection_steps,
+            trains_encoder=settings.train_encoder,
+        )
+        yield "detection", detections.figures(), detections
+    if "clustering" in settings.targets():
+        yield "clustering", targets.clustering(
+            encoder, data, seed=seed, restarts=settings.restarts,
+            tuning_steps=settings.metric_steps,
+        ), None
+
+
+# What came out
+
+
+def summarized(scores: Scores) -> dict[str, dict[str, dict[str, Any]]]:
+    """By encoder, target and figure: ``mean``, ``deviation`` (None of one seed) and ``values``."""
+    summary: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, seeds in scores.items():
+        summary[name] = {
+            target: {
+                figure: {"values": [each[target][figure] for each in seeds]}
+                for figure in figures
+            }
+            for target, figures in seeds[0].items()
+        }
+        for figures in summary[name].values():
+            for entry in figures.values():
+                found = spread(entry["values"])
+                entry.update(mean=found.mean, deviation=found.deviation)
+    return summary
+
+
+def table(summary: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Encoders side by side, a table a target, in percent, at most 80 columns wide."""
+    parts = []
+    for target in TARGETS:
+        if any(target in each for each in summary.values()):
+            rows = [table_row(name, target, each) for name, each in summary.items()]
+            about = f"{target}: {EXPLANATION[target]}, %."
+            parts += ["", textwrap.fill(about, report.WIDTH), "", report.table(rows)]
+    return "\n".join(parts)
+
+
+def table_row(
+    name: str, target: str, summary: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str]:
+    """An encoder's row of a target's table."""
+    figures = summary.get(target, {})
+    row = {"encoder": name}
+    for figure, title in shown(target, figures).items():
+        values = figures.get(figure, {}).get("values", ())
+        row[title] = spread(values).text(100)
+    return row
+
+
+def shown(target: str, figures: Mapping[str, Any]) -> dict[str, str]:
+    """The columns of a target, with one for each fraction of labels that was asked for."""
+    columns = dict(SHOWN[target])
+    for figure in figures:
+        if figure.startswith("fine_tuning_"):
+            columns.setdefault(figure, f"tuned, {figure.removeprefix('fine_tuning_')} %")
+    return columns
+
+
+def draw_bars(
+    summary: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path
+) -> None:
+    """The figures of the table as bars."""
+    panels: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for target in TARGETS:
+        for name, each in summary.items():
+            figures = each.get(target, {})
+            for figure, title in shown(target, figures).items():
+                if figure in figures:
+                    panel = panels.setdefault(target, {})
+                    short = title.replace(" ", "\n", 1)
+                    panel.setdefault(short, {})[name] = figures[figure]["values"]
+    pictures.bars(panels, path)
+
+
+def write(
+    folder: RunFolder,
+    settings: Settings,
+    summary: Mapping[str, Any],
+    scores: Scores,
+    data: dataloader.Data | None,
+    scenes: dataloader.Scenes | None,
+    encoders: Sequence[targets.Representation],
+    detections: Mapping[str, targets.Detections],
+) -> None:
+    """``targets.json``, pictures, the projector's files, and the summary that says: finished."""
+    facts = {
+        "dataset": data and data.name,
+        "scenes": scenes and {
+            "name": scenes.name, "size": scenes.image_shape[:2], "notes": scenes.notes
+        },
+        "seeds": list(range(settings.seed, settings.seed + settings.seeds)),
+        "encoders": dict(zip(scores, settings.encoder, strict=True)),
+    }
+    write_json(folder.output("targets.json"), {**facts, "targets": summary})
+    draw_bars(summary, folder.output("targets.png"))
+    for name, found in detections.items():
+        draw_detections(found, folder.output(f"detections-{file_name(name)}.png"))
+    if "clustering" in settings.targets():
+        draw_embeddings(settings, data, dict(zip(scores, encoders, strict=True)), folder)
+    folder.finish({"kind": "evaluation", **facts, "targets": summary})
+
+
+def file_name(name: str) -> str:
+    """An encoder's name as a part of a file's name."""
+    return name.strip("/").replace("/", "_").replace(":", "_")
+
+
+def draw_detections(detections: targets.Detections, path: Path) -> None:
+    """Picture what was found in the first test scenes, over what is there."""
+    test, names = detections.scenes.test, detections.scenes.class_names
+    chosen = range(min(PICTURED_SCENES, len(test)))
+    pictures.boxes(
+        test.images[: len(chosen)],
+        [(test.boxes[i], [names[label] for label in test.labels[i]]) for i in chosen],
+        [
+            (found.boxes, [names[label] for label in found.labels], found.scores)
+            for found in detections.found[: len(chosen)]
+        ],
+        path,
+    )
+
+
+def draw_embeddings(
+    settings: Settings,
+    data: dataloader.Data,
+    encoders: Mapping[str, targets.Representation],
+    folder: RunFolder,
+) -> None:
+    """Maps of the test images' embeddings by t-SNE, and the embeddings for TensorBoard."""
+    split = data.test.take(np.arange(min(MAPPED_IMAGES, len(data.test))))
+    vectors = {name: targets.embeddings(encoder, split) for name, encoder in encoders.items()}
+    maps = {name: targets.plane_map(each, settings.seed) for name, each in vectors.items()}
+    pictures.points(maps, split.labels, data.class_names, folder.output("embedding.png"))
+    write_projector(
+        folder.directory("projector", *PROJECTOR_FILES),
+        vectors,
+        split.images(np.arange(len(split))).numpy(),
+        [data.class_names[label] for label in split.labels],
+    )
+
+
+def written(folder: RunFolder) -> list[str]:
+    """The names of what a person may want to look at."""
+    there = sorted(path.name for path in folder.path.iterdir())
+    return [name for name in there if Path(name).suffix == ".png" or name == "targets.json"] + [
+        name for name in there if name == "projector"
+    ]
+
+
+if __name__ == "__main__":
+    define_flags(Settings)
+    run(main)
