@@ -60,7 +60,8 @@ SHOWN = {
     "clustering": {
         "nmi": "NMI", "ari": "ARI", "accuracy": "accuracy", "recall_1": "R@1",
         "unseen_nmi": "unseen NMI", "unseen_recall_1": "unseen R@1",
-        "unseen_tuned_nmi": "tuned NMI", "unseen_tuned_recall_1": "tuned R@1",
+        "unseen_tuned_nmi": "tuned, unseen NMI",
+        "unseen_tuned_recall_1": "tuned, unseen R@1",
     },
 }
 EXPLANATION = {

@@ -44,12 +44,12 @@ def _label_feature(builder: Any) -> Any:
     """The objects' ClassLabel; raises UserError where the set has no boxes."""
     import tensorflow_datasets as tfds  # takes seconds, and most runs do without
 
-    found = builder.info.features.get(OBJECTS)
-    inner = getattr(found, "feature", {})
-    if "image" in builder.info.features and "bbox" in inner and "label" in inner:
-        label = inner["label"]
-        if isinstance(inner["bbox"], tfds.features.BBoxFeature) and hasattr(label, "names"):
-            return label
+    features = builder.info.features
+    if "image" in features and OBJECTS in features:
+        inner = getattr(features[OBJECTS], "feature", {})
+        kinds = {"bbox": tfds.features.BBoxFeature, "label": tfds.features.ClassLabel}
+        if all(name in inner and isinstance(inner[name], kind) for name, kind in kinds.items()):
+            return inner["label"]
     raise UserError(
         f"data set {builder.name!r} of tensorflow-datasets has no {OBJECTS} with bbox and label: a "
         "detection set expected, such as voc/2007"

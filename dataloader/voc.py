@@ -64,15 +64,17 @@ def voc(request: SceneRequest) -> Scenes:
     training = [annotated[name] for name in lists[0] if name in annotated]
     class_names = request.class_names or _class_names(training)
     wrong = {
-        each.name: f"class {name!r} is not one of {', '.join(class_names) or 'none'}"
+        each.name: f"class {name!r} is not one of {', '.join(class_names)}"
         for each in annotated.values()
         for name in each.classes
-        if name not in class_names
+        if class_names and name not in class_names
     }
     bad.update({f"Annotations/{name}.xml": fault for name, fault in wrong.items()})
     good = {name: each for name, each in annotated.items() if name not in wrong}
     bad.update(_image_faults(top, list(good.values())))
     notes = _refuse_or_note(f"voc:{top}", bad, request.max_bad, len(names))
+    if not class_names:
+        raise UserError(f"voc:{top}: no class is in two training images: name them, or add images")
     faulty = {Path(file).stem for file in bad}
     size = request.size or DEFAULT_SIZE
     splits = []

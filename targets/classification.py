@@ -129,7 +129,9 @@ def _rotated(features: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def _nearest_neighbours(features: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> float:
     """Top-1 of the vote of the nearest by cosine; their number is chosen on the second part."""
-    candidates = (KNeighborsClassifier(count, algorithm="brute") for count in NEIGHBOURS)
+    # Of fewer images all vote.
+    numbers = dict.fromkeys(min(number, len(features[0])) for number in NEIGHBOURS)
+    candidates = (KNeighborsClassifier(number, algorithm="brute") for number in numbers)
     return _best(candidates, [normalised(part) for part in features], labels)
 
 

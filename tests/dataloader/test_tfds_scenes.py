@@ -1,0 +1,93 @@
+"""Detection sets of tensorflow-datasets, by a tiny one in a folder of its own."""
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+import dataloader
+from registry import UserError
+
+COUNTS = {"train": 3, "validation": 2, "test": 2}
+BOX = (0.25, 0.1, 0.75, 0.6)  # top, left, bottom, right
+
+
+class TinyScenes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A white box on black in pictures of several sizes."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    counts = COUNTS
+
+    def _info(self):
+        features = tfds.features.FeaturesDict({
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+            "objects": tfds.features.Sequence({
+                "bbox": tfds.features.BBoxFeature(),
+                "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+                "is_difficult": np.bool_,
+            }),
+        })
+        return self.dataset_info_from_configs(features=features, disable_shuffling=True)
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(split) for split in self.counts}
+
+    def _generate_examples(self, split):
+        for number in range(self.counts[split]):
+            height, width = 40, 60 + 20 * number
+            image = np.zeros([height, width, 3], np.uint8)
+            top, left, bottom, right = np.round(np.multiply(BOX, [height, width] * 2)).astype(int)
+            image[top:bottom, left:right] = 255
+            objects = [{"bbox": tfds.features.BBox(*BOX), "label": number % 2,
+                        "is_difficult": number == 1}]
+            yield number, {"image": image, "objects": objects}
+
+
+class OneSplit(TinyScenes, skip_registration=True):
+    counts = {"train": 3}
+
+
+class NoBoxes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """No detection set."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = tfds.features.FeaturesDict(
+            {"image": tfds.features.Image(shape=(8, 8, 3), encoding_format="png")}
+        )
+        return self.dataset_info_from_configs(features=features)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        yield 0, {"image": np.zeros([8, 8, 3], np.uint8)}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets")
+    for builder in (TinyScenes, OneSplit, NoBoxes):
+        builder(data_dir=folder).download_and_prepare()
+    return folder
+
+
+def test_boxes_lie_where_the_picture_has_them(data_dir):
+    scenes = dataloader.load_scenes("tiny_scenes", size=(80, 100), data_dir=data_dir)
+    assert scenes.class_names == ("cat", "dog") and scenes.image_shape == (80, 100, 3)
+    assert len(scenes.train) == 5 and len(scenes.test) == 2  # training with validation
+    for split in (scenes.train, scenes.test):
+        for image, boxes in zip(split.images, split.boxes, strict=True):
+            np.testing.assert_allclose(boxes, [[10, 20, 60, 60]], atol=1e-4)
+            white = np.argwhere(image[..., 0] > 127)
+            np.testing.assert_allclose(white.min(0), [20, 10], atol=1)
+            np.testing.assert_allclose(white.max(0) + 1, [60, 60], atol=1)
+    assert [labels.tolist() for labels in scenes.test.labels] == [[0], [1]]
+    assert [hard.tolist() for hard in scenes.test.difficult] == [[False], [True]]
+
+
+def test_other_sets_are_refused(data_dir):
+    with pytest.raises(UserError, match="no objects with bbox and label"):
+        dataloader.load_scenes("no_boxes", data_dir=data_dir)
+    with pytest.raises(UserError, match="has the splits train; expected"):
+        dataloader.load_scenes("one_split", data_dir=data_dir)
