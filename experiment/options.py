@@ -13,7 +13,9 @@ Modules may define further flags by absl; ``module_name`` is their group.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
+import re
 import textwrap
 import types
 import typing
@@ -150,6 +152,17 @@ def compared(options: Any) -> dict[str, Any]:
         field.name: getattr(options, field.name)
         for field in dataclasses.fields(options)
         if not field.metadata["same_run"]
+    }
+
+
+def documented(described: type) -> dict[str, str]:
+    """What the docstring of a class says under ``Args:``, by name: the help of flags that are made
+    of its fields."""
+    arguments = (inspect.getdoc(described) or "").partition("\nArgs:\n")[2]
+    found = re.findall(r"^    ([\w, ]+): (.+(?:\n     +.+)*)", arguments, re.MULTILINE)
+    return {
+        name: " ".join(text.replace("`", "").split())
+        for names, text in found for name in names.split(", ")
     }
 
 

@@ -135,6 +135,18 @@ def _panels(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     return [(title, names) for title, names in panels if names]
 
 
+def _given_panels(
+    rows: Sequence[Mapping[str, Any]], panels: Mapping[str, Sequence[str]]
+) -> list[tuple[str, list[str]]]:
+    """Of the panels asked for those that have a column, with the columns that there are."""
+    known = _columns(rows)
+    found = {
+        title: [key for key in keys if key in known or f"val_{key}" in known]
+        for title, keys in panels.items()
+    }
+    return [(title, keys) for title, keys in found.items() if keys]
+
+
 def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
     epochs = [row["epoch"] for row in rows]
     # Points are drawn where a line has few of them, and one alone would not be seen.
@@ -155,15 +167,21 @@ def _log_scale_helps(axes: Axes) -> bool:
     return bool(len(values)) and values.min() > 0 and values.max() / values.min() > 30
 
 
-def curves(history_rows: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
-    """Draw the history of a run: losses, accuracies, shares (clip, dropped), learning rate, speed.
+def curves(
+    history_rows: Sequence[Mapping[str, Any]],
+    path: str | os.PathLike,
+    panels: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Draw the history of a run.
 
     Args:
         history_rows: as of `training.fit`; validation is dashed, stages are marked where there are
             several.
         path: a ``.png``; nothing is written where `history_rows` is empty.
+        panels: the columns to draw, by the title of their panel; of those that are not there none
+            is drawn. None: losses, accuracies, shares (clip, dropped), learning rate, speed.
     """
-    panels = _panels(history_rows)
+    panels = _panels(history_rows) if panels is None else _given_panels(history_rows, panels)
     if not panels:
         return
     wide = 1 if len(panels) == 1 else 2

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from nets import Encoder
+from nets import Encoder, copy_encoder
 from op_util import replicas, temporal_ensemble
 from pretext.balance import Balance
 from pretext.batch import Batch, Use, as_batch, draws, global_batch
@@ -168,13 +168,21 @@ class MultiTask(keras.Model):
         """As `keras.Model.evaluate`: each task's loss and metric, on the same views of an image in
         each call, with batch statistics; by the average of weights where there is one. Changes
         nothing."""
-        average = self.average.applied() if self.average else contextlib.nullcontext()
         self._is_evaluating = True
         try:
-            with average, self.unchanged():
+            with self._averaged(), self.unchanged():
                 return super().evaluate(*args, **kwargs)
         finally:
             self._is_evaluating = False
+
+    def trained_encoder(self) -> Encoder:
+        """A copy of the encoder as it is now, on one device, with the average of weights where
+        there is one. Its batch statistics are still those of training."""
+        with self._averaged():
+            return copy_encoder(self.encoder)
+
+    def _averaged(self) -> contextlib.AbstractContextManager[None]:
+        return self.average.applied() if self.average is not None else contextlib.nullcontext()
 
     def get_metrics_result(self) -> dict[str, Any]:
         """The means that the step at hand logs, over all replicas. Were there others among them,
