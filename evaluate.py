@@ -5,11 +5,17 @@
 --encoder takes several at commas and puts them side by side: the folder of a TTE or distillation
 run, a Keras model (.keras), an export of a TTE run (RUN/export/1), random:NET for a registered
 network with fresh weights, random:RUN for fresh weights in that run's network, or pixels.
+
+    python evaluate.py --encoder runs/MULTI_TASK,runs/ROTATION,runs/JIGSAW --bias
+
+tells by how much the loss of each task is worse on the encoder of a run of several tasks than on
+that of a run of this task alone, heads trained anew on both.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +30,7 @@ import numpy as np
 
 import dataloader
 import nets
+import pretext
 import targets
 from dataloader.statistics import channel_statistics
 from experiment import devices, pictures, report
@@ -33,11 +40,12 @@ from experiment.options import compared, define_flags, from_flags, option
 from experiment.projector import FILES as PROJECTOR_FILES
 from experiment.projector import write_projector
 from experiment.statistics import spread
+from pretext.bias import retrained_heads, task_bias
 from registry import UserError
 from settings import DataSettings
 
-ENCODERS, CLASSIFICATION, DETECTION, CLUSTERING, RUN = (
-    "encoders", "classification", "detection", "clustering", "run"
+ENCODERS, CLASSIFICATION, DETECTION, CLUSTERING, BIAS, RUN = (
+    "encoders", "classification", "detection", "clustering", "bias", "run"
 )
 TARGETS = ("classification", "detection", "clustering")
 RANDOM, PIXELS = "random:", "pixels"
@@ -121,6 +129,15 @@ class Settings(DataSettings):
         group=CLUSTERING, minimum=0,
     )
 
+    bias: bool = option(
+        False, "instead of target tasks: how much worse the runs of several tasks in --encoder "
+        "serve each task than the runs of one task in it", group=BIAS,
+    )
+    bias_epochs: int = option(
+        10, "over which heads are trained anew on the frozen encoders", group=BIAS, minimum=1
+    )
+    bias_batch: int = option(128, "images a step of it", group=BIAS, minimum=2)
+
     seeds: int = option(
         3, "how often all is done, with the seeds --seed, --seed + 1 ...", group=RUN, minimum=1
     )
@@ -131,7 +148,8 @@ class Settings(DataSettings):
         False, "the same bits again on the same machine; slower", group=RUN
     )
     out_dir: str | None = option(
-        None, "folder of what is written (default: runs/evaluate-DATASET-ENCODERS)", group=RUN,
+        None, "folder of what is written (default: runs/evaluate-DATASET-ENCODERS, or bias-...)",
+        group=RUN,
         same_run=True,
     )
     overwrite: bool = option(
@@ -160,6 +178,8 @@ class Settings(DataSettings):
                 )
             if self.scenes is not None:
                 raise UserError(f"--scenes {self.scenes} and --dataset {self.dataset}: give one")
+        if self.bias and self.dataset != "digits" and dataloader.is_scenes(self.dataset):
+            raise UserError(f"--bias needs images, not the scenes of --dataset {self.dataset}")
         if self.targets() == ("detection",) and PIXELS in self.encoder:
             raise UserError(
                 "--encoder pixels has no feature maps for a detector: leave it out, or give "
@@ -191,7 +211,8 @@ class Settings(DataSettings):
         """The folder of what is written."""
         names = "-".join(name.strip("/").replace("/", "_").replace(":", "_")
                          for name in self.encoder)
-        return Path(self.out_dir or Path("runs") / f"evaluate-{self.dataset_in_paths()}-{names}")
+        kind = "bias" if self.bias else "evaluate"
+        return Path(self.out_dir or Path("runs") / f"{kind}-{self.dataset_in_paths()}-{names}")
 
 
 def main(_: list[str]) -> None:
@@ -200,9 +221,13 @@ def main(_: list[str]) -> None:
     folder = RunFolder(settings.folder())
     if folder.state(compared(settings), settings.overwrite) == "finished":
         print(f"{folder.path} is finished; --overwrite would start anew")
-        print(table(folder.summary()["targets"]))
+        summary = folder.summary()
+        print(bias_table(summary["bias"]) if settings.bias else table(summary["targets"]))
         return
     devices.prepare(settings.seed, settings.deterministic)
+    if settings.bias:
+        measure_bias(settings, folder)
+        return
     data, scenes = load(settings)
     names = names_of(settings.encoder)
     first = open_encoders(settings, settings.seed, data, scenes)  # mistakes are told first
@@ -239,12 +264,19 @@ def load(settings: Settings) -> tuple[dataloader.Data | None, dataloader.Scenes 
 
 
 def names_of(encoders: Sequence[str]) -> list[str]:
-    """Short names: the last part of a path where no other has it."""
-    short = [text if ":" in text or "export" in text else Path(text).name for text in encoders]
+    """Short names: a path's last part (of an export, RUN/export/1) where no other has it."""
+    short = [short_name(text) for text in encoders]
     return [
         name if short.count(name) == 1 else text
         for name, text in zip(short, encoders, strict=True)
     ]
+
+
+def short_name(encoder: str) -> str:
+    """What is told of a path; what is no path stays."""
+    mark = RANDOM if encoder.startswith(RANDOM) else ""
+    parts = Path(encoder.removeprefix(mark)).parts
+    return mark + "/".join(parts[-3:] if "export" in parts[-2:] else parts[-1:])
 
 
 def open_encoders(
@@ -262,8 +294,8 @@ def open_encoders(
         keras.utils.set_random_seed(seed)
         encoder = open_encoder(text, images, standardize, settings.net_options)
         check_channels(encoder, images.image_shape)
-        if "detection" in settings.targets() and isinstance(encoder, nets.Encoder):
-            nets.copy_encoder(encoder, scenes.image_shape[:2])  # can take such images
+        if "detection" in settings.targets():
+            check_backbone(encoder, scenes)
         opened.append(encoder)
     return opened
 
@@ -328,6 +360,12 @@ def check_channels(encoder: targets.Representation, image_shape: Sequence[int]) 
             f"encoder {encoder.name} takes images of {taken[-1]} channels, the data's have "
             f"{image_shape[-1]}: give an encoder for such images"
         )
+
+
+def check_backbone(encoder: targets.Representation, scenes: dataloader.Scenes) -> None:
+    """Raise UserError where a network cannot take images of the scenes' size."""
+    if isinstance(encoder, nets.Encoder):
+        nets.copy_encoder(encoder, scenes.image_shape[:2])
 
 
 # Scoring
@@ -529,6 +567,107 @@ def written(folder: RunFolder) -> list[str]:
     return [name for name in there if Path(name).suffix == ".png" or name == "targets.json"] + [
         name for name in there if name == "projector"
     ]
+
+
+# Bias
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedOn:
+    """The encoder of a TTE run, and the tasks that it was trained by."""
+
+    name: str
+    encoder: nets.Encoder
+    tasks: tuple[str, ...]
+
+
+def measure_bias(settings: Settings, folder: RunFolder) -> None:
+    """Print and write by how much each run of several tasks serves each of them worse than the run
+    of that task alone."""
+    runs = [trained_on(name, path) for name, path in
+            zip(names_of(settings.encoder), settings.encoder, strict=True)]
+    single = {each.tasks[0]: each for each in runs if len(each.tasks) == 1}
+    pairs = [(each, task) for each in runs if len(each.tasks) > 1
+             for task in each.tasks if task in single]
+    if not pairs:
+        told = "; ".join(f"{each.name}: {', '.join(each.tasks)}" for each in runs)
+        raise UserError(
+            f"--bias compares a run of several tasks with runs of one of them alone, but --encoder "
+            f"has {told}"
+        )
+    data = settings.load_data()
+    for each in runs:
+        check_channels(each.encoder, data.image_shape)
+    for multi, task in pairs:
+        new_task(task, multi.encoder, data)  # can work on these images
+    with folder:
+        folder.open(compared(settings), settings.overwrite)
+        bias: dict[str, dict[str, dict[str, list[float]]]] = {}
+        for multi, task in pairs:
+            began = time.monotonic()
+            losses = [task_losses(settings, each.encoder, task, data)
+                      for each in (multi, single[task])]
+            bias.setdefault(multi.name, {})[task] = {
+                "multi": losses[0],
+                "single": losses[1],
+                "bias": [task_bias(*pair) for pair in zip(*losses, strict=True)],
+            }
+            print(f"{multi.name}  {task}  {time.monotonic() - began:.0f} s", flush=True)
+        write_json(folder.output("bias.json"), bias)
+        folder.finish({"kind": "bias", "dataset": data.name, "bias": bias})
+        print(bias_table(bias))
+        print(f"\nin {folder.path}: bias.json\n")
+
+
+def trained_on(name: str, path: str) -> TrainedOn:
+    """The TTE run at `path`. Raises UserError where there is none."""
+    summary = Path(path) / "summary.json"
+    stated = json.loads(summary.read_text()) if summary.is_file() else {}
+    if stated.get("kind") != "tte":
+        raise UserError(f"--bias compares finished TTE runs, {path} is none: give run folders")
+    return TrainedOn(name, nets.load_encoder(path), tuple(stated["tasks"]))
+
+
+def task_losses(
+    settings: Settings, encoder: nets.Encoder, task: str, data: dataloader.Data
+) -> list[float]:
+    """The task's loss on the test images with a head trained on the frozen encoder, by seed."""
+    batch_size = min(settings.bias_batch, len(data.train))
+    held_out = dataloader.evaluation_batches(data.test, batch_size)
+    losses = []
+    for seed in range(settings.seed, settings.seed + settings.seeds):
+        batches = dataloader.training_batches(
+            data.train, batch_size, seed=seed, epochs=1, augmentation=dataloader.Augmentation.none()
+        )
+        found = retrained_heads(
+            encoder, [new_task(task, encoder, data)], batches, held_out,
+            epochs=settings.bias_epochs, seed=seed,
+        )
+        losses.append(found[task]["loss"])
+    return losses
+
+
+def new_task(name: str, encoder: nets.Encoder, data: dataloader.Data) -> pretext.Task:
+    """The task with its defaults. Raises UserError where it cannot work on such images."""
+    smallest = nets.minimum_size(encoder.name) or min(data.image_shape[:2])
+    return pretext.create(name, data.image_shape, smallest)
+
+
+def bias_table(bias: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> str:
+    """Each task of each run of several, at most 80 columns wide."""
+    about = (
+        "Bias: held-out loss of a task on the encoder trained by several tasks, divided by that on "
+        "the encoder trained by the task alone, minus one, heads trained anew on both, %."
+    )
+    rows = [
+        {
+            "encoder": name, "task": task, "bias": spread(found["bias"]).text(100, sign=True),
+            "loss, several": spread(found["multi"]).text(),
+            "loss, alone": spread(found["single"]).text(),
+        }
+        for name, tasks in bias.items() for task, found in tasks.items()
+    ]
+    return "\n".join(["", textwrap.fill(about, report.WIDTH), "", report.table(rows)])
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ class Detector:
     a 3x3 convolution and one 1x1 convolution a head.
 
     Args:
-        encoder: its copy is the backbone.
+        encoder: its copy is the backbone; one for grey images sees the scenes in grey.
         image_size: (height, width) of the images.
         classes: number of classes.
         trains_encoder: False: the encoder stays as it is.
@@ -83,6 +83,8 @@ class Detector:
 
     def _maps(self, images: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
         """``heat`` (logits), ``sizes`` and ``offsets`` of raw images."""
+        if self._encoder.image_shape[-1] == 1:
+            images = tf.image.rgb_to_grayscale(images)
         standardized = self._encoder.standardize(images)
         trains = training and self._trains_encoder
         features = self._encoder.model(standardized, training=trains)["features"]

@@ -1,0 +1,246 @@
+"""The script as a person at the keyboard sees it: what it prints, writes and refuses."""
+
+import dataclasses
+import json
+import sys
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+from absl import flags
+
+import evaluate
+import nets
+from experiment.export import export_saved_model
+from experiment.main import run
+from experiment.options import define_flags
+from tests.targets import small
+
+QUICK = (
+    "--fine_tuning_steps=5", "--detection_steps=5", "--metric_steps=5", "--image_size=16",
+    "--train_images=200", "--fractions=0.1",
+)
+FIGURES = {"classification": 3, "detection": 2, "clustering": 35}
+
+
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """Call the script within this process: ``script(*arguments)`` gives status, out and err."""
+    names = [field.name for field in dataclasses.fields(evaluate.Settings)]
+    others = {name: flags.FLAGS[name] for name in names if name in flags.FLAGS}
+    for name in others:
+        delattr(flags.FLAGS, name)
+
+    def call(*arguments):
+        for name in names:
+            if name in flags.FLAGS:
+                delattr(flags.FLAGS, name)
+        define_flags(evaluate.Settings)
+        flags.FLAGS.unparse_flags()
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            run(evaluate.main)
+        out, err = capsys.readouterr()
+        return SimpleNamespace(status=end.value.code or 0, out=out, err=err)
+
+    yield call
+    for name in names:
+        if name in flags.FLAGS:
+            delattr(flags.FLAGS, name)
+    for name, flag in others.items():
+        flags.FLAGS[name] = flag
+
+
+def save_run(path, encoder, tasks=("rotation", "reconstruction")):
+    """The folder of a TTE run of `encoder`, as far as evaluate.py reads it."""
+    path.mkdir(parents=True)
+    embedding = encoder.model.output["embedding"]
+    keras.Model(encoder.model.input, embedding, name=encoder.name).save(path / "encoder.keras")
+    statistics = {
+        "mean": encoder.standardize.mean, "deviation": encoder.standardize.deviation
+    }
+    (path / "summary.json").write_text(
+        json.dumps({"kind": "tte", "tasks": tasks, "preprocessing": statistics})
+    )
+    export_saved_model(
+        encoder.model, path / "export" / "1", image_shape=(16, 16, 3),
+        outputs=lambda found: {"embedding": found["embedding"]}, **statistics,
+    )
+    return path
+
+
+@pytest.mark.slow
+def test_encoders_side_by_side(script, tmp_path):
+    save_run(tmp_path / "run", small.encoder(seed=1))
+    names = [f"{tmp_path}/run", f"random:{tmp_path}/run", f"{tmp_path}/run/export/1", "pixels"]
+    arguments = (f"--encoder={','.join(names)}", "--seeds=2", f"--out_dir={tmp_path}/out", *QUICK)
+    done = script(*arguments)
+    assert done.status == 0, done.err
+    assert all(len(line) <= 80 for line in done.out.splitlines() if str(tmp_path) not in line)
+    written = json.loads((tmp_path / "out" / "targets.json").read_text())
+    found = written["targets"]
+    run_name, random, export, pixels = found
+    assert (run_name, pixels) == ("run", "pixels") and written["seeds"] == [0, 1]
+    counts = {target: len(figures) for target, figures in found[run_name].items()}
+    assert counts == FIGURES and set(found[random]) == set(FIGURES)
+    assert set(found[pixels]) == set(found[export]) == {"classification", "clustering"}
+    for figures in found[run_name].values():
+        for entry in figures.values():
+            assert len(entry["values"]) == 2
+            assert entry["mean"] == pytest.approx(np.mean(entry["values"]))
+            assert entry["deviation"] == pytest.approx(np.std(entry["values"], ddof=1))
+
+    # Scored from the export it gives the same numbers.
+    for target, figures in found[export].items():
+        for name, entry in figures.items():
+            assert entry["values"] == pytest.approx(found[run_name][target][name]["values"])
+    # Fresh weights are others with each seed, a saved encoder's the same.
+    probes = {name: found[name]["classification"]["linear_probe"]["values"] for name in found}
+    assert probes[random][0] != probes[random][1] and probes[run_name][0] == probes[run_name][1]
+
+    for file in ("targets.png", "embedding.png", "detections-run.png",
+                 "projector/projector_config.pbtxt"):
+        assert (tmp_path / "out" / file).stat().st_size > 0
+    again = script(*arguments)
+    assert again.status == 0 and "is finished" in again.out
+    assert done.out.split("classification: ")[1].split("\nin ")[0].strip() in again.out
+
+
+def test_detection_alone_of_a_voc_folder(script, tmp_path):
+    from PIL import Image
+
+    from tests.dataloader.test_voc import write_xml
+
+    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (tmp_path / "voc" / part).mkdir(parents=True)
+    for number in range(6):
+        image = Image.fromarray(np.full([40, 40, 3], 40 * number, np.uint8))
+        image.save(tmp_path / "voc" / "JPEGImages" / f"{number}.png")
+        box = (9, 9, 9, 20) if number == 0 else (5, 5, 30, 30)
+        write_xml(tmp_path / "voc" / "Annotations" / f"{number}.xml",
+                  [("cell", box, False), ("cell", (2, 2, 20, 20), False)], size=(40, 40))
+    lists = tmp_path / "voc" / "ImageSets" / "Main"
+    (lists / "train.txt").write_text("0\n1\n2\n3\nabsent\n")
+    (lists / "test.txt").write_text("4\n5\n")
+    small.encoder().model.save(tmp_path / "small.keras")
+    done = script(
+        f"--encoder={tmp_path}/small.keras", "--target=detection", f"--dataset=voc:{tmp_path}/voc",
+        "--scene_size=32", "--detection_steps=3", "--seeds=1", f"--out_dir={tmp_path}/out",
+    )
+    assert done.status == 0, done.err
+    assert "0.xml: the box of object 1 (cell) has no area; left out" in done.out
+    assert "absent.xml" in done.out and "1 of 7 images left out" in done.out
+    written = json.loads((tmp_path / "out" / "targets.json").read_text())
+    assert set(written["targets"]["small.keras"]) == {"detection"}
+    refused = script(
+        f"--encoder={tmp_path}/small.keras", "--target=detection", f"--dataset=voc:{tmp_path}/voc",
+        "--max_bad=0", f"--out_dir={tmp_path}/refused",
+    )
+    assert refused.status == 2 and "1 of 7 images are faulty, 0 allowed" in refused.err
+    assert refused.err.count("\n") == 1 and not (tmp_path / "refused").exists()
+
+
+def test_bias_of_an_encoder_with_itself_is_zero(script, tmp_path):
+    encoder = small.encoder()
+    several = save_run(tmp_path / "several", encoder, ("rotation", "reconstruction"))
+    alone = save_run(tmp_path / "alone", encoder, ("rotation",))
+    other = save_run(tmp_path / "other", small.encoder(seed=3), ("reconstruction",))
+    done = script(
+        f"--encoder={several},{alone},{other}", "--bias", "--bias_epochs=1", "--seeds=1",
+        f"--out_dir={tmp_path}/out", *QUICK,
+    )
+    assert done.status == 0, done.err
+    found = json.loads((tmp_path / "out" / "bias.json").read_text())["several"]
+    assert found["rotation"]["bias"][0] == pytest.approx(0, abs=1e-3)
+    multi, single = found["reconstruction"]["multi"][0], found["reconstruction"]["single"][0]
+    assert found["reconstruction"]["bias"][0] == pytest.approx(multi / single - 1)
+    assert multi != single and "rotation" in done.out
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    save_run(folder / "run", small.encoder())
+    (folder / "unfinished").mkdir()
+    (folder / "unfinished" / "settings.json").write_text("{}")
+    (folder / "foreign").mkdir()
+    (folder / "foreign" / "thesis.tex").write_text("x")
+    (folder / "text.keras").write_text("x")
+    small.encoder(channels=1).model.save(folder / "grey.keras")
+    image = keras.Input((16, 16, 3))
+    tied = keras.layers.Conv2D(3, 3, name="maps")(image)
+    tied = keras.layers.Reshape((14, 42, 1))(tied)
+    tied = keras.layers.Dense(2)(keras.layers.Reshape((7, 84, 1))(tied))
+    keras.Model(image, tied, name="tied").save(folder / "tied.keras")
+    return folder
+
+
+MISTAKES = {
+    "no encoder": ([], "no --encoder given"),
+    "an encoder twice": (["--encoder=pixels,pixels"], "--encoder has pixels twice"),
+    "no file": (["--encoder={files}/none"], "none does not exist"),
+    "a file of text": (["--encoder={files}/text.keras"], "text.keras is damaged"),
+    "an unfinished run": (["--encoder={files}/unfinished"], "is not finished"),
+    "a folder of something else": (["--encoder={files}/foreign"], "holds no finished run"),
+    "unknown net": (["--encoder=random:MobilNet_student"], "did you mean 'MobileNet_student'?"),
+    "unknown option": (
+        ["--encoder=random:MobileNet_student", "--net_options=widht=3"], "did you mean 'width'?",
+    ),
+    "unknown target": (["--encoder=pixels", "--target=clusterin"], "did you mean 'clustering'?"),
+    "pixels detected": (["--encoder=pixels", "--target=detection"], "no feature maps"),
+    "grey encoder": (["--encoder={files}/grey.keras"], "takes images of 1 channels"),
+    "tied encoder": (["--encoder={files}/tied.keras"], "cannot take images of 64x64"),
+    "export of another size": (
+        ["--encoder={files}/run/export/1", "--image_size=20"], "export for images of 16x16x3",
+    ),
+    "fraction": (["--encoder=pixels", "--fractions=0,1"], "expected each above 0 up to 1"),
+    "fractions": (["--encoder=pixels", "--fractions=few"], "expected numbers at commas"),
+    "seeds": (["--encoder=pixels", "--seeds=0"], "expected at least 1"),
+    "boxes to classify": (["--encoder=pixels", "--dataset=voc:x"], "has boxes, no classes"),
+    "two sets of scenes": (
+        ["--encoder={files}/run", "--target=detection", "--dataset=voc:x", "--scenes=digits"],
+        "give one",
+    ),
+    "no voc": (["--encoder={files}/run", "--scenes=voc:{files}/none"], "voc:DIR expected"),
+    "bias of pixels": (["--encoder=pixels", "--bias"], "pixels is none"),
+    "bias of one": (["--encoder={files}/run", "--bias"], "run: rotation, reconstruction"),
+    "out_dir": (["--encoder=pixels", "--out_dir={files}/foreign"], "holds no run"),
+    "a word": (["--encoder=pixels", "word"], "unexpected argument 'word'"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_takes_one_line_and_leaves_nothing(script, files, tmp_path, monkeypatch, name):
+    given, expected = MISTAKES[name]
+    monkeypatch.chdir(tmp_path)
+    done = script("--image_size=16", *(each.replace("{files}", str(files)) for each in given))
+    assert (done.status, done.out) == (2, ""), done.err
+    assert done.err.startswith("error: ") and done.err.count("\n") == 1
+    assert expected in done.err
+    assert not any(tmp_path.iterdir())
+
+
+def test_names_are_short_where_that_is_clear():
+    assert evaluate.names_of(["runs/a", "runs/b/", "random:VGG_student", "pixels"]) == [
+        "a", "b", "random:VGG_student", "pixels"
+    ]
+    assert evaluate.names_of(["x/a", "y/a"]) == ["x/a", "y/a"]
+    assert evaluate.names_of(["runs/a", "runs/a/export/1", "random:runs/a"]) == [
+        "a", "a/export/1", "random:a"
+    ]
+
+
+def test_fresh_weights_have_the_statistics_of_the_images():
+    split = small.data().train
+    standardize = nets.Standardize((60.0,) * 3, (70.0,) * 3)
+    encoder = evaluate.open_encoder(
+        "random:MobileNet_student", split, standardize, ["width=8", "first=4"]
+    )
+    first = encoder.model.get_layer("conv0")
+    maps = first(standardize(split.images(range(len(split))))).numpy()
+    norm = encoder.model.get_layer("conv0_bn")
+    np.testing.assert_allclose(norm.moving_mean, maps.mean((0, 1, 2)), rtol=1e-3, atol=1e-5)
+
+
