@@ -1,0 +1,62 @@
+"""Trains a MultiTask on one device and on several, and prints how far they are apart (JSON).
+
+    python data_parallel.py REPLICAS CASE ...
+"""
+
+import json
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from experiment import devices
+from tests.pretext.models import batches, encoder, multi_task, weights
+
+IMAGES = 21
+CASES = {
+    "TTE": {"memory_of": IMAGES, "ensemble_weight": 1.0, "average_decay": 0.9},
+    "plain sum": {"regularizer": "none"},
+    "relational": {"regularizer": "relational", "balance_name": "none"},
+    "float16 memory": {"memory_of": IMAGES, "ensemble_weight": 1.0, "regularizer": "none"},
+}
+
+
+def train(strategy, name):
+    """Epochs of 8, 8, 5 and 8, 8, 1 images, of which the last leaves a replica with none."""
+    with strategy.scope():
+        model = multi_task(own_encoder=encoder(), weight_decay=1e-3, **CASES[name])
+        model.compile(keras.optimizers.SGD(5e-2, momentum=0.9, nesterov=True))
+    first = weights(model.network)
+    data = batches(IMAGES, 8).concatenate(batches(17, 8, seed=1))
+    history = model.fit(data, epochs=2, shuffle=False, verbose=0, validation_data=batches(17, 8))
+    moved = np.linalg.norm(weights(model.network) - first) / np.linalg.norm(first)
+    return model, moved, history.history
+
+
+def compare(strategy, name):
+    alone, moved, logs = train(tf.distribute.get_strategy(), name)
+    shared, _, shared_logs = train(strategy, name)
+    difference = np.linalg.norm(weights(shared) - weights(alone))
+    encoders = np.linalg.norm(weights(shared.network) - weights(alone.network))
+    return {
+        "moved": float(moved),
+        "weights": float(difference / np.linalg.norm(weights(alone))),
+        "encoder": float(encoders / np.linalg.norm(weights(alone.network))),
+        "logs": {key: [logs[key][-1], shared_logs[key][-1]] for key in logs},
+    }
+
+
+def main():
+    replicas = int(sys.argv[1])
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * replicas,
+    )
+    strategy = devices.strategy("mirrored")
+    assert strategy.num_replicas_in_sync == replicas
+    print(json.dumps({name: compare(strategy, name) for name in sys.argv[2:]}))
+
+
+if __name__ == "__main__":
+    main()

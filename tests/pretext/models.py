@@ -1,0 +1,75 @@
+"""A small encoder, and the models that train it, for tests."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import nets
+import pretext
+from nets.layers import batch_normalization
+from pretext import balance, ensemble, regularizers
+from pretext.model import WIDTH, MultiTask
+
+SHAPE = (20, 20, 3)
+TASKS = ("reconstruction", "rotation", "jigsaw", "instance")
+
+
+def encoder(seed=1, *, shape=SHAPE, normalised=True):
+    """Two convolutions of stride 2, with or without batch normalisation."""
+    keras.utils.set_random_seed(seed)
+    image = maps = keras.Input(shape)
+    for number, filters in enumerate((8, 16)):
+        maps = keras.layers.Conv2D(
+            filters, 3, strides=2, padding="same", name=f"conv{number}"
+        )(maps)
+        if normalised:
+            maps = batch_normalization(f"bn{number}")(maps)
+        maps = keras.layers.ReLU(name=f"relu{number}")(maps)
+    channels = shape[-1]
+    standardize = nets.Standardize((120.0,) * channels, (60.0,) * channels)
+    return nets.encoder_of(keras.Model(image, maps, name="small"), standardize)
+
+
+def images(count, seed=0, shape=SHAPE):
+    """Smooth uint8 images, no two alike."""
+    coarse = np.random.default_rng(seed).uniform(0, 255, (count, 4, 4, shape[-1]))
+    return tf.image.resize(coarse, shape[:2]).numpy().astype(np.uint8)
+
+
+def batches(count, size, seed=0, shape=SHAPE):
+    """Batches of an epoch in one order; the last may be partial."""
+    order = np.random.default_rng(seed).permutation(count)
+    data = {"image": images(count, shape=shape)[order], "index": order.astype(np.int64)}
+    return tf.data.Dataset.from_tensor_slices(data).batch(size)
+
+
+def multi_task(
+    names=TASKS,
+    *,
+    own_encoder=None,
+    balance_name="scale",
+    regularizer="triplet",
+    memory_of=0,
+    **arguments,
+):
+    """A `MultiTask`; `memory_of` images have a temporal memory."""
+    own_encoder = own_encoder or encoder()
+    shape = own_encoder.image_shape
+    tasks = [pretext.create(name, shape) for name in names]
+    memory = ensemble.TemporalMemory(memory_of, len(tasks), WIDTH) if memory_of else None
+    return MultiTask(
+        own_encoder,
+        tasks,
+        balance=balance.create(balance_name, len(tasks)),
+        regularizer=regularizers.create(regularizer, len(tasks)),
+        memory=memory,
+        **arguments,
+    )
+
+
+def weights(model):
+    """All of a model's weights as one vector, float64."""
+    return np.concatenate([
+        np.ravel(keras.ops.convert_to_numpy(variable)).astype(np.float64)
+        for variable in model.variables
+    ])

@@ -1,0 +1,349 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import nets
+import pretext
+from op_util import temporal_ensemble
+from pretext.batch import Batch, Use, as_batch, draws
+from pretext.model import WIDTH, MultiTask, map_model, metric_name
+from registry import UserError
+from tests.pretext.models import SHAPE, TASKS, batches, encoder, images, multi_task, weights
+
+COUNT = 12
+
+
+def one_batch(count=COUNT):
+    return Batch(tf.constant(images(count)), tf.range(count, dtype=tf.int64))
+
+
+def encoder_gradients(model, loss_of):
+    """Gradients of ``loss_of(answers)`` on the encoder's variables, as one vector."""
+    with tf.GradientTape() as tape:
+        loss = loss_of(model.answers(one_batch(), Use.TRAINING))
+    variables = model.network.trainable_variables
+    gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
+    return np.concatenate([np.ravel(gradient) for gradient in gradients])
+
+
+def features(model):
+    return model(images(COUNT)).numpy()
+
+
+def step(model, data=None, rate=0.1, epoch=0):
+    """One step of plain gradient descent."""
+    model.compile(keras.optimizers.SGD(rate), run_eagerly=True)
+    model.epoch.assign(epoch)
+    data = data or {"image": tf.constant(images(COUNT)), "index": tf.range(COUNT, dtype=tf.int64)}
+    return {name: float(value) for name, value in model.train_step(data).items()}
+
+
+# What is trained
+
+
+def test_the_gradient_of_the_plain_sum_is_the_sum_of_the_single_tasks_gradients():
+    """Each task alone, in a model of its own with the same encoder, views and heads, its views
+    passed through the network one by one. Without batch normalisation, which couples views."""
+    own = encoder(normalised=False)
+    whole = multi_task(own_encoder=own, balance_name="none", regularizer="none")
+    together = encoder_gradients(whole, lambda answers: tf.reduce_sum(whole.task_terms(answers)[0]))
+    alone = np.zeros_like(together)
+    values = []
+    for task in whole.tasks:
+        uniform = draws(task.name, Use.TRAINING, 0, 0, tf.range(COUNT), task.draws)
+        views, target = task.views(tf.constant(images(COUNT), tf.float32) / 255, uniform)
+        network = map_model(own, task.view_shape)
+        with tf.GradientTape() as tape:
+            maps = [network((255 * view - 120) / 60) for view in views]
+            loss = task.loss(task.predict(task.embed(maps)), target)
+        gradients = tape.gradient(loss, whole.network.trainable_variables)
+        alone += np.concatenate([np.ravel(gradient) for gradient in gradients])
+        values.append(float(loss))
+    assert np.linalg.norm(alone) > 0.1
+    np.testing.assert_allclose(together, alone, atol=1e-5 * np.abs(alone).max())
+    logged = step(whole)
+    assert [logged[f"{name}_loss"] for name in TASKS] == pytest.approx(values, rel=1e-5)
+
+
+def test_a_single_task_is_what_it_is_in_company():
+    """The same encoder, views and loss, whichever other tasks there are."""
+    found = {}
+    for names in (TASKS, ("rotation",), ("instance", "rotation")):
+        model = multi_task(
+            names, own_encoder=encoder(normalised=False), regularizer="none", balance_name="none"
+        )
+        answers = model.answers(one_batch(), Use.TRAINING)
+        place = names.index("rotation")
+        found[names] = answers.inputs[place][0].numpy(), answers.targets[place].numpy()
+    for views, turns in found.values():
+        np.testing.assert_array_equal(views, found[TASKS][0])
+        np.testing.assert_array_equal(turns, found[TASKS][1])
+
+
+def test_the_total_is_what_its_parts_say():
+    model = multi_task(
+        memory_of=COUNT, regularizer_weight=0.7, ensemble_weight=2.0, ramp_epochs=4.0,
+        balance_name="scale",
+    )
+    for epoch in range(3):
+        logs = step(model, rate=1e-3, epoch=epoch)
+        for metric in model.metrics:
+            metric.reset_state()
+        factors = model.balance.current().numpy()
+        total = sum(f * logs[f"{name}_loss"] for f, name in zip(factors, TASKS, strict=True))
+        weight = 0 if epoch == 0 else 2 * np.exp(-5 * (1 - epoch / 4) ** 2)
+        total += 0.7 * logs["regularizer_loss"] + weight * logs["ensemble_loss"]
+        assert logs["loss"] == pytest.approx(total, rel=1e-5)
+        if epoch == 0:  # each loss divided by its mean, which is itself
+            total -= 0.7 * logs["regularizer_loss"]
+            assert total == pytest.approx(len(TASKS), rel=1e-5)
+
+
+def regularizer_of(model):
+    return lambda answers: model.regularizer(answers.embeddings)
+
+
+def ensemble_of(model, at_least_known=COUNT):
+    def loss(answers):
+        index = one_batch().index
+        ensemble, known = model.memory.read(index)
+        assert int(tf.reduce_sum(tf.cast(known, tf.int32))) >= at_least_known
+        return temporal_ensemble.contrastive_loss(answers.embeddings, ensemble, known, index, 0.1)
+
+    return loss
+
+
+@pytest.mark.parametrize("regularizer", ["triplet", "relational"])
+def test_the_regularizer_reaches_the_encoder(regularizer):
+    model = multi_task(regularizer=regularizer)
+    assert np.linalg.norm(encoder_gradients(model, regularizer_of(model))) > 1e-3
+
+
+def test_the_ensemble_reaches_the_encoder():
+    model = multi_task(regularizer="none", memory_of=COUNT)
+    model.memory.update(one_batch().index, model.answers(one_batch(), Use.MEASURING).embeddings)
+    assert np.linalg.norm(encoder_gradients(model, ensemble_of(model))) > 1e-3
+
+
+class Silent(pretext.balance.Balance):
+    """Leaves the tasks' losses out of the total."""
+
+    def factors(self, losses, images, epoch):
+        return tf.zeros([self.tasks])
+
+
+@pytest.mark.parametrize("part", ["regularizer", "ensemble"])
+def test_a_step_on_regularizer_or_ensemble_alone_changes_features(part):
+    memory_of = COUNT if part == "ensemble" else 0
+    model = multi_task(
+        regularizer="triplet" if part == "regularizer" else "none", memory_of=memory_of,
+        weight_decay=0.0, ensemble_weight=1.0,
+    )
+    model.balance = Silent(len(TASKS))
+    if memory_of:  # of other views, so that something is left to learn
+        embeddings = model.answers(one_batch(), Use.MEASURING).embeddings
+        model.memory.update(one_batch().index, embeddings)
+    before = features(model)
+    heads = [np.array(v) for v in model.tasks[1].layers[1].trainable_variables]
+    step(model, epoch=1)
+    assert np.abs(features(model) - before).max() > 1e-4 * np.abs(before).max()
+    for now, old in zip(model.tasks[1].layers[1].trainable_variables, heads, strict=True):
+        np.testing.assert_array_equal(now, old)  # no task's head took part
+
+
+def test_without_anything_to_learn_nothing_changes():
+    model = multi_task(regularizer="none", weight_decay=0.0, own_encoder=encoder(normalised=False))
+    model.balance = Silent(len(TASKS))
+    before = weights(model.network)
+    step(model, epoch=1)
+    np.testing.assert_array_equal(weights(model.network), before)
+
+
+def test_the_memory_is_read_before_it_is_updated_and_found_by_index():
+    model = multi_task(regularizer="none", memory_of=40, ensemble_weight=1.0)
+    index = np.array([31, 4, 7, 31], np.int64)
+    picture = images(40)[index]
+    for epoch, known in ((0, False), (1, True)):
+        logs = step(model, {"image": tf.constant(picture), "index": tf.constant(index)}, 1e-6,
+                    epoch)
+        assert (logs["ensemble_distance"] > 0) == known
+    times = np.zeros(40)
+    times[[31, 4, 7]] = 2
+    np.testing.assert_array_equal(model.memory.updates, times)
+
+
+def test_weight_decay_is_of_kernels_that_a_loss_reaches():
+    decayed, plain = (
+        multi_task(own_encoder=encoder(normalised=False), weight_decay=decay, regularizer="none")
+        for decay in (0.5, 0.0)
+    )
+    for model in (decayed, plain):
+        first = {v.path: np.array(v) for v in model.trainable_variables}
+        step(model, rate=1e-2)
+        model.moved = [np.array(v) - first[v.path] for v in model.trainable_variables]
+    for variable, with_decay, without in zip(
+        plain.trainable_variables, decayed.moved, plain.moved, strict=True
+    ):
+        is_kernel = variable.path.endswith("kernel")
+        is_reached = not variable.path.startswith("projection")
+        extra = with_decay - without
+        assert (np.abs(extra).max() > 1e-5) == (is_kernel and is_reached), variable.path
+
+
+# What is judged
+
+
+def test_evaluating_changes_nothing_and_says_the_same_each_time():
+    model = multi_task(memory_of=COUNT, average_decay=0.5)
+    model.compile(keras.optimizers.SGD(0.05))
+    model.fit(batches(COUNT, 5), epochs=1, verbose=0, shuffle=False)
+    before = weights(model)
+    logs = [model.evaluate(batches(COUNT, 5), return_dict=True, verbose=0) for _ in range(2)]
+    np.testing.assert_array_equal(weights(model)[: len(before)], before)
+    assert logs[0] == logs[1]
+    assert set(logs[0]) == {f"{name}_loss" for name in TASKS} | {
+        metric_name(task) for task in model.tasks
+    }
+
+
+def test_views_are_new_in_each_epoch_but_not_the_held_out_ones():
+    model = multi_task()
+    seen = {use: [] for use in (Use.TRAINING, Use.HELD_OUT)}
+    for epoch in range(2):
+        model.epoch.assign(epoch)
+        for use, views in seen.items():
+            views.append(model.answers(one_batch(), use).inputs[0][0].numpy())
+    assert np.abs(seen[Use.TRAINING][0] - seen[Use.TRAINING][1]).max() > 0.1
+    np.testing.assert_array_equal(*seen[Use.HELD_OUT])
+    assert np.abs(seen[Use.TRAINING][0] - seen[Use.HELD_OUT][0]).max() > 0.1
+
+
+def test_the_average_of_weights_is_what_is_judged_and_given():
+    """Of plain descent with decay 0.5, by hand: the mean at first, then half and half."""
+    model = multi_task(own_encoder=encoder(normalised=False), regularizer="none", average_decay=0.5)
+    model.compile(keras.optimizers.SGD(0.1))
+    average = None
+    for steps in range(4):
+        model.fit(batches(COUNT, COUNT), epochs=1, verbose=0, shuffle=False)
+        now = weights(model.network)
+        decay = min(0.5, 1 - 1 / (steps + 1))
+        average = now if average is None else decay * average + (1 - decay) * now
+    given = weights(model.trained_encoder().model)
+    np.testing.assert_allclose(given, average, rtol=1e-5, atol=1e-7)
+    assert np.abs(given - weights(model.network)).max() > 1e-4
+    judged = model.evaluate(batches(COUNT, 5), return_dict=True, verbose=0)
+    with model.average.applied():
+        by_hand = model.evaluate(batches(COUNT, 5), return_dict=True, verbose=0)
+    model.average = None
+    own = model.evaluate(batches(COUNT, 5), return_dict=True, verbose=0)
+    assert judged == by_hand and judged != own
+
+
+def test_calling_gives_the_embedding_of_raw_images():
+    own = encoder()
+    model = multi_task(own_encoder=own)
+    standard = (images(3).astype(np.float32) - 120) / 60
+    expected = own.model(standard, training=False)["embedding"]
+    np.testing.assert_allclose(model(images(3)), expected, rtol=1e-5)
+
+
+# What else may be
+
+
+def test_labels_are_never_looked_at():
+    losses = []
+    for label in (0, 1):
+        model = multi_task(("rotation", "instance"))
+        data = batches(COUNT, 5).map(
+            lambda batch, label=label: {**batch, "label": tf.fill(tf.shape(batch["index"]), label)}
+        )
+        model.compile(keras.optimizers.SGD(0.05))
+        losses.append(model.fit(data, epochs=1, verbose=0, shuffle=False).history["loss"])
+    assert losses[0] == losses[1]
+
+
+def test_each_weight_is_in_the_model_once():
+    model = multi_task(memory_of=COUNT)
+    assert len({id(v) for v in model.variables}) == len(model.variables)
+    heads = [v for task in model.tasks for layer in task.layers for v in layer.trainable_variables]
+    expected = [*model.network.trainable_variables, *heads, model.projection.kernel]
+    assert {id(v) for v in model.trainable_variables} == {id(v) for v in expected}
+    assert model.memory.memory.shape == (COUNT, len(TASKS), WIDTH)
+    assert any(v is model.memory.memory for v in model.variables)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (48, 64, 3)])
+def test_grey_and_oblong_images(shape):
+    model = multi_task(own_encoder=encoder(shape=shape), memory_of=6)
+    model.compile(keras.optimizers.SGD(0.01))
+    logs = model.fit(batches(6, 4, shape=shape), epochs=2, verbose=0, shuffle=False).history
+    assert np.all(np.isfinite([*logs.values()]))
+    grid = 3 if min(shape[:2]) >= 48 else 2
+    assert model.tasks[2].view_count == grid**2
+
+
+def test_all_tasks_at_once():
+    names = pretext.names()
+    assert {"inpainting", "colorization", *TASKS} == set(names)
+    model = multi_task(names)
+    model.compile(keras.optimizers.SGD(0.01))
+    logs = model.fit(batches(COUNT, 5), epochs=1, verbose=0, shuffle=False).history
+    assert np.all(np.isfinite([*logs.values()]))
+
+
+def test_bfloat16_is_finite_and_embeddings_are_float32():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = multi_task(memory_of=COUNT, ensemble_weight=1.0)
+        model.compile(keras.optimizers.Adam(1e-3))
+        logs = model.fit(batches(COUNT, 5), epochs=3, verbose=0, shuffle=False).history
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert np.all(np.isfinite([*logs.values()])) and np.all(np.isfinite(weights(model)))
+    assert model.answers(one_batch(), Use.TRAINING).embeddings.dtype == tf.float32
+    assert model.network.layers[1].compute_dtype == "bfloat16"
+
+
+@pytest.mark.slow
+def test_compiled_by_xla_it_is_the_same():
+    found = []
+    for compiled in (False, True):
+        model = multi_task(memory_of=COUNT, own_encoder=encoder(normalised=False))
+        model.compile(keras.optimizers.SGD(0.05), jit_compile=compiled)
+        model.fit(batches(COUNT, 6), epochs=2, verbose=0, shuffle=False)
+        found.append(weights(model.network))
+    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-5)
+
+
+def test_an_encoder_that_cannot_take_tiles_is_told():
+    image = keras.Input(SHAPE)
+    maps = keras.layers.Flatten()(image)
+    maps = keras.layers.Reshape((5, 5, 4))(keras.layers.Dense(100)(maps))
+    own = nets.encoder_of(keras.Model(image, maps), nets.Standardize((0.0,) * 3, (1.0,) * 3))
+    with pytest.raises(UserError, match="takes images of 20x20x3 and cannot take.*9x9x3.*jigsaw"):
+        multi_task(own_encoder=own)
+    multi_task(("rotation", "instance"), own_encoder=own)
+
+
+def test_batches_without_an_index_are_refused():
+    for data in (images(2), {"image": images(2)}):
+        with pytest.raises(UserError, match="'index'"):
+            as_batch(data)
+
+
+def test_gradnorm_measures_before_the_first_step_and_then_now_and_then():
+    own = encoder()
+    tasks = [pretext.create(name, SHAPE) for name in TASKS]
+    balance = pretext.balance.create("gradnorm", len(tasks), interval=2, rate=0.5)
+    model = MultiTask(own, tasks, balance=balance, sample=one_batch(6))
+    calls = []
+    original = balance.measured
+    balance.measured = lambda norms, losses: (
+        calls.append(int(model.optimizer.iterations)), original(norms, losses)
+    )
+    model.compile(keras.optimizers.SGD(0.05))
+    model.fit(batches(COUNT, 4), epochs=2, verbose=0, shuffle=False)
+    assert calls == [0, 2, 4, 6]
+    factors = balance.current().numpy()
+    assert factors.sum() == pytest.approx(len(tasks), rel=1e-4) and np.ptp(factors) > 0.1
