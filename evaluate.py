@@ -51,7 +51,6 @@ TARGETS = ("classification", "detection", "clustering")
 RANDOM, PIXELS = "random:", "pixels"
 MAPPED_IMAGES = 1000
 PICTURED_SCENES = 8
-STATISTICS_BATCH = 500
 
 # Figures by target; one seed's, or those of several as lists.
 Figures = dict[str, dict[str, float]]
@@ -136,7 +135,7 @@ class Settings(DataSettings):
     bias_epochs: int = option(
         10, "over which heads are trained anew on the frozen encoders", group=BIAS, minimum=1
     )
-    bias_batch: int = option(128, "images a step of it", group=BIAS, minimum=2)
+    bias_batch_size: int = option(128, "images a step of it", group=BIAS, minimum=2)
 
     seeds: int = option(
         3, "how often all is done, with the seeds --seed, --seed + 1 ...", group=RUN, minimum=1
@@ -330,7 +329,7 @@ def open_encoder(
             options = nets.parse_options(net_options)
             model = nets.build(name, images.image_shape, 1, **options)
             encoder = nets.encoder_of(model, standardize)
-        batches = dataloader.evaluation_batches(images, STATISTICS_BATCH)
+        batches = dataloader.evaluation_batches(images, targets.images_at_once(images.image_shape))
         nets.recompute_batch_statistics(
             encoder.model, (encoder.standardize(batch["image"]) for batch in batches)
         )
@@ -632,7 +631,7 @@ def task_losses(
     settings: Settings, encoder: nets.Encoder, task: str, data: dataloader.Data
 ) -> list[float]:
     """The task's loss on the test images with a head trained on the frozen encoder, by seed."""
-    batch_size = min(settings.bias_batch, len(data.train))
+    batch_size = min(settings.bias_batch_size, len(data.train))
     held_out = dataloader.evaluation_batches(data.test, batch_size)
     losses = []
     for seed in range(settings.seed, settings.seed + settings.seeds):

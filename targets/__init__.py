@@ -13,6 +13,7 @@ from targets.embeddings import (
     RawPixels,
     Representation,
     embeddings,
+    images_at_once,
     plane_map,
     raw_pixels,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "detect",
     "detection",
     "embeddings",
+    "images_at_once",
     "metric_tuned",
     "plane_map",
     "raw_pixels",

@@ -19,7 +19,7 @@ import nets
 from dataloader import Data, Split, evaluation_batches
 from dataloader.splitting import fraction_rows, validation_rows
 from registry import UserError
-from targets.embeddings import BATCH, Representation, embeddings, labelled, normalised
+from targets.embeddings import Representation, embeddings, images_at_once, labelled, normalised
 from targets.training import Trainer, labelled_batches
 
 FRACTIONS = (0.01, 0.1, 1.0)
@@ -60,7 +60,7 @@ def classification(
             one of each class.
         steps: of fine-tuning, whatever the fraction.
         learning_rates: of fine-tuning, falling along a cosine; one is chosen for each fraction.
-        batch_size: of fine-tuning.
+        batch_size: images a step of fine-tuning.
 
     Raises:
         UserError: a fraction out of its range, or no labelled training image.
@@ -187,6 +187,6 @@ class _FineTuning:
     def accuracy(self, split: Split) -> float:
         right = [
             np.argmax(self._logits(batch["image"]), axis=1) == batch["label"].numpy()
-            for batch in evaluation_batches(split, BATCH)
+            for batch in evaluation_batches(split, images_at_once(split.image_shape))
         ]
         return float(np.mean(np.concatenate(right)))

@@ -14,10 +14,8 @@ from registry import UserError
 from targets.average_precision import average_precision
 from targets.boxes import Found, encode
 from targets.detector import Detector
-from targets.embeddings import Representation
+from targets.embeddings import Representation, images_at_once
 from targets.training import Trainer
-
-_BATCH = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +79,11 @@ def detect(
     trainer = Trainer(detector.loss, detector.trained, detector.state, steps)
     trainer.train(_batches(scenes, detector, min(batch_size, len(scenes.train)), seed),
                   learning_rate)
-    images = scenes.test.images
+    images, at_once = scenes.test.images, images_at_once(scenes.image_shape)
     found = [
         each
-        for start in range(0, len(images), _BATCH)
-        for each in detector.find(images[start : start + _BATCH])
+        for start in range(0, len(images), at_once)
+        for each in detector.find(images[start : start + at_once])
     ]
     return Detections(scenes, found)
 

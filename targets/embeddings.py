@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.manifold import TSNE
 
 from dataloader import Split, evaluation_batches
 
-BATCH = 500
+_PIXELS = 500 * 32 * 32
 
 
 class Representation(Protocol):
@@ -50,11 +51,17 @@ def raw_pixels(image_shape: tuple[int, int, int]) -> RawPixels:
     return RawPixels(tuple(image_shape))
 
 
+def images_at_once(image_shape: Sequence[int]) -> int:
+    """Images (height, width, channels) that networks are shown at a time where nothing is learned:
+    500 of 32x32, fewer of larger ones."""
+    return max(1, min(500, _PIXELS // (image_shape[0] * image_shape[1])))
+
+
 def embeddings(encoder: Representation, split: Split) -> np.ndarray:
     """The embedding of each image of `split`, in order, float32 [N,E]."""
     return np.concatenate([
         np.asarray(encoder(batch["image"])["embedding"], np.float32)
-        for batch in evaluation_batches(split, BATCH)
+        for batch in evaluation_batches(split, images_at_once(split.image_shape))
     ])
 
 

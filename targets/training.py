@@ -73,12 +73,12 @@ def labelled_batches(
     Args:
         split: at least one image; fewer than `batch_size` make smaller batches.
     """
-    batch_size = min(batch_size, len(split))
+    size = min(batch_size, len(split))
     batches = dataloader.training_batches(
         split,
-        batch_size,
+        size,
         seed=seed,
-        epochs=-(-steps // dataloader.steps_per_epoch(split, batch_size)),
+        epochs=-(-steps // dataloader.steps_per_epoch(split, size)),
         augmentation=dataloader.Augmentation(flip, 0.0, min(split.image_shape[:2]) // 16),
     )
 
