@@ -3,8 +3,8 @@
 import matplotlib.image
 import numpy as np
 import pytest
-from google.protobuf import text_format
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
+from tensorboard.plugins.projector.projector_plugin import text_format
 
 from experiment.projector import write_projector
 
