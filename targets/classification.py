@@ -27,7 +27,7 @@ INVERSE_REGULARISATIONS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 NEIGHBOURS = (1, 5, 20)
 LEARNING_RATES = (1e-3, 1e-2)
 HELD_OUT = 0.1
-_ITERATIONS = 300
+_ITERATIONS = 100
 
 
 def classification(
@@ -99,7 +99,7 @@ def _train_and_held_out(data: Data, seed: int) -> tuple[Split, Split]:
 def _linear_probe(features: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> float:
     """Top-1 of logistic regression; its regularisation is chosen on the second part."""
     scale = StandardScaler().fit(features[0])
-    features = _rotated([scale.transform(part) for part in features])
+    scaled = [scale.transform(part) for part in features]
 
     def candidates() -> Iterator[LogisticRegression]:
         # Each begins where the one before it, more strongly regularised, has ended.
@@ -107,11 +107,11 @@ def _linear_probe(features: Sequence[np.ndarray], labels: Sequence[np.ndarray]) 
         for inverse in INVERSE_REGULARISATIONS:
             yield regression.set_params(C=inverse)
 
+    # Threads that wait for each other take longer than one, where TensorFlow has some too.
     with warnings.catch_warnings(), threadpool_limits(1):
-        # Threads that wait for each other take longer than one, where TensorFlow has some too.
         # An optimum that is not quite reached is another regularisation, chosen or not.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return _best(candidates(), features, labels)
+        return _best(candidates(), _rotated(scaled), labels)
 
 
 def _rotated(features: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -132,7 +132,8 @@ def _nearest_neighbours(features: Sequence[np.ndarray], labels: Sequence[np.ndar
     # Of fewer images all vote.
     numbers = dict.fromkeys(min(number, len(features[0])) for number in NEIGHBOURS)
     candidates = (KNeighborsClassifier(number, algorithm="brute") for number in numbers)
-    return _best(candidates, [normalised(part) for part in features], labels)
+    with threadpool_limits(1):
+        return _best(candidates, [normalised(part) for part in features], labels)
 
 
 def _best(
