@@ -190,6 +190,10 @@ class MultiTask(keras.Model):
         names = self._held_out_names() if self._is_evaluating else self._training_names()
         return {name: self._figures[name].result() for name in names}
 
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Nothing is left to be built. Keras 3.15 would first average the replicas' parts of a
+        batch, and fail where they are not equally many."""
+
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         batch, weight = replicas.never_empty(as_batch(data))
         variables = self.trainable_variables

@@ -16,19 +16,17 @@ from tests.pretext.models import batches, encoder, multi_task, weights
 IMAGES = 21
 CASES = {
     "TTE": {"memory_of": IMAGES, "ensemble_weight": 1.0, "average_decay": 0.9},
-    "plain sum": {"regularizer": "none"},
     "relational": {"regularizer": "relational", "balance_name": "none"},
-    "float16 memory": {"memory_of": IMAGES, "ensemble_weight": 1.0, "regularizer": "none"},
 }
 
 
 def train(strategy, name):
-    """Epochs of 8, 8, 5 and 8, 8, 1 images, of which the last leaves a replica with none."""
+    """Epochs of 7, 7, 7 and 8, 8, 1 images: replicas have unequal parts, in the end even none."""
     with strategy.scope():
         model = multi_task(own_encoder=encoder(), weight_decay=1e-3, **CASES[name])
         model.compile(keras.optimizers.SGD(5e-2, momentum=0.9, nesterov=True))
     first = weights(model.network)
-    data = batches(IMAGES, 8).concatenate(batches(17, 8, seed=1))
+    data = batches(IMAGES, 7).concatenate(batches(17, 8, seed=1))
     history = model.fit(data, epochs=2, shuffle=False, verbose=0, validation_data=batches(17, 8))
     moved = np.linalg.norm(weights(model.network) - first) / np.linalg.norm(first)
     return model, moved, history.history

@@ -15,7 +15,8 @@ TASKS = ("reconstruction", "rotation", "jigsaw", "instance")
 
 
 def encoder(seed=1, *, shape=SHAPE, normalised=True):
-    """Two convolutions of stride 2, with or without batch normalisation."""
+    """Two convolutions of stride 2, with or without batch normalisation. Without ReLU, by whose
+    kink rounding may turn into a difference."""
     keras.utils.set_random_seed(seed)
     image = maps = keras.Input(shape)
     for number, filters in enumerate((8, 16)):
@@ -24,7 +25,7 @@ def encoder(seed=1, *, shape=SHAPE, normalised=True):
         )(maps)
         if normalised:
             maps = batch_normalization(f"bn{number}")(maps)
-        maps = keras.layers.ReLU(name=f"relu{number}")(maps)
+        maps = keras.layers.Activation("silu", name=f"silu{number}")(maps)
     channels = shape[-1]
     standardize = nets.Standardize((120.0,) * channels, (60.0,) * channels)
     return nets.encoder_of(keras.Model(image, maps, name="small"), standardize)
