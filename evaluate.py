@@ -1,15 +1,16 @@
-"""Score encoders by target tasks: classification, object detection, embedding clustering.
+"""Score encoders by target tasks: classification, detection, clustering.
 
     python evaluate.py --encoder runs/RUN,random:runs/RUN,pixels --target all
 
---encoder takes several at commas and puts them side by side: the folder of a TTE or distillation
-run, a Keras model (.keras), an export of a TTE run (RUN/export/1), random:NET for a registered
-network with fresh weights, random:RUN for fresh weights in that run's network, or pixels.
+--encoder takes several at commas and puts them side by side: the folder of a
+TTE or distillation run, a Keras model (.keras), an export of a TTE run
+(RUN/export/1), random:NET for a registered network with fresh weights,
+random:RUN for fresh weights in that run's network, or pixels.
 
-    python evaluate.py --encoder runs/MULTI_TASK,runs/ROTATION,runs/JIGSAW --bias
+    python evaluate.py --encoder runs/ALL,runs/ROTATION,runs/JIGSAW --bias
 
-tells by how much the loss of each task is worse on the encoder of a run of several tasks than on
-that of a run of this task alone, heads trained anew on both.
+tells by how much the loss of each task is worse on the encoder of a run of
+several tasks than on that of a run of this task alone, heads trained anew.
 """
 
 from __future__ import annotations
