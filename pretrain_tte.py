@@ -1,11 +1,11 @@
-"""Pre-train an encoder without labels by several tasks at once (TTE), and see what it is worth.
+"""Pre-train an encoder without labels by several tasks at once (TTE).
 
     python pretrain_tte.py
 
-pre-trains on handwritten digits without their labels, then scores the encoder, a randomly
-initialised one and raw pixels by three target tasks: classification, object detection and
-embedding clustering. What one may want to know or use is left in the run folder. The same command
-again goes on where it was cut off.
+pre-trains on handwritten digits without their labels, then scores the encoder,
+a randomly initialised one and raw pixels by three target tasks: classification,
+object detection and embedding clustering. What one may want to know or use is
+left in the run folder. The same command again goes on where it was cut off.
 """
 
 from __future__ import annotations
@@ -86,6 +86,10 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
     gradnorm_interval: int = option(
         20, "steps between two measurements of the gradient norms", group=TASKS, minimum=1
     )
+    validation_fraction: float = option(
+        0.1, "share of the training images that the tasks are judged by after each epoch instead",
+        group=DATA, minimum=0, maximum=0.9,
+    )
     flip: bool | None = option(
         None, "mirror half of the images, before and in the tasks (default: where a mirrored image "
         "is as good)", group=DATA,
@@ -153,9 +157,12 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         group=TARGETS,
     )
     fine_tuning_steps: int = option(
-        150, "steps of each fine-tuning with labels", group=TARGETS, minimum=1
+        200, "steps of each fine-tuning with labels", group=TARGETS, minimum=1
     )
-    detection_steps: int = option(300, "steps of the detector", group=TARGETS, minimum=1)
+    detection_steps: int = option(600, "steps of the detector", group=TARGETS, minimum=1)
+    metric_steps: int = option(
+        200, "steps of metric fine-tuning before clustering; 0: none", group=TARGETS, minimum=0
+    )
     seeds: int = option(
         1, "repeat all with the seeds --seed, --seed + 1 ..., each in its folder seedN of the run "
         "folder, and show mean and deviation", group=TARGETS, minimum=1, same_run=True,
@@ -248,27 +255,27 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         return Path(self.train_dir or Path("runs") / name)
 
 
-def define_task_flags() -> dict[str, tuple[str, str]]:
-    """A flag ``--TASK_SETTING`` for each hyper-parameter of each task; gives task and
-    hyper-parameter by the flag's name."""
-    found = {}
-    for task in pretext.names():
-        kind = pretext.get(task)
-        own = [f for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING]
-        for field in own:
-            if field.name in pretext.Task.__dataclass_fields__ or (task, field.name) == FLIP:
-                continue
-            name = f"{task}_{field.name}"
-            define = flags.DEFINE_bool if isinstance(field.default, bool) else flags.DEFINE_float
-            about = documented(kind).get(field.name, "")
-            define(name, field.default, f"{task}: {about}", module_name=TASKS)
-            found[name] = task, field.name
-    return found
+def task_fields() -> dict[str, tuple[str, dataclasses.Field]]:
+    """The tasks' own settings by the name of their flag, ``TASK_SETTING``: task and field."""
+    return {
+        f"{task}_{field.name}": (task, field)
+        for task in pretext.names()
+        for field in dataclasses.fields(pretext.get(task))
+        if field.name not in pretext.Task.__dataclass_fields__ and (task, field.name) != FLIP
+    }
 
 
 FLIP = ("instance", "flip")  # as --flip says
-define_flags(Settings)
-TASK_FLAGS = define_task_flags()
+TASK_FIELDS = task_fields()
+
+
+def define() -> None:
+    """The flags of this script."""
+    define_flags(Settings)
+    for name, (task, field) in TASK_FIELDS.items():
+        define_one = flags.DEFINE_bool if isinstance(field.default, bool) else flags.DEFINE_float
+        about = documented(pretext.get(task)).get(field.name, "")
+        define_one(name, field.default, f"{task}: {about}", module_name=TASKS)
 
 
 def main(_: list[str]) -> int | None:
@@ -313,7 +320,7 @@ def determining_settings(settings: Settings) -> dict[str, Any]:
 def task_settings(tasks: Sequence[str]) -> dict[str, Any]:
     """The flags of these tasks' own settings."""
     return {
-        name: flags.FLAGS[name].value for name, (task, _) in TASK_FLAGS.items() if task in tasks
+        name: flags.FLAGS[name].value for name, (task, _) in TASK_FIELDS.items() if task in tasks
     }
 
 
@@ -384,8 +391,9 @@ def make_tasks(
     own = task_settings(settings.task_names())
     tasks = []
     for name in settings.task_names():
-        given = {TASK_FLAGS[key][1]: value for key, value in own.items()
-                 if TASK_FLAGS[key][0] == name}
+        given = {
+            field.name: own[flag] for flag, (task, field) in TASK_FIELDS.items() if task == name
+        }
         if name == FLIP[0]:
             given[FLIP[1]] = flips(settings, data)
         tasks.append(pretext.create(name, data.image_shape, smallest, **given))
@@ -632,6 +640,7 @@ def target_settings(settings: Settings, target: str) -> evaluate.Settings:
     return evaluate.Settings(
         **own, target=target, seed=settings.seed, seeds=1,
         fine_tuning_steps=settings.fine_tuning_steps, detection_steps=settings.detection_steps,
+        metric_steps=settings.metric_steps,
     )
 
 
@@ -746,7 +755,7 @@ def repeat(settings: Settings) -> int:
     folder = settings.folder()
     arguments = [
         flags.FLAGS[name].serialize()
-        for name in [*(field.name for field in dataclasses.fields(Settings)), *TASK_FLAGS]
+        for name in [*(field.name for field in dataclasses.fields(Settings)), *TASK_FIELDS]
         if name not in ("seed", "seeds", "train_dir", "overwrite", "dry_run")
         and flags.FLAGS[name].present
     ]
@@ -798,4 +807,5 @@ def scores_of_seeds(outcomes: Sequence[grid.Outcome]) -> evaluate.Scores:
 
 
 if __name__ == "__main__":
+    define()
     run(main)

@@ -1,0 +1,587 @@
+"""The script as a person at the keyboard sees it: what it prints, writes, refuses and leaves."""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import flags
+from matplotlib.image import imread
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import dataloader
+import nets
+import pretext
+import pretrain_tte
+from experiment import arrays
+from experiment.main import run
+from experiment.training import read_history
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "pretrain_tte.py"
+SMALL = ("--net=MobileNet_student", "--net_options=width=8,first=8")
+TASKS = ("reconstruction", "rotation", "jigsaw", "instance")
+CLASSES = 4
+SIZE = 20
+
+
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """Call the script within this process: ``script(*arguments)`` gives status, out and err."""
+    names = [field.name for field in dataclasses.fields(pretrain_tte.Settings)]
+    names += pretrain_tte.TASK_FIELDS
+    others = {name: flags.FLAGS[name] for name in names if name in flags.FLAGS}
+
+    def forget():
+        for name in names:
+            if name in flags.FLAGS:
+                delattr(flags.FLAGS, name)
+
+    def call(*arguments):
+        forget()
+        pretrain_tte.define()
+        flags.FLAGS.unparse_flags()
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["pretrain_tte.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            run(pretrain_tte.main)
+        out, err = capsys.readouterr()
+        return SimpleNamespace(status=end.value.code or 0, out=out, err=err)
+
+    yield call
+    forget()
+    for name, flag in others.items():
+        flags.FLAGS[name] = flag
+
+
+def images(count, size=SIZE, channels=3, seed=0):
+    coarse = np.random.default_rng(seed).uniform(0, 255, (count, 4, 4, channels))
+    return tf.image.resize(coarse, (size, size)).numpy().astype(np.uint8)
+
+
+def save_data(path, **changed):
+    labels = np.arange(40) % CLASSES
+    content = {
+        "x_train": images(40), "y_train": labels, "x_test": images(12, seed=1),
+        "y_test": labels[:12], **changed,
+    }
+    np.savez(path, **content)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder with whatever may be given to the script, good and bad."""
+    folder = tmp_path_factory.mktemp("files")
+    save_data(folder / "good.npz")
+    save_data(folder / "grey.npz", x_train=images(40, channels=1), x_test=images(12, channels=1))
+    colourless = [images(count, channels=1).repeat(3, axis=-1) for count in (40, 12)]
+    save_data(folder / "colourless.npz", x_train=colourless[0], x_test=colourless[1])
+    save_data(folder / "tiny.npz", x_train=images(40, size=14), x_test=images(12, size=14))
+    save_data(folder / "two.npz", y_train=np.arange(40) % 2, y_test=np.arange(12) % 2)
+    (folder / "text.keras").write_text("This is no network.\n")
+    image = keras.Input((SIZE, SIZE, 3))
+    maps = keras.layers.Conv2D(8, 3, strides=2, name="one")(image)
+    keras.Model(image, maps, name="own").save(folder / "own.keras")
+    image = keras.Input((32, 32, 3))
+    keras.Model(image, keras.layers.Conv2D(8, 3)(image)).save(folder / "larger.keras")
+    image = keras.Input((SIZE, SIZE, 1))
+    keras.Model(image, keras.layers.Conv2D(8, 3)(image)).save(folder / "grey.keras")
+    image = keras.Input((SIZE, SIZE, 3))
+    logits = keras.layers.Dense(4)(keras.layers.Flatten()(image))
+    keras.Model(image, logits).save(folder / "no_maps.keras")
+    (folder / "foreign").mkdir()
+    (folder / "foreign" / "thesis.tex").write_text("mine")
+    return folder
+
+
+def everything_in(folder):
+    return {path: path.is_dir() or path.read_bytes() for path in sorted(folder.rglob("*"))}
+
+
+ONE = ("--tasks=rotation",)
+MISTAKES = {
+    "task": (["--tasks=rotaton,jigsaw"], "unknown pretext task 'rotaton'", "mean 'rotation'"),
+    "no task": (["--tasks="], "no task", "known:", "jigsaw"),
+    "task twice": (["--tasks=jigsaw,Jigsaw"], "named twice"),
+    "balance": (["--balance=scal"], "did you mean 'scale'"),
+    "regularizer": (["--regularizer=tripel"], "did you mean 'triplet'"),
+    "ensemble": (["--ensemble=temporl"], "did you mean 'temporal'"),
+    "one task": (
+        [*ONE], "one task, and --regularizer triplet and --ensemble temporal compare tasks",
+        "or give --regularizer none --ensemble none",
+    ),
+    "one task, regularizer": ([*ONE, "--ensemble=none"], "or give --regularizer none"),
+    "one task, ensemble": ([*ONE, "--regularizer=none", "--ensemble=both"], "--ensemble both"),
+    "colorization of grey": (
+        ["--dataset=npz:{files}/grey.npz", "--tasks=colorization,rotation", "--targets="],
+        "colorization needs colour images (3 channels), not 1",
+    ),
+    "colorization of colourless": (
+        ["--dataset=npz:{files}/colourless.npz", "--tasks=colorization,rotation"],
+        "these are grey though they have 3 channels",
+    ),
+    "small tiles": (["--dataset=npz:{files}/tiny.npz"], "14x14", "8x8 are needed", "jigsaw"),
+    "task's setting": (["--instance_temperature=-1"], "temperature must be above 0, not -1"),
+    "task's setting nan": (["--instance_temperature=nan"], "above 0, not nan"),
+    "task's setting, no number": (["--inpainting_largest=big"], "inpainting_largest", "big"),
+    "decay": (["--memory_decay=1"], "--memory_decay is 1.0; expected at most 0.9999"),
+    "temperature": (["--ensemble_temperature=0"], "expected above 0"),
+    "weight": (["--regularizer_weight=-1"], "expected at least 0"),
+    "weight nan": (["--ensemble_weight=nan"], "expected a finite number"),
+    "margin": (["--triplet_margin=5"], "expected at most 4"),
+    "memory dtype": (["--memory_dtype=float8"], "expected one of float32, float16"),
+    "net": (["--net=MobilNet_student"], "did you mean 'MobileNet_student'"),
+    "option": (["--net_options=widht=8"], "no option 'widht' (did you mean 'width'?)"),
+    "net and model": (["--encoder_model={files}/own.keras"], "give one"),
+    "no model": (["--net=", "--net_options=", "--encoder_model={files}/none.keras"],
+                 "none.keras does not exist"),
+    "no network": (["--net=", "--net_options=", "--encoder_model={files}/text.keras"],
+                   "text.keras"),
+    "larger model": (["--net=", "--net_options=", "--encoder_model={files}/larger.keras"],
+                     "takes images of 32x32x3", "has 20x20x3", "--image_size"),
+    "grey model": (["--net=", "--net_options=", "--encoder_model={files}/grey.keras"],
+                   "takes images of 20x20x1", "has 20x20x3"),
+    "model without maps": (["--net=", "--net_options=", "--encoder_model={files}/no_maps.keras"],
+                           "no feature map"),
+    "target": (["--targets=clasification"], "did you mean 'classification'"),
+    "two classes": (["--dataset=npz:{files}/two.npz"], "needs two in each half"),
+    "detection in grey": (
+        ["--dataset=npz:{files}/grey.npz"], "--targets classification,clustering",
+    ),
+    "epochs": (["--epochs=0"], "expected at least 1"),
+    "batch": (["--batch_size=37"], "batch of 37 images", "only 36 training images"),
+    "flag": (["--task=rotation"], "Unknown command line flag 'task'. Did you mean: tasks"),
+    "argument": (["rotation"], "unexpected argument 'rotation'"),
+    "foreign": (["--train_dir={files}/foreign"], "holds no run (it has 'thesis.tex')"),
+    "seeds": (["--seeds=0"], "expected at least 1"),
+    "mistake with several seeds": (["--seeds=2", "--tasks=rotaton"], "'rotation'"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_takes_one_line_and_leaves_nothing(script, files, tmp_path, monkeypatch, name):
+    given, *expected = MISTAKES[name]
+    monkeypatch.chdir(tmp_path)
+    before = everything_in(files)
+    done = script(
+        *SMALL, f"--dataset=npz:{files}/good.npz", "--batch_size=16",
+        *(argument.replace("{files}", str(files)) for argument in given),
+    )
+    assert done.err.startswith("error: ") and done.err.count("\n") == 1, done.err
+    assert (done.status, done.out) == (2, "")
+    for part in expected:
+        assert part.replace("{files}", str(files)) in done.err
+    assert not any(tmp_path.iterdir()) and everything_in(files) == before
+
+
+def test_a_memory_larger_than_what_is_free(script, files, tmp_path, monkeypatch):
+    data = dataloader.load(f"npz:{files}/good.npz")
+    monkeypatch.setattr(pretrain_tte.Settings, "load_data", lambda settings: data)
+    monkeypatch.setattr("dataloader.memory.free_memory", lambda: 100_000)
+    arguments = (*SMALL, f"--dataset=npz:{files}/good.npz", f"--train_dir={tmp_path / 'run'}")
+    done = script(*arguments, "--batch_size=16")
+    assert done.status == 2 and done.err.count("\n") == 1
+    for part in ("the temporal memory of 36 images and 4 tasks needs", "--memory_dtype float16"):
+        assert part in done.err
+    done = script(*arguments, "--batch_size=16", "--ensemble=weights", "--dry_run")
+    assert (done.status, done.err) == (0, "")
+    assert not any(tmp_path.iterdir())
+
+
+def test_dry_run_tells_the_memorys_size(script, files, tmp_path):
+    arguments = (*SMALL, f"--dataset=npz:{files}/good.npz", f"--train_dir={tmp_path / 'run'}",
+                 "--batch_size=16", "--dry_run")
+    for dtype, size in (("float32", 4), ("float16", 2)):
+        done = script(*arguments, f"--memory_dtype={dtype}")
+        assert (done.status, done.err) == (0, "")
+        # 36 images, 4 tasks, 128 numbers; a count of 8 bytes an image.
+        expected = 36 * (4 * 128 * size + 8)
+        assert f"temporal memory  {expected:,} bytes" in done.out
+        for part in (f"{tmp_path / 'run'} (new)", "36 training images without labels",
+                     "jigsaw (discriminative, 4 x 9x9)", "instance_temperature=0.5",
+                     "triplet, weight"):
+            assert part in done.out
+    assert not any(tmp_path.iterdir())
+
+
+def test_default_settings_are_named_after_what_runs():
+    settings = pretrain_tte.Settings()
+    names = {
+        (): "digits-VGG_stride_student-TTE-0",
+        (("regularizer", "none"), ("ensemble", "none")): "digits-VGG_stride_student-plain_sum-0",
+        (("ensemble", "none"), ("seed", 3)): "digits-VGG_stride_student-triplet-3",
+        (("tasks", "Rotation"), ("regularizer", "none"), ("ensemble", "none")):
+            "digits-VGG_stride_student-rotation-0",
+        (("dataset", "npz:a/b.npz"),): "npz_a_b.npz-MobileNet_student-TTE-0",
+        (("encoder_model", "a/b.keras"), ("seeds", 3)): "digits-b-TTE-3seeds",
+    }
+    for changed, name in names.items():
+        spelled = dataclasses.replace(settings, **dict(changed)).spelled()
+        assert spelled.folder() == Path("runs") / name
+        assert None not in (spelled.epochs, spelled.batch_size, spelled.learning_rate)
+        assert spelled.ramp_epochs > 0
+
+
+# In processes of their own
+
+EPOCHS, STEPS = 3, 6
+DETERMINISTIC = (
+    *SMALL, "--dataset=digits", f"--epochs={EPOCHS}", f"--train_images={40 * STEPS}",
+    "--batch_size=40", "--image_size=20", "--deterministic", "--ensemble=both",
+    "--targets=classification", "--fine_tuning_steps=2",
+)
+TIMES = ("seconds", "images_per_second")
+
+
+def start(*arguments, **options):
+    """A process as a person would start it, without the quiet that conftest.py asks for."""
+    environment = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_help_has_every_flag_once_under_its_group(tmp_path):
+    process = start("--help", cwd=tmp_path, stdout=subprocess.PIPE)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    assert out.startswith(pretrain_tte.__doc__.strip().splitlines()[0])
+    group, found = "", {}
+    for line in out.splitlines():
+        if re.fullmatch(r"\w+:", line):
+            group = line[:-1]
+        flag = re.match(r"  --(\w+)", line)
+        if flag:
+            assert flag[1] not in found
+            found[flag[1]] = group
+    expected = {
+        field.name: field.metadata["group"]
+        for field in dataclasses.fields(pretrain_tte.Settings)
+    }
+    expected.update(dict.fromkeys(pretrain_tte.TASK_FIELDS, "tasks"))
+    assert found == expected
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run from nothing to its end: folder, out and err."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    process = start(*DETERMINISTIC, f"--train_dir={folder}", stdout=subprocess.PIPE)
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err
+    return SimpleNamespace(folder=folder, out=out, err=err)
+
+
+@pytest.mark.slow
+def test_what_is_printed(finished):
+    assert finished.err == ""
+    lines = finished.out.splitlines()
+    assert lines[0] == f"pre-training MobileNet_student by TTE in {finished.folder}"
+    assert lines[1] == f"temporal memory: {240 * (4 * 128 * 4 + 8):,} bytes"
+    assert re.match(rf"pre-train {EPOCHS}/{EPOCHS}  ensemble .* rotation .* images/s", lines[4])
+    for name in ("TTE", "random", "pixels"):
+        assert any(line.startswith(f"{name} ") and re.search(r"\d\d\.\d\d", line) for line in lines)
+    assert "linear probe" in finished.out and "k-NN" in finished.out
+
+
+@pytest.mark.slow
+def test_what_a_run_leaves(finished):
+    written = {
+        str(path.relative_to(finished.folder)) for path in finished.folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    }
+    (events,), (pictures,) = (
+        finished.folder.glob(f"{part}events*") for part in ("logs/", "logs/pictures/")
+    )
+    assert written == {
+        "settings.json", "history.csv", "summary.json", "curves.png", "bias.png", "encoder.keras",
+        "targets.json", "targets.png", "export/1/saved_model.pb", "export/1/fingerprint.pb",
+        "export/1/variables/variables.index", "export/1/variables/variables.data-00000-of-00001",
+        f"logs/{events.name}", f"logs/pictures/{pictures.name}",
+        *(f"checkpoints/00000{epoch}-000000.npz" for epoch in (EPOCHS - 1, EPOCHS)),
+    }
+    for picture in ("curves.png", "bias.png", "targets.png"):
+        pixels = imread(finished.folder / picture)
+        assert min(pixels.shape[:2]) > 300 and pixels[..., :3].std() > 0.05
+
+
+@pytest.mark.slow
+def test_history_and_logs_have_every_figure_of_each_epoch(finished):
+    rows = read_history(finished.folder / "history.csv")
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    columns = {"loss", "regularizer_loss", "ensemble_loss", "ensemble_distance", "ensemble_weight",
+               "val_rotation_accuracy", "val_jigsaw_accuracy", "val_instance_retrieval_accuracy",
+               "val_reconstruction_squared_error"}
+    for place, task in enumerate(TASKS):
+        columns |= {f"{task}_{what}" for what in (
+            "loss", "factor", "gradient_norm", "deviation", "effective_rank")}
+        columns |= {f"val_{task}_loss", *(f"cosine_{task}_{b}" for b in TASKS[place + 1 :])}
+    for row in rows:
+        assert columns < set(row)
+        assert all(np.isfinite(value) for key, value in row.items() if key != "stage")
+    assert rows[0]["ensemble_weight"] == rows[0]["ensemble_loss"] == 0
+    assert rows[2]["ensemble_weight"] >= rows[1]["ensemble_weight"] > 0
+    (file,) = (finished.folder / "logs").glob("events*")
+    events = EventAccumulator(str(file)).Reload()
+    for tag, column in (("train/rotation_loss", "rotation_loss"),
+                        ("train/cosine_rotation_jigsaw", "cosine_rotation_jigsaw"),
+                        ("validation/jigsaw_accuracy", "val_jigsaw_accuracy")):
+        values = [tf.make_ndarray(event.tensor_proto) for event in events.Tensors(tag)]
+        assert np.allclose(values, [row[column] for row in rows], rtol=1e-6)
+    (file,) = (finished.folder / "logs" / "pictures").iterdir()
+    pictures = EventAccumulator(str(file)).Reload().Tensors("reconstruction")
+    assert [event.step for event in pictures] == [1, 2, 3]
+    png = tf.make_ndarray(pictures[0].tensor_proto)[2]
+    assert tf.io.decode_png(png).shape == (20, 60, 3)  # view, result and truth
+
+
+@pytest.mark.slow
+def test_the_summary_and_what_it_is_of(finished):
+    summary = json.loads((finished.folder / "summary.json").read_text())
+    data = dataloader.load("digits", image_size=(20, 20), train_images=240)
+    assert {key: summary[key] for key in ("kind", "net", "options", "image_shape", "tasks")} == {
+        "kind": "tte", "net": "MobileNet_student", "options": ["width=8", "first=8"],
+        "image_shape": [20, 20, 3], "tasks": list(TASKS),
+    }
+    assert np.allclose(summary["preprocessing"]["mean"], data.channel_mean)
+    assert summary["views"] == 8
+    assert summary["settings"]["task_settings"]["reconstruction_masked"] == 0.25
+    for task in TASKS:
+        assert set(summary["held_out"][task]) == {"loss", pretext.get(task).metric}
+        assert summary["bias"][f"{task}_gradient_norm"] > 0
+    targets = json.loads((finished.folder / "targets.json").read_text())["targets"]
+    assert set(targets) == set(summary["targets"]) == {"TTE", "random", "pixels"}
+    for name, figures in targets.items():
+        for figure, found in figures["classification"].items():
+            assert found["values"] == [summary["targets"][name]["classification"][figure]]
+
+
+@pytest.mark.slow
+def test_the_encoder_has_the_statistics_of_clean_training_images(finished):
+    """The first batch normalisation's, in NumPy, of all training images; and the average of
+    weights, which the checkpoint has."""
+    encoder = nets.load_encoder(finished.folder)
+    assert encoder.name == "MobileNet_student"
+    data = dataloader.load("digits", image_size=(20, 20), train_images=240)
+    standard = encoder.standardize(data.train.images(range(240)))
+    first = keras.Model(encoder.model.inputs[0], encoder.model.get_layer("conv0").output)
+    maps = first(standard).numpy().astype(np.float64)
+    layer = next(
+        each for each in encoder.model.layers if isinstance(each, keras.layers.BatchNormalization)
+    )
+    np.testing.assert_allclose(layer.moving_mean, maps.mean((0, 1, 2)), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(layer.moving_variance, maps.var((0, 1, 2)), rtol=1e-3, atol=1e-4)
+    _, groups = arrays.load(finished.folder / f"checkpoints/{EPOCHS:06d}-000000.npz")
+    kernel = encoder.model.get_layer("conv0").kernel.numpy()
+    same_shape = [v for v in groups["model"].values() if v.shape == kernel.shape]
+    assert len(same_shape) == 2  # the weights and their average
+    assert [np.array_equal(each, kernel) for each in same_shape].count(True) == 1
+    assert not np.array_equal(same_shape[0], kernel)  # the weights as they were trained
+
+
+FRESH_PROCESS = """
+import json, sys
+import keras, numpy as np, tensorflow as tf
+path, about = sys.argv[1], json.load(open(sys.argv[1] + "/summary.json"))["preprocessing"]
+encoder = keras.models.load_model(path + "/encoder.keras")
+served = tf.saved_model.load(path + "/export/1")
+serve = served.signatures["serving_default"]
+for count in (1, 7):
+    images = np.random.default_rng(count).integers(0, 256, (count, 20, 20, 3)).astype(np.uint8)
+    answer = serve(image=tf.constant(images))
+    scaled = (images - np.float32(about["mean"])) / np.float32(about["deviation"])
+    own = encoder(scaled, training=False).numpy()
+    assert list(answer) == ["embedding"] and answer["embedding"].dtype == tf.float32
+    assert own.shape[0] == count and np.abs(answer["embedding"].numpy() - own).max() <= 1e-5
+assert not {"nets", "pretext", "experiment", "op_util", "registry"} & set(sys.modules)
+print("as it should be")
+"""
+
+
+@pytest.mark.slow
+def test_encoder_and_export_work_without_this_repository(finished, tmp_path):
+    command = [sys.executable, "-I", "-c", FRESH_PROCESS, str(finished.folder)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "as it should be\n", done.stderr
+
+
+@pytest.mark.slow
+def test_the_export_scores_as_the_encoder_does(finished):
+    served = nets.ExportedEncoder(finished.folder / "export" / "1")
+    encoder = nets.load_encoder(finished.folder)
+    test = dataloader.load("digits", image_size=(20, 20)).test.images(range(50))
+    np.testing.assert_allclose(
+        served(test)["embedding"], encoder(test)["embedding"], atol=1e-4, rtol=1e-4
+    )
+
+
+def with_times(folder):
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*")}
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_left_alone(script, finished):
+    before = with_times(finished.folder)
+    same = ("--net=mobilenet-student", "--tasks=Reconstruction,rotation,JIGSAW,instance",
+            f"--train_dir={finished.folder}")
+    done = script(*DETERMINISTIC, *same)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith(f"{finished.folder} is finished; --overwrite would start anew\n")
+    assert "linear probe" in done.out
+    done = script(*DETERMINISTIC, *same, "--epochs=4", "--instance_jitter=0.1")
+    assert (done.status, done.out) == (2, "") and done.err.count("\n") == 1
+    for part in ("epochs: 3 -> 4", "task_settings.instance_jitter: 0.5 -> 0.1", "--overwrite"):
+        assert part in done.err
+    assert with_times(finished.folder) == before
+
+
+def stop_at(process, folder, pattern, signal_number):
+    """Send a signal as soon as there is a file; the exit status and stderr."""
+    try:
+        while process.poll() is None and not any(folder.glob(pattern)):
+            time.sleep(0.005)
+        process.send_signal(signal_number)
+        return process.wait(timeout=60), process.stderr.read()
+    finally:
+        process.kill()
+        process.stderr.close()
+
+
+def without_times(row):
+    return {key: value for key, value in row.items() if key not in TIMES}
+
+
+@pytest.mark.slow
+def test_killed_and_gone_on_with_is_never_killed(finished, tmp_path):
+    folder = tmp_path / "run"
+
+    def begin():
+        # A checkpoint after each step.
+        return start(
+            *DETERMINISTIC, f"--train_dir={folder}", "--checkpoint_minutes=1e-9",
+            stdout=subprocess.DEVNULL,
+        )
+
+    place = "checkpoints/000000-00000[2-5].npz"  # the balance is still being found
+    assert stop_at(begin(), folder, place, signal.SIGKILL) == (-signal.SIGKILL, "")
+    place = "checkpoints/000001-00000[2-5].npz"
+    status, err = stop_at(begin(), folder, place, signal.SIGTERM)
+    assert status == 143 and err.startswith("interrupted (SIGTERM) after") and err.count("\n") == 1
+    assert not (folder / "summary.json").exists()
+    process = begin()
+    err = process.communicate(timeout=300)[1]
+    assert (process.returncode, err) == (0, "")
+    name = f"checkpoints/{EPOCHS:06d}-000000.npz"
+    (_, groups), (_, other) = (arrays.load(each / name) for each in (finished.folder, folder))
+    for group, values in groups.items():
+        assert list(values) == list(other[group])
+        for key, value in values.items():
+            assert value.tobytes() == other[group][key].tobytes(), (group, key)
+    rows, weights, summaries = [], [], []
+    for each in (finished.folder, folder):
+        rows.append(list(map(without_times, read_history(each / "history.csv"))))
+        weights.append(keras.models.load_model(each / "encoder.keras").get_weights())
+        summary = without_times(json.loads((each / "summary.json").read_text()))
+        del summary["settings"]  # of which the folder is one
+        summaries.append(summary)
+    assert rows[0] == rows[1] and summaries[0] == summaries[1]
+    assert all(map(np.array_equal, *weights))
+
+
+# Runs through: each a tiny epoch
+
+QUICK_TARGETS = ("--fine_tuning_steps=2", "--detection_steps=2", "--metric_steps=2")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--tasks=rotation", "--regularizer=none", "--ensemble=none", "--validation_fraction=0"],
+        ["--tasks=inpainting,colorization", "--regularizer=relational", "--memory_dtype=float16",
+         "--mixed_precision", "--export_features"],
+        ["--balance=gradnorm", "--gradnorm_interval=1", "--ensemble=weights", "--optimizer=sgd",
+         "--tasks=rotation,instance", "--instance_temperature=0.2"],
+        ["--dataset=npz:{files}/grey.npz", "--regularizer=none", "--balance=none", "--flip"],
+        ["--net=", "--net_options=", "--encoder_model={files}/own.keras", "--crop_padding=2"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_runs_through(script, files, tmp_path, arguments):
+    folder = tmp_path / "run"
+    done = script(
+        *SMALL, f"--dataset=npz:{files}/good.npz", "--batch_size=16", "--epochs=1", "--targets=",
+        f"--train_dir={folder}",
+        *(argument.replace("{files}", str(files)) for argument in arguments),
+    )
+    assert (done.status, done.err) == (0, ""), done.err
+    (row,) = read_history(folder / "history.csv")
+    assert all(np.isfinite(value) for key, value in row.items() if key != "stage")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["targets"] == {} and not (folder / "targets.json").exists()
+    encoder = nets.load_encoder(folder)
+    shape = tuple(summary["image_shape"])
+    some = np.random.default_rng(0).integers(0, 256, (3, *shape), np.uint8)
+    found = nets.ExportedEncoder(folder / "export" / "1")(some)
+    assert set(found) == {"embedding"} | {
+        name for name in ("features",) if "--export_features" in arguments
+    }
+    tolerance = 0.05 if "--mixed_precision" in arguments else 1e-4
+    expected = encoder(some)["embedding"].numpy()
+    assert np.abs(found["embedding"] - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.slow
+def test_all_targets_and_the_way_on_from_an_encoder(script, files, tmp_path):
+    common = (f"--dataset=npz:{files}/good.npz", "--batch_size=16", "--epochs=1", *QUICK_TARGETS)
+    done = script(*SMALL, *common, f"--train_dir={tmp_path / 'first'}")
+    assert (done.status, done.err) == (0, "")
+    summary = json.loads((tmp_path / "first" / "summary.json").read_text())
+    assert set(summary["targets"]["TTE"]) == {"classification", "detection", "clustering"}
+    assert set(summary["targets"]["random"]) == set(summary["targets"]["TTE"])
+    assert set(summary["targets"]["pixels"]) == {"classification", "clustering"}
+    done = script(
+        *common, f"--encoder_model={tmp_path / 'first'}", f"--train_dir={tmp_path / 'second'}",
+        "--targets=classification",
+    )
+    assert (done.status, done.err) == (0, "")
+    again = json.loads((tmp_path / "second" / "summary.json").read_text())
+    assert again["net"] == "MobileNet_student" and set(again["targets"]) == {
+        "TTE", "as given", "pixels"
+    }
+    # What it began with is what the first run ended with.
+    assert again["targets"]["as given"]["classification"]["linear_probe"] == (
+        summary["targets"]["TTE"]["classification"]["linear_probe"]
+    )
+
+
+@pytest.mark.slow
+def test_several_seeds(script, files, tmp_path):
+    arguments = (
+        *SMALL, f"--dataset=npz:{files}/good.npz", "--batch_size=16", "--epochs=1",
+        "--tasks=rotation,instance", "--targets=classification", *QUICK_TARGETS, "--seeds=2",
+        f"--train_dir={tmp_path / 'runs'}", "--instance_jitter=0.2",
+    )
+    done = script(*arguments, "--dry_run")
+    assert done.status == 0 and done.out.count("waiting: TTE, seed") == 2
+    assert not any(tmp_path.iterdir())
+    done = script(*arguments)
+    assert (done.status, done.err) == (0, ""), done.out
+    targets = json.loads((tmp_path / "runs" / "targets.json").read_text())["targets"]
+    for seed in range(2):
+        summary = json.loads((tmp_path / "runs" / f"seed{seed}" / "summary.json").read_text())
+        assert summary["seed"] == seed
+        assert summary["settings"]["task_settings"]["instance_jitter"] == 0.2
+        for name, figures in summary["targets"].items():
+            for figure, value in figures["classification"].items():
+                assert targets[name]["classification"][figure]["values"][seed] == value
+    assert re.search(r"TTE +\d+\.\d+ ± \d+\.\d+", done.out)
