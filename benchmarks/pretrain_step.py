@@ -1,0 +1,151 @@
+"""What a pre-training step costs: each task alone, all of them, regularizer and ensemble.
+
+    python benchmarks/pretrain_step.py
+
+Times one step of each on one batch, all in one process and in turn, so that the ratios hold while
+the machine's speed drifts; figures are medians. `/ plain sum` is what regularizer and ensemble add;
+`/ single steps` compares a step of all tasks with the sum of the steps of each task alone, which
+encode as many views.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from experiment import quiet  # noqa: E402, F401 (before TensorFlow)
+
+# isort: split
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+import nets
+import pretext
+from experiment import report
+from experiment.main import run
+from pretext.model import WIDTH, MultiTask
+
+flags.DEFINE_string("net", "MobileNet_student", "the encoder", module_name="benchmark")
+flags.DEFINE_list("net_options", ["width=64"], "its options", module_name="benchmark")
+flags.DEFINE_string(
+    "tasks", "reconstruction,rotation,jigsaw,instance", "at commas", module_name="benchmark"
+)
+flags.DEFINE_integer("batch_size", 256, "images a step", module_name="benchmark")
+flags.DEFINE_integer("image_size", 32, "height and width, in pixels", module_name="benchmark")
+flags.DEFINE_integer("train_images", 50_000, "rows of the memory", module_name="benchmark")
+flags.DEFINE_integer("rounds", 11, "timings of each figure", module_name="benchmark")
+flags.DEFINE_bool("mixed_precision", False, "compute in bfloat16", module_name="benchmark")
+FLAGS = flags.FLAGS
+
+# Of all tasks: regularizer, whether there is a memory, decay of the weights' average.
+TOGETHER: dict[str, tuple[str, bool, float | None]] = {
+    "plain sum": ("none", False, None),
+    "+ triplet": ("triplet", False, None),
+    "+ relational": ("relational", False, None),
+    "+ temporal": ("none", True, None),
+    "+ weights": ("none", False, 0.99),
+    "TTE (triplet, temporal)": ("triplet", True, None),
+}
+
+
+def main(_: list[str]) -> None:
+    """Time all of it and print two tables."""
+    tf.get_logger().setLevel("ERROR")  # it takes many small functions for one that is traced anew
+    keras.config.set_dtype_policy("mixed_bfloat16" if FLAGS.mixed_precision else "float32")
+    names = pretext.parse(FLAGS.tasks)
+    batch = random_batch()
+    steps = {name: make_step([name], ("none", False, None), batch) for name in names}
+    steps.update({name: make_step(names, added, batch) for name, added in TOGETHER.items()})
+    times = medians(steps)
+    views = {name: pretext.create(name, image_shape()).view_count for name in names}
+    single = sum(times[name] for name in names)
+    rows = [
+        {
+            "step": name,
+            "views": views.get(name, sum(views.values())),
+            "ms": times[name],
+            "images/s": 1e3 * FLAGS.batch_size / times[name],
+            "/ plain sum": times[name] / times["plain sum"],
+            "/ single steps": None if name in names else times[name] / single,
+        }
+        for name in steps
+    ]
+    policy = keras.config.dtype_policy().name
+    print(f"{FLAGS.net} ({','.join(FLAGS.net_options)}), batch {FLAGS.batch_size}, "
+          f"{FLAGS.image_size}x{FLAGS.image_size}, {policy}\n{report.table(rows)}", flush=True)
+
+
+def image_shape() -> tuple[int, int, int]:
+    """Of the images."""
+    return FLAGS.image_size, FLAGS.image_size, 3
+
+
+def make_step(
+    names: Sequence[str], added: tuple[str, bool, float | None], batch: Mapping[str, tf.Tensor]
+) -> Callable[[], Any]:
+    """One training step of these tasks on `batch`, as Keras would run it."""
+    regularizer, has_memory, decay = added
+    keras.utils.set_random_seed(0)
+    network = nets.build(FLAGS.net, image_shape(), 1, **nets.parse_options(FLAGS.net_options))
+    encoder = nets.encoder_of(network, nets.Standardize((128.0,) * 3, (64.0,) * 3))
+    smallest = nets.minimum_size(encoder.name) or FLAGS.image_size
+    memory = None
+    if has_memory:
+        memory = pretext.ensemble.TemporalMemory(FLAGS.train_images, len(names), WIDTH)
+    model = MultiTask(
+        encoder,
+        [pretext.create(name, image_shape(), smallest) for name in names],
+        balance=pretext.balance.create("scale", len(names)),
+        regularizer=pretext.regularizers.create(regularizer, len(names)),
+        memory=memory,
+        average_decay=decay,
+    )
+    model.compile(keras.optimizers.Adam(1e-4))
+    model.optimizer.build(model.trainable_variables)
+    model.epoch.assign(1)
+    step = tf.function(model.train_step, autograph=False)
+    return lambda: step(batch)
+
+
+def random_batch() -> dict[str, tf.Tensor]:
+    """A batch of smooth random images, from all over the memory."""
+    random = np.random.default_rng(0)
+    coarse = random.uniform(0, 255, [FLAGS.batch_size, 8, 8, 3]).astype(np.float32)
+    image = tf.cast(tf.image.resize(coarse, image_shape()[:2]), tf.uint8)
+    index = random.choice(FLAGS.train_images, FLAGS.batch_size, replace=False)
+    return {"image": image, "index": tf.constant(index)}
+
+
+def medians(steps: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
+    """Milliseconds of each step, the median over rounds in which all take their turn, in a new
+    order each time."""
+    for step in steps.values():
+        for _ in range(2):
+            wait_for(step())
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    random = np.random.default_rng(0)
+    for _ in range(FLAGS.rounds):
+        for name in random.permutation(list(steps)):
+            began = time.perf_counter()
+            wait_for(steps[name]())
+            times[name].append(1e3 * (time.perf_counter() - began))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def wait_for(result: Mapping[str, tf.Tensor]) -> None:
+    """Until the device has computed `result`."""
+    for tensor in result.values():
+        tensor.numpy()
+
+
+if __name__ == "__main__":
+    run(main)
