@@ -14,10 +14,13 @@ import tensorflow as tf
 import dataloader
 import distillers
 import nets
+import pretext
 from dataloader.loading import sources
 from distillers.registration import METHODS
 from nets import registration
+from pretext.registration import TASKS
 from registry import UserError
+from tests.pretext.models import batches, encoder, multi_task
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -27,7 +30,7 @@ EXAMPLES = dict(re.findall(r"`(\w+(?:/\w+)+\.py)`:\n\n```python\n(.*?)```", TEXT
 @pytest.fixture
 def add(tmp_path, monkeypatch):
     """Add an example to its package for the time of a test, as a file in another folder."""
-    for registry in (METHODS, sources, registration._networks, registration._pairs):
+    for registry in (METHODS, TASKS, sources, registration._networks, registration._pairs):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     before = set(sys.modules)
 
@@ -41,8 +44,8 @@ def add(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_there_are_four_examples():
-    assert len(EXAMPLES) == 4
+def test_there_are_five_examples():
+    assert len(EXAMPLES) == 5
 
 
 @pytest.fixture
@@ -93,6 +96,27 @@ def test_the_methods_own_test(add):
     assert len(names) == 2
     for name in names:
         tests[name]()
+
+
+def test_pretext_task(add):
+    add(pretext, "context")
+    task = pretext.create("Context", (20, 24, 3))
+    images = np.random.default_rng(0).random((16, 20, 24, 3), dtype=np.float32)
+    uniform = (np.arange(16, dtype=np.float32) / 16)[:, None]
+    (middle, other), place = task.views(images, uniform)
+    np.testing.assert_array_equal(middle, images[:, 6:12, 8:16])
+    np.testing.assert_array_equal(place, np.arange(16) // 2)
+    for i, cell in enumerate(place.numpy()):
+        row, column = divmod(cell if cell < 4 else cell + 1, 3)  # the fifth is the middle
+        expected = images[i, 6 * row : 6 * row + 6, 8 * column : 8 * column + 8]
+        np.testing.assert_array_equal(other[i], expected)
+    with pytest.raises(UserError, match="at least 24"):
+        pretext.create("context", (20, 24, 3), 8)
+    model = multi_task(("rotation", "context"), own_encoder=encoder(normalised=False))
+    model.compile(keras.optimizers.Adam(1e-2))
+    data = batches(8, 8).repeat(20)
+    history = model.fit(data, epochs=1, verbose=0, shuffle=False).history
+    assert history["context_loss"][0] < 0.8 * np.log(8)
 
 
 def test_network(add):
