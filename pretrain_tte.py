@@ -447,8 +447,8 @@ def fit(
     """Train from wherever the run folder says the run is."""
     steps = dataloader.steps_per_epoch(data.train, settings.batch_size)
     rate = schedule(settings.schedule, settings.learning_rate, settings.epochs, steps)
-    model.compile(settings.make_optimizer(rate), jit_compile=settings.jit_compile)
     with model.distribute_strategy.scope():
+        model.compile(settings.make_optimizer(rate), jit_compile=settings.jit_compile)
         model.optimizer.build(model.trainable_variables)
     held_out = data.validation if len(data.validation) else data.test
     held_out = held_out.take(np.arange(min(HELD_OUT_IMAGES, len(held_out))))

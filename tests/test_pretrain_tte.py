@@ -498,6 +498,23 @@ def test_killed_and_gone_on_with_is_never_killed(finished, tmp_path):
     assert all(map(np.array_equal, *weights))
 
 
+@pytest.mark.slow
+def test_on_two_devices(files, tmp_path):
+    """An odd batch, a balance that measures, and an average: all that is done between steps too."""
+    command = [
+        sys.executable, str(ROOT / "tests" / "two_devices.py"), "pretrain_tte", *SMALL,
+        f"--dataset=npz:{files}/good.npz", "--batch_size=15", "--epochs=1", "--targets=",
+        "--tasks=reconstruction,rotation", "--ensemble=both", "--balance=gradnorm",
+        "--gradnorm_interval=2", "--strategy=mirrored", f"--train_dir={tmp_path / 'run'}",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    (row,) = read_history(tmp_path / "run" / "history.csv")
+    assert all(np.isfinite(value) for key, value in row.items() if key != "stage")
+    assert nets.load_encoder(tmp_path / "run").name == "MobileNet_student"
+
+
 # Runs through: each a tiny epoch
 
 QUICK_TARGETS = ("--fine_tuning_steps=2", "--detection_steps=2", "--metric_steps=2")

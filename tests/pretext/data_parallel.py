@@ -11,7 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from experiment import devices
-from tests.pretext.models import batches, encoder, multi_task, weights
+from pretext.batch import Batch
+from pretext.bias import BiasLog
+from tests.pretext.models import batches, encoder, images, multi_task, weights
 
 IMAGES = 21
 CASES = {
@@ -27,7 +29,11 @@ def train(strategy, name):
         model.compile(keras.optimizers.SGD(5e-2, momentum=0.9, nesterov=True))
     first = weights(model.network)
     data = batches(IMAGES, 7).concatenate(batches(17, 8, seed=1))
-    history = model.fit(data, epochs=2, shuffle=False, verbose=0, validation_data=batches(17, 8))
+    sample = Batch(tf.constant(images(8)), tf.range(8, dtype=tf.int64))
+    history = model.fit(
+        data, epochs=2, shuffle=False, verbose=0, validation_data=batches(17, 8),
+        callbacks=[BiasLog(model, sample)],
+    )
     moved = np.linalg.norm(weights(model.network) - first) / np.linalg.norm(first)
     return model, moved, history.history
 

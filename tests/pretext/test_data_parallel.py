@@ -30,4 +30,6 @@ def test_same_encoder_as_on_one_device(replicas, names):
         assert figures["encoder"] <= 5e-6, (name, figures["encoder"])
         assert figures["weights"] <= 5e-6, (name, figures["weights"])
         for metric, (alone, shared) in figures["logs"].items():
-            np.testing.assert_allclose(shared, alone, rtol=5e-5, err_msg=f"{name}: {metric}")
+            np.testing.assert_allclose(
+                shared, alone, rtol=1e-4, atol=1e-4, err_msg=f"{name}: {metric}"
+            )
