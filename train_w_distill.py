@@ -251,6 +251,10 @@ def main(_: list[str]) -> None:
             untrained = teacher is not None and settings.teacher_file() is None
             if untrained and not method.trains_teacher:
                 train_teacher(settings, data, strategy, teacher.model, folder)
+                # Made anew, as a method may take something from the teacher when it is built.
+                method = create_method(settings)
+                with strategy.scope():
+                    distiller = make_distiller(settings, data, method, teacher)
             how = f"with {settings.Distillation}" if method.needs_teacher else "alone"
             print(f"training {distiller.student.name} {how} in {folder.path}")
             for note in method.notes:
@@ -635,7 +639,7 @@ def stages_in_words(method: distillers.Method, epochs: int) -> str:
 def methods_table() -> str:
     """All methods, with what a person has to know of each."""
     blocks = []
-    for name in METHODS.names():
+    for name in sorted(METHODS.names(), key=str.lower):
         method = METHODS.get(name)
         stages = ", ".join(stage.name for stage in method().stages)
         lines = [f"{name}: {method.paper}", f"    reads {reads_in_words(method)}; stages: {stages}"]

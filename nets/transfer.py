@@ -11,7 +11,7 @@ import keras
 from registry import UserError
 
 from .encoders import ENCODER_FILE, Encoder, load_encoder
-from .registration import build, declared_outputs
+from .registration import build, declared_outputs, parse_options
 from .stored import Stored
 
 PREFIX = "tte:"
@@ -80,6 +80,7 @@ def load_pretrained(text: str, input_shape: Sequence[int], classes: int) -> Stor
         logits = keras.layers.Dense(classes, dtype="float32", name="logits")(embedding)
         model = keras.Model(encoder.model.input, logits, name=encoder.name)
     else:
-        model = build(encoder.name, input_shape, classes, **stated.get("options", {}))
+        options = parse_options(stated.get("options", ()))
+        model = build(encoder.name, input_shape, classes, **options)
         fill_from_encoder(model, text)
     return Stored(model, encoder.standardize, has_logits=False)
