@@ -155,6 +155,9 @@ class Settings(DataSettings):
     overwrite: bool = option(
         False, "remove what an earlier run left in that folder", group=RUN, same_run=True
     )
+    dry_run: bool = option(
+        False, "say what would be scored, and write nothing", group=RUN, same_run=True
+    )
 
     def targets(self) -> tuple[str, ...]:
         """The target tasks asked for."""
@@ -219,18 +222,21 @@ def main(_: list[str]) -> None:
     """Score all encoders, print and write what came out."""
     settings = from_flags(Settings).checked()
     folder = RunFolder(settings.folder())
-    if folder.state(compared(settings), settings.overwrite) == "finished":
+    if folder.state(compared(settings), settings.overwrite) == "finished" and not settings.dry_run:
         print(f"{folder.path} is finished; --overwrite would start anew")
         summary = folder.summary()
         print(bias_table(summary["bias"]) if settings.bias else table(summary["targets"]))
         return
     devices.prepare(settings.seed, settings.deterministic)
-    if settings.bias:
+    if settings.bias and not settings.dry_run:
         measure_bias(settings, folder)
         return
     data, scenes = load(settings)
     names = names_of(settings.encoder)
     first = open_encoders(settings, settings.seed, data, scenes)  # mistakes are told first
+    if settings.dry_run:
+        print(f"{', '.join(names)} by {', '.join(settings.targets())}, into {folder.path}")
+        return
     with folder:
         folder.open(compared(settings), settings.overwrite)
         scores, detections = score_all(settings, names, first, data, scenes)

@@ -226,6 +226,7 @@ def main(_: list[str]) -> None:
         return
     settings = from_flags(Settings).spelled()
     method = create_method(settings)
+    distillers.stage_ends(method.stages, settings.epochs)  # there are epochs for all stages
     folder = RunFolder(settings.folder())
     determining = determining_settings(settings, method)
     state = folder.state(determining, settings.overwrite)

@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -40,19 +43,58 @@ def test_installing_and_testing_are_what_ci_does():
     assert "requirements-dev.txt" in ci and "-m pytest" in ci
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with what the commands take as given: a student, images, and the runs of the
+    commands before them, which are made by these commands, in small."""
+    folder = tmp_path_factory.mktemp("place")
+    image = keras.Input((96, 96, 3))
+    maps = image
+    for number in (1, 2, 3):
+        maps = keras.layers.Conv2D(8, 3, strides=2, name=f"conv{number}")(maps)
+    pooled = keras.layers.GlobalAveragePooling2D()(maps)
+    keras.Model(image, keras.layers.Dense(2, "softmax")(pooled)).save(folder / "student.keras")
+    random = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for kind in ("cat", "dog"):
+            (folder / "images" / part / kind).mkdir(parents=True)
+            for number in range(80 if part == "train" else 4):
+                pixels = random.integers(0, 256, (96, 96, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / "images" / part / kind / f"{number}.jpg")
+    small = {
+        "pretrain_tte.py": ["--epochs=1", "--train_images=64", "--batch_size=32", "--targets="],
+        "train_w_distill.py": ["--epochs=1", "--train_images=64"],
+    }
+    chain = [words for words in map(shlex.split, trainings()) if "--train_dir" in words]
+    assert [words[1] for words in chain] == list(small)
+    for words in chain:
+        command = [sys.executable, str(ROOT / words[1]), *words[2:], *small[words[1]]]
+        run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+    return folder
+
+
+def listing(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", trainings())
-def test_training_command_as_a_dry_run(command, tmp_path):
+def test_training_command_as_a_dry_run(command, place):
     words = shlex.split(command)[1:]
     words = [str(ROOT / word) if (ROOT / word).is_file() else word for word in words]
     # The presets are for CIFAR-100, which would have to be downloaded.
     data = ["--dataset", "digits"] if "--flagfile" in words else []
+    # What was made for the commands after them is a run of other settings.
+    again = ["--overwrite"] if "--train_dir" in words else []
+    before = listing(place)
     run = subprocess.run(
-        [sys.executable, *words, *data, "--dry_run"], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, *words, *data, *again, "--dry_run"], cwd=place, capture_output=True,
+        text=True,
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip()
-    assert not list(tmp_path.iterdir()), "a dry run writes nothing"
+    assert listing(place) == before, "a dry run writes nothing"
 
 
 @pytest.mark.parametrize("example", blocks("python"))
@@ -70,10 +112,11 @@ def test_what_it_names_exists():
 
 
 def test_flags_it_names_exist():
-    sys.path.insert(0, str(ROOT))
-    help_text = subprocess.run(
-        [sys.executable, str(ROOT / "train_w_distill.py"), "--help"], capture_output=True, text=True
-    ).stdout
-    known = set(re.findall(r"^  --(\w+)", help_text, flags=re.MULTILINE))
-    named = set(re.findall(r"--(\w+)", README)) - {"seeds", "help", "flagfile"}
+    known = {"help", "flagfile", "logdir"}
+    for script in ("train_w_distill", "compare", "pretrain_tte", "evaluate"):
+        help_text = subprocess.run(
+            [sys.executable, str(ROOT / f"{script}.py"), "--help"], capture_output=True, text=True
+        ).stdout
+        known |= set(re.findall(r"^  --(\w+)", help_text, flags=re.MULTILINE))
+    named = set(re.findall(r"--(\w+)", README))
     assert named <= known, named - known

@@ -29,6 +29,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import dataloader
 import nets
 import train_w_distill
+from distillers.registration import METHODS
 from experiment import arrays
 from experiment.main import run
 from experiment.options import define_flags, from_flags
@@ -680,3 +681,96 @@ def test_runs_through(script, files, tmp_path, arguments):
     assert summary["teacher_top1"] is not None and summary["agreement"] is not None
     judged = not any("none" in word or word.endswith("fraction=0") for word in arguments)
     assert (summary["best_epoch"] is None) == (not judged)
+
+
+# Every method
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in METHODS.names() if name not in ("None", "CO")])
+def test_every_method_runs_through_its_stages(script, files, tmp_path, name):
+    """An epoch a stage, from a teacher in a file; the exported model alone is what is kept."""
+    folder = tmp_path / "run"
+    stages = [stage.name for stage in METHODS.get(name)().stages]
+    done = script(
+        *SMALL, f"--dataset=npz:{files}/good.npz", "--batch_size=16", "--crop_padding=2",
+        "--epochs=2", f"--teacher={files}/teacher.keras", f"--train_dir={folder}",
+        f"--Distillation={name}",
+    )
+    assert (done.status, done.err) == (0, "")
+    rows = read_history(folder / "history.csv")
+    assert [row["stage"] for row in rows] == (stages if len(stages) == 2 else stages * 2)
+    assert all(np.isfinite(v) for row in rows for key, v in row.items() if key != "stage")
+    kept = keras.models.load_model(folder / "student.keras")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["parameters"] == kept.count_params()
+    student = network("MobileNet_student").count_params()
+    assert (kept.count_params() == student) == (name != "SimKD")
+    served = tf.saved_model.load(str(folder / "export/1")).signatures["serving_default"]
+    assert served(image=tf.zeros([3, 8, 8, 3], tf.uint8))["probabilities"].shape == (3, CLASSES)
+
+
+@pytest.mark.slow
+def test_simkd_deploys_the_classifier_of_the_teacher_that_was_trained_for_it(
+    script, files, tmp_path
+):
+    """Made before the teacher was trained, it would have the initial weights."""
+    done = script(
+        *SMALL, f"--dataset=npz:{files}/good.npz", "--batch_size=16", "--crop_padding=2",
+        "--epochs=1", f"--train_dir={tmp_path / 'run'}", "--Distillation=SimKD",
+    )
+    assert (done.status, done.err) == (0, "")
+    teacher = keras.models.load_model(tmp_path / "run/teacher/student.keras")
+    deployed = keras.models.load_model(tmp_path / "run/student.keras")
+    theirs = teacher.get_layer("logits").get_weights()[0]
+    assert any(
+        weight.shape == theirs.shape and np.array_equal(weight, theirs)
+        for weight in deployed.get_weights()
+    )
+
+
+@pytest.mark.parametrize("name", ["help", "HELP"])
+def test_methods_are_listed(script, name):
+    done = script(f"--Distillation={name}")
+    assert done.status == 0
+    for method in METHODS.names():
+        assert f"\n{method}: " in "\n" + done.out
+
+
+def test_layers_are_listed(script, files, tmp_path):
+    """A network of Keras' applications and a person's own file, by the names that taps take."""
+    done = script(
+        "--list_layers", f"--dataset=npz:{files}/good.npz", "--image_size=32",
+        "--teacher_model=keras.applications:mobilenetv2", f"--student_model={files}/own.keras",
+        "--batch_size=16", f"--train_dir={tmp_path / 'run'}",
+    )
+    assert (done.status, done.err) == (0, "")
+    for expected in ("block_3_expand_relu", "student: own", "one", "6x6x8"):
+        assert expected in done.out
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--teacher_model=keras.applications:MobilNetV2"], "did you mean 'MobileNetV2'"),
+        (["--student_model={files}/none.keras"], "none.keras does not exist"),
+        (["--student_model={files}/seven.keras"], "expected (None, 4)"),
+        (["--student_model={files}/grey.keras"], "the student takes images of 1 channels"),
+        (["--student_init=somewhere"], "expected tte:RUN"),
+        (["--student_init=tte:{files}/run"], "holds no encoder.keras"),
+        (["--teacher=tte:{files}/run"], "holds no encoder.keras"),
+        (["--Distillation=FitNet", "--epochs=1"], "1 epochs, but the method has 2 stages"),
+        (["--Distillation=SSKD_SVD+FSPP"], "did you mean 'FSP'"),
+        (["--teacher_net=VGG_teacher", "--teacher_model={files}/own.keras"], "give one"),
+    ],
+)
+def test_mistakes_with_models_of_ones_own(script, files, tmp_path, arguments, message):
+    folder = tmp_path / "run"
+    done = script(
+        *SMALL, f"--dataset=npz:{files}/good.npz", "--batch_size=16", "--crop_padding=2",
+        f"--train_dir={folder}", *(word.replace("{files}", str(files)) for word in arguments),
+    )
+    assert done.status == 2
+    assert done.err.startswith("error: ") and message in done.err
+    assert not folder.exists()
