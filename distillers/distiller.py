@@ -95,7 +95,6 @@ class Distiller(keras.Model):
         self.student = student
         self.main_loss = main_loss
         self.weight_decay = weight_decay
-        self.stage = method.stages[0]
         self._student_preprocessing = student_preprocessing or _as_it_is
         self._teacher_preprocessing = teacher_preprocessing or _as_it_is
         student_outputs = student_outputs or self._outputs(student, method.student_taps)
@@ -110,6 +109,7 @@ class Distiller(keras.Model):
             features = (self._teacher_features.model.output, self._student_features.model.output)
             for term in method.terms:
                 term.build(*(_read(term.reads, one) for one in features))
+        self.stage = method.stages[0]
         self.method_layers = list(method.layers)
         self._deployed = _Untracked(method.deployed(student))
         self.epoch = self.add_weight(
@@ -454,6 +454,8 @@ def loss_name(term: Method) -> str:
 def as_batch(data: Any) -> Batch:
     """A `Batch` from a dict ``{"image", "label", "index"}``, a pair ``(image, label)`` or images
     alone; what is missing is -1."""
+    if isinstance(data, tuple) and isinstance(data[0], dict):
+        data = data[0]  # as `train_on_batch` hands it over
     if isinstance(data, dict):
         image, label, index = data["image"], data.get("label"), data.get("index")
     else:

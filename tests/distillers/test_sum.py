@@ -1,0 +1,204 @@
+"""Sums of methods, and Keras' own losses, within the distiller."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import distillers
+from distillers import FSP, SSKD_SVD, Distiller, KerasLoss, SoftLogits, Sum
+from nets import feature_extractor
+from registry import UserError
+from tests.distillers.models import CLASSES, batch, network, outputs
+
+
+def distiller_of(method, **options):
+    student, teacher = network(1, "student"), network(2, "teacher", width=2)
+    distiller = Distiller(
+        student, method, teacher, student_outputs=outputs(student),
+        teacher_outputs=outputs(teacher), weight_decay=0.0, **options,
+    )
+    distiller.compile(keras.optimizers.SGD(1.0))
+    return distiller
+
+
+def moved(method, **options):
+    """By how much one step of plain SGD with rate 1 changes each variable: the gradients."""
+    distiller = distiller_of(method, **options)
+    before = [np.array(v) for v in distiller.student.trainable_variables]
+    logs = distiller.train_on_batch(batch(3, unlabelled=(1,)), return_dict=True)
+    after = [np.array(v) for v in distiller.student.trainable_variables]
+    return [b - a for b, a in zip(before, after, strict=True)], logs
+
+
+def test_a_person_writes_sums_with_plus():
+    method = distillers.create("sskd-svd(num_dfv=2)+Soft_Logits", temperature="2", solver="svd")
+    assert isinstance(method, Sum)
+    svd, soft = method.terms
+    assert (svd.num_dfv, svd.solver, soft.temperature) == (2, "svd", 2.0)
+    assert distillers.spelled(" sskd-svd( num_dfv=2 )+ soft-logits") == (
+        "SSKD_SVD(num_dfv=2)+Soft_logits"
+    )
+    assert method.settings()["SSKD_SVD.num_dfv"] == 2
+    assert (method.main_weight, set(method.reads)) == (0.7, {"maps", "logits"})
+
+
+@pytest.mark.parametrize(
+    ("specification", "message"),
+    [
+        ("FSP+FSP", "two or more different"),
+        ("None+FSP", "None has no loss"),
+        ("FSP+Soft_logit", "did you mean 'Soft_logits'"),
+    ],
+)
+def test_sums_that_make_no_sense_are_refused(specification, message):
+    with pytest.raises(UserError, match=message):
+        distillers.create(specification)
+
+
+def test_hyper_parameter_that_no_member_has():
+    with pytest.raises(UserError, match="num_dvf.*num_dfv"):
+        distillers.create("SSKD_SVD+Soft_logits", num_dvf=1)
+
+
+def test_without_a_main_loss_the_gradients_add_up():
+    """Nothing to clip against: the sum's gradient is that of the weighted losses."""
+    soft = SoftLogits(alpha=0.5)
+    alone = [moved(method, main_loss="none")[0] for method in (SSKD_SVD(), soft)]
+    together, logs = moved(Sum((SSKD_SVD(), SoftLogits(alpha=0.5))), main_loss="none")
+    for one, other, both in zip(*alone, together, strict=True):
+        np.testing.assert_allclose(one + other, both, rtol=1e-4, atol=1e-6)
+    total = logs["SSKD_SVD_loss"] + 0.5 * logs["Soft_logits_loss"]
+    np.testing.assert_allclose(logs["distillation_loss"], total, rtol=1e-5)
+
+
+def test_what_is_clipped_is_clipped_against_main_and_added_losses():
+    """By hand: g0 of the main loss and of the soft logits, g1 of the SVD loss, sigmoid(0)."""
+    rest = moved(SoftLogits())[0]
+    svd = moved(SSKD_SVD(), main_loss="none")[0]
+    together, logs = moved(Sum((SoftLogits(), SSKD_SVD())))
+    for g0, g1, both in zip(rest, svd, together, strict=True):
+        bound = 0.5 * np.linalg.norm(g0)
+        scale = min(1, bound / max(np.linalg.norm(g1), 1e-30))
+        np.testing.assert_allclose(both, g0 + scale * g1, rtol=1e-3, atol=2e-6)
+    assert 0 < logs["clip_share"] <= 1
+
+
+def test_the_loss_of_a_sum_called_by_itself():
+    student, teacher = network(1, "student"), network(2, "teacher", width=2)
+    image = batch(0)["image"]
+    found = [feature_extractor(m, outputs(m))(image) for m in (teacher, student)]
+    total = Sum((FSP(), SoftLogits(alpha=0.4))).compute_loss(*found)
+    fsp = FSP().compute_loss(*(f["maps"] for f in found))
+    soft = SoftLogits().compute_loss(*(f["logits"] for f in found))
+    np.testing.assert_allclose(total, fsp + 0.4 * soft, rtol=1e-6)
+
+
+# Keras' losses in our distiller
+
+
+class Twice(keras.distillation.DistillationLoss):
+    """A person's own loss, with Keras' signature and nothing more."""
+
+    def compute_loss(self, teacher_outputs, student_outputs):
+        return 2 * keras.ops.mean(keras.ops.square(teacher_outputs - student_outputs))
+
+
+def test_keras_logits_distillation_is_soft_logits():
+    # Named "kl_divergence", its default, the loss is Keras' function, which takes the logits of
+    # Keras 3.15 for probabilities; as an instance it gets the probabilities.
+    divergence = keras.losses.KLDivergence()
+    keras_loss = KerasLoss(keras.distillation.LogitsDistillation(temperature=4.0, loss=divergence))
+    found, logs = moved(keras_loss, main_loss="none")
+    expected, own_logs = moved(SoftLogits(temperature=4.0, alpha=1.0), main_loss="none")
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(
+        logs["distillation_loss"], own_logs["distillation_loss"], rtol=1e-4
+    )
+
+
+def test_keras_feature_distillation_names_its_layers():
+    loss = keras.distillation.FeatureDistillation(
+        loss="mse", teacher_layer_name="deep", student_layer_name="deep"
+    )
+    student, teacher = network(1, "student"), network(2, "teacher", width=2)
+    distiller = Distiller(student, loss, teacher, main_loss="none", weight_decay=0.0)
+    distiller.compile(keras.optimizers.SGD(0.1))
+    head = np.array(student.trainable_variables[-1])
+    logs = distiller.train_on_batch(batch(0), return_dict=True)
+    maps = [feature_extractor(m, outputs(m)) for m in (network(1, "s"), network(2, "t", width=2))]
+    image = batch(0)["image"]
+    ours, theirs = maps[0](image, training=True)["maps"][1], maps[1](image)["maps"][1]
+    np.testing.assert_allclose(
+        logs["distillation_loss"], np.mean((np.array(ours) - np.array(theirs)) ** 2), rtol=1e-4
+    )
+    np.testing.assert_array_equal(np.array(student.trainable_variables[-1]), head)
+
+
+def test_a_persons_own_keras_loss():
+    student, teacher = network(1, "student"), network(2, "teacher", width=2)
+    distiller = Distiller(student, Twice(), teacher, main_loss="none")
+    distiller.compile(keras.optimizers.SGD(0.1))
+    image = batch(0)["image"]
+    logs = distiller.train_on_batch(batch(0), return_dict=True)
+    expected = network(1, "again")(image, training=True), teacher(image)
+    difference = np.array(expected[0]) - np.array(expected[1])
+    np.testing.assert_allclose(
+        logs["distillation_loss"], 2 * np.mean(difference**2), rtol=1e-4
+    )
+
+
+def test_teacher_of_another_dtype_and_a_model_of_two_outputs():
+    """Keras' own Distiller refuses the first."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    teacher = network(2, "teacher", width=2)
+    keras.config.set_dtype_policy(policy)
+    student = network(1, "student")
+    two = [
+        keras.Model(m.input, [m.output, m.get_layer("embedding").output], name=m.name)
+        for m in (student, teacher)
+    ]
+    loss = keras.distillation.LogitsDistillation(loss=[keras.losses.KLDivergence(), None])
+    distiller = Distiller(two[0], loss, two[1])
+    distiller.compile(keras.optimizers.SGD(0.1))
+    assert np.isfinite(distiller.train_on_batch(batch(0), return_dict=True)["distillation_loss"])
+
+
+# Our losses in Keras' distiller
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [("Soft_logits", "logits"), ("DIST", "logits"), ("SSKD_SVD", "maps"), ("SP", "maps")],
+)
+def test_our_losses_in_keras_distiller(name, read):
+    """Losses across taps need models whose outputs are the taps, and no supervised loss."""
+    models = []
+    for seed, width in ((2, 2), (1, 1)):
+        model = network(seed, f"net{seed}", width=width)
+        if read == "maps":
+            taps = [model.get_layer(tap).output for tap in ("shallow", "deep")]
+            model = keras.Model(model.input, taps)
+        models.append(model)
+    teacher, student = models
+    loss = distillers.get(name)()
+    distiller = keras.distillation.Distiller(teacher, student, loss, student_loss_weight=0.0)
+    supervised = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    distiller.compile("sgd", loss=supervised if read == "logits" else [supervised] * 2)
+    image = batch(0)["image"]
+    label = batch(0)["label"]
+    assert label.max() < CLASSES
+    targets = label if read == "logits" else [label, label]
+    logs = distiller.train_on_batch(image, targets, return_dict=True)
+    again = network(1, "again")
+    given = [again(image, training=True)] if read == "logits" else None
+    if read == "maps":
+        taps = [again.get_layer(tap).output for tap in ("shallow", "deep")]
+        given = keras.Model(again.input, taps)(image, training=True)
+    theirs = teacher(image)
+    expected = loss.compute_loss(theirs, given[0] if read == "logits" else given)
+    found = distiller.distillation_loss_tracker.result()
+    np.testing.assert_allclose(found, tf.cast(expected, tf.float32), rtol=1e-3)
+    assert logs
