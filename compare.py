@@ -246,7 +246,8 @@ def plan_teacher(settings: Settings, folder: Path) -> Run:
     for name in ("student_options", "student_taps"):
         if getattr(alone, name):
             arguments.append(f"--{name}={','.join(getattr(alone, name))}")
-    arguments.append(f"--student_preprocessing={alone.student_preprocessing}")
+    if flags.FLAGS["teacher_preprocessing"].present:
+        arguments.append(f"--student_preprocessing={alone.student_preprocessing}")
     return plan_run(TEACHER, alone, arguments, folder, method=distillers.create(BASELINE))
 
 
