@@ -442,7 +442,8 @@ def fit(
             distiller.optimizer.build(distiller.variables_ever_trained())
         # Without labels nothing but a method that compares logits trains the classification.
         classifies = settings.main_loss != "none" or "logits" in distiller.method.reads
-        judged = validation is not None and stage.main_loss and classifies
+        settles = stage.main_loss or distiller.deployed is not distiller.student
+        judged = validation is not None and settles and classifies
         progress = training.fit(
             distiller,
             folder=folder,

@@ -105,7 +105,7 @@ class Sum(Method):
                 else {name: outputs[name] for name in member.reads}
                 for outputs in (teacher_outputs, student_outputs)
             )
-            loss = member.compute_loss(teacher, student, **context)
+            loss, _ = member.compute(teacher, student, **context)  # with the stage's weight
             total += member.distillation_weight * tf.cast(loss, tf.float32)
         return total
 
