@@ -159,6 +159,7 @@ def documented(described: type) -> dict[str, str]:
     """What the docstring of a class says under ``Args:``, by name: the help of flags that are made
     of its fields."""
     arguments = (inspect.getdoc(described) or "").partition("\nArgs:\n")[2]
+    arguments = arguments.partition("\n\n")[0]
     found = re.findall(r"^    ([\w, ]+): (.+(?:\n     +.+)*)", arguments, re.MULTILINE)
     return {
         name: " ".join(text.replace("`", "").split())

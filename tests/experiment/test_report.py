@@ -59,6 +59,18 @@ def test_curves(tmp_path, epochs):
     assert not (tmp_path / "none.png").exists()
 
 
+def test_curves_of_given_panels(tmp_path):
+    """A panel for each title of which there is a column, two side by side."""
+    rows = [{"epoch": epoch, "a": epoch, "val_b": 1 / epoch} for epoch in (1, 2, 3)]
+    shapes = []
+    for panels in ({"one": ["a"]}, {"one": ["a"], "two": ["b", "c"], "three": ["c"]}):
+        report.curves(rows, tmp_path / "curves.png", panels)
+        shapes.append(imread(tmp_path / "curves.png").shape)
+    assert shapes[1][:2] == (shapes[0][0], 2 * shapes[0][1])
+    report.curves(rows, tmp_path / "none.png", {"three": ["c"]})
+    assert not (tmp_path / "none.png").exists()
+
+
 def test_vector_maps_show_the_sign(tmp_path):
     """The first map is positive on the left and negative on the right: red there, blue here."""
     random = np.random.default_rng(0)
