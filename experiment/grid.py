@@ -275,7 +275,7 @@ def _follow(
                 log.flush()
                 *complete, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
                 lines.extend(line.decode(errors="replace").rstrip() for line in complete)
-            elif child.poll() is not None:
+            elif child.poll() is not None and not selector.select(0):  # nor has it just written
                 break
             shown = [line for line in lines if line]
             show(shown[-1] if shown else "")

@@ -4,7 +4,8 @@
 
 SETTINGS: JSON. WHAT: fine, fault (an exception), mistake (before there is a run folder), nothing
 (ends well without a summary), killed (by SIGKILL), wait (until it is told to stop, of which it
-notes how often; the next call is fine). A file ``well`` beside the folder makes all of them fine.
+notes how often; the next call is fine), slow (fine, after a second). A file ``well`` beside the
+folder makes all of them fine.
 """
 
 import json
@@ -38,5 +39,7 @@ with RunFolder(folder) as run:
             time.sleep(0.3)  # a second signal would end the process here
             run.output("saved").write_text(signal.Signals(signals.received).name)
         sys.exit(128 + signals.received)
+    if what == "slow":
+        time.sleep(1)
     if what != "nothing":
         run.finish({"top1": settings["seed"] / 10, "seconds": 60.0, "begun": begun})

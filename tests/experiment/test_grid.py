@@ -180,8 +180,8 @@ def test_asked_to_stop_the_running_process_saves(tmp_path, number):
 
 def test_a_line_runs_along_in_a_terminal(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.setattr(grid, "_REFRESH_SECONDS", 0.01)  # before the run is over, on any machine
-    _, _, shown = carry_out([fake(tmp_path, "A", 1, note="x" * 100)], Terminal())
+    monkeypatch.setattr(grid, "_REFRESH_SECONDS", 0.01)  # far less than the run takes
+    _, _, shown = carry_out([fake(tmp_path, "A", 1, "slow", note="x" * 100)], Terminal())
     running = [line for line in shown.split("\r") if "new {'group'" in line]
     assert running and all(len(line) <= 59 for line in running)
     assert running[0].startswith("run 1/1  A, seed 1  new {'group': 'A'") and "…" in running[0]
