@@ -115,8 +115,7 @@ def main(_: list[str]) -> int:
 
 def directory(comparison: Comparison, settings: Settings) -> Path:
     """The folder of the comparison."""
-    student = Path(settings.student_name()).stem.replace(":", "_")
-    name = f"compare-{settings.dataset_in_paths()}-{student}"
+    name = f"compare-{settings.dataset_in_paths()}-{settings.student_in_paths()}"
     return Path(comparison.compare_dir or Path("runs") / name)
 
 

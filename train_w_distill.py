@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
-import re
 import statistics
 import textwrap
 from pathlib import Path
@@ -36,7 +34,7 @@ from experiment.export import FILES as EXPORT_FILES
 from experiment.export import export_saved_model
 from experiment.folder import RunFolder
 from experiment.main import run
-from experiment.options import compared, define_flags, from_flags, option
+from experiment.options import compared, define_flags, documented, from_flags, option
 from experiment.variables import numbered
 from op_util.schedules import schedule
 from op_util.singular_vectors import decompose
@@ -148,8 +146,11 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
 
     def teacher_file(self) -> str | None:
         """Where the trained teacher is; None: it is to be trained."""
-        is_file = self.teacher_model is not None and not nets.is_application(self.teacher_model)
-        return self.teacher or (self.teacher_model if is_file else None)
+        return self.teacher or (self.teacher_model if self.teacher_model_is_trained() else None)
+
+    def teacher_model_is_trained(self) -> bool:
+        """Whether the teacher's model comes from a file, with its weights."""
+        return self.teacher_model is not None and not nets.is_application(self.teacher_model)
 
     def spelled(self) -> Settings:
         """The same with names as they are registered and nothing left to a default, so that a run
@@ -159,7 +160,7 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
             model, net = getattr(self, f"{whose}_model"), getattr(self, f"{whose}_net")
             if model and net:
                 raise UserError(f"--{whose}_model and --{whose}_net both name one: give one")
-        if self.teacher and self.teacher_model and self.teacher_file() != self.teacher:
+        if self.teacher and self.teacher_model_is_trained() and self.teacher != self.teacher_model:
             raise UserError("--teacher and --teacher_model both give a trained teacher: give one")
         if self.student_init and not nets.is_pretrained(self.student_init):
             raise UserError(f"--student_init is {self.student_init!r}; expected tte:RUN")
@@ -177,10 +178,14 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
             student_net=self.student_net and self.student_name(),
         )
 
+    def student_in_paths(self) -> str:
+        """The student's name as a part of a file's name."""
+        return Path(self.student_name()).stem.replace(":", "_")
+
     def folder(self) -> Path:
         """The run folder."""
-        student = Path(self.student_name()).stem.replace(":", "_")
-        name = f"{self.dataset_in_paths()}-{student}-{self.Distillation}-{self.seed}"
+        name = f"{self.dataset_in_paths()}-{self.student_in_paths()}"
+        name += f"-{self.Distillation}-{self.seed}"
         return Path(self.train_dir or Path("runs") / name)
 
 
@@ -206,13 +211,6 @@ def define_hyper_parameters() -> list[str]:
     for key, texts in owners.items():
         flags.DEFINE_string(key, None, " ".join(texts), module_name=METHOD)
     return list(owners)
-
-
-def documented(method: type) -> dict[str, str]:
-    """What a method's docstring says under ``Args:``, by name."""
-    arguments = (inspect.getdoc(method) or "").partition("\nArgs:\n")[2]
-    found = re.findall(r"^    (\w+): (.+(?:\n     +.+)*)", arguments, re.MULTILINE)
-    return {name: " ".join(text.replace("`", "").split()) for name, text in found}
 
 
 define_flags(Settings)

@@ -108,7 +108,7 @@ class Distiller(keras.Model):
                 method.begin(samples, self._student_features.model.output["logits"].shape[-1])
             features = (self._teacher_features.model.output, self._student_features.model.output)
             for term in method.terms:
-                term.build(*(_read(term.reads, one) for one in features))
+                term.build(*(term.reading(one) for one in features))
         self.stage = method.stages[0]
         self.method_layers = list(method.layers)
         self._deployed = _Untracked(method.deployed(student))
@@ -293,7 +293,7 @@ class Distiller(keras.Model):
         else:
             gradients = replicas.global_sum_present(tape.gradient(total, variables))
             gradients = self._with_weight_decay(gradients, variables)
-        self._apply(gradients, variables)
+        replicas.apply_summed(self.optimizer, gradients, variables)
         return self._log(self.method.logits(student), batch.label, figures, weight)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
@@ -368,14 +368,14 @@ class Distiller(keras.Model):
     ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
         """This replica's part of one method's loss of the global batch; the same per image, to be
         logged; and the method's figures."""
-        teacher, student = _read(term.reads, teacher), _read(term.reads, student)
+        teacher, student = term.reading(teacher), term.reading(student)
         local = weight * tf.cast(tf.shape(batch.label)[0], tf.float32)
         samples = replicas.global_sum(local)
         context = {"labels": batch.label, "indices": batch.index}
         if term.couples_samples:
-            count = tf.cast(tf.round(samples), tf.int32)  # no sample twice
-            everyones = tf.nest.map_structure(replicas.gather, (teacher, student, context))
-            teacher, student, context = tf.nest.map_structure(lambda part: part[:count], everyones)
+            teacher, student, context = replicas.global_batch(
+                (teacher, student, context), samples
+            )
         loss, figures = term.compute(
             teacher, student, epoch=self.epoch.value, stage=self.stage.name, **context
         )
@@ -402,15 +402,6 @@ class Distiller(keras.Model):
             return decay if gradient is None else gradient + tf.cast(decay, gradient.dtype)
 
         return [decayed(*pair) for pair in zip(gradients, variables, strict=True)]
-
-    def _apply(self, gradients: list[tf.Tensor | None], variables: list[keras.Variable]) -> None:
-        """Update with gradients that are summed over replicas already, though Keras' optimizers sum
-        what they get once more."""
-        self.optimizer.apply_gradients(
-            (gradient / replicas.count(), variable)
-            for gradient, variable in zip(gradients, variables, strict=True)
-            if gradient is not None
-        )
 
     def _log(
         self,
@@ -475,11 +466,6 @@ def cross_entropy(logits: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Te
     """
     loss = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(label, 0), logits)
     return loss, tf.cast(label >= 0, loss.dtype)
-
-
-def _read(reads: str | tuple[str, ...], features: dict[str, Any]) -> Any:
-    """Of a network's features what a method reads: one by itself, several as a dict."""
-    return features[reads] if isinstance(reads, str) else {name: features[name] for name in reads}
 
 
 def _as_it_is(image: tf.Tensor) -> tf.Tensor:

@@ -91,6 +91,12 @@ class Method(keras.distillation.DistillationLoss):
         """The methods of which this one is a sum; itself, unless it is one."""
         return (self,)
 
+    def reading(self, features: dict[str, Any]) -> Any:
+        """Of a network's features what `reads` names: one by itself, several as a dict."""
+        if isinstance(self.reads, str):
+            return features[self.reads]
+        return {name: features[name] for name in self.reads}
+
     @property
     def layers(self) -> Sequence[keras.layers.Layer]:
         """Layers of the method's own, made and built in `build`, each of another name. They are

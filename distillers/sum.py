@@ -99,12 +99,7 @@ class Sum(Method):
         """
         total = 0.0
         for member in self.members:
-            teacher, student = (
-                outputs[member.reads]
-                if isinstance(member.reads, str)
-                else {name: outputs[name] for name in member.reads}
-                for outputs in (teacher_outputs, student_outputs)
-            )
+            teacher, student = map(member.reading, (teacher_outputs, student_outputs))
             loss, _ = member.compute(teacher, student, **context)  # with the stage's weight
             total += member.distillation_weight * tf.cast(loss, tf.float32)
         return total

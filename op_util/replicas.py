@@ -5,6 +5,7 @@ Outside of a distribution strategy each function gives back what it was given.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -57,6 +58,31 @@ def gather(tensor: tf.Tensor) -> tf.Tensor:
         return context.all_gather(tensor, axis=0), grad
 
     return gathered(tensor)
+
+
+def global_batch(tensors: Any, samples: tf.Tensor) -> Any:
+    """All replicas' parts of a structure of tensors ``[b, ...]``, one after the other, with
+    gradients (see `gather`).
+
+    Args:
+        tensors: this replica's part.
+        samples: how many there are in all; more come where each replica was given the whole batch
+            (see `never_empty`), and are left out, so that no sample is there twice.
+    """
+    size = tf.cast(tf.round(samples), tf.int32)
+    return tf.nest.map_structure(lambda part: gather(part)[:size], tensors)
+
+
+def apply_summed(
+    optimizer: Any, gradients: Sequence[tf.Tensor | None], variables: Sequence[Any]
+) -> None:
+    """Update `variables` with gradients that are summed over replicas already, though Keras'
+    optimizers sum what they get once more. A variable whose gradient is None stays as it is."""
+    optimizer.apply_gradients(
+        (gradient / count(), variable)
+        for gradient, variable in zip(gradients, variables, strict=True)
+        if gradient is not None
+    )
 
 
 def never_empty(tensors: Any) -> tuple[Any, tf.Tensor]:

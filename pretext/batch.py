@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from op_util import replicas
 from op_util.draws import uniform_draws
 from registry import UserError
 
@@ -35,19 +34,6 @@ def as_batch(data: Any) -> Batch:
             "batches must be dicts with 'image', and 'index': each image's place in the data"
         )
     return Batch(data["image"], tf.cast(data["index"], tf.int64))
-
-
-def global_batch(tensors: Any, samples: tf.Tensor) -> Any:
-    """All replicas' parts of a structure of tensors ``[b, ...]``, one after the other, with
-    gradients.
-
-    Args:
-        tensors: this replica's part.
-        samples: how many there are in all; more come where each replica was given the whole batch
-            (see `replicas.never_empty`), and are left out.
-    """
-    count = tf.cast(tf.round(samples), tf.int32)
-    return tf.nest.map_structure(lambda part: replicas.gather(part)[:count], tensors)
 
 
 def draws(

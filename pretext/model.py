@@ -13,7 +13,7 @@ import tensorflow as tf
 from nets import Encoder, copy_encoder
 from op_util import replicas, temporal_ensemble
 from pretext.balance import Balance
-from pretext.batch import Batch, Use, as_batch, draws, global_batch
+from pretext.batch import Batch, Use, as_batch, draws
 from pretext.ensemble import TemporalMemory, WeightsAverage
 from pretext.heads import SharedProjection
 from pretext.measurement import Measurement
@@ -207,7 +207,8 @@ class MultiTask(keras.Model):
             coupled = self._coupled_terms(answers, batch, samples, figures)
             objective += coupled / replicas.count()
         gradients = replicas.global_sum_present(tape.gradient(objective, variables))
-        self._apply(self._with_weight_decay(gradients, variables), variables)
+        gradients = self._with_weight_decay(gradients, variables)
+        replicas.apply_summed(self.optimizer, gradients, variables)
         if self.average is not None:
             self.average.update()
         figures["loss"] = tf.reduce_sum(factors * losses) + tf.stop_gradient(coupled)
@@ -222,7 +223,7 @@ class MultiTask(keras.Model):
             self.tasks, answers.outputs, answers.targets, strict=True
         ):
             if task.couples_samples:
-                output, target = global_batch((output, target), samples)
+                output, target = replicas.global_batch((output, target), samples)
             figures[metric_name(task)] = tf.reduce_mean(task.score(output, target))
         return self._log(figures, local)
 
@@ -284,7 +285,7 @@ class MultiTask(keras.Model):
             self.tasks, answers.outputs, answers.targets, strict=True
         ):
             if task.couples_samples:
-                output, target = global_batch((output, target), samples)
+                output, target = replicas.global_batch((output, target), samples)
                 terms.append(task.loss(output, target) / replicas.count())
             else:  # the mean of no samples is NaN
                 terms.append(tf.where(share > 0, share * task.loss(output, target), 0))
@@ -298,7 +299,7 @@ class MultiTask(keras.Model):
         coupled = tf.constant(0.0)
         if self.regularizer is None and self.memory is None:
             return coupled
-        embeddings, index = global_batch((answers.embeddings, batch.index), samples)
+        embeddings, index = replicas.global_batch((answers.embeddings, batch.index), samples)
         if self.regularizer is not None:
             regularizer = self.regularizer(embeddings)
             coupled += self.regularizer_weight * regularizer
@@ -330,15 +331,6 @@ class MultiTask(keras.Model):
             if gradient is not None and variable.path.endswith("kernel") else gradient
             for gradient, variable in zip(gradients, variables, strict=True)
         ]
-
-    def _apply(self, gradients: list[tf.Tensor | None], variables: list[keras.Variable]) -> None:
-        """Update with gradients that are summed over replicas already, though Keras' optimizers sum
-        what they get once more."""
-        self.optimizer.apply_gradients(
-            (gradient / replicas.count(), variable)
-            for gradient, variable in zip(gradients, variables, strict=True)
-            if gradient is not None
-        )
 
     # What is logged
 

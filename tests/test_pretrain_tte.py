@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +25,7 @@ import pretrain_tte
 from experiment import arrays
 from experiment.main import run
 from experiment.training import read_history
+from tests.processes import everything_in, start, stop_at, with_times, without_times
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "pretrain_tte.py"
@@ -102,10 +102,6 @@ def files(tmp_path_factory):
     (folder / "foreign").mkdir()
     (folder / "foreign" / "thesis.tex").write_text("mine")
     return folder
-
-
-def everything_in(folder):
-    return {path: path.is_dir() or path.read_bytes() for path in sorted(folder.rglob("*"))}
 
 
 ONE = ("--tasks=rotation",)
@@ -240,18 +236,10 @@ DETERMINISTIC = (
     "--batch_size=40", "--image_size=20", "--deterministic", "--ensemble=both",
     "--targets=classification", "--fine_tuning_steps=2",
 )
-TIMES = ("seconds", "images_per_second")
-
-
-def start(*arguments, **options):
-    """A process as a person would start it, without the quiet that conftest.py asks for."""
-    environment = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **options)
 
 
 def test_help_has_every_flag_once_under_its_group(tmp_path):
-    process = start("--help", cwd=tmp_path, stdout=subprocess.PIPE)
+    process = start(SCRIPT, "--help", cwd=tmp_path, stdout=subprocess.PIPE)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
     assert max(map(len, out.splitlines())) <= 80
@@ -276,7 +264,7 @@ def test_help_has_every_flag_once_under_its_group(tmp_path):
 def finished(tmp_path_factory):
     """A run from nothing to its end: folder, out and err."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    process = start(*DETERMINISTIC, f"--train_dir={folder}", stdout=subprocess.PIPE)
+    process = start(SCRIPT, *DETERMINISTIC, f"--train_dir={folder}", stdout=subprocess.PIPE)
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     return SimpleNamespace(folder=folder, out=out, err=err)
@@ -425,10 +413,6 @@ def test_the_export_scores_as_the_encoder_does(finished):
     )
 
 
-def with_times(folder):
-    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*")}
-
-
 @pytest.mark.slow
 def test_a_finished_run_is_left_alone(script, finished):
     before = with_times(finished.folder)
@@ -445,22 +429,6 @@ def test_a_finished_run_is_left_alone(script, finished):
     assert with_times(finished.folder) == before
 
 
-def stop_at(process, folder, pattern, signal_number):
-    """Send a signal as soon as there is a file; the exit status and stderr."""
-    try:
-        while process.poll() is None and not any(folder.glob(pattern)):
-            time.sleep(0.005)
-        process.send_signal(signal_number)
-        return process.wait(timeout=60), process.stderr.read()
-    finally:
-        process.kill()
-        process.stderr.close()
-
-
-def without_times(row):
-    return {key: value for key, value in row.items() if key not in TIMES}
-
-
 @pytest.mark.slow
 def test_killed_and_gone_on_with_is_never_killed(finished, tmp_path):
     folder = tmp_path / "run"
@@ -468,6 +436,7 @@ def test_killed_and_gone_on_with_is_never_killed(finished, tmp_path):
     def begin():
         # A checkpoint after each step.
         return start(
+            SCRIPT,
             *DETERMINISTIC, f"--train_dir={folder}", "--checkpoint_minutes=1e-9",
             stdout=subprocess.DEVNULL,
         )

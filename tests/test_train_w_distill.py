@@ -12,7 +12,6 @@ import struct
 import subprocess
 import sys
 import termios
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,6 +33,7 @@ from experiment import arrays
 from experiment.main import run
 from experiment.options import define_flags, from_flags
 from experiment.training import read_history
+from tests.processes import everything_in, start, stop_at, with_times, without_times
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "train_w_distill.py"
@@ -124,10 +124,6 @@ def files(tmp_path_factory):
     (folder / "foreign").mkdir()
     (folder / "foreign" / "thesis.tex").write_text("mine")
     return folder
-
-
-def everything_in(folder):
-    return {path: path.is_dir() or path.read_bytes() for path in sorted(folder.rglob("*"))}
 
 
 MISTAKES = {
@@ -296,18 +292,10 @@ DETERMINISTIC = (
     *SMALL, "--dataset=digits", f"--epochs={EPOCHS}", f"--train_images={40 * STEPS}",
     "--batch_size=40", "--deterministic",
 )
-TIMES = ("seconds", "images_per_second")
-
-
-def start(*arguments, **options):
-    """A process as a person would start it, without the quiet that conftest.py asks for."""
-    environment = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **options)
 
 
 def test_a_mistake_in_a_process_of_its_own(tmp_path):
-    process = start("--teacher=none.keras", cwd=tmp_path, stdout=subprocess.PIPE)
+    process = start(SCRIPT, "--teacher=none.keras", cwd=tmp_path, stdout=subprocess.PIPE)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (2, "")
     assert err.startswith("error: none.keras does not exist; ") and err.count("\n") == 1
@@ -315,7 +303,7 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path):
 
 
 def test_help_has_every_flag_once_under_its_group(tmp_path):
-    process = start("--help", cwd=tmp_path, stdout=subprocess.PIPE)
+    process = start(SCRIPT, "--help", cwd=tmp_path, stdout=subprocess.PIPE)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
     assert max(map(len, out.splitlines())) <= 80
@@ -347,7 +335,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "run"
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    process = start(*DETERMINISTIC, f"--train_dir={folder}", stdout=theirs)
+    process = start(SCRIPT, *DETERMINISTIC, f"--train_dir={folder}", stdout=theirs)
     os.close(theirs)
     screen = b""
     while True:
@@ -494,10 +482,6 @@ def test_student_and_export_work_without_this_repository(finished, tmp_path):
     assert done.stdout == "as it should be\n", done.stderr
 
 
-def with_times(folder):
-    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*")}
-
-
 @pytest.mark.slow
 def test_a_finished_run_is_left_alone(script, finished):
     before = with_times(finished.folder)
@@ -531,22 +515,6 @@ def test_overwriting(script, finished, files, tmp_path):
     assert (folder / "notes.txt").read_text() == "mine"
 
 
-def stop_at(process, folder, pattern, signal_number):
-    """Send a signal as soon as there is a file; the exit status and stderr."""
-    try:
-        while process.poll() is None and not any(folder.glob(pattern)):
-            time.sleep(0.005)
-        process.send_signal(signal_number)
-        return process.wait(timeout=60), process.stderr.read()
-    finally:
-        process.kill()
-        process.stderr.close()
-
-
-def without_times(row):
-    return {key: value for key, value in row.items() if key not in TIMES}
-
-
 @pytest.mark.slow
 def test_killed_and_gone_on_with_is_never_killed(finished, tmp_path):
     folder = tmp_path / "run"
@@ -554,6 +522,7 @@ def test_killed_and_gone_on_with_is_never_killed(finished, tmp_path):
     def begin():
         # A checkpoint after each step.
         return start(
+            SCRIPT,
             *DETERMINISTIC, f"--train_dir={folder}", "--checkpoint_minutes=1e-9",
             stdout=subprocess.DEVNULL,
         )
@@ -763,6 +732,10 @@ def test_layers_are_listed(script, files, tmp_path):
         (["--Distillation=FitNet", "--epochs=1"], "1 epochs, but the method has 2 stages"),
         (["--Distillation=SSKD_SVD+FSPP"], "did you mean 'FSP'"),
         (["--teacher_net=VGG_teacher", "--teacher_model={files}/own.keras"], "give one"),
+        (
+            ["--teacher={files}/teacher.keras", "--teacher_model={files}/own.keras"],
+            "both give a trained teacher",
+        ),
     ],
 )
 def test_mistakes_with_models_of_ones_own(script, files, tmp_path, arguments, message):
