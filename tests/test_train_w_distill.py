@@ -30,6 +30,7 @@ import nets
 import train_w_distill
 from distillers.registration import METHODS
 from experiment import arrays
+from experiment.checkpoints import Checkpoints
 from experiment.main import run
 from experiment.options import define_flags, from_flags
 from experiment.training import read_history
@@ -655,21 +656,57 @@ def test_runs_through(script, files, tmp_path, arguments):
 # Every method
 
 
+class Killed(BaseException):
+    """Ends a run where it is; nothing is told or saved any more."""
+
+
+def kill_once_saved(monkeypatch, stage, step):
+    """The next run that saves after so many steps of a stage's epoch ends there."""
+    save = Checkpoints.save
+
+    def save_and_die(self, progress, groups):
+        save(self, progress, groups)
+        if (progress["stage"], progress["step"]) == (stage, step):
+            monkeypatch.setattr(Checkpoints, "save", save)
+            raise Killed
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_die)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in METHODS.names() if name not in ("None", "CO")])
-def test_every_method_runs_through_its_stages(script, files, tmp_path, name):
-    """An epoch a stage, from a teacher in a file; the exported model alone is what is kept."""
-    folder = tmp_path / "run"
+def test_every_method_runs_through_its_stages(script, files, tmp_path, monkeypatch, name):
+    """Two epochs from a teacher in a file, at once and killed in the midst of each stage; the
+    exported model alone is what is kept."""
     stages = [stage.name for stage in METHODS.get(name)().stages]
-    done = script(
-        *SMALL, f"--dataset=npz:{files}/good.npz", "--batch_size=16", "--crop_padding=2",
-        "--epochs=2", f"--teacher={files}/teacher.keras", f"--train_dir={folder}",
-        f"--Distillation={name}",
-    )
-    assert (done.status, done.err) == (0, "")
-    rows = read_history(folder / "history.csv")
-    assert [row["stage"] for row in rows] == (stages if len(stages) == 2 else stages * 2)
-    assert all(np.isfinite(v) for row in rows for key, v in row.items() if key != "stage")
+    assert len(stages) in (1, 2)
+
+    def train(folder):
+        return script(
+            *SMALL, f"--dataset=npz:{files}/good.npz", "--batch_size=16", "--crop_padding=2",
+            "--epochs=2", f"--teacher={files}/teacher.keras", f"--train_dir={tmp_path / folder}",
+            f"--Distillation={name}", "--checkpoint_minutes=1e-9",
+        )
+
+    for stage in stages:
+        kill_once_saved(monkeypatch, stage, step=2)
+        with pytest.raises(Killed):
+            train("killed")
+    for folder in ("killed", "at_once"):
+        done = train(folder)
+        assert (done.status, done.err) == (0, "")
+    rows, weights = [], []
+    for folder in (tmp_path / "killed", tmp_path / "at_once"):
+        rows.append(list(map(without_times, read_history(folder / "history.csv"))))
+        _, groups = arrays.load(folder / "checkpoints/000002-000000.npz")
+        weights.append(np.concatenate([np.ravel(values) for values in groups["model"].values()]))
+    assert [row["stage"] for row in rows[1]] == (stages if len(stages) == 2 else stages * 2)
+    for resumed, row in zip(*rows, strict=True):
+        assert resumed.pop("stage") == row.pop("stage")
+        assert all(map(np.isfinite, row.values()))
+        assert resumed == pytest.approx(row, rel=1e-4, abs=1e-6)
+    assert np.linalg.norm(weights[0] - weights[1]) <= 1e-6 * np.linalg.norm(weights[1])
+
     kept = keras.models.load_model(folder / "student.keras")
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["parameters"] == kept.count_params()

@@ -10,15 +10,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from distillers import FSP, SSKD_SVD, Distiller, NoDistillation, SoftLogits
+import distillers
+from distillers import SSKD_SVD, Distiller
 from experiment import devices
 from tests.distillers.models import Adapted, Similarities, batch, network, outputs
 
 BAD_IMAGE = 100.0  # a pixel that the teacher cannot bear
+# Beside those that are known by their names.
 METHODS = {
-    "None": NoDistillation,
-    "Soft_logits": SoftLogits,
-    "FSP": FSP,
     "SSKD_SVD": lambda: SSKD_SVD(num_dfv=2),
     "SSKD_SVD without a main loss": SSKD_SVD,
     "couples samples": Similarities,
@@ -42,10 +41,11 @@ def teachers_view(image):
 
 
 def train(strategy, name):
-    """12 steps; the weights after them and what was logged."""
+    """12 steps in each stage: all weights after them, how far the student's moved, the logs."""
+    keras.utils.set_random_seed(3)
     with strategy.scope():
+        method = (METHODS.get(name) or distillers.get(name))()
         student, teacher = network(1, "student"), network(2, "teacher", width=2)
-        method = METHODS[name]()
         distiller = Distiller(
             student,
             method,
@@ -55,14 +55,20 @@ def train(strategy, name):
             teacher_preprocessing=teachers_view,
             main_loss="none" if "without a main loss" in name else "cross_entropy",
             weight_decay=1e-3,
+            samples=38,
         )
-        distiller.compile(keras.optimizers.SGD(5e-2, momentum=0.9, nesterov=True))
-    data = batches("SSKD_SVD" in name)
-    history = distiller.fit(data, epochs=2, shuffle=False, verbose=0, validation_data=data)
-    weights = [*student.weights, *(w for layer in method.layers for w in layer.weights)]
-    first = np.concatenate([np.ravel(w) for w in network(1, "student").get_weights()])
+    data, logs = batches("SSKD_SVD" in name), {}
+    for stage in method.stages:
+        distiller.start_stage(stage)
+        with strategy.scope():
+            distiller.compile(keras.optimizers.SGD(5e-2, momentum=0.9, nesterov=True))
+        history = distiller.fit(data, epochs=2, shuffle=False, verbose=0, validation_data=data)
+        logs |= {f"{stage.name}: {key}": values for key, values in history.history.items()}
+    weights = [*distiller.weights, *(teacher.weights if method.trains_teacher else [])]
     weights = np.concatenate([np.ravel(w.numpy()) for w in weights])
-    return weights, np.linalg.norm(weights[: len(first)] - first), history.history
+    ours = np.concatenate([np.ravel(w.numpy()) for w in student.weights])
+    first = np.concatenate([np.ravel(w) for w in network(1, "student").get_weights()])
+    return weights, np.linalg.norm(ours - first), logs
 
 
 def compare(strategy, name):
