@@ -5,7 +5,9 @@
 --encoder takes several at commas and puts them side by side: the folder of a
 TTE or distillation run, a Keras model (.keras), an export of a TTE run
 (RUN/export/1), random:NET for a registered network with fresh weights,
-random:RUN for fresh weights in that run's network, or pixels.
+random:RUN for fresh weights in that run's network, or pixels. Of a run of
+several seeds (pretrain_tte.py --seeds) each seed scores its own encoder. The
+same command again goes on where it was cut off.
 
     python evaluate.py --encoder runs/ALL,runs/ROTATION,runs/JIGSAW --bias
 
@@ -40,6 +42,7 @@ from experiment.main import run
 from experiment.options import compared, define_flags, from_flags, option
 from experiment.projector import FILES as PROJECTOR_FILES
 from experiment.projector import write_projector
+from experiment.scoreboard import TARGETS, Figures, Scores, draw_bars, summarized, table
 from experiment.statistics import spread
 from pretext.bias import retrained_heads, task_bias
 from registry import UserError
@@ -48,36 +51,10 @@ from settings import DataSettings
 ENCODERS, CLASSIFICATION, DETECTION, CLUSTERING, BIAS, RUN = (
     "encoders", "classification", "detection", "clustering", "bias", "run"
 )
-TARGETS = ("classification", "detection", "clustering")
 RANDOM, PIXELS = "random:", "pixels"
+SCORES = "scores.json"
 MAPPED_IMAGES = 1000
 PICTURED_SCENES = 8
-
-# Figures by target; one seed's, or those of several as lists.
-Figures = dict[str, dict[str, float]]
-# By encoder, for each seed.
-Scores = dict[str, list[Figures]]
-
-# What of the figures is shown: title of the column by target and figure.
-SHOWN = {
-    "classification": {
-        "linear_probe": "linear probe", "knn": "k-NN", "fine_tuning_1": "tuned, 1 %",
-        "fine_tuning_10": "tuned, 10 %", "fine_tuning_100": "tuned, 100 %",
-    },
-    "detection": {"map_50": "mAP@0.5", "map": "COCO mAP"},
-    "clustering": {
-        "nmi": "NMI", "ari": "ARI", "accuracy": "accuracy", "recall_1": "R@1",
-        "unseen_nmi": "unseen NMI", "unseen_recall_1": "unseen R@1",
-        "unseen_tuned_nmi": "tuned, unseen NMI",
-        "unseen_tuned_recall_1": "tuned, unseen R@1",
-    },
-}
-EXPLANATION = {
-    "classification": "Top-1 on the test images; tuned: the whole encoder on so many of the labels",
-    "detection": "Mean average precision of a light detector on the encoder",
-    "clustering": "k-means and nearest neighbours on the test images; unseen: the second half of "
-    "the classes; tuned: these after metric fine-tuning on the first half",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +150,8 @@ class Settings(DataSettings):
         for name in self.encoder:
             if self.encoder.count(name) > 1:
                 raise UserError(f"--encoder has {name} twice")
+            for seed in range(self.seed, self.seed + self.seeds):
+                of_seed(name, seed)
         if dataloader.is_scenes(self.dataset) and self.dataset != "digits":
             if self.targets() != ("detection",):
                 raise UserError(
@@ -239,9 +218,9 @@ def main(_: list[str]) -> None:
         return
     with folder:
         folder.open(compared(settings), settings.overwrite)
-        scores, detections = score_all(settings, names, first, data, scenes)
+        scores = score_all(settings, names, first, data, scenes, folder)
         summary = summarized(scores)
-        write(folder, settings, summary, scores, data, scenes, first, detections)
+        write(folder, settings, summary, scores, data, scenes, first)
         print(table(summary))
         print(f"\nin {folder.path}: {', '.join(written(folder))}\n")
 
@@ -288,7 +267,7 @@ def short_name(encoder: str) -> str:
 def open_encoders(
     settings: Settings, seed: int, data: dataloader.Data | None, scenes: dataloader.Scenes | None
 ) -> list[targets.Representation]:
-    """All encoders; those of fresh weights depend on the seed. Raises UserError."""
+    """All encoders of a seed, those of fresh weights too. Raises UserError."""
     images = data.train if data is not None else scene_images(scenes)
     statistics = (
         (data.channel_mean, data.channel_deviation) if data is not None
@@ -298,12 +277,32 @@ def open_encoders(
     opened = []
     for text in settings.encoder:
         keras.utils.set_random_seed(seed)
-        encoder = open_encoder(text, images, standardize, settings.net_options)
+        own = of_seed(text, seed)
+        encoder = open_encoder(own, images, standardize, settings.net_options)
         check_channels(encoder, images.image_shape)
         if "detection" in settings.targets():
             check_backbone(encoder, scenes)
         opened.append(encoder)
     return opened
+
+
+def of_seed(text: str, seed: int) -> str:
+    """What ``--encoder`` calls `text`; of a run of several seeds, the run of this one.
+
+    Raises:
+        UserError: it has not been run with this seed.
+    """
+    mark = RANDOM if text.startswith(RANDOM) else ""
+    folder = Path(text.removeprefix(mark))
+    seeds = sorted(int(own.name.removeprefix("seed")) for own in folder.glob("seed[0-9]*"))
+    if not seeds:
+        return text
+    if seed not in seeds:
+        raise UserError(
+            f"{folder} is of the seeds {', '.join(map(str, seeds))}, and seed {seed} is to be "
+            f"scored: give --seeds {len(seeds)} and --seed {seeds[0]}, or run it with this seed too"
+        )
+    return f"{mark}{folder / f'seed{seed}'}"
 
 
 def open_encoder(
@@ -383,25 +382,31 @@ def score_all(
     first: Sequence[targets.Representation],
     data: dataloader.Data | None,
     scenes: dataloader.Scenes | None,
-) -> tuple[Scores, dict[str, targets.Detections]]:
-    """The figures of every encoder and seed, and what detectors of the first seed found."""
-    scores: Scores = {name: [] for name in names}
-    detections = {}
-    for seed in range(settings.seed, settings.seed + settings.seeds):
-        encoders = (
-            first if seed == settings.seed else open_encoders(settings, seed, data, scenes)
-        )
+    folder: RunFolder,
+) -> Scores:
+    """The figures of every encoder and seed. Each is kept in ``scores.json`` as soon as it is
+    there, and not found again; what detectors of the first seed find is pictured."""
+    kept = folder.output(SCORES)
+    scores: Scores = json.loads(kept.read_text()) if kept.exists() else {name: [] for name in names}
+    for place, seed in enumerate(range(settings.seed, settings.seed + settings.seeds)):
+        if all(len(each) > place for each in scores.values()):
+            continue
+        encoders = first if place == 0 else open_encoders(settings, seed, data, scenes)
         for name, encoder in zip(names, encoders, strict=True):
+            if len(scores[name]) > place:
+                continue
             figures: Figures = {}
             began = time.monotonic()
-            for target, found, extra in score(settings, encoder, seed, data, scenes):
+            for target, found, detections in score(settings, encoder, seed, data, scenes):
                 figures[target] = found
                 seconds, began = time.monotonic() - began, time.monotonic()
                 print(f"{name}  seed {seed}  {target}  {seconds:.0f} s", flush=True)
-                if extra is not None and seed == settings.seed:
-                    detections[name] = extra
+                if detections is not None and place == 0:
+                    picture = folder.output(f"detections-{file_name(name)}.png")
+                    draw_detections(detections, picture)
             scores[name].append(figures)
-    return scores, detections
+            write_json(kept, scores)
+    return scores
 
 
 def score(
@@ -434,72 +439,6 @@ def score(
 # What came out
 
 
-def summarized(scores: Scores) -> dict[str, dict[str, dict[str, Any]]]:
-    """By encoder, target and figure: ``mean``, ``deviation`` (None of one seed) and ``values``."""
-    summary: dict[str, dict[str, dict[str, Any]]] = {}
-    for name, seeds in scores.items():
-        summary[name] = {
-            target: {
-                figure: {"values": [each[target][figure] for each in seeds]}
-                for figure in figures
-            }
-            for target, figures in seeds[0].items()
-        }
-        for figures in summary[name].values():
-            for entry in figures.values():
-                found = spread(entry["values"])
-                entry.update(mean=found.mean, deviation=found.deviation)
-    return summary
-
-
-def table(summary: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """Encoders side by side, a table a target, in percent, at most 80 columns wide."""
-    parts = []
-    for target in TARGETS:
-        if any(target in each for each in summary.values()):
-            rows = [table_row(name, target, each) for name, each in summary.items()]
-            about = f"{target}: {EXPLANATION[target]}, %."
-            parts += ["", textwrap.fill(about, report.WIDTH), "", report.table(rows)]
-    return "\n".join(parts)
-
-
-def table_row(
-    name: str, target: str, summary: Mapping[str, Mapping[str, Any]]
-) -> dict[str, str]:
-    """An encoder's row of a target's table."""
-    figures = summary.get(target, {})
-    row = {"encoder": name}
-    for figure, title in shown(target, figures).items():
-        values = figures.get(figure, {}).get("values", ())
-        row[title] = spread(values).text(100)
-    return row
-
-
-def shown(target: str, figures: Mapping[str, Any]) -> dict[str, str]:
-    """The columns of a target, with one for each fraction of labels that was asked for."""
-    columns = dict(SHOWN[target])
-    for figure in figures:
-        if figure.startswith("fine_tuning_"):
-            columns.setdefault(figure, f"tuned, {figure.removeprefix('fine_tuning_')} %")
-    return columns
-
-
-def draw_bars(
-    summary: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path
-) -> None:
-    """The figures of the table as bars."""
-    panels: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for target in TARGETS:
-        for name, each in summary.items():
-            figures = each.get(target, {})
-            for figure, title in shown(target, figures).items():
-                if figure in figures:
-                    panel = panels.setdefault(target, {})
-                    short = title.replace(" ", "\n", 1)
-                    panel.setdefault(short, {})[name] = figures[figure]["values"]
-    pictures.bars(panels, path)
-
-
 def write(
     folder: RunFolder,
     settings: Settings,
@@ -508,7 +447,6 @@ def write(
     data: dataloader.Data | None,
     scenes: dataloader.Scenes | None,
     encoders: Sequence[targets.Representation],
-    detections: Mapping[str, targets.Detections],
 ) -> None:
     """``targets.json``, pictures, the projector's files, and the summary that says: finished."""
     facts = {
@@ -521,8 +459,6 @@ def write(
     }
     write_json(folder.output("targets.json"), {**facts, "targets": summary})
     draw_bars(summary, folder.output("targets.png"))
-    for name, found in detections.items():
-        draw_detections(found, folder.output(f"detections-{file_name(name)}.png"))
     if "clustering" in settings.targets():
         draw_embeddings(settings, data, dict(zip(scores, encoders, strict=True)), folder)
     folder.finish({"kind": "evaluation", **facts, "targets": summary})
@@ -580,17 +516,18 @@ def written(folder: RunFolder) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class TrainedOn:
-    """The encoder of a TTE run, and the tasks that it was trained by."""
+    """The encoders of a TTE run, one a seed, and the tasks that they were trained by."""
 
     name: str
-    encoder: nets.Encoder
+    encoders: tuple[nets.Encoder, ...]
     tasks: tuple[str, ...]
 
 
 def measure_bias(settings: Settings, folder: RunFolder) -> None:
     """Print and write by how much each run of several tasks serves each of them worse than the run
     of that task alone."""
-    runs = [trained_on(name, path) for name, path in
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    runs = [trained_on(name, path, seeds) for name, path in
             zip(names_of(settings.encoder), settings.encoder, strict=True)]
     single = {each.tasks[0]: each for each in runs if len(each.tasks) == 1}
     pairs = [(each, task) for each in runs if len(each.tasks) > 1
@@ -603,45 +540,52 @@ def measure_bias(settings: Settings, folder: RunFolder) -> None:
         )
     data = settings.load_data()
     for each in runs:
-        check_channels(each.encoder, data.image_shape)
+        check_channels(each.encoders[0], data.image_shape)
     for multi, task in pairs:
-        new_task(task, multi.encoder, data)  # can work on these images
+        new_task(task, multi.encoders[0], data)  # can work on these images
     with folder:
         folder.open(compared(settings), settings.overwrite)
+        alone = {
+            task: task_losses(settings, single[task], task, data)
+            for task in dict.fromkeys(task for _, task in pairs)
+        }
         bias: dict[str, dict[str, dict[str, list[float]]]] = {}
         for multi, task in pairs:
-            began = time.monotonic()
-            losses = [task_losses(settings, each.encoder, task, data)
-                      for each in (multi, single[task])]
+            losses = task_losses(settings, multi, task, data)
             bias.setdefault(multi.name, {})[task] = {
-                "multi": losses[0],
-                "single": losses[1],
-                "bias": [task_bias(*pair) for pair in zip(*losses, strict=True)],
+                "multi": losses,
+                "single": alone[task],
+                "bias": [task_bias(*pair) for pair in zip(losses, alone[task], strict=True)],
             }
-            print(f"{multi.name}  {task}  {time.monotonic() - began:.0f} s", flush=True)
         write_json(folder.output("bias.json"), bias)
         folder.finish({"kind": "bias", "dataset": data.name, "bias": bias})
         print(bias_table(bias))
         print(f"\nin {folder.path}: bias.json\n")
 
 
-def trained_on(name: str, path: str) -> TrainedOn:
+def trained_on(name: str, path: str, seeds: Sequence[int]) -> TrainedOn:
     """The TTE run at `path`. Raises UserError where there is none."""
-    summary = Path(path) / "summary.json"
-    stated = json.loads(summary.read_text()) if summary.is_file() else {}
-    if stated.get("kind") != "tte":
-        raise UserError(f"--bias compares finished TTE runs, {path} is none: give run folders")
-    return TrainedOn(name, nets.load_encoder(path), tuple(stated["tasks"]))
+    encoders, tasks = [], ()
+    for seed in seeds:
+        own = Path(of_seed(path, seed))
+        summary = own / "summary.json"
+        stated = json.loads(summary.read_text()) if summary.is_file() else {}
+        if stated.get("kind") != "tte":
+            raise UserError(f"--bias compares finished TTE runs, {own} is none: give run folders")
+        encoders.append(nets.load_encoder(own))
+        tasks = tuple(stated["tasks"])
+    return TrainedOn(name, tuple(encoders), tasks)
 
 
 def task_losses(
-    settings: Settings, encoder: nets.Encoder, task: str, data: dataloader.Data
+    settings: Settings, run: TrainedOn, task: str, data: dataloader.Data
 ) -> list[float]:
     """The task's loss on the test images with a head trained on the frozen encoder, by seed."""
+    began = time.monotonic()
     batch_size = min(settings.bias_batch_size, len(data.train))
     held_out = dataloader.evaluation_batches(data.test, batch_size)
     losses = []
-    for seed in range(settings.seed, settings.seed + settings.seeds):
+    for seed, encoder in enumerate(run.encoders, start=settings.seed):
         batches = dataloader.training_batches(
             data.train, batch_size, seed=seed, epochs=1, augmentation=dataloader.Augmentation.none()
         )
@@ -650,6 +594,7 @@ def task_losses(
             epochs=settings.bias_epochs, seed=seed,
         )
         losses.append(found[task]["loss"])
+    print(f"{run.name}  {task}  {time.monotonic() - began:.0f} s", flush=True)
     return losses
 
 

@@ -32,7 +32,7 @@ import nets
 import pretext
 import targets
 from dataloader.memory import check_memory
-from experiment import devices, grid, report, training
+from experiment import devices, grid, report, scoreboard, training
 from experiment.export import FILES as EXPORT_FILES
 from experiment.export import export_saved_model
 from experiment.folder import RunFolder, write_json
@@ -60,7 +60,6 @@ HELD_OUT_IMAGES, HELD_OUT_BATCH = 512, 64
 MEASURED_IMAGES = 64
 CHECKED_IMAGES = 256
 PICTURED_IMAGES = 8
-STATISTICS_BATCH = 500
 RANDOM, PIXELS = "random", "pixels"
 # The folder of several seeds is one like a run's. Its runs have settings of their own.
 SEEDS_SETTINGS = {"grid": "pretrain_tte.py"}
@@ -153,7 +152,7 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
     )
 
     targets: tuple[str, ...] = option(
-        evaluate.TARGETS, "the target tasks to score by in the end, at commas; empty: none",
+        scoreboard.TARGETS, "the target tasks to score by in the end, at commas; empty: none",
         group=TARGETS,
     )
     fine_tuning_steps: int = option(
@@ -213,10 +212,10 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
             settings = dataclasses.replace(settings, ramp_epochs=RAMP_SHARE * settings.epochs)
         settings.check_number_of_tasks()
         for target in self.targets:
-            if target not in evaluate.TARGETS:
+            if target not in scoreboard.TARGETS:
                 raise UserError(
-                    f"unknown target {target!r}{nearest(target, evaluate.TARGETS)}; known: "
-                    f"{', '.join(evaluate.TARGETS)}"
+                    f"unknown target {target!r}{nearest(target, scoreboard.TARGETS)}; known: "
+                    f"{', '.join(scoreboard.TARGETS)}"
                 )
         return settings
 
@@ -542,10 +541,10 @@ def summarize(
         dataloader.evaluation_batches(data.test, HELD_OUT_BATCH), return_dict=True, verbose=0
     )
     scores = score_targets(settings, data, scenes, encoder)
-    summary = evaluate.summarized(scores)
+    summary = scoreboard.summarized(scores)
     if summary:
         write_json(folder.output("targets.json"), {"seed": settings.seed, "targets": summary})
-        evaluate.draw_bars(summary, folder.output("targets.png"))
+        scoreboard.draw_bars(summary, folder.output("targets.png"))
     return {
         "kind": "tte",
         "method": settings.method(),
@@ -581,7 +580,7 @@ def summarize(
 def finished(encoder: nets.Encoder, data: dataloader.Data) -> nets.Encoder:
     """The encoder with the batch statistics of clean training images, as every encoder gets them
     that is compared."""
-    batches = dataloader.evaluation_batches(data.train, STATISTICS_BATCH)
+    batches = dataloader.evaluation_batches(data.train, targets.images_at_once(data.image_shape))
     nets.recompute_batch_statistics(
         encoder.model, (encoder.standardize(batch["image"]) for batch in batches)
     )
@@ -671,7 +670,7 @@ def score_targets(
     data: dataloader.Data,
     scenes: dataloader.Scenes | None,
     encoder: nets.Encoder,
-) -> evaluate.Scores:
+) -> scoreboard.Scores:
     """The figures of the encoder, a randomly initialised one and raw pixels by the target tasks."""
     if not settings.targets:
         return {}
@@ -681,7 +680,7 @@ def score_targets(
         before: finished(make_encoder(settings, data), data),
         PIXELS: targets.raw_pixels(data.image_shape),
     }
-    scores: evaluate.Scores = {}
+    scores: scoreboard.Scores = {}
     for name, representation in rows.items():
         print(f"scoring {name} by target tasks", flush=True)
         scores[name] = [{}]
@@ -742,7 +741,7 @@ def final_table(folder: RunFolder) -> str:
             "seconds of training": summary["seconds"],
             "in the run folder": str(folder.path),
         }]),
-        evaluate.table(evaluate.summarized(scores)),
+        scoreboard.table(scoreboard.summarized(scores)),
         "",
     ])
 
@@ -779,11 +778,11 @@ def repeat(settings: Settings) -> int:
         if settings.overwrite:
             grid.clear(runs)
         grid.execute(outcomes, described, lambda: None)
-        summary = evaluate.summarized(scores_of_seeds(outcomes))
+        summary = scoreboard.summarized(scores_of_seeds(outcomes))
         if summary:
             write_json(own_folder.output("targets.json"), {"targets": summary})
-            evaluate.draw_bars(summary, own_folder.output("targets.png"))
-            print(evaluate.table(summary))
+            scoreboard.draw_bars(summary, own_folder.output("targets.png"))
+            print(scoreboard.table(summary))
     failed = [outcome for outcome in outcomes if outcome.status == grid.FAILED]
     for outcome in failed:
         print(f"failed: {outcome.run.name}: {outcome.error} (see {outcome.run.log})")
@@ -797,9 +796,9 @@ def described(summary: Mapping[str, Any]) -> str:
     return "pre-trained" if probe is None else f"linear probe {100 * probe:.2f} %"
 
 
-def scores_of_seeds(outcomes: Sequence[grid.Outcome]) -> evaluate.Scores:
+def scores_of_seeds(outcomes: Sequence[grid.Outcome]) -> scoreboard.Scores:
     """The target tasks' figures of the finished runs."""
-    scores: evaluate.Scores = {}
+    scores: scoreboard.Scores = {}
     for outcome in outcomes:
         for name, figures in outcome.summary["targets"].items() if outcome.summary else ():
             scores.setdefault(name, []).append(figures)

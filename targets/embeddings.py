@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
 from dataloader import Split, evaluation_batches
 
@@ -87,6 +88,7 @@ def plane_map(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
         float32 [N,2].
     """
     perplexity = min(30.0, (len(vectors) - 1) / 3)
-    return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(
-        normalised(vectors)
-    )
+    tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed)
+    # On busy cores, threads that wait for each other at each short step take many times as long.
+    with threadpool_limits(1):
+        return tsne.fit_transform(normalised(vectors))

@@ -108,6 +108,43 @@ def test_encoders_side_by_side(script, tmp_path):
     assert done.out.split("classification: ")[1].split("\nin ")[0].strip() in again.out
 
 
+@pytest.mark.slow
+def test_each_seed_of_a_run_scores_its_own_encoder_once(script, tmp_path, monkeypatch):
+    """Cut off after the first encoder of the second seed, and gone on with."""
+    for seed in (0, 1):
+        save_run(tmp_path / f"run/seed{seed}", small.encoder(seed=seed))
+    scored, score = [], evaluate.score
+
+    def score_and_die(settings, encoder, seed, *data):
+        if len(scored) == 3:
+            scored.append("died")
+            raise KeyboardInterrupt
+        scored.append(seed)
+        yield from score(settings, encoder, seed, *data)
+
+    monkeypatch.setattr(evaluate, "score", score_and_die)
+    names = f"{tmp_path}/run,{tmp_path}/run/seed0"
+
+    def go_on():
+        return script(
+            f"--encoder={names}", "--seeds=2", f"--out_dir={tmp_path}/out", "--target=clustering",
+            *QUICK,
+        )
+
+    assert go_on().status == 130
+    kept = json.loads((tmp_path / "out/scores.json").read_text())
+    assert [len(seeds) for seeds in kept.values()] == [2, 1]
+    done = go_on()
+    assert done.status == 0, done.err
+    assert scored == [0, 0, 1, "died", 1]
+    found = json.loads((tmp_path / "out/targets.json").read_text())["targets"]
+    figures = {name: each["clustering"]["recall_1"]["values"] for name, each in found.items()}
+    assert figures["run"][0] == figures["seed0"][0]
+    assert kept["run"][1]["clustering"]["recall_1"] == figures["run"][1] != figures["seed0"][1]
+    refused = script(f"--encoder={tmp_path}/run", "--seeds=3", f"--out_dir={tmp_path}/other")
+    assert refused.status == 2 and "is of the seeds 0, 1, and seed 2 is to be" in refused.err
+
+
 def test_detection_alone_of_a_voc_folder(script, tmp_path):
     from PIL import Image
 
