@@ -198,7 +198,7 @@ def _net_name(model: str | None, net: str) -> str:
 
 def define_hyper_parameters() -> list[str]:
     """A flag for each hyper-parameter of any method; returns their names. One that is called as a
-    setting is has no flag of its own, and is given with the method: ``NAME(momentum=0.5)``."""
+    setting is has no flag of its own, and is given with the method: ``NAME(epochs=2)``."""
     taken = {field.name for field in dataclasses.fields(Settings)}
     owners: dict[str, list[str]] = {}
     for name in METHODS.names():

@@ -41,7 +41,7 @@ class CRD(Method):
     Args:
         negatives: how many images are drawn at each step; at most all there are.
         temperature: tau, divides the cosines.
-        momentum: share of its old vector that the memory keeps when an image comes up again.
+        memory_momentum: share of its old vector that the memory keeps when an image comes up again.
         embedding_size: width behind the linear layers.
         samples: how many images the memory holds, where `begin` is not called.
         weight: of this loss, next to the main loss. This and the others are RepDistiller's.
@@ -53,7 +53,7 @@ class CRD(Method):
 
     negatives: int = 16384
     temperature: float = 0.07
-    momentum: float = 0.5
+    memory_momentum: float = 0.5
     embedding_size: int = 128
     samples: int = 0
     weight: float = 0.8
@@ -63,7 +63,7 @@ class CRD(Method):
             "CRD", negatives=self.negatives, temperature=self.temperature,
             embedding_size=self.embedding_size, weight=self.weight,
         )
-        in_range("CRD", 0, 1, momentum=self.momentum)
+        in_range("CRD", 0, 1, memory_momentum=self.memory_momentum)
         in_range("CRD", 0, math.inf, samples=self.samples)
         self._rows = self.samples
         self._layers: list[keras.layers.Layer] = []
@@ -119,7 +119,7 @@ class CRD(Method):
         self, teacher_outputs: tf.Tensor, student_outputs: tf.Tensor, **context: Any
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         found = self._contrast(teacher_outputs, student_outputs, context)
-        self._layers[2].remember(found, self.momentum)
+        self._layers[2].remember(found, self.memory_momentum)
         return found.loss, {}
 
     def _contrast(

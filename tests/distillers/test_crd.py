@@ -273,7 +273,7 @@ def test_what_makes_no_sense_is_refused():
         with pytest.raises(tf.errors.InvalidArgumentError, match="CRD"):
             built().compute_loss(*embeddings(0), indices=np.array(wrong))
     for wrong in (
-        {"negatives": 0}, {"temperature": 0.0}, {"momentum": 1.5}, {"embedding_size": -1},
+        {"negatives": 0}, {"temperature": 0.0}, {"memory_momentum": 1.5}, {"embedding_size": -1},
         {"samples": -1}, {"weight": 0.0},
     ):
         with pytest.raises(UserError, match=next(iter(wrong))):
