@@ -294,7 +294,8 @@ def of_seed(text: str, seed: int) -> str:
     """
     mark = RANDOM if text.startswith(RANDOM) else ""
     folder = Path(text.removeprefix(mark))
-    seeds = sorted(int(own.name.removeprefix("seed")) for own in folder.glob("seed[0-9]*"))
+    names = [own.name.removeprefix("seed") for own in folder.glob("seed*") if own.is_dir()]
+    seeds = sorted(int(name) for name in names if name.isdecimal())
     if not seeds:
         return text
     if seed not in seeds:

@@ -113,6 +113,7 @@ def test_each_seed_of_a_run_scores_its_own_encoder_once(script, tmp_path, monkey
     """Cut off after the first encoder of the second seed, and gone on with."""
     for seed in (0, 1):
         save_run(tmp_path / f"run/seed{seed}", small.encoder(seed=seed))
+        (tmp_path / f"run/seed{seed}.log").touch()
     scored, score = [], evaluate.score
 
     def score_and_die(settings, encoder, seed, *data):
