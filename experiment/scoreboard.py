@@ -112,7 +112,8 @@ def table(summary: Summary) -> str:
     parts = []
     for target in TARGETS:
         if any(target in each for each in summary.values()):
-            rows = [_row(name, target, each) for name, each in summary.items()]
+            columns = _columns(target, summary)
+            rows = [_row(name, each.get(target, {}), columns) for name, each in summary.items()]
             about = f"{target}: {EXPLANATION[target]}, %."
             parts += ["", textwrap.fill(about, report.WIDTH), "", report.table(rows)]
     ranks = mean_ranks(summary)
@@ -122,34 +123,38 @@ def table(summary: Summary) -> str:
     return "\n".join(parts)
 
 
-def _row(name: str, target: str, summary: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def _row(
+    name: str, figures: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]
+) -> dict[str, str]:
     """An encoder's row of a target's table."""
-    figures = summary.get(target, {})
-    row = {"encoder": name}
-    for figure, title in _shown(target, figures).items():
-        values = figures.get(figure, {}).get("values", ())
-        row[title] = spread(values).text(100)
-    return row
+    texts = {
+        title: spread(figures.get(figure, {}).get("values", ())).text(100)
+        for figure, title in columns.items()
+    }
+    return {"encoder": name, **texts}
 
 
-def _shown(target: str, figures: Mapping[str, Any]) -> dict[str, str]:
-    """The columns of a target, with one for each fraction of labels that was asked for."""
+def _columns(target: str, summary: Summary) -> dict[str, str]:
+    """The figures of a target that any encoder has, with their titles; one for each fraction of
+    labels that was asked for."""
+    found = {figure for each in summary.values() for figure in each.get(target, {})}
     columns = dict(SHOWN[target])
-    for figure in figures:
+    for figure in sorted(found):
         if figure.startswith("fine_tuning_"):
             columns.setdefault(figure, f"tuned, {figure.removeprefix('fine_tuning_')} %")
-    return columns
+    return {figure: title for figure, title in columns.items() if figure in found}
 
 
 def draw_bars(summary: Summary, path: str | os.PathLike) -> None:
     """The figures of the table as bars."""
-    panels: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for target in TARGETS:
-        for name, each in summary.items():
-            figures = each.get(target, {})
-            for figure, title in _shown(target, figures).items():
-                if figure in figures:
-                    panel = panels.setdefault(target, {})
-                    short = title.replace(" ", "\n", 1)
-                    panel.setdefault(short, {})[name] = figures[figure]["values"]
+    panels = {
+        target: {
+            title.replace(" ", "\n", 1): {
+                name: each[target][figure]["values"]
+                for name, each in summary.items() if figure in each.get(target, {})
+            }
+            for figure, title in _columns(target, summary).items()
+        }
+        for target in TARGETS if any(target in each for each in summary.values())
+    }
     pictures.bars(panels, path)
