@@ -3,6 +3,8 @@
 A further method is one new file in this package that registers a `Method`.
 """
 
+from typing import Any
+
 from registry import import_modules
 
 from .method import Method, Stage, stage_ends
@@ -45,3 +47,10 @@ __all__ = [
     "split",
     "stage_ends",
 ]
+
+
+def __getattr__(name: str) -> type[Any]:
+    """Every method by its name, as in ``distillers.AT``."""
+    if name in names():
+        return get(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; methods: {names()}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,10 +11,10 @@ import keras
 import tensorflow as tf
 
 from distillers.keras_loss import KerasLoss
-from distillers.method import Method, Stage
+from distillers.method import Method, Stage, stage_ends
 from distillers.none import NoDistillation
 from distillers.registration import name_of
-from nets import Outputs, feature_extractor, outputs_of
+from nets import Outputs, feature_extractor, gives_probabilities, output_layer_of, outputs_of
 from op_util import replicas
 from op_util.gradients import clipped_combination
 from registry import UserError
@@ -45,8 +47,11 @@ class Distiller(keras.Model):
     trains it too, and is not a part of this model's variables; evaluation and prediction are the
     student's alone (or those of the model that the method makes of it to be deployed).
 
-    Batches are dicts ``{"image", "label", "index"}`` or pairs ``(image, label)``; a label of -1
-    marks an unlabelled image, which feeds the distillation loss only.
+    Batches are dicts ``{"image", "label", "index"}`` or pairs ``(image, label)`` with the class's
+    number as label; -1 marks an unlabelled image, which feeds the distillation loss only.
+
+    `fit` leads through all stages of a method that has several, unless `start_stage` was called:
+    then it trains that stage.
 
     Args:
         student: functional Keras model from images to logits.
@@ -99,17 +104,21 @@ class Distiller(keras.Model):
         self._teacher_preprocessing = teacher_preprocessing or _as_it_is
         student_outputs = student_outputs or self._outputs(student, method.student_taps)
         self._student_features = _Untracked(feature_extractor(student, student_outputs))
+        _check_logits("student", student)
         self._teacher = _Untracked(teacher if method.needs_teacher else None)
         self._teacher_features = _Untracked(None)
         if method.needs_teacher:
             teacher_outputs = teacher_outputs or self._outputs(teacher, method.teacher_taps)
             self._teacher_features = _Untracked(feature_extractor(teacher, teacher_outputs))
+            if "logits" in method.reads:
+                _check_logits("teacher", teacher, teacher_outputs)
             if samples is not None:
                 method.begin(samples, self._student_features.model.output["logits"].shape[-1])
             features = (self._teacher_features.model.output, self._student_features.model.output)
             for term in method.terms:
                 term.build(*(term.reading(one) for one in features))
         self.stage = method.stages[0]
+        self._leads_through_stages = len(method.stages) > 1
         self.method_layers = list(method.layers)
         self._deployed = _Untracked(method.deployed(student))
         self.epoch = self.add_weight(
@@ -194,7 +203,11 @@ class Distiller(keras.Model):
         return list(self._figures.values())
 
     def start_stage(self, stage: Stage) -> None:
-        """Train as `stage` says from now on."""
+        """Train as `stage` says from now on; the next stage is begun by the caller as well."""
+        self._leads_through_stages = False
+        self._enter(stage)
+
+    def _enter(self, stage: Stage) -> None:
         self.stage = stage
         self.train_function = None
 
@@ -210,18 +223,66 @@ class Distiller(keras.Model):
             jit_compile: off unless asked for, also where Keras would turn it on.
         """
         optimizer = optimizer or keras.optimizers.SGD(1e-2, momentum=0.9, nesterov=True)
+        self._compile_again = functools.partial(self.compile, jit_compile=jit_compile, **kwargs)
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
 
     def fit(
         self,
-        *args: Any,
-        callbacks: list[keras.callbacks.Callback] | None = None,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        *,
+        initial_epoch: int = 0,
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
         **kwargs: Any,
     ) -> keras.callbacks.History:
-        """As `keras.Model.fit`; keeps count of the epochs, which the clip depends on."""
+        """As `keras.Model.fit`, through the method's stages; counts the epochs, which the clip
+        depends on.
+
+        Args:
+            x, y, batch_size, initial_epoch, callbacks, **kwargs: as there.
+            epochs: of all stages together, which share them as the method says. Where there are
+                fewer than stages, the last stages are left out, with a warning.
+        """
         with self.distribute_strategy.scope():
             self.optimizer.build(self.variables_ever_trained())
-        return super().fit(*args, callbacks=[_EpochCounter(self), *(callbacks or [])], **kwargs)
+        callbacks = [_EpochCounter(self), *(callbacks or [])]
+        if not self._leads_through_stages:
+            return super().fit(
+                x, y, batch_size, epochs, initial_epoch=initial_epoch, callbacks=callbacks, **kwargs
+            )
+        history, first = keras.callbacks.History(), 0
+        history.set_model(self)
+        history.on_train_begin()
+        stages = self.method.stages
+        if epochs < len(stages):
+            warnings.warn(
+                f"{epochs} epochs for the stages {', '.join(stage.name for stage in stages)}: "
+                "the last are left out", stacklevel=2,
+            )
+            stages = stages[:epochs]
+        for stage, last in zip(stages, stage_ends(stages, epochs), strict=True):
+            self._enter(stage)
+            if stage.new_optimizer and first:
+                self._begin_anew()
+            if last > initial_epoch:
+                part = super().fit(
+                    x, y, batch_size, last, initial_epoch=max(first, initial_epoch),
+                    callbacks=callbacks, **kwargs,
+                )
+                history.epoch += part.epoch
+                for name, values in part.history.items():
+                    history.history.setdefault(name, []).extend(values)
+            first = last
+        return history
+
+    def _begin_anew(self) -> None:
+        """Put an optimizer of the same settings, and no memory, in place of the present one."""
+        with self.distribute_strategy.scope():
+            settings = keras.optimizers.serialize(self.optimizer)
+            self._compile_again(keras.optimizers.deserialize(settings))
+            self.optimizer.build(self.variables_ever_trained())
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`."""
@@ -437,6 +498,16 @@ class _EpochCounter(keras.callbacks.Callback):
         self._distiller.epoch.assign(epoch)
 
 
+def _check_logits(whose: str, model: keras.Model, outputs: Outputs | None = None) -> None:
+    """Raise UserError where what is taken for a network's logits are probabilities."""
+    elsewhere = outputs is not None and outputs.logits != output_layer_of(model.outputs[0])
+    if gives_probabilities(model) and not elsewhere:
+        raise UserError(
+            f"the {whose} {model.name!r} ends in a softmax, but networks give logits here: leave "
+            "it out of the last layer, or give nets.without_softmax(model)"
+        )
+
+
 def loss_name(term: Method) -> str:
     """Under which name a method's loss is logged where it is one of several."""
     return f"{name_of(type(term))}_loss"
@@ -452,6 +523,11 @@ def as_batch(data: Any) -> Batch:
     else:
         parts = data if isinstance(data, tuple) else (data,)
         image, label, index = (*parts, None, None)[:3]
+    if label is not None and len(label.shape) > 1 and label.shape[-1] not in (1, None):
+        raise UserError(
+            f"labels are of shape {tuple(label.shape)}, one-hot perhaps; expected the number of "
+            "each image's class, (batch,): numpy.argmax(labels, axis=1) gives it"
+        )
     unknown = tf.fill(tf.shape(image)[:1], -1)
     label = unknown if label is None else tf.cast(tf.reshape(label, [-1]), tf.int32)
     return Batch(image, label, tf.cast(unknown if index is None else index, tf.int64))

@@ -19,8 +19,9 @@ from .encoders import (
     load_encoder,
     recompute_batch_statistics,
 )
-from .features import Outputs, feature_extractor, outputs_of
+from .features import Outputs, feature_extractor, output_layer_of, outputs_of
 from .layer_list import list_layers
+from .logits import gives_probabilities, without_softmax
 from .preprocessing import PREPROCESSING, Standardize, known_preprocessing
 from .registration import (
     build,
@@ -45,6 +46,8 @@ __all__ = [
     "is_pretrained",
     "is_application",
     "fill_from_encoder",
+    "gives_probabilities",
+    "without_softmax",
     "PREPROCESSING",
     "Encoder",
     "ExportedEncoder",
@@ -62,6 +65,7 @@ __all__ = [
     "load_encoder",
     "minimum_size",
     "names",
+    "output_layer_of",
     "outputs_of",
     "pair",
     "pairs",

@@ -9,10 +9,11 @@ import pytest
 import tensorflow as tf
 from scipy.special import log_softmax, softmax
 
+import distillers
 import nets
 from distillers import FSP, SSKD_SVD, Distiller, Method, NoDistillation, SoftLogits, Stage
 from registry import UserError
-from tests.distillers.models import CLASSES, batch, network, outputs
+from tests.distillers.models import CLASSES, TAPS, batch, network, outputs
 
 RATE, MOMENTUM, DECAY = 0.1, 0.9, 0.01
 
@@ -388,3 +389,98 @@ def test_a_method_that_reads_no_maps_needs_no_taps():
     distiller.compile()
     distiller.fit(tf.data.Dataset.from_tensors(batch(16)), verbose=0)
     assert distiller.optimizer.nesterov and distiller.optimizer.momentum == 0.9
+
+
+# Used as a library
+
+
+class Recorder(keras.callbacks.Callback):
+    """Notes after each epoch which stage it was, how far the optimizer was, and the weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.epochs = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        steps = int(self.model.optimizer.iterations)
+        self.epochs.append((epoch, self.model.stage.name, steps, sorted(logs)))
+
+
+def test_fit_leads_through_all_stages():
+    """FitNet's hint, then its training with another optimizer of the same settings."""
+    data = tf.data.Dataset.from_tensors(batch(16)).repeat(3)
+
+    def train(lead, epochs=4):
+        distiller = distiller_of(distillers.get("FitNet")(hint_share=0.25))
+        recorder = Recorder()
+        lead(distiller, dict(verbose=0, shuffle=False, callbacks=[recorder]))
+        return distiller, recorder.epochs
+
+    def by_hand(distiller, options):
+        first, second = distiller.method.stages
+        distiller.start_stage(first)
+        distiller.fit(data, epochs=1, **options)
+        distiller.start_stage(second)
+        distiller.compile(keras.optimizers.SGD(RATE, momentum=MOMENTUM, nesterov=True))
+        distiller.fit(data, epochs=4, initial_epoch=1, **options)
+
+    histories = []
+    led, epochs = train(lambda distiller, options: histories.append(
+        distiller.fit(data, epochs=4, **options)
+    ))
+    expected, by_hand_epochs = train(by_hand)
+    assert epochs == by_hand_epochs
+    assert [epoch[:3] for epoch in epochs] == [
+        (0, "hint", 3), (1, "train", 3), (2, "train", 6), (3, "train", 9)
+    ]
+    (history,) = histories
+    assert history.epoch == [0, 1, 2, 3] and len(history.history["main_loss"]) == 4
+    for one, other in zip(led.student.variables, expected.student.variables, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
+    with pytest.warns(UserWarning, match="1 epochs for the stages hint, train"):
+        distiller_of(distillers.get("FitNet")()).fit(data, epochs=1, verbose=0)
+
+
+def test_fit_goes_on_within_a_stage():
+    data = tf.data.Dataset.from_tensors(batch(17))
+    distiller, recorder = distiller_of(distillers.get("FitNet")(hint_share=0.5)), Recorder()
+    distiller.fit(data, epochs=4, initial_epoch=3, verbose=0, callbacks=[recorder])
+    assert [epoch[:2] for epoch in recorder.epochs] == [(3, "train")]
+
+
+def test_every_method_is_an_attribute():
+    for name in distillers.names():
+        if name != "None":
+            assert getattr(distillers, name) is distillers.get(name)
+    with pytest.raises(AttributeError, match="FitNett.*FitNet"):
+        distillers.FitNett  # noqa: B018
+
+
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+def test_probabilities_are_not_taken_for_logits(whose):
+    models = {"student": network(1, "student"), "teacher": network(2, "teacher")}
+    model = models[whose]
+    ending = keras.layers.Softmax(name="probabilities")(model.output)
+    models[whose] = keras.Model(model.input, ending, name=whose)
+
+    def build(**outputs):
+        return Distiller(models["student"], SoftLogits(), models["teacher"], **{
+            "student_outputs": nets.outputs_of(models["student"], TAPS),
+            "teacher_outputs": nets.outputs_of(models["teacher"], TAPS), **outputs,
+        })
+
+    with pytest.raises(UserError, match=f"the {whose} '{whose}' ends in a softmax"):
+        build()
+    models[whose] = nets.without_softmax(models[whose])
+    build()
+    if whose == "teacher":  # whose logits may also be named
+        models[whose] = keras.Model(model.input, ending, name=whose)
+        build(teacher_outputs=nets.outputs_of(models[whose], TAPS, logits="scores"))
+
+
+def test_one_hot_labels_are_refused():
+    distiller = distiller_of(NoDistillation())
+    images, labels = batch(18)["image"], np.eye(CLASSES)[batch(18)["label"]]
+    with pytest.raises(UserError, match="one-hot perhaps; expected the number"):
+        distiller.fit(images, labels, verbose=0)
+    distiller.fit(images, batch(18)["label"][:, None], verbose=0)
