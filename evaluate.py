@@ -45,7 +45,7 @@ from experiment.projector import write_projector
 from experiment.scoreboard import TARGETS, Figures, Scores, draw_bars, summarized, table
 from experiment.statistics import spread
 from pretext.bias import retrained_heads, task_bias
-from registry import UserError
+from registry import UserError, nearest
 from settings import DataSettings
 
 ENCODERS, CLASSIFICATION, DETECTION, CLUSTERING, BIAS, RUN = (
@@ -341,6 +341,11 @@ def open_encoder(
             encoder.model, (encoder.standardize(batch["image"]) for batch in batches)
         )
         return encoder
+    if not Path(text).exists():
+        raise UserError(
+            f"encoder {text} does not exist{nearest(text, (PIXELS,))}; expected the folder of a "
+            "run, a model (.keras or .h5), RUN/export/1, random:NET, random:RUN or pixels"
+        )
     if (Path(text) / "saved_model.pb").exists():
         return nets.ExportedEncoder(text)
     return nets.load_encoder(text, standardize)

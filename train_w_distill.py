@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import statistics
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ PAPER = {"epochs": 200, "batch_size": 128, "optimizer": "sgd"}
 QUICK = {"epochs": 10, "batch_size": 32, "optimizer": "adam"}
 LEARNING_RATE = {"sgd": 1e-2, "adam": 5e-4}
 PICTURED_IMAGES = 6
+BARELY_TRAINED = 1.5  # times chance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,8 +258,8 @@ def main(_: list[str]) -> None:
                     distiller = make_distiller(settings, data, method, teacher)
             how = f"with {settings.Distillation}" if method.needs_teacher else "alone"
             print(f"training {distiller.student.name} {how} in {folder.path}")
-            for note in method.notes:
-                print(f"{settings.Distillation}: {note}")
+            for note in notes(settings, data, distiller):
+                print(textwrap.fill(note, report.WIDTH - 1, subsequent_indent="  "))
             progress = fit(settings, data, distiller, folder)
             folder.finish(summarize(settings, data, distiller, teacher, folder, progress))
         print(final_table(folder))
@@ -330,13 +332,15 @@ def make_distiller(
         own = teacher.standardize or standardize(settings.teacher_preprocessing, data)
         arguments = {
             "teacher": teacher.model,
-            "teacher_outputs": outputs_of(teacher.model, settings.teacher_taps),
+            "teacher_outputs": outputs_of(
+                "teacher", teacher.model, settings.teacher_taps, method
+            ),
             "teacher_preprocessing": sized(own, teacher.model),
         }
     return Distiller(
         student,
         method,
-        student_outputs=outputs_of(student, settings.student_taps),
+        student_outputs=outputs_of("student", student, settings.student_taps, method),
         student_preprocessing=sized(standardize(settings.student_preprocessing, data), student),
         main_loss=settings.main_loss,
         weight_decay=settings.weight_decay,
@@ -358,9 +362,53 @@ def sized(preprocessing: nets.Standardize, model: keras.Model) -> nets.Standardi
     return dataclasses.replace(preprocessing, size=size if all(size) else None)
 
 
-def outputs_of(model: keras.Model, taps: tuple[str, ...] | None) -> nets.Outputs | None:
-    """The layers to compare where taps are named; None: the distiller knows where to look."""
-    return nets.outputs_of(model, taps) if taps is not None else None
+def outputs_of(
+    whose: str, model: keras.Model, taps: tuple[str, ...] | None, method: distillers.Method
+) -> nets.Outputs | None:
+    """The layers to compare where taps are named; None: the distiller knows where to look.
+
+    Raises:
+        UserError: they are to be named.
+    """
+    if taps is not None:
+        return nets.outputs_of(model, taps)
+    known = nets.declares_outputs(model) or getattr(method, f"{whose}_taps")
+    if "maps" in method.reads and not known:
+        raise UserError(
+            f"{model.name!r} is none of the networks here, so the layers to compare must be named: "
+            f"give --{whose}_taps a,b,c, from shallow to deep (--list_layers lists them)"
+        )
+    return None
+
+
+def notes(settings: Settings, data: dataloader.Data, distiller: Distiller) -> list[str]:
+    """What a person should know of how method, networks and data were fitted to each other."""
+    found = [f"{settings.Distillation}: {note}" for note in distiller.method.notes]
+    if not classifies(settings, distiller.method):
+        found.append(
+            "without labels the student's classification is not trained; evaluate.py scores its "
+            "features"
+        )
+    if distiller.teacher is None:
+        return found
+    classes = distiller.teacher.outputs[0].shape[-1]
+    if classes != data.classes:
+        found.append(
+            f"the teacher tells {classes} classes apart, {data.name} has {data.classes}: only its "
+            "features are compared"
+        )
+    sizes = [nets.count_parameters(each) for each in (distiller.deployed, distiller.teacher)]
+    if sizes[0] > sizes[1]:
+        found.append(
+            f"what is deployed has {sizes[0]:,} parameters, more than the teacher's {sizes[1]:,}"
+        )
+    return found
+
+
+def classifies(settings: Settings, method: distillers.Method) -> bool:
+    """Whether anything trains the student's classification: without labels, only a method that
+    compares logits does."""
+    return settings.main_loss != "none" or "logits" in method.reads
 
 
 def check_images(whose: str, model: keras.Model, data: dataloader.Data) -> None:
@@ -438,10 +486,8 @@ def fit(
             distiller.compile(optimizer, jit_compile=settings.jit_compile)
         with distiller.distribute_strategy.scope():
             distiller.optimizer.build(distiller.variables_ever_trained())
-        # Without labels nothing but a method that compares logits trains the classification.
-        classifies = settings.main_loss != "none" or "logits" in distiller.method.reads
         settles = stage.main_loss or distiller.deployed is not distiller.student
-        judged = validation is not None and settles and classifies
+        judged = validation is not None and settles and classifies(settings, distiller.method)
         progress = training.fit(
             distiller,
             folder=folder,
@@ -497,7 +543,10 @@ def train_teacher(
         trained = keras.models.load_model(own.path / "student.keras", compile=False)
     for variable, value in zip(teacher.variables, trained.variables, strict=True):
         variable.assign(value)
-    print(f"teacher: {own.path}, top-1 {own.summary()['student_top1']:.4f}")
+    top1 = own.summary()["student_top1"]
+    print(f"teacher: {own.path}, top-1 {top1:.4f}")
+    if top1 < BARELY_TRAINED / data.classes:
+        print(f"chance is {1 / data.classes:.4f}: there is little to learn from this teacher")
 
 
 # Report
@@ -537,6 +586,7 @@ def summarize(
         "seed": settings.seed,
         "epochs": settings.epochs,
         **compare_with_teacher(data, distiller, teacher),
+        "classification_trained": classifies(settings, distiller.method),
         "student_top1": kept["accuracy"],
         "student_top1_last": last["accuracy"],
         "student_top1_best": kept["accuracy"] if best else None,
@@ -545,6 +595,8 @@ def summarize(
         "student_top5_last": last["top5"],
         "parameters": nets.count_parameters(student),
         "flops": nets.count_flops(student),
+        "teacher_parameters": teacher and nets.count_parameters(teacher.model),
+        "teacher_flops": teacher and nets.count_flops(teacher.model),
         "images_per_second": statistics.median(row["images_per_second"] for row in history),
         "seconds": sum(row["seconds"] for row in history),
         "preprocessing": dataclasses.asdict(preprocessing),
@@ -578,7 +630,9 @@ def draw_vectors(data: dataloader.Data, distiller: Distiller, folder: RunFolder)
     vectors of teacher and student as maps."""
     if distiller.teacher is None:
         return
-    images = data.test.images(tf.range(min(PICTURED_IMAGES, len(data.test))))
+    # From all over the test images, which may be in the order of their classes.
+    chosen = np.linspace(0, len(data.test) - 1, min(PICTURED_IMAGES, len(data.test)))
+    images = data.test.images(chosen.astype(int))
     taps = [
         [tap for tap in features(images)["maps"] if len(tap.shape) == 4]
         for features in (distiller.teacher_features, distiller.student_features)
@@ -642,7 +696,8 @@ def methods_table() -> str:
     for name in sorted(METHODS.names(), key=str.lower):
         method = METHODS.get(name)
         stages = ", ".join(stage.name for stage in method().stages)
-        lines = [f"{name}: {method.paper}", f"    reads {reads_in_words(method)}; stages: {stages}"]
+        compares = f"    compares {reads_in_words(method)}; stages: {stages}"
+        lines = [f"{name}: {method.paper}", compares]
         texts = documented(method)
         for key, field in method.hyper_parameters().items():
             about = f"--{key} (default {field.default}): {texts.get(key, '')}"
@@ -679,21 +734,32 @@ def layers_listed(settings: Settings, data: dataloader.Data) -> str:
     return "\n".join(parts)
 
 
+def with_teachers(summary: Mapping[str, Any], what: str) -> str:
+    """A size of the student, and the teacher's where there is one."""
+    theirs = summary[f"teacher_{what}"]
+    return f"{summary[what]:,}" + (f" (teacher: {theirs:,})" if theirs else "")
+
+
 def final_table(folder: RunFolder) -> str:
     """The finished run in a table."""
     summary = folder.summary()
+    scores = {
+        "teacher top-1": summary["teacher_top1"],
+        "student top-1, last epoch": summary["student_top1_last"],
+        "student top-1, best epoch": summary["student_top1_best"],
+        "student top-5": summary["student_top5"],
+        "agreement with the teacher": summary["agreement"],
+    }
+    if not summary["classification_trained"]:
+        scores = {"student": "not trained to classify: evaluate.py scores its features"}
     return "\n".join([
         "",
         report.table([{
             "method": summary["method"],
             "data": summary["dataset"],
-            "teacher top-1": summary["teacher_top1"],
-            "student top-1, last epoch": summary["student_top1_last"],
-            "student top-1, best epoch": summary["student_top1_best"],
-            "student top-5": summary["student_top5"],
-            "agreement with the teacher": summary["agreement"],
-            "parameters": f"{summary['parameters']:,}",
-            "FLOPs per image": f"{summary['flops']:,}",
+            **scores,
+            "parameters": with_teachers(summary, "parameters"),
+            "FLOPs per image": with_teachers(summary, "flops"),
             "images/s while training": summary["images_per_second"],
             "seconds of training": summary["seconds"],
             "in the run folder": str(folder.path),

@@ -16,7 +16,7 @@ from distillers.registration import register
 class NoDistillation(Method):
     """No teacher: the student learns the main task alone."""
 
-    paper = "-"
+    paper = "the student by itself, without a teacher"
     reads = ()
     needs_teacher = False
 

@@ -124,11 +124,16 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Each setting that differs, as ``name: old -> new``; entries of nested ones as ``a.b``."""
     old, new = _flat(plain_values(old)), _flat(plain_values(new))
     return [
-        f"{name}: {json.dumps(old[name]) if name in old else '(not set)'} -> "
-        f"{json.dumps(new[name]) if name in new else '(not set)'}"
+        f"{name}: {_shown(old, name)} -> {_shown(new, name)}"
         for name in [*old, *(name for name in new if name not in old)]
         if name not in old or name not in new or old[name] != new[name]
     ]
+
+
+def _shown(settings: Mapping[str, Any], name: str) -> str:
+    if name not in settings:
+        return "(not set)"
+    return "(default)" if settings[name] is None else json.dumps(settings[name])
 
 
 def _read_json(path: Path) -> dict[str, Any]:

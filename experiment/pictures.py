@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
 
 from experiment.folder import replacing
 from experiment.statistics import spread
@@ -66,6 +67,7 @@ def _bar_groups(
                  color=_COLOURS[place % len(_COLOURS)], error_kw={"lw": 1})
     axes.set_xticks(range(len(figures)), list(figures), fontsize=8)
     axes.set_ylim(0, 1.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.tick_params(axis="y", labelsize=8)
     axes.tick_params(axis="x", length=0)
     axes.grid(axis="y", alpha=0.25)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 _REFRESH_SECONDS = 0.5
+_LEFT_OUT = "..."
 
 
 def _value(value: float) -> str:
@@ -27,11 +28,11 @@ def _duration(seconds: float) -> str:
 
 def shown_metrics(logs: Mapping[str, float]) -> list[str]:
     """Parts ``name value`` of `logs`: accuracy, that on validation data as ``val``, and the loss
-    parts without ``_loss`` in their names (the total only where there are no parts)."""
+    parts without ``_loss`` in their names (the total only where there is no main loss)."""
     losses = [name for name in logs if name.endswith("_loss") and not name.startswith("val_")]
     losses.sort(key=lambda name: (name != "main_loss", name))  # Keras sorts some logs, some not
     shown = {"accuracy": "accuracy", "val_accuracy": "val", "loss": "loss"}
-    if losses:
+    if "main_loss" in losses:
         del shown["loss"]
     shown.update({name: name.removesuffix("_loss") for name in losses})
     return [f"{short} {_value(logs[name])}" for name, short in shown.items() if name in logs]
@@ -39,10 +40,11 @@ def shown_metrics(logs: Mapping[str, float]) -> list[str]:
 
 def fit_line(head: str, parts: Sequence[str], tail: str, width: int) -> str:
     """`head`, as many of `parts` as there is room for, and `tail`, in at most `width` columns;
-    closer together before one is left out."""
+    closer together before one is left out, for which `_LEFT_OUT` stands."""
     for count in range(len(parts), -1, -1):
+        shown = [*parts[:count], *([_LEFT_OUT] if count < len(parts) else [])]
         for gap in ("  ", " "):
-            line = gap.join(part for part in (head, *parts[:count], tail) if part)
+            line = gap.join(part for part in (head, *shown, tail) if part)
             if len(line) <= width:
                 return line
     return line[:width]
@@ -99,14 +101,17 @@ class Progress:
         begun, since = self._started
         steps_per_second = (step - begun) / max(self._shown - since, 1e-9)
         head = f"{self._head(epoch)} {100 * step // self._steps:3d}%"
-        tail = left = ""
+        speed = left = ""
         if step > begun:
-            tail = f"{steps_per_second * self._images / self._steps:.0f} images/s"
             steps_left = (self._last_epoch - epoch) * self._steps - step
-            left = f"{_duration(steps_left / steps_per_second)} left"
-        line = fit_line(head, shown_metrics(logs), tail, self.width)
-        if left and len(line) + 2 + len(left) <= self.width:
-            line += f"  {left}"
+            speed = f"{steps_per_second * self._images / self._steps:.0f} images/s"
+            left = f"  {_duration(steps_left / steps_per_second)} left"
+        parts = shown_metrics(logs)
+        line = fit_line(head, parts, speed + left, self.width)
+        # All parts matter more than the time that is left, some of them less.
+        without = fit_line(head, parts, speed, self.width)
+        if _LEFT_OUT in line and _LEFT_OUT not in without:
+            line = without
         self._write("\r" + line.ljust(self.width))
 
     def end(self, epoch: int, logs: Mapping[str, float], images_per_second: float) -> None:

@@ -48,11 +48,8 @@ EXPLANATION = {
     "clustering": "k-means and nearest neighbours on the test images; unseen: the second half of "
     "the classes; tuned: these after metric fine-tuning on the first half",
 }
-RANKS = (
-    "Mean rank (1: the best of these in everything) over the target tasks, in each over its main "
-    "figures: linear probe, tuned with 1 and 10 % of the labels; mAP@0.5; NMI and R@1, all and "
-    "unseen classes."
-)
+# Figures that differ by less are equal: nothing is measured as exactly as a sum is rounded.
+_EQUAL = 1e-9
 
 
 def summarized(scores: Scores) -> dict[str, dict[str, dict[str, Any]]]:
@@ -99,7 +96,7 @@ def mean_ranks(summary: Summary) -> dict[str, dict[str, float]]:
     ranks: dict[str, dict[str, float]] = {name: {} for name in ranked}
     for target, names in figures.items():
         means = [[summary[name][target][each]["mean"] for name in ranked] for each in names]
-        found = rankdata(-np.array(means), axis=1).mean(axis=0)
+        found = rankdata(np.round(-np.array(means) / _EQUAL), axis=1).mean(axis=0)
         for name, rank in zip(ranked, found, strict=True):
             ranks[name][target] = float(rank)
     return {name: {**each, "mean": float(np.mean([*each.values()]))}
@@ -117,10 +114,22 @@ def table(summary: Summary) -> str:
             about = f"{target}: {EXPLANATION[target]}, %."
             parts += ["", textwrap.fill(about, report.WIDTH), "", report.table(rows)]
     ranks = mean_ranks(summary)
-    if len(ranks) > 2:
-        rows = [{"encoder": name, **each} for name, each in ranks.items()]
-        parts += ["", textwrap.fill(RANKS, report.WIDTH), "", report.table(rows)]
+    rows = [{"encoder": name, **each} for name, each in ranks.items()]
+    if len(rows) > 2 and len(rows[0]) > len(("encoder", "a target", "mean")):
+        parts += ["", textwrap.fill(_about_ranks(summary), report.WIDTH), "", report.table(rows)]
     return "\n".join(parts)
+
+
+def _about_ranks(summary: Summary) -> str:
+    """What the table of ranks shows."""
+    titles = [
+        ", ".join(columns[figure] for figure in RANKED[target] if figure in columns)
+        for target in TARGETS if (columns := _columns(target, summary))
+    ]
+    return (
+        "Mean rank (1: the best of these in everything) over the target tasks, in each over its "
+        f"main figures: {'; '.join(titles)}."
+    )
 
 
 def _row(

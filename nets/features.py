@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -34,7 +35,8 @@ def outputs_of(
 
     Raises:
         UserError: the model is not functional, has no such layer, gives other than one tensor
-            there, or is no registered network and no taps were named.
+            there, has the taps in another order, or is no registered network and no taps were
+            named.
     """
     model = as_functional(model)
     declared = declared_outputs(model.name)
@@ -53,7 +55,13 @@ def outputs_of(
     if logits is None:
         logits = declared.logits if declared else output_layer_of(model.outputs[0])
     outputs = Outputs(taps, embedding, logits)
-    find_tensors(model, _names_of(outputs))
+    found = find_tensors(model, _names_of(outputs))
+    for one, next_one in itertools.pairwise(taps):
+        if _leads_to(found.tensors[next_one], found.tensors[one]):
+            raise UserError(
+                f"taps of {model.name!r} go from shallow to deep, but {one!r} comes after "
+                f"{next_one!r} in it: name them in the other order"
+            )
     return outputs
 
 
@@ -86,6 +94,21 @@ def feature_extractor(model: keras.Model, outputs: Outputs) -> keras.Model:
         "outputs": given,
     }
     return keras.Model(image, features, name=f"{model.name}_features")
+
+
+def _leads_to(one: keras.KerasTensor, other: keras.KerasTensor) -> bool:
+    """Whether `other` is computed from `one`, and is not the same."""
+    seen: set[int] = set()
+    waiting = [other]
+    while waiting:
+        history = waiting.pop()._keras_history
+        node = history.operation._inbound_nodes[history.node_index]
+        if id(node) not in seen:
+            seen.add(id(node))
+            if any(given is one for given in node.input_tensors):
+                return True
+            waiting += node.input_tensors
+    return False
 
 
 def _names_of(outputs: Outputs) -> list[str]:

@@ -231,7 +231,7 @@ MISTAKES = {
     ),
     "no images": (["--teacher={files}/vector.keras", "--teacher_taps=one"], "(None, 3)"),
     # Taps
-    "no taps": (["--teacher={files}/own.keras"], "taps must be named"),
+    "no taps": (["--teacher={files}/own.keras"], "give --teacher_taps a,b,c"),
     "unknown tap": (["--teacher_taps=stage1,stag2"], "no layer 'stag2' (did you mean 'stage2'?)"),
     "unknown tap of the student": (["--student_taps=conv,stage4"], "'MobileNet_student'", "'conv'"),
     "one tap": (["--teacher_taps=stage1", "--student_taps=stage1"], "at least 2"),
@@ -624,6 +624,7 @@ def test_presets(script, tmp_path, name):
     [
         ["--labelled_per_class=2", "--optimizer=adam", "--schedule=cosine"],
         ["--main_loss=none", "--Distillation=SSKD_SVD(num_dfv=2)", "--validation_fraction=0.2"],
+        ["--main_loss=none", "--Distillation=Soft_logits", "--validation_fraction=0"],
         ["--mixed_precision", "--Distillation=fsp", "--validation_fraction=0"],
         pytest.param(
             ["--jit_compile", "--Distillation=Soft_logits", "--schedule=constant"],
@@ -651,6 +652,10 @@ def test_runs_through(script, files, tmp_path, arguments):
     assert summary["teacher_top1"] is not None and summary["agreement"] is not None
     judged = not any("none" in word or word.endswith("fraction=0") for word in arguments)
     assert (summary["best_epoch"] is None) == (not judged)
+    classifies = "--main_loss=none" not in arguments or "--Distillation=Soft_logits" in arguments
+    assert ("student top-1, last epoch" in done.out) == classifies
+    assert ("classification is not trained" in done.out) == (not classifies)
+    assert f"(teacher: {summary['teacher_parameters']:,})" in done.out
 
 
 # Every method

@@ -35,7 +35,7 @@ def test_other_settings_are_named_and_nothing_changes(tmp_path):
         )
     message = str(error.value)
     for part in ("epochs: 3 -> 4", "nested.seed: 1 -> 2", 'gone: "x" -> (not set)',
-                 "new: (not set) -> null"):
+                 "new: (not set) -> (default)"):
         assert part in message
     assert "same" not in message and "\n" not in message
     assert (tmp_path / "run" / "settings.json").read_bytes() == before

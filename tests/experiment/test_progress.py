@@ -34,6 +34,21 @@ def test_bar_fits_80_columns_and_shows_loss_parts_accuracy_and_speed(monkeypatch
     assert stream.getvalue().rstrip() == "\r  3/240  45%  loss 1234  320 images/s  2:38:22 left"
 
 
+def test_losses_for_which_there_is_no_room_are_not_passed_over_in_silence(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = io.StringIO()
+    bar = Progress("pre-train", 25, 100, 6400, "bar", stream)
+    bar.begin(2, 0)
+    now[0] += 10
+    tasks = ("rotation", "jigsaw", "reconstruction", "instance", "ensemble", "regularizer")
+    bar.step(2, 50, {"loss": 2.0, **{f"{task}_loss": 1.0 for task in tasks}})
+    assert stream.getvalue().rstrip() == (
+        "\rpre-train  3/25  50%  loss 2.00  ensemble 1.00  ...  320 images/s  7:30 left"
+    )
+
+
 def test_line_an_epoch_where_there_is_no_terminal():
     stream = io.StringIO()
     lines = Progress("hint", 9, 10, 100, "auto", stream)

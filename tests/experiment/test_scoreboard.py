@@ -40,6 +40,9 @@ def test_ranks_by_hand():
         {"classification": (3 + 1) / 2, "detection": 3, "clustering": 3, "mean": 8 / 3}
     )
     assert mean_ranks({"a": SUMMARY["a"], "pixels": SUMMARY["pixels"]}) == {}
+    rounded = {"a": figures(1, 1, 1, 1), "b": figures(1 - 1e-15, 1, 1, 1)}
+    ranks = mean_ranks(summarized({name: [each] for name, each in rounded.items()}))
+    assert ranks["a"] == ranks["b"]
     untuned = {"classification": {"linear_probe": {"mean": 1.0}}}
     tuned = {"classification": {**untuned["classification"], "fine_tuning_10": {"mean": 0.5}}}
     assert mean_ranks({"pixels": untuned, "a": tuned, "b": tuned}) == {
@@ -52,5 +55,8 @@ def test_table_has_all_figures_and_fits():
     for part in ("80.00 ± 14.14", "mAP@0.5", "NMI", "Mean rank", "1.667", "2.667"):
         assert part in text
     assert max(map(len, text.splitlines())) <= WIDTH
+    assert "linear probe, tuned, 1 %; mAP@0.5; NMI." in " ".join(text.split())
+    one = {name: {"clustering": each.get("clustering", {})} for name, each in SUMMARY.items()}
+    assert "NMI" in table(one) and "Mean rank" not in table(one)
     two = table({name: SUMMARY[name] for name in ("a", "b")})
     assert "Mean rank" not in two

@@ -88,6 +88,17 @@ def test_foreign_model_needs_named_taps():
         nets.outputs_of(foreign(), taps=[])
 
 
+def test_taps_from_deep_to_shallow_are_refused():
+    model = foreign()
+    with pytest.raises(UserError, match="'deep' comes after 'shallow' in it"):
+        nets.outputs_of(model, ["deep", "shallow"])
+    nets.outputs_of(model, ["shallow", "deep", "deep"])
+    inner = nested(backbone())
+    with pytest.raises(UserError, match="'pooled' comes after 'backbone' in it"):
+        nets.outputs_of(inner, ["pooled", "backbone"])
+    nets.outputs_of(inner, ["backbone/shallow", "backbone/deep", "pooled"])
+
+
 def test_unknown_layers_are_told_the_nearest():
     with pytest.raises(UserError, match="no layer 'shalow'.*did you mean 'shallow'.*layer.name"):
         nets.outputs_of(foreign(), taps=["shalow"])
