@@ -24,8 +24,8 @@ class DataSettings:
     """Which images, and what they are split into."""
 
     dataset: str = option(
-        "digits", "digits, a tensorflow-datasets name such as cifar100, npz:FILE or folder:DIR",
-        group=DATA,
+        "digits", "digits, a tensorflow-datasets name such as cifar100, npz:FILE, folder:DIR or "
+        "omniglot:FILE", group=DATA,
     )
     data_dir: str | None = option(None, "where tensorflow-datasets keeps its data", group=DATA)
     image_size: int | None = option(

@@ -43,7 +43,7 @@ class CRD(Method):
         temperature: tau, divides the cosines.
         memory_momentum: share of its old vector that the memory keeps when an image comes up again.
         embedding_size: width behind the linear layers.
-        samples: how many images the memory holds, where `begin` is not called.
+        samples: number of training images, where the loss is used by itself; training tells it.
         weight: of this loss, next to the main loss. This and the others are RepDistiller's.
     """
 

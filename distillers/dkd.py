@@ -28,8 +28,8 @@ class DKD(Method):
         temperature: T, divides the logits of both networks.
         alpha: weight of the target class' part (TCKD).
         beta: weight of the other classes' part (NCKD).
-        warmup: epochs over which `compute`, the loss as it is trained with, grows from ``1 /
-            warmup`` of itself to the whole; 0: none.
+        warmup: epochs over which the loss grows in training, from ``1 / warmup`` of itself to the
+            whole; 0: none.
         weight: of this loss, next to the main loss.
     """
 

@@ -119,6 +119,10 @@ def _save(figure: Figure, path: str | os.PathLike) -> None:
 _COLOURS = ("#1f5fa8", "#d1551b", "#2c8a4b", "#8b4fa3", "#b8860b", "#5b5b5b", "#c23b67", "#0f8b8d")
 
 
+# With more lines, the legend would lie over them.
+_LINES_WITHIN = 4
+
+
 def _panels(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     """Titles of the panels with the keys that each shows; validation goes with training."""
     keys = [key for key in _columns(rows) if _numeric(rows, key) and not key.startswith("val_")]
@@ -147,18 +151,28 @@ def _given_panels(
     return [(title, keys) for title, keys in found.items() if keys]
 
 
+def _labels(keys: Sequence[str]) -> list[str]:
+    """What tells the columns of a panel apart: their names without the words that all begin or end
+    with, which its title has."""
+    words = [key.split("_") for key in keys]
+    for end in (0, -1):
+        while len(words) > 1 and min(map(len, words)) > 1 and len({w[end] for w in words}) == 1:
+            words = [w[1:] if end == 0 else w[:-1] for w in words]
+    return [" ".join(w) for w in words]
+
+
 def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
     epochs = [row["epoch"] for row in rows]
     # Points are drawn where a line has few of them, and one alone would not be seen.
     mark = "." if len(rows) <= 30 else None
-    for place, key in enumerate(keys):
+    for place, (key, label) in enumerate(zip(keys, _labels(keys), strict=True)):
         colour = _COLOURS[place % len(_COLOURS)]
         for name, style in ((key, "-"), (f"val_{key}", "--")):
             values = [row.get(name) for row in rows]
             if any(value is not None for value in values):
                 values = [math.nan if value is None else value for value in values]
-                label = key.replace("_", " ") + (" (validation)" if style == "--" else "")
-                axes.plot(epochs, values, style, color=colour, marker=mark, label=label, lw=1.4)
+                which = label + (" (validation)" if style == "--" else "")
+                axes.plot(epochs, values, style, color=colour, marker=mark, label=which, lw=1.4)
 
 
 def _log_scale_helps(axes: Axes) -> bool:
@@ -206,7 +220,10 @@ def curves(
             axes.set_yscale("log")
         if title == "share":
             axes.set_ylim(-0.03, 1.03)
-        if len(axes.lines) > 1 or title in ("distillation", "share"):
+        validated = any("(validation)" in line.get_label() for line in axes.lines)
+        if len(axes.lines) > _LINES_WITHIN:
+            axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        elif len(axes.lines) > 1 or validated or title in ("distillation", "share"):
             axes.legend(fontsize=8, frameon=False)
         if len(begins) > 1:
             for epoch, stage in begins:
