@@ -275,6 +275,7 @@ class Distiller(keras.Model):
                 for name, values in part.history.items():
                     history.history.setdefault(name, []).extend(values)
             first = last
+        self.history = history
         return history
 
     def _begin_anew(self) -> None:

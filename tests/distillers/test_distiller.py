@@ -434,6 +434,7 @@ def test_fit_leads_through_all_stages():
         (0, "hint", 3), (1, "train", 3), (2, "train", 6), (3, "train", 9)
     ]
     (history,) = histories
+    assert history is led.history
     assert history.epoch == [0, 1, 2, 3] and len(history.history["main_loss"]) == 4
     for one, other in zip(led.student.variables, expected.student.variables, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
