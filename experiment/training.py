@@ -144,6 +144,7 @@ class _Stage(keras.callbacks.Callback):
         self._epoch_began = 0.0
         self._trained_seconds = 0.0
         self._saved_at = time.monotonic()
+        self._told_of_no_number = False
 
     def close(self) -> None:
         self._logs.close()
@@ -193,6 +194,7 @@ class _Stage(keras.callbacks.Callback):
         row["seconds"] = time.monotonic() - self._epoch_began
         row["images_per_second"] = self._images_per_epoch / max(self._trained_seconds, 1e-9)
         self.progress["history"].append(row)
+        self._tell_of_no_number(row)
         self._note_best(row)
         self.progress.update(epoch=epoch + 1, step=0, seconds=0.0)
         self._start_step = 0
@@ -213,6 +215,18 @@ class _Stage(keras.callbacks.Callback):
         if self._learning_rate is not None:
             return float(self._learning_rate(epoch))
         return float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+
+    def _tell_of_no_number(self, row: dict[str, Any]) -> None:
+        """Say once that a loss has become NaN or infinite: what comes after it is wasted time."""
+        lost = [
+            name for name, value in row.items()
+            if name.endswith("loss") and not np.isfinite(value)
+        ]
+        if lost and not self._told_of_no_number:
+            self._told_of_no_number = True
+            self._display.clear()
+            print(f"warning: {', '.join(lost)} is not a finite number after epoch {row['epoch']}; "
+                  "a lower learning rate may help", file=sys.stderr, flush=True)
 
     def _note_best(self, row: dict[str, Any]) -> None:
         if self._monitor is None:

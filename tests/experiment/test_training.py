@@ -184,6 +184,15 @@ def test_smallest_loss_is_best_and_callable_rate_is_logged(tmp_path):
     assert [row["learning_rate"] for row in rows] == [10.0, 11.0]
 
 
+def test_a_loss_that_is_no_number_is_told_once(tmp_path, capsys):
+    small(tmp_path, optimizer=keras.optimizers.SGD(1e30), last_epoch=4)
+    told = capsys.readouterr().err
+    assert told.startswith("warning: loss is not a finite number after epoch ")
+    assert told.count("\n") == 1
+    small(tmp_path / "well", last_epoch=2)
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(("changes", "kind", "message"), [
     ({"monitor": "acuracy"}, UserError, "monitor 'acuracy' is not among the logs; known: loss"),
     ({"monitor": "val_loss"}, ValueError, "without validation data"),
