@@ -21,10 +21,9 @@ from collections.abc import Sequence
 
 import keras
 
-from .layers import check_fraction, logits_layer
+from .layers import check_count, check_fraction, logits_layer
 from .registration import declare_pair, register
 
-_WIDTHS = (64, 128, 256, 512)
 _HIDDEN = 1024
 _POOLS = ("pool1", "pool2", "pool3", "pool4")
 _CONVOLUTIONS = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1")
@@ -44,11 +43,19 @@ def _convolution(width: int, name: str, strides: int = 1) -> keras.layers.Conv2D
     )
 
 
-def _pooled_convolutions(image: keras.KerasTensor, repeats: Sequence[int]) -> keras.KerasTensor:
+def _widths(first: int) -> tuple[int, ...]:
+    """The channels of the four groups, doubled from one to the next."""
+    check_count("VGG", "width", first)
+    return tuple(first * 2**group for group in range(4))
+
+
+def _pooled_convolutions(
+    image: keras.KerasTensor, repeats: Sequence[int], width: int
+) -> keras.KerasTensor:
     maps = image
-    for block, (width, repeat) in enumerate(zip(_WIDTHS, repeats, strict=True), start=1):
+    for block, (channels, repeat) in enumerate(zip(_widths(width), repeats, strict=True), start=1):
         for i in range(1, repeat + 1):
-            maps = _convolution(width, f"block{block}_conv{i}")(maps)
+            maps = _convolution(channels, f"block{block}_conv{i}")(maps)
         # "same" rounds odd sizes up, as convolutions of stride 2 do: teacher and student of
         # VGG_stride have maps of one size whatever the image's.
         maps = keras.layers.MaxPooling2D(2, padding="same", name=f"pool{block}")(maps)
@@ -70,22 +77,27 @@ def _classifier(
 
 
 @register("VGG_teacher", taps=_POOLS, embedding="pool4", minimum_size=_MINIMUM_SIZE)
-def teacher(image: keras.KerasTensor, classes: int, *, dropout: float = 0.5) -> keras.KerasTensor:
+def teacher(
+    image: keras.KerasTensor, classes: int, *, dropout: float = 0.5, width: int = 64
+) -> keras.KerasTensor:
     """VGG's teacher.
 
     Args:
         image: ``[B, H, W, C]``, at least 16x16 pixels.
         classes: number of classes.
         dropout: share of the fully connected hidden units that training drops, in [0, 1).
+        width: channels of the first group, doubled with each further one.
     """
-    maps = _pooled_convolutions(image, repeats=(2, 2, 3, 3))
+    maps = _pooled_convolutions(image, (2, 2, 3, 3), width)
     return _classifier(maps, classes, hidden_layers=2, dropout=dropout)
 
 
 @register("VGG_student", taps=_POOLS, embedding="pool4", minimum_size=_MINIMUM_SIZE)
-def student(image: keras.KerasTensor, classes: int, *, dropout: float = 0.5) -> keras.KerasTensor:
+def student(
+    image: keras.KerasTensor, classes: int, *, dropout: float = 0.5, width: int = 64
+) -> keras.KerasTensor:
     """VGG's student. Arguments as of `teacher`."""
-    maps = _pooled_convolutions(image, repeats=(1, 1, 1, 1))
+    maps = _pooled_convolutions(image, (1, 1, 1, 1), width)
     return _classifier(maps, classes, hidden_layers=1, dropout=dropout)
 
 
@@ -96,12 +108,12 @@ def student(image: keras.KerasTensor, classes: int, *, dropout: float = 0.5) -> 
     minimum_size=_MINIMUM_SIZE,
 )
 def stride_student(
-    image: keras.KerasTensor, classes: int, *, dropout: float = 0.5
+    image: keras.KerasTensor, classes: int, *, dropout: float = 0.5, width: int = 64
 ) -> keras.KerasTensor:
     """VGG_stride's student. Arguments as of `teacher`."""
     maps = image
-    for width, name in zip(_WIDTHS, _CONVOLUTIONS, strict=True):
-        maps = _convolution(width, name, strides=2)(maps)
+    for channels, name in zip(_widths(width), _CONVOLUTIONS, strict=True):
+        maps = _convolution(channels, name, strides=2)(maps)
     return _classifier(maps, classes, hidden_layers=1, dropout=dropout)
 
 

@@ -142,3 +142,15 @@ def test_dropout_draws_in_training_only_and_zero_leaves_no_randomness():
 def test_nonsense_dropout_is_refused(dropout):
     with pytest.raises(UserError, match="dropout"):
         nets.build("VGG_student", dropout=dropout)
+
+
+@pytest.mark.parametrize("name", ["VGG_teacher", "VGG_student", "VGG_stride_student"])
+def test_width_is_that_of_the_first_group(name):
+    model = nets.build(name, width=16)
+    maps = nets.feature_extractor(model, nets.outputs_of(model)).output["maps"]
+    assert [tap.shape[-1] for tap in maps] == [16, 32, 64, 128]
+    assert nets.count_parameters(nets.build(name, width=64)) == nets.count_parameters(
+        nets.build(name)
+    )
+    with pytest.raises(UserError, match="width"):
+        nets.build(name, width=0)
