@@ -36,7 +36,7 @@ def test_same_student_as_on_one_device(replicas, names):
     assert sorted(found) == sorted(names)
     for name, figures in found.items():
         assert figures["finite"], name
-        assert figures["moved"] > 0.05, name  # it did train
+        assert figures["moved"] > 0.02, name  # it did train
         assert figures["weights"] <= 1e-5, (name, figures["weights"])
         for metric, (alone, shared) in figures["logs"].items():
             np.testing.assert_allclose(
