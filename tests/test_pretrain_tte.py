@@ -276,7 +276,8 @@ def test_what_is_printed(finished):
     lines = finished.out.splitlines()
     assert lines[0] == f"pre-training MobileNet_student by TTE in {finished.folder}"
     assert lines[1] == f"temporal memory: {240 * (4 * 128 * 4 + 8):,} bytes"
-    assert re.match(rf"pre-train {EPOCHS}/{EPOCHS}  loss .* ensemble .* rotation .* images/s", lines[4])
+    last = rf"pre-train {EPOCHS}/{EPOCHS}  loss .* ensemble .* rotation .* images/s"
+    assert re.match(last, lines[4])
     for name in ("TTE", "random", "pixels"):
         assert any(line.startswith(f"{name} ") and re.search(r"\d\d\.\d\d", line) for line in lines)
     assert "linear probe" in finished.out and "k-NN" in finished.out
