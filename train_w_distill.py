@@ -372,7 +372,7 @@ def outputs_of(
     """
     if taps is not None:
         return nets.outputs_of(model, taps)
-    known = nets.declares_outputs(model) or getattr(method, f"{whose}_taps")
+    known = nets.declared_outputs(model.name) or getattr(method, f"{whose}_taps")
     if "maps" in method.reads and not known:
         raise UserError(
             f"{model.name!r} is none of the networks here, so the layers to compare must be named: "

@@ -26,7 +26,7 @@ from .preprocessing import PREPROCESSING, Standardize, known_preprocessing
 from .registration import (
     build,
     declare_pair,
-    declares_outputs,
+    declared_outputs,
     minimum_size,
     names,
     pair,
@@ -60,7 +60,7 @@ __all__ = [
     "count_flops",
     "count_parameters",
     "declare_pair",
-    "declares_outputs",
+    "declared_outputs",
     "encoder_of",
     "feature_extractor",
     "load",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -98,17 +98,20 @@ def feature_extractor(model: keras.Model, outputs: Outputs) -> keras.Model:
 
 def _leads_to(one: keras.KerasTensor, other: keras.KerasTensor) -> bool:
     """Whether `other` is computed from `one`, and is not the same."""
+    return any(given is one for node in _nodes([other]) for given in node.input_tensors)
+
+
+def _nodes(tensors: Sequence[keras.KerasTensor]) -> Iterator[Any]:
+    """The calls of layers that lead to symbolic tensors, each once."""
     seen: set[int] = set()
-    waiting = [other]
+    waiting = list(tensors)
     while waiting:
         history = waiting.pop()._keras_history
         node = history.operation._inbound_nodes[history.node_index]
         if id(node) not in seen:
             seen.add(id(node))
-            if any(given is one for given in node.input_tensors):
-                return True
+            yield node
             waiting += node.input_tensors
-    return False
 
 
 def _names_of(outputs: Outputs) -> list[str]:
@@ -136,15 +139,8 @@ def tensors_of(model: keras.Model) -> dict[str, list[list[keras.KerasTensor]]]:
     several times, it is the first call's, wherever that was.
     """
     calls: dict[str, list[list[keras.KerasTensor]]] = {}
-    seen: set[int] = set()
-    waiting = list(model.outputs)
-    while waiting:
-        history = waiting.pop()._keras_history
-        node = history.operation._inbound_nodes[history.node_index]
-        if id(node) not in seen:
-            seen.add(id(node))
-            calls.setdefault(history.operation.name, []).append(list(node.output_tensors))
-            waiting += node.input_tensors
+    for node in _nodes(model.outputs):
+        calls.setdefault(node.operation.name, []).append(list(node.output_tensors))
     return calls
 
 

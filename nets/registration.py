@@ -87,11 +87,6 @@ def declared_outputs(name: str) -> Outputs | None:
     return _networks.facts(name)["outputs"] if name in _networks else None
 
 
-def declares_outputs(model: keras.Model) -> bool:
-    """Whether a model is a registered network, whose taps are known."""
-    return model.name in _networks
-
-
 def minimum_size(name: str) -> int | None:
     """The least height and width of images, in pixels, that the network `name` takes; None where no
     network has this name."""

@@ -9,10 +9,16 @@ LOGS = {"loss": 2.4, "main_loss": 2.31, "distillation_loss": 0.0123456, "accurac
         "top5": 0.7, "val_accuracy": 0.4, "val_main_loss": 2.5}
 
 
-def test_bar_fits_80_columns_and_shows_loss_parts_accuracy_and_speed(monkeypatch):
+@pytest.fixture
+def now(monkeypatch):
+    """The time, in a list, in front of a terminal of 80 columns."""
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     monkeypatch.setenv("COLUMNS", "80")
+    return now
+
+
+def test_bar_fits_80_columns_and_shows_loss_parts_accuracy_and_speed(now):
     stream = io.StringIO()
     bar = Progress("", 240, 100, 12800, "bar", stream)
     bar.begin(2, 20)
@@ -34,10 +40,7 @@ def test_bar_fits_80_columns_and_shows_loss_parts_accuracy_and_speed(monkeypatch
     assert stream.getvalue().rstrip() == "\r  3/240  45%  loss 1234  320 images/s  2:38:22 left"
 
 
-def test_losses_for_which_there_is_no_room_are_not_passed_over_in_silence(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    monkeypatch.setenv("COLUMNS", "80")
+def test_losses_for_which_there_is_no_room_are_not_passed_over_in_silence(now):
     stream = io.StringIO()
     bar = Progress("pre-train", 25, 100, 6400, "bar", stream)
     bar.begin(2, 0)
