@@ -736,7 +736,7 @@ def layers_listed(settings: Settings, data: dataloader.Data) -> str:
 
 def with_teachers(summary: Mapping[str, Any], what: str) -> str:
     """A size of the student, and the teacher's where there is one."""
-    theirs = summary[f"teacher_{what}"]
+    theirs = summary.get(f"teacher_{what}")  # older runs do not say
     return f"{summary[what]:,}" + (f" (teacher: {theirs:,})" if theirs else "")
 
 
@@ -750,7 +750,7 @@ def final_table(folder: RunFolder) -> str:
         "student top-5": summary["student_top5"],
         "agreement with the teacher": summary["agreement"],
     }
-    if not summary["classification_trained"]:
+    if not summary.get("classification_trained", True):  # older runs do not say
         scores = {"student": "not trained to classify: evaluate.py scores its features"}
     return "\n".join([
         "",
