@@ -4,7 +4,7 @@ The right singular vectors of a tall matrix are the eigenvectors of its Gram mat
 one they follow from the Gram matrix of its other side. Only the first few are needed, so larger
 Gram matrices are compressed to a small core first: subspace iteration with Chebyshev filters (Zhou
 & Saad 2007) and Rayleigh-Ritz projection, iterated until the residual certifies the result. Where
-it cannot be certified (a long cluster of equal values, say), the full decomposition is computed.
+a sample cannot be certified (a long cluster of equal values, say), it is decomposed in full.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ EXTRA = 6  # vectors carried beyond those asked for: they make the iteration con
 FIRST_PRODUCTS = 3  # with the Gram matrix, before vectors are told apart
 LOOSE_ERROR = 5e-5  # of a vector that need not be exact
 MAX_FILTERS = 6  # then the full decomposition is cheaper
+FEW = 3  # a batch over this: samples that are filtered apart from the others
 RANGE = 300.0  # of eigenvalues in one filter: beyond it, rounding in float32 drowns the smaller
 FULL_BELOW = 24  # rows of a Gram matrix that is decomposed at once: compressing costs more
 
@@ -41,8 +42,8 @@ def transposed_product(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 def full_eigenpairs(gram: tf.Tensor) -> Eigenpairs:
     """All eigenpairs of ``gram [B, n, n]``. That is its SVD too, as the matrix is symmetric and
     positive semi-definite; `tf.linalg.eigh` finds it in half of `tf.linalg.svd`'s time or less."""
-    values, vectors = tf.linalg.eigh(gram)
-    return Eigenpairs(tf.nn.relu(values[:, ::-1]), vectors[:, :, ::-1])
+    values, vectors = tf.linalg.eigh(-gram)  # in falling order of G's, as eigh's is rising
+    return Eigenpairs(tf.nn.relu(-values), vectors)
 
 
 def leading_eigenpairs(gram: tf.Tensor, count: int, exact: int | None = None) -> Eigenpairs:
@@ -64,19 +65,24 @@ def leading_eigenpairs(gram: tf.Tensor, count: int, exact: int | None = None) ->
     if size <= max(FULL_BELOW, 2 * block):
         return full_eigenpairs(gram)
     found, certified = _subspace_iteration(gram, count, exact or count, block)
-    return Eigenpairs(
-        *tf.cond(certified, lambda: found, lambda: _first(full_eigenpairs(gram), block))
-    )
 
+    def completed() -> Eigenpairs:
+        values, vectors = full_eigenpairs(gram)
+        return Eigenpairs(
+            tf.where(certified[:, None], found.values, values[:, :block]),
+            tf.where(certified[:, None, None], found.vectors, vectors[:, :, :block]),
+        )
 
-def _first(pairs: Eigenpairs, count: int) -> Eigenpairs:
-    return Eigenpairs(pairs.values[:, :count], pairs.vectors[:, :, :count])
+    return Eigenpairs(*tf.cond(tf.reduce_all(certified), lambda: found, completed))
 
 
 def _subspace_iteration(
     gram: tf.Tensor, count: int, exact: int, block: int
 ) -> tuple[Eigenpairs, tf.Tensor]:
-    """Chebyshev-filtered subspace iteration; returns the pairs and whether all are certified."""
+    """Chebyshev-filtered subspace iteration; returns the pairs and ``[B]``, which are certified.
+
+    Where few samples are not there yet, further filters leave the others out.
+    """
     start = tf.random.stateless_normal(
         [gram.shape[-1], block], seed=[20180906, 1807], dtype=gram.dtype
     )
@@ -85,15 +91,38 @@ def _subspace_iteration(
         columns = tf.matmul(gram, columns)
     # Of a matrix of low rank these are dependent: what the first pass leaves of them is rounding,
     # which the second, in the projection, makes orthogonal.
-    pairs, residual = _rayleigh_ritz(gram, _orthonormal(columns), count)
+    pairs, _ = _rayleigh_ritz(gram, _orthonormal(columns), count)
+    # Next to no sample can do without this filter.
+    pairs, residual = _rayleigh_ritz(gram, _chebyshev_filter(gram, pairs), count)
 
     def unfinished(filters: tf.Tensor, pairs: Eigenpairs, residual: tf.Tensor) -> tf.Tensor:
-        return (filters < MAX_FILTERS) & ~_converged(pairs, residual, exact)
+        return (filters < MAX_FILTERS) & ~tf.reduce_all(_converged(pairs, residual, exact))
+
+    def filtered(gram: tf.Tensor, pairs: Eigenpairs) -> tuple[tf.Tensor, ...]:
+        better, residual = _rayleigh_ritz(gram, _chebyshev_filter(gram, pairs), count)
+        return *better, residual
 
     def improve(filters: tf.Tensor, pairs: Eigenpairs, residual: tf.Tensor):
-        return filters + 1, *_rayleigh_ritz(gram, _chebyshev_filter(gram, pairs), count)
+        pending = ~_converged(pairs, residual, exact)
+        few = tf.shape(gram)[0] // FEW  # a number that XLA knows, which the pending's is not
 
-    _, pairs, residual = tf.while_loop(unfinished, improve, (tf.constant(0), pairs, residual))
+        def of_some() -> tuple[tf.Tensor, ...]:
+            rows = tf.math.top_k(tf.cast(pending, tf.int32), few).indices
+            some = Eigenpairs(*(tf.gather(part, rows) for part in pairs))
+            changed = filtered(tf.gather(gram, rows), some)
+            return tuple(
+                tf.tensor_scatter_nd_update(old, rows[:, None], new)
+                for old, new in zip((*pairs, residual), changed, strict=True)
+            )
+
+        *pairs, residual = tf.cond(
+            tf.math.count_nonzero(pending, dtype=tf.int32) <= few,
+            of_some,
+            lambda: filtered(gram, pairs),
+        )
+        return filters + 1, Eigenpairs(*pairs), residual
+
+    _, pairs, residual = tf.while_loop(unfinished, improve, (tf.constant(1), pairs, residual))
     length = tf.norm(pairs.vectors, axis=1, keepdims=True)
     pairs = pairs._replace(vectors=tf.math.divide_no_nan(pairs.vectors, length))
     return pairs, _converged(pairs, residual, exact) & _sound(pairs, count)
@@ -140,8 +169,8 @@ def _chebyshev_filter(gram: tf.Tensor, pairs: Eigenpairs) -> tf.Tensor:
 
 
 def _converged(pairs: Eigenpairs, residual: tf.Tensor, exact: int) -> tf.Tensor:
-    """Whether in every sample the first `exact` vectors are as exact as the precision allows, and
-    the others that have a ``residual [B, count]`` within `LOOSE_ERROR`.
+    """``[B]``, whether the first `exact` vectors are as exact as the precision allows, and the
+    others that have a ``residual [B, count]`` within `LOOSE_ERROR`.
 
     The residual over the distance to the rest of the spectrum bounds a vector's error (Davis &
     Kahan 1970); a residual at rounding level cannot be improved.
@@ -151,18 +180,19 @@ def _converged(pairs: Eigenpairs, residual: tf.Tensor, exact: int) -> tf.Tensor:
     allowed = [30 * epsilon] * exact + [LOOSE_ERROR] * (count - exact)
     allowed = tf.constant(allowed[:count], residual.dtype) * distance
     rounding = 6 * epsilon * pairs.values[:, :1]
-    return tf.reduce_all(residual <= tf.maximum(allowed, rounding))
+    return tf.reduce_all(residual <= tf.maximum(allowed, rounding), axis=1)
 
 
 def _sound(pairs: Eigenpairs, count: int) -> tf.Tensor:
-    """Whether in every sample the first `count` vectors are orthonormal and large enough. A small
+    """``[B]``, whether the first `count` vectors are orthonormal and large enough. A small
     eigenvalue above rounding level is not: forming the Gram matrix has cost it too many digits."""
     epsilon = epsilon_of(pairs.values.dtype)
     vectors, values = pairs.vectors[:, :, :count], pairs.values[:, :count]
     overlap = transposed_product(vectors, vectors) - tf.eye(count, dtype=values.dtype)
     relative = tf.math.divide_no_nan(values, pairs.values[:, :1])
     inexact = (relative < 2500 * epsilon) & (relative > 20 * epsilon)
-    return tf.reduce_all(tf.abs(overlap) <= 1e3 * epsilon) & ~tf.reduce_any(inexact)
+    orthonormal = tf.reduce_all(tf.abs(overlap) <= 1e3 * epsilon, axis=[1, 2])
+    return orthonormal & ~tf.reduce_any(inexact, axis=1)
 
 
 def epsilon_of(dtype: tf.DType) -> float:
