@@ -478,7 +478,7 @@ def fit(
     first, began = 0, 0
     stages = distiller.method.stages
     for stage, last in zip(stages, distillers.stage_ends(stages, settings.epochs), strict=True):
-        distiller.start_stage(stage)
+        distiller.start_stage(stage, first)
         if first == 0 or stage.new_optimizer:
             rate = schedule(settings.schedule, settings.learning_rate, last - first, steps)
             began = first

@@ -117,7 +117,7 @@ class Distiller(keras.Model):
             features = (self._teacher_features.model.output, self._student_features.model.output)
             for term in method.terms:
                 term.build(*(term.reading(one) for one in features))
-        self.stage = method.stages[0]
+        self._enter(method.stages[0], first_epoch=0)
         self._leads_through_stages = len(method.stages) > 1
         self.method_layers = list(method.layers)
         self._deployed = _Untracked(method.deployed(student))
@@ -202,13 +202,18 @@ class Distiller(keras.Model):
     def metrics(self) -> list[keras.metrics.Metric]:
         return list(self._figures.values())
 
-    def start_stage(self, stage: Stage) -> None:
-        """Train as `stage` says from now on; the next stage is begun by the caller as well."""
-        self._leads_through_stages = False
-        self._enter(stage)
+    def start_stage(self, stage: Stage, first_epoch: int = 0) -> None:
+        """Train as `stage` says from now on; the next stage is begun by the caller as well.
 
-    def _enter(self, stage: Stage) -> None:
+        Args:
+            first_epoch: of the stage, in the run: from there on the clip opens.
+        """
+        self._leads_through_stages = False
+        self._enter(stage, first_epoch)
+
+    def _enter(self, stage: Stage, first_epoch: int) -> None:
         self.stage = stage
+        self._first_epoch = first_epoch
         self.train_function = None
 
     def call(self, image: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -263,7 +268,7 @@ class Distiller(keras.Model):
             )
             stages = stages[:epochs]
         for stage, last in zip(stages, stage_ends(stages, epochs), strict=True):
-            self._enter(stage)
+            self._enter(stage, first)
             if stage.new_optimizer and first:
                 self._begin_anew()
             if last > initial_epoch:
@@ -351,7 +356,8 @@ class Distiller(keras.Model):
                 for how in ("add", "clip")
             )
             g0 = self._with_weight_decay(g0, variables)
-            gradients, figures["clip_share"] = clipped_combination(g0, g1, self.epoch.value)
+            epoch = self.epoch.value - self._first_epoch
+            gradients, figures["clip_share"] = clipped_combination(g0, g1, epoch)
         else:
             gradients = replicas.global_sum_present(tape.gradient(total, variables))
             gradients = self._with_weight_decay(gradients, variables)
@@ -409,8 +415,10 @@ class Distiller(keras.Model):
         if not self._distils():
             return losses, {}
         figures: dict[str, tf.Tensor] = {}
-        for term, _ in self._active_terms(self.stage):
-            loss, logged, own = self._distillation_term(term, teacher, student, batch, weight)
+        for term, stage in self._active_terms(self.stage):
+            loss, logged, own = self._distillation_term(
+                term, stage.reduction or term.reduction, teacher, student, batch, weight
+            )
             losses[term.combination] += tf.cast(term.distillation_weight * loss, tf.float32)
             logged = tf.cast(logged, tf.float32)
             if len(self.method.terms) > 1:
@@ -423,6 +431,7 @@ class Distiller(keras.Model):
     def _distillation_term(
         self,
         term: Method,
+        reduction: str,
         teacher: dict[str, Any],
         student: dict[str, Any],
         batch: Batch,
@@ -444,12 +453,12 @@ class Distiller(keras.Model):
         share = tf.cast(tf.math.divide_no_nan(local, samples), loss.dtype)
         if term.couples_samples:
             loss /= replicas.count()
-        elif term.reduction == "mean":
+        elif reduction == "mean":
             loss = tf.where(share > 0, loss * share, 0)  # the mean of no samples is NaN
         else:
             loss *= tf.cast(weight, loss.dtype)
         # Logged per image, whether the method sums or averages.
-        per = tf.cast(local, loss.dtype) if term.reduction == "sum" else share
+        per = tf.cast(local, loss.dtype) if reduction == "sum" else share
         return loss, tf.math.divide_no_nan(loss, per), dict(figures)
 
     def _with_weight_decay(

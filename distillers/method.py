@@ -26,6 +26,8 @@ class Stage:
             ``"nothing"``.
         taps: numbers of the taps that ``trains="taps"`` means; None: all.
         layers: names of the method's own layers that it trains; None: all.
+        reduction: ``"sum"`` or ``"mean"`` over the batch, where the loss in it is reduced in
+            another way than the method says.
         new_optimizer: whether optimizer and schedule start afresh with it.
     """
 
@@ -36,6 +38,7 @@ class Stage:
     trains: str = "all"
     taps: tuple[int, ...] | None = None
     layers: tuple[str, ...] | None = None
+    reduction: str | None = None
     new_optimizer: bool = False
 
 

@@ -61,7 +61,10 @@ class MHGD(Method):
     @property
     def stages(self) -> tuple[Stage, ...]:
         return (
-            Stage(ATTENTION, self.attention_share, main_loss=False, trains="nothing"),
+            Stage(
+                ATTENTION, self.attention_share, main_loss=False, trains="nothing",
+                reduction="mean",
+            ),
             Stage("train", 1 - self.attention_share, layers=(), new_optimizer=True),
         )
 

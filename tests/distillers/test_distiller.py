@@ -442,6 +442,24 @@ def test_fit_leads_through_all_stages():
         distiller_of(distillers.get("FitNet")()).fit(data, epochs=1, verbose=0)
 
 
+def test_the_clip_opens_from_the_first_epoch_of_a_stage():
+    class Strong(SSKD_SVD):
+        distillation_weight = 1e3  # so that there is something to be clipped
+
+    data = tf.data.Dataset.from_tensors(batch(18))
+
+    def weights(first_epoch, epoch):
+        distiller = distiller_of(Strong())
+        distiller.start_stage(distiller.method.stages[0], first_epoch)
+        distiller.fit(data, initial_epoch=epoch, epochs=epoch + 1, verbose=0)
+        return np.concatenate([np.ravel(each) for each in distiller.student.trainable_variables])
+
+    begun, opened = weights(0, 0), weights(0, 5)
+    assert np.max(np.abs(begun - opened)) > 1e-4
+    np.testing.assert_allclose(weights(5, 5), begun, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(weights(2, 7), opened, rtol=1e-5, atol=1e-6)
+
+
 def test_fit_goes_on_within_a_stage():
     data = tf.data.Dataset.from_tensors(batch(17))
     distiller, recorder = distiller_of(distillers.get("FitNet")(hint_share=0.5)), Recorder()

@@ -1,12 +1,15 @@
 """MHGD against plain NumPy."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from scipy.special import log_softmax, softmax
 
 import distillers
+from distillers import Distiller
 from registry import UserError
+from tests.distillers.models import batch, network, outputs
 from tests.distillers.stages import check_gradients
 from tests.reference import as_matrices, right_vectors
 
@@ -124,6 +127,21 @@ def test_gradients_reach_the_attention_in_its_stage_and_only_the_student_after()
     first, second = method.stages
     assert (first.trains, first.layers, first.main_loss) == ("nothing", None, False)
     assert (second.trains, second.layers, second.new_optimizer) == ("all", (), True)
+
+
+def test_the_attentions_loss_is_logged_as_it_is():
+    """It is a mean over the batch, unlike the student's."""
+    student, teacher = network(1, "student"), network(2, "teacher", width=2)
+    distiller = Distiller(
+        student, distillers.get("MHGD")(drop_heads=False), teacher,
+        student_outputs=outputs(student), teacher_outputs=outputs(teacher),
+    )
+    distiller.start_stage(distiller.method.stages[0])
+    distiller.compile(keras.optimizers.SGD(0.01))
+    taps = distiller.teacher_features(batch(4)["image"])["maps"]
+    expected = distiller.method.compute_loss(taps, taps, stage="attention")
+    logged = distiller.fit(tf.data.Dataset.from_tensors(batch(4)), verbose=0).history
+    np.testing.assert_allclose(logged["distillation_loss"], [expected], rtol=1e-4)
 
 
 def test_the_student_gets_a_gradient_from_the_graph_and_the_teacher_none():
