@@ -211,7 +211,7 @@ def define_hyper_parameters() -> list[str]:
             about = documented(method).get(key, "")
             owners.setdefault(key, []).append(f"{name} (default {field.default}): {about}")
     for key, texts in owners.items():
-        flags.DEFINE_string(key, None, " ".join(texts), module_name=METHOD)
+        flags.DEFINE_string(key, None, "\n".join(texts), module_name=METHOD)
     return list(owners)
 
 

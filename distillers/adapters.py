@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from distillers.checks import described, tap_pairs
+from op_util.pooling import adaptive_average_pool
 from op_util.singular_vectors import at_least_float32
 
 
@@ -89,6 +90,5 @@ def resized(maps: tf.Tensor, like: Any) -> tf.Tensor:
     if own == size:
         return maps
     if all(one % other == 0 for one, other in zip(own, size, strict=True)):
-        factor = [one // other for one, other in zip(own, size, strict=True)]
-        return tf.nn.avg_pool2d(maps, factor, factor, "VALID")
+        return adaptive_average_pool(maps, size)
     return tf.cast(tf.image.resize(maps, size, antialias=True), maps.dtype)

@@ -80,12 +80,21 @@ class Outcome:
         status: ``"waiting"``, ``"unfinished"`` (cut off), ``"finished"`` or ``"failed"``.
         summary: of a finished run, else None.
         error: why it failed, in one line.
+        process_seconds: that its process took; 0 where it was not run in this call.
     """
 
     run: Run
     status: str = WAITING
     summary: dict[str, Any] | None = None
     error: str = ""
+    process_seconds: float = 0.0
+
+    def seconds(self) -> float | None:
+        """How long the whole run took: its training by the summary, or its process with all that
+        comes before and after, which one that went on where another stopped has only a part of.
+        None where nothing says."""
+        training = (self.summary or {}).get("seconds")
+        return None if training is None else max(training, self.process_seconds)
 
 
 def survey(runs: Sequence[Run], overwrite: bool = False) -> list[Outcome]:
@@ -175,14 +184,13 @@ def execute(
 def seconds_left(outcomes: Sequence[Outcome]) -> float | None:
     """How long the runs that are neither finished nor failed may take, as the finished ones did.
 
-    By ``seconds`` in the summaries: a group's runs take as long as its finished ones on average,
-    or else as all finished ones, but for those that others need, which are of another kind. None
-    where that says nothing yet.
+    A group's runs take as long as its finished ones on average, or else as all finished ones, but
+    for those that others need, which are of another kind. None where that says nothing yet.
     """
     groups: dict[str, list[float | None]] = {}
     for outcome in outcomes:
         if outcome.summary is not None:
-            groups.setdefault(outcome.run.group, []).append(outcome.summary.get("seconds"))
+            groups.setdefault(outcome.run.group, []).append(outcome.seconds())
     own = {group: spread(seconds).mean for group, seconds in groups.items()}
     special = {outcome.run.needs.group for outcome in outcomes if outcome.run.needs is not None}
     typical = spread(
@@ -208,8 +216,9 @@ def last_error(lines: Sequence[str], status: int) -> str:
 
 def _attempt(outcome: Outcome, signals: Signals, show: Callable[[str], None]) -> None:
     """Start the run's process, wait for it, and note in `outcome` how it ended."""
-    folder = outcome.run.folder
+    folder, began = outcome.run.folder, time.monotonic()
     status, lines = _process(outcome.run, signals, show)
+    outcome.process_seconds = time.monotonic() - began
     outcome.error = ""
     if status == 0 and (folder / SUMMARY).exists():
         try:

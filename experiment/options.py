@@ -182,9 +182,12 @@ def help_text(description: str) -> str:
             default = (flag.default_as_str or "").strip("'")
             default = f" (default {default})" if default else ""
             lines.append(f"  --{flag.name}{default}")
-            lines += textwrap.wrap(
-                flag.help, _WIDTH, initial_indent=" " * _INDENT, subsequent_indent=" " * _INDENT
-            )
+            parts = flag.help.splitlines()
+            hanging = " " * (_INDENT if len(parts) == 1 else 2 * _INDENT)
+            for part in parts:
+                lines += textwrap.wrap(
+                    part, _WIDTH, initial_indent=" " * _INDENT, subsequent_indent=hanging
+                )
         lines.append("")
     return "\n".join([
         *lines,

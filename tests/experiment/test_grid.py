@@ -203,6 +203,10 @@ def test_seconds_left():
     left = [outcome("B", UNFINISHED), outcome("C", WAITING), outcome("A", FAILED)]
     assert grid.seconds_left([teacher, waiting, *known, *left]) == pytest.approx(15 + 90 + 40)
     assert grid.seconds_left([teacher, *known]) == 0
+    known[2].process_seconds = 120.0  # with starting and scoring
+    assert grid.seconds_left([*known, outcome("B", WAITING)]) == 120
+    known[2].process_seconds = 30.0  # of a run that went on
+    assert grid.seconds_left([*known, outcome("B", WAITING)]) == 90
 
 
 @pytest.mark.parametrize(
