@@ -37,7 +37,8 @@ from experiment.main import run
 from experiment.options import define_flags, from_flags, option
 from experiment.statistics import deviations_above, median_ratio, paired_gain, spread
 from registry import UserError
-from train_w_distill import HYPER_PARAMETERS, Settings, determining_settings
+from settings import distillation
+from settings.distillation import HYPER_PARAMETERS, Settings, determining_settings
 
 SCRIPT = Path(__file__).resolve().with_name("train_w_distill.py")
 BASELINE, TEACHER = "None", "teacher"
@@ -76,7 +77,8 @@ class Comparison:
 
 
 def define() -> None:
-    """The flags of this script, instead of those of train_w_distill.py with the same name."""
+    """The flags: those of train_w_distill.py, and this script's own instead of some of them."""
+    distillation.define()
     for name in ("Distillation", "overwrite", "dry_run"):
         delattr(flags.FLAGS, name)
     define_flags(Comparison)

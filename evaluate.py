@@ -39,162 +39,18 @@ from dataloader.statistics import channel_statistics
 from experiment import devices, pictures, report
 from experiment.folder import RunFolder, write_json
 from experiment.main import run
-from experiment.options import compared, define_flags, from_flags, option
+from experiment.options import compared, from_flags
 from experiment.projector import FILES as PROJECTOR_FILES
 from experiment.projector import write_projector
-from experiment.scoreboard import TARGETS, Figures, Scores, draw_bars, summarized, table
+from experiment.scoreboard import Figures, Scores, draw_bars, summarized, table
 from experiment.statistics import spread
 from pretext.bias import retrained_heads, task_bias
 from registry import UserError, nearest
-from settings import DataSettings
+from settings.evaluation import PIXELS, RANDOM, Settings, define, of_seed
 
-ENCODERS, CLASSIFICATION, DETECTION, CLUSTERING, BIAS, RUN = (
-    "encoders", "classification", "detection", "clustering", "bias", "run"
-)
-RANDOM, PIXELS = "random:", "pixels"
 SCORES = "scores.json"
 MAPPED_IMAGES = 1000
 PICTURED_SCENES = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings(DataSettings):
-    """What may be set; each field is the flag of its name."""
-
-    encoder: tuple[str, ...] = option(
-        (), "what to score, several at commas: run folder, .keras, RUN/export/1, random:NET, "
-        "random:RUN, pixels", group=ENCODERS,
-    )
-    target: str = option(
-        "all", "the target task", group=ENCODERS, choices=(*TARGETS, "all")
-    )
-    net_options: tuple[str, ...] = option(
-        (), "options of random:NET, as name=value,...", group=ENCODERS
-    )
-
-    fine_tuning_steps: int = option(
-        200, "steps of fine-tuning, whatever the number of labels", group=CLASSIFICATION, minimum=1
-    )
-    fractions: tuple[str, ...] = option(
-        ("0.01", "0.1", "1"), "of the labels, to fine-tune with, each above 0 up to 1",
-        group=CLASSIFICATION,
-    )
-
-    scenes: str | None = option(
-        None, "detection data: digits (on a canvas), voc:DIR, voc/2007 or another detection set of "
-        "tensorflow-datasets (default: --dataset where it is one, else digits)", group=DETECTION,
-    )
-    scene_size: int | None = option(
-        None, "resize scenes to this height and width, in pixels (default: 64 for digits, else "
-        "160)", group=DETECTION, minimum=32,
-    )
-    scene_classes: tuple[str, ...] = option(
-        (), "classes of voc:DIR (default: those of at least two training images)", group=DETECTION
-    )
-    max_bad: int = option(
-        10, "faulty images of voc:DIR that are left out before the set is refused",
-        group=DETECTION, minimum=0,
-    )
-    detection_steps: int = option(600, "steps of the detector", group=DETECTION, minimum=1)
-    train_encoder: bool = option(
-        False, "train the encoder along with the detector", group=DETECTION
-    )
-
-    restarts: int = option(10, "of k-means", group=CLUSTERING, minimum=1)
-    metric_steps: int = option(
-        200, "steps of metric fine-tuning on the first half of the classes; 0: none",
-        group=CLUSTERING, minimum=0,
-    )
-
-    bias: bool = option(
-        False, "instead of target tasks: how much worse the runs of several tasks in --encoder "
-        "serve each task than the runs of one task in it", group=BIAS,
-    )
-    bias_epochs: int = option(
-        10, "over which heads are trained anew on the frozen encoders", group=BIAS, minimum=1
-    )
-    bias_batch_size: int = option(128, "images a step of it", group=BIAS, minimum=2)
-
-    seeds: int = option(
-        3, "how often all is done, with the seeds --seed, --seed + 1 ...", group=RUN, minimum=1
-    )
-    seed: int = option(
-        0, "of fresh weights, choice of labels, order, heads and clusters", group=RUN, minimum=0
-    )
-    deterministic: bool = option(
-        False, "the same bits again on the same machine; slower", group=RUN
-    )
-    out_dir: str | None = option(
-        None, "folder of what is written (default: runs/evaluate-DATASET-ENCODERS, or bias-...)",
-        group=RUN,
-        same_run=True,
-    )
-    overwrite: bool = option(
-        False, "remove what an earlier run left in that folder", group=RUN, same_run=True
-    )
-    dry_run: bool = option(
-        False, "say what would be scored, and write nothing", group=RUN, same_run=True
-    )
-
-    def targets(self) -> tuple[str, ...]:
-        """The target tasks asked for."""
-        return TARGETS if self.target == "all" else (self.target,)
-
-    def checked(self) -> Settings:
-        """The same. Raises UserError where settings cannot be read or do not go together."""
-        if not self.encoder:
-            raise UserError(
-                "no --encoder given: expected a run folder, a .keras file, random:NET or pixels, "
-                "several at commas"
-            )
-        for name in self.encoder:
-            if self.encoder.count(name) > 1:
-                raise UserError(f"--encoder has {name} twice")
-            for seed in range(self.seed, self.seed + self.seeds):
-                of_seed(name, seed)
-        if dataloader.is_scenes(self.dataset) and self.dataset != "digits":
-            if self.targets() != ("detection",):
-                raise UserError(
-                    f"--dataset {self.dataset} has boxes, no classes of whole images: give it "
-                    "with --target detection, or as --scenes"
-                )
-            if self.scenes is not None:
-                raise UserError(f"--scenes {self.scenes} and --dataset {self.dataset}: give one")
-        if self.bias and self.dataset != "digits" and dataloader.is_scenes(self.dataset):
-            raise UserError(f"--bias needs images, not the scenes of --dataset {self.dataset}")
-        if self.targets() == ("detection",) and PIXELS in self.encoder:
-            raise UserError(
-                "--encoder pixels has no feature maps for a detector: leave it out, or give "
-                "another --target"
-            )
-        self.label_fractions()
-        return self
-
-    def label_fractions(self) -> tuple[float, ...]:
-        """`fractions` as numbers. Raises UserError where they are none, or out of range."""
-        try:
-            fractions = tuple(map(float, self.fractions))
-        except ValueError:
-            raise UserError(
-                f"--fractions is {','.join(self.fractions)}; expected numbers at commas"
-            ) from None
-        if not all(0 < fraction <= 1 for fraction in fractions):
-            raise UserError(
-                f"--fractions is {','.join(self.fractions)}; expected each above 0 up to 1"
-            )
-        return fractions
-
-    def scenes_name(self) -> str:
-        """The detection data."""
-        own = self.dataset if dataloader.is_scenes(self.dataset) else "digits"
-        return self.scenes or own
-
-    def folder(self) -> Path:
-        """The folder of what is written."""
-        names = "-".join(name.strip("/").replace("/", "_").replace(":", "_")
-                         for name in self.encoder)
-        kind = "bias" if self.bias else "evaluate"
-        return Path(self.out_dir or Path("runs") / f"{kind}-{self.dataset_in_paths()}-{names}")
 
 
 def main(_: list[str]) -> None:
@@ -284,26 +140,6 @@ def open_encoders(
             check_backbone(encoder, scenes)
         opened.append(encoder)
     return opened
-
-
-def of_seed(text: str, seed: int) -> str:
-    """What ``--encoder`` calls `text`; of a run of several seeds, the run of this one.
-
-    Raises:
-        UserError: it has not been run with this seed.
-    """
-    mark = RANDOM if text.startswith(RANDOM) else ""
-    folder = Path(text.removeprefix(mark))
-    names = [own.name.removeprefix("seed") for own in folder.glob("seed*") if own.is_dir()]
-    seeds = sorted(int(name) for name in names if name.isdecimal())
-    if not seeds:
-        return text
-    if seed not in seeds:
-        raise UserError(
-            f"{folder} is of the seeds {', '.join(map(str, seeds))}, and seed {seed} is to be "
-            f"scored: give --seeds {len(seeds)} and --seed {seeds[0]}, or run it with this seed too"
-        )
-    return f"{mark}{folder / f'seed{seed}'}"
 
 
 def open_encoder(
@@ -628,5 +464,5 @@ def bias_table(bias: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) 
 
 
 if __name__ == "__main__":
-    define_flags(Settings)
+    define()
     run(main)

@@ -1,20 +1,16 @@
 """The script as a person at the keyboard sees it: what it prints, writes and refuses."""
 
-import dataclasses
 import json
-import sys
-from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
-from absl import flags
 
 import evaluate
 import nets
 from experiment.export import export_saved_model
-from experiment.main import run
-from experiment.options import define_flags
+from settings import evaluation
+from tests.commands import caller
 from tests.targets import small
 
 QUICK = (
@@ -27,30 +23,7 @@ FIGURES = {"classification": 3, "detection": 2, "clustering": 35}
 @pytest.fixture
 def script(monkeypatch, capsys):
     """Call the script within this process: ``script(*arguments)`` gives status, out and err."""
-    names = [field.name for field in dataclasses.fields(evaluate.Settings)]
-    others = {name: flags.FLAGS[name] for name in names if name in flags.FLAGS}
-    for name in others:
-        delattr(flags.FLAGS, name)
-
-    def call(*arguments):
-        for name in names:
-            if name in flags.FLAGS:
-                delattr(flags.FLAGS, name)
-        define_flags(evaluate.Settings)
-        flags.FLAGS.unparse_flags()
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            run(evaluate.main)
-        out, err = capsys.readouterr()
-        return SimpleNamespace(status=end.value.code or 0, out=out, err=err)
-
-    yield call
-    for name in names:
-        if name in flags.FLAGS:
-            delattr(flags.FLAGS, name)
-    for name, flag in others.items():
-        flags.FLAGS[name] = flag
+    return caller("evaluate.py", evaluation.define, evaluate.main, monkeypatch, capsys)
 
 
 def save_run(path, encoder, tasks=("rotation", "reconstruction")):

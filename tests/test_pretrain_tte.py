@@ -14,7 +14,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import flags
 from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -23,8 +22,9 @@ import nets
 import pretext
 import pretrain_tte
 from experiment import arrays
-from experiment.main import run
 from experiment.training import read_history
+from settings import pretraining
+from tests.commands import caller
 from tests.processes import everything_in, start, stop_at, with_times, without_times
 
 ROOT = Path(__file__).parents[1]
@@ -38,30 +38,7 @@ SIZE = 20
 @pytest.fixture
 def script(monkeypatch, capsys):
     """Call the script within this process: ``script(*arguments)`` gives status, out and err."""
-    names = [field.name for field in dataclasses.fields(pretrain_tte.Settings)]
-    names += pretrain_tte.TASK_FIELDS
-    others = {name: flags.FLAGS[name] for name in names if name in flags.FLAGS}
-
-    def forget():
-        for name in names:
-            if name in flags.FLAGS:
-                delattr(flags.FLAGS, name)
-
-    def call(*arguments):
-        forget()
-        pretrain_tte.define()
-        flags.FLAGS.unparse_flags()
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["pretrain_tte.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            run(pretrain_tte.main)
-        out, err = capsys.readouterr()
-        return SimpleNamespace(status=end.value.code or 0, out=out, err=err)
-
-    yield call
-    forget()
-    for name, flag in others.items():
-        flags.FLAGS[name] = flag
+    return caller("pretrain_tte.py", pretraining.define, pretrain_tte.main, monkeypatch, capsys)
 
 
 def images(count, size=SIZE, channels=3, seed=0):
@@ -182,7 +159,7 @@ def test_a_mistake_takes_one_line_and_leaves_nothing(script, files, tmp_path, mo
 
 def test_a_memory_larger_than_what_is_free(script, files, tmp_path, monkeypatch):
     data = dataloader.load(f"npz:{files}/good.npz")
-    monkeypatch.setattr(pretrain_tte.Settings, "load_data", lambda settings: data)
+    monkeypatch.setattr(pretraining.Settings, "load_data", lambda settings: data)
     monkeypatch.setattr("dataloader.memory.free_memory", lambda: 100_000)
     arguments = (*SMALL, f"--dataset=npz:{files}/good.npz", f"--train_dir={tmp_path / 'run'}")
     done = script(*arguments, "--batch_size=16")
@@ -211,7 +188,7 @@ def test_dry_run_tells_the_memorys_size(script, files, tmp_path):
 
 
 def test_default_settings_are_named_after_what_runs():
-    settings = pretrain_tte.Settings()
+    settings = pretraining.Settings()
     names = {
         (): "digits-VGG_stride_student-TTE-0",
         (("regularizer", "none"), ("ensemble", "none")): "digits-VGG_stride_student-plain_sum-0",
@@ -254,9 +231,9 @@ def test_help_has_every_flag_once_under_its_group(tmp_path):
             found[flag[1]] = group
     expected = {
         field.name: field.metadata["group"]
-        for field in dataclasses.fields(pretrain_tte.Settings)
+        for field in dataclasses.fields(pretraining.Settings)
     }
-    expected.update(dict.fromkeys(pretrain_tte.TASK_FIELDS, "tasks"))
+    expected.update(dict.fromkeys(pretraining.TASK_FIELDS, "tasks"))
     assert found == expected
 
 

@@ -31,9 +31,10 @@ import train_w_distill
 from distillers.registration import METHODS
 from experiment import arrays
 from experiment.checkpoints import Checkpoints
-from experiment.main import run
-from experiment.options import define_flags, from_flags
+from experiment.options import from_flags
 from experiment.training import read_history
+from settings import distillation
+from tests.commands import caller, own_flags
 from tests.processes import everything_in, start, stop_at, with_times, without_times
 
 ROOT = Path(__file__).parents[1]
@@ -44,30 +45,11 @@ SMALL = (
 CLASSES = 4
 
 
-def fresh_flags():
-    """All flags of the script as they are before a command line was read."""
-    settings = [field.name for field in dataclasses.fields(train_w_distill.Settings)]
-    for name in (*settings, *train_w_distill.HYPER_PARAMETERS):
-        delattr(flags.FLAGS, name)
-    define_flags(train_w_distill.Settings)
-    train_w_distill.define_hyper_parameters()
-    flags.FLAGS.unparse_flags()
-
-
 @pytest.fixture
 def script(monkeypatch, capsys):
     """Call the script within this process: ``script(*arguments)`` gives status, out and err."""
-
-    def call(*arguments):
-        fresh_flags()
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["train_w_distill.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            run(train_w_distill.main)
-        out, err = capsys.readouterr()
-        return SimpleNamespace(status=end.value.code or 0, out=out, err=err)
-
-    return call
+    main = train_w_distill.main
+    return caller("train_w_distill.py", distillation.define, main, monkeypatch, capsys)
 
 
 def images(count, size=8, channels=3, seed=0):
@@ -319,15 +301,15 @@ def test_help_has_every_flag_once_under_its_group(tmp_path):
             found[flag[1]] = group
     expected = {
         field.name: field.metadata["group"]
-        for field in dataclasses.fields(train_w_distill.Settings)
+        for field in dataclasses.fields(distillation.Settings)
     }
-    expected.update(dict.fromkeys(train_w_distill.HYPER_PARAMETERS, "method"))
+    expected.update(dict.fromkeys(distillation.HYPER_PARAMETERS, "method"))
     assert found == expected and set(found.values()) == {
         "data", "networks", "method", "training", "run"
     }
     assert "--flagfile" in out
-    for name in train_w_distill.HYPER_PARAMETERS:
-        assert re.search(r"\(default .+\): .{9}", flags.FLAGS[name].help)
+    for lines in distillation.HYPER_PARAMETERS.values():
+        assert all(re.fullmatch(r"\w+ \(default .+\): .{9,}", line) for line in lines)
 
 
 @pytest.fixture(scope="module")
@@ -599,12 +581,13 @@ def test_there_is_no_further_preset():
 def test_presets(script, tmp_path, name):
     file = ROOT / "presets" / f"{name}.flags"
     assert file.read_text().startswith("# ")
-    fresh_flags()
-    flags.FLAGS(["train_w_distill.py", f"--flagfile={file}"])
-    settings = dataclasses.asdict(from_flags(train_w_distill.Settings))
-    assert settings.items() >= {**PAPERS, **PRESETS[name]}.items()
     num_dfv = 4 if name == "VGG_five_taps" else 1
-    assert train_w_distill.create_method(from_flags(train_w_distill.Settings)).num_dfv == num_dfv
+    with own_flags(distillation.define):
+        flags.FLAGS(["train_w_distill.py", f"--flagfile={file}"])
+        given = from_flags(distillation.Settings)
+        assert distillation.create_method(given).num_dfv == num_dfv
+    settings = dataclasses.asdict(given)
+    assert settings.items() >= {**PAPERS, **PRESETS[name]}.items()
     done = script(
         f"--flagfile={file}", "--dataset=digits", "--dry_run", f"--train_dir={tmp_path / 'run'}"
     )
