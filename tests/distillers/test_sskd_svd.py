@@ -156,13 +156,7 @@ def test_no_tensor_of_both_taps_channels(num_dfv):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "solver",
-    [
-        "svd",
-        pytest.param("auto", marks=pytest.mark.xfail(reason="XLA's float64 eigh stops at 1e-6")),
-    ],
-)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_compiled_by_xla(solver):
     """A case with close values that need float64."""
     taps = [maps[:2] for maps in golden_taps("two_dfv")]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from op_util.decomposition import FULL_BELOW, leading_eigenpairs
+from op_util.decomposition import FULL_BELOW, full_eigenpairs, leading_eigenpairs
 
 SPECTRA = {
     "falling": lambda n: 0.7 ** np.arange(n),
@@ -60,3 +60,22 @@ def test_a_hard_sample_leaves_the_others_exact():
     gram = np.stack([gram_of(spectrum, size, 1) for spectrum in ("falling", "all equal", "zero")])
     values = leading_eigenpairs(tf.constant(gram), 3).values[:, :3]
     np.testing.assert_allclose(values, np.linalg.eigvalsh(gram)[:, ::-1][:, :3], atol=1e-13)
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_float64_has_all_its_digits_though_eigh_has_not(monkeypatch, spectrum):
+    """As XLA's, which ends its rounds at 1e-6."""
+    computed, random = tf.linalg.eigh, np.random.default_rng(0)
+
+    def rough(gram):
+        values, vectors = computed(gram)
+        return values, vectors + 1e-6 * random.normal(size=vectors.shape)
+
+    size = SIZES[0]
+    gram = np.stack([gram_of(spectrum, size, seed) for seed in range(2)])
+    monkeypatch.setattr(tf.linalg, "eigh", rough)
+    values, vectors = map(np.array, full_eigenpairs(tf.constant(gram)))
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(gram)[:, ::-1], atol=1e-14)
+    np.testing.assert_allclose(gram @ vectors, values[:, None] * vectors, atol=1e-14)
+    products = np.swapaxes(vectors, 1, 2) @ vectors
+    np.testing.assert_allclose(products, [np.eye(size)] * 2, atol=1e-12)
