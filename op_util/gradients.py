@@ -25,12 +25,11 @@ def clipped_combination(
     Args:
         main: ``g0``, a gradient (or None) for each variable.
         distillation: ``g1``, likewise; None where the loss does not reach the variable.
-        epoch: scalar, the number of finished epochs, 0 in the first.
+        epoch: scalar, the number of finished epochs of this training, 0 in the first.
 
     Returns:
         The list of ``g``, and which share of the distillation gradient (norm over all variables)
-        the
-        clip lets through: 1 where it does nothing.
+        the clip lets through: 1 where it does nothing.
     """
     openness = tf.sigmoid(tf.cast(epoch, tf.float32))
     combined, whole, passed = [], [], []
