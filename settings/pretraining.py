@@ -77,7 +77,7 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         "the weights over the steps", group=ENSEMBLE, choices=pretext.ensemble.ENSEMBLES.names(),
     )
     ensemble_weight: float = option(
-        0.1, "w_max, the largest factor of the temporal ensemble's loss in the total",
+        1.0, "w_max, the largest factor of the temporal ensemble's loss in the total",
         group=ENSEMBLE, minimum=0,
     )
     ramp_epochs: float | None = option(

@@ -25,7 +25,15 @@ from experiment import arrays
 from experiment.training import read_history
 from settings import pretraining
 from tests.commands import caller
-from tests.processes import everything_in, start, stop_at, with_times, without_times
+from tests.processes import (
+    assert_alone,
+    assert_same_run,
+    everything_in,
+    flags_by_group,
+    start,
+    stop_at,
+    with_times,
+)
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "pretrain_tte.py"
@@ -216,19 +224,8 @@ DETERMINISTIC = (
 
 
 def test_help_has_every_flag_once_under_its_group(tmp_path):
-    process = start(SCRIPT, "--help", cwd=tmp_path, stdout=subprocess.PIPE)
-    out, err = process.communicate(timeout=120)
-    assert (process.returncode, err) == (0, "")
-    assert max(map(len, out.splitlines())) <= 80
+    out, found = flags_by_group(SCRIPT, tmp_path)
     assert out.startswith(pretrain_tte.__doc__.strip().splitlines()[0])
-    group, found = "", {}
-    for line in out.splitlines():
-        if re.fullmatch(r"\w+:", line):
-            group = line[:-1]
-        flag = re.match(r"  --(\w+)", line)
-        if flag:
-            assert flag[1] not in found
-            found[flag[1]] = group
     expected = {
         field.name: field.metadata["group"]
         for field in dataclasses.fields(pretraining.Settings)
@@ -376,9 +373,7 @@ print("as it should be")
 
 @pytest.mark.slow
 def test_encoder_and_export_work_without_this_repository(finished, tmp_path):
-    command = [sys.executable, "-I", "-c", FRESH_PROCESS, str(finished.folder)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout == "as it should be\n", done.stderr
+    assert_alone(FRESH_PROCESS, finished.folder, tmp_path)
 
 
 @pytest.mark.slow
@@ -428,21 +423,8 @@ def test_killed_and_gone_on_with_is_never_killed(finished, tmp_path):
     process = begin()
     err = process.communicate(timeout=300)[1]
     assert (process.returncode, err) == (0, "")
-    name = f"checkpoints/{EPOCHS:06d}-000000.npz"
-    (_, groups), (_, other) = (arrays.load(each / name) for each in (finished.folder, folder))
-    for group, values in groups.items():
-        assert list(values) == list(other[group])
-        for key, value in values.items():
-            assert value.tobytes() == other[group][key].tobytes(), (group, key)
-    rows, weights, summaries = [], [], []
-    for each in (finished.folder, folder):
-        rows.append(list(map(without_times, read_history(each / "history.csv"))))
-        weights.append(keras.models.load_model(each / "encoder.keras").get_weights())
-        summary = without_times(json.loads((each / "summary.json").read_text()))
-        del summary["settings"]  # of which the folder is one
-        summaries.append(summary)
-    assert rows[0] == rows[1] and summaries[0] == summaries[1]
-    assert all(map(np.array_equal, *weights))
+    of_it = [f"checkpoints/{EPOCHS:06d}-000000.npz"]
+    assert_same_run(finished.folder, folder, of_it, "encoder.keras")
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ import shutil
 import signal
 import struct
 import subprocess
-import sys
 import termios
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,7 +34,16 @@ from experiment.options import from_flags
 from experiment.training import read_history
 from settings import distillation
 from tests.commands import caller, own_flags
-from tests.processes import everything_in, start, stop_at, with_times, without_times
+from tests.processes import (
+    assert_alone,
+    assert_same_run,
+    everything_in,
+    flags_by_group,
+    start,
+    stop_at,
+    with_times,
+    without_times,
+)
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "train_w_distill.py"
@@ -286,19 +294,8 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path):
 
 
 def test_help_has_every_flag_once_under_its_group(tmp_path):
-    process = start(SCRIPT, "--help", cwd=tmp_path, stdout=subprocess.PIPE)
-    out, err = process.communicate(timeout=120)
-    assert (process.returncode, err) == (0, "")
-    assert max(map(len, out.splitlines())) <= 80
+    out, found = flags_by_group(SCRIPT, tmp_path)
     assert out.startswith(train_w_distill.__doc__.strip().splitlines()[0])
-    group, found = "", {}
-    for line, below in zip(out.splitlines(), [*out.splitlines()[1:], ""], strict=True):
-        if re.fullmatch(r"\w+:", line):
-            group = line[:-1]
-        flag = re.match(r"  --(\w+)", line)
-        if flag:
-            assert flag[1] not in found and re.match(r"    \S", below)
-            found[flag[1]] = group
     expected = {
         field.name: field.metadata["group"]
         for field in dataclasses.fields(distillation.Settings)
@@ -460,9 +457,7 @@ print("as it should be")
 
 @pytest.mark.slow
 def test_student_and_export_work_without_this_repository(finished, tmp_path):
-    command = [sys.executable, "-I", "-c", FRESH_PROCESS, str(finished.folder)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout == "as it should be\n", done.stderr
+    assert_alone(FRESH_PROCESS, finished.folder, tmp_path)
 
 
 @pytest.mark.slow
@@ -525,34 +520,9 @@ def test_killed_and_gone_on_with_is_never_killed(finished, tmp_path):
     assert process.returncode == 0 and err.count("\n") == 1
     assert err.startswith(f"warning: {folder}/checkpoints: {last.name} is damaged")
 
-    assert_same(finished.folder, folder)
-    assert_same(finished.folder / "teacher", folder / "teacher")
-
-
-def assert_same(one, other):
-    """Two finished runs: the same bits in everything but times."""
-    for name in (f"checkpoints/{EPOCHS:06d}-000000.npz", "best.npz"):
-        (about, groups), (other_about, other_groups) = (
-            arrays.load(folder / name) for folder in (one, other)
-        )
-        for each in (about, other_about):
-            each["history"] = list(map(without_times, each.get("history", [])))
-        assert about == other_about
-        assert {group: list(names) for group, names in groups.items()} == {
-            group: list(names) for group, names in other_groups.items()
-        }
-        for group, values in groups.items():
-            for key, value in values.items():
-                assert value.tobytes() == other_groups[group][key].tobytes(), (group, key)
-    rows, weights, summaries = [], [], []
-    for folder in (one, other):
-        rows.append(list(map(without_times, read_history(folder / "history.csv"))))
-        weights.append(keras.models.load_model(folder / "student.keras").get_weights())
-        summary = without_times(json.loads((folder / "summary.json").read_text()))
-        del summary["settings"]  # of which the folder is one
-        summaries.append(summary)
-    assert rows[0] == rows[1] and summaries[0] == summaries[1]
-    assert all(map(np.array_equal, *weights))
+    of_it = (f"checkpoints/{EPOCHS:06d}-000000.npz", "best.npz")
+    for part in (".", "teacher"):
+        assert_same_run(finished.folder / part, folder / part, of_it, "student.keras")
 
 
 # Presets
