@@ -81,20 +81,21 @@ def main(_: list[str]) -> int | None:
     devices.prepare(settings.seed, settings.deterministic, settings.mixed_precision)
     strategy = devices.strategy(settings.strategy)
     data = settings.load_data()
-    training_batches(settings, data)  # mistakes are told before anything is written
-    check_memory_size(settings, data, devices.replicas(strategy))
+    images = settings.pretext_images(data)
+    training_batches(settings, images)  # mistakes are told before anything is written
+    check_memory_size(settings, images, devices.replicas(strategy))
     with strategy.scope():
-        model = make_model(settings, data)
+        model = make_model(settings, images)
     scenes = load_scenes(settings, data, model.encoder)
     if settings.dry_run:
-        print(plan(settings, data, model, folder.path, state))
+        print(plan(settings, images, model, folder.path, state))
         return None
     with folder:
         if folder.open(determining, settings.overwrite) != "finished":
             print(f"pre-training {model.encoder.name} by {settings.method()} in {folder.path}")
             if model.memory is not None:
-                print(f"temporal memory: {memory_size(settings, data):,} bytes")
-            progress = fit(settings, data, model, folder)
+                print(f"temporal memory: {memory_size(settings, images):,} bytes")
+            progress = fit(settings, images, model, folder)
             folder.finish(summarize(settings, data, scenes, model, folder, progress))
         print(final_table(folder))
     return None
@@ -298,7 +299,8 @@ def summarize(
     """Write the encoder, its export and the pictures, score it by the target tasks, and return the
     summary."""
     history = progress["history"]
-    encoder = finished(model.trained_encoder(), data)
+    images = settings.pretext_images(data)
+    encoder = finished(model.trained_encoder(), images)
     embedding = encoder.model.output["embedding"]
     keras.Model(encoder.model.inputs[0], embedding, name=encoder.name).save(
         folder.output(nets.encoders.ENCODER_FILE)
@@ -345,7 +347,7 @@ def summarize(
         "views": sum(task.view_count for task in model.tasks),
         "parameters": nets.count_parameters(encoder.model),
         "flops": nets.count_flops(encoder.model),
-        "memory_bytes": memory_size(settings, data),
+        "memory_bytes": memory_size(settings, images),
         "images_per_second": statistics.median(row["images_per_second"] for row in history),
         "seconds": sum(row["seconds"] for row in history),
         "settings": {

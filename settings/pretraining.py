@@ -9,6 +9,7 @@ from typing import Any
 
 from absl import flags
 
+import dataloader
 import nets
 import pretext
 from experiment import scoreboard
@@ -16,6 +17,7 @@ from experiment.options import compared, define_flags, documented, option
 from op_util.schedules import SCHEDULES
 from registry import UserError, nearest
 from settings.common import DATA, TRAINING, DataSettings, RunSettings, TrainingSettings
+from targets.clustering import halves, of_classes
 
 TASKS, REGULARIZATION, ENSEMBLE, ENCODER, TARGETS = (
     "tasks", "regularization", "ensemble", "encoder", "targets"
@@ -50,6 +52,11 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
     validation_fraction: float = option(
         0.1, "share of the training images that the tasks are judged by after each epoch instead",
         group=DATA, minimum=0, maximum=0.9,
+    )
+    train_classes: str = option(
+        "all", "whose images the tasks see; seen: of the first half of the classes alone, so that "
+        "those clustering calls unseen are new to the encoder too", group=DATA,
+        choices=("all", "seen"),
     )
     flip: bool | None = option(
         None, "mirror half of the images, before and in the tasks (default: where a mirrored image "
@@ -198,6 +205,16 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
                 f"name more tasks, or give {instead}"
             )
 
+    def pretext_images(self, data: dataloader.Data) -> dataloader.Data:
+        """`data` with those training and validation images alone that the tasks see. Raises
+        UserError where there are too few classes to leave half of them out."""
+        if self.train_classes == "all":
+            return data
+        seen, _ = halves(data)
+        return dataclasses.replace(
+            data, train=of_classes(data.train, seen), validation=of_classes(data.validation, seen)
+        )
+
     def method(self) -> str:
         """What the run is called in tables and by its folder."""
         added = [each for each in (self.regularizer, self.ensemble) if each != "none"]
@@ -212,7 +229,10 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
     def folder(self) -> Path:
         """The run folder."""
         last = self.seed if self.seeds == 1 else f"{self.seeds}seeds"
-        name = f"{self.dataset_in_paths()}-{self.encoder_name()}-{self.method()}-{last}"
+        parts = [self.dataset_in_paths(), self.encoder_name(), self.method()]
+        if self.train_classes != "all":
+            parts.append(self.train_classes)
+        name = "-".join([*parts, str(last)])
         return Path(self.train_dir or Path("runs") / name)
 
 

@@ -41,6 +41,7 @@ SMALL = ("--net=MobileNet_student", "--net_options=width=8,first=8")
 TASKS = ("reconstruction", "rotation", "jigsaw", "instance")
 CLASSES = 4
 SIZE = 20
+QUICK_TARGETS = ("--fine_tuning_steps=2", "--detection_steps=2", "--metric_steps=2")
 
 
 @pytest.fixture
@@ -205,12 +206,32 @@ def test_default_settings_are_named_after_what_runs():
             "digits-VGG_stride_student-rotation-0",
         (("dataset", "npz:a/b.npz"),): "npz_a_b.npz-MobileNet_student-TTE-0",
         (("encoder_model", "a/b.keras"), ("seeds", 3)): "digits-b-TTE-3seeds",
+        (("train_classes", "seen"),): "digits-VGG_stride_student-TTE-seen-0",
     }
     for changed, name in names.items():
         spelled = dataclasses.replace(settings, **dict(changed)).spelled()
         assert spelled.folder() == Path("runs") / name
         assert None not in (spelled.epochs, spelled.batch_size, spelled.learning_rate)
         assert spelled.ramp_epochs > 0
+
+
+def test_seen_classes_are_the_only_ones_that_the_tasks_see(script, files, tmp_path):
+    data = dataloader.load(f"npz:{files}/good.npz")
+    images = pretraining.Settings(train_classes="seen").pretext_images(data)
+    assert set(images.train.labels) | set(images.validation.labels) == {0, 1}
+    expected = data.train.images(np.flatnonzero(data.train.labels < 2))
+    np.testing.assert_array_equal(images.train.images(range(len(images.train))), expected)
+    assert images.test is data.test
+    assert pretraining.Settings().pretext_images(data) is data
+    done = script(
+        *SMALL, f"--dataset=npz:{files}/good.npz", "--batch_size=4", "--train_classes=seen",
+        "--epochs=1", "--targets=classification", "--tasks=reconstruction,rotation",
+        *QUICK_TARGETS, f"--train_dir={tmp_path / 'run'}",
+    )
+    assert (done.status, done.err) == (0, "")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    # 2 tasks, 128 numbers of 4 bytes; a count of 8 bytes an image.
+    assert summary["memory_bytes"] == len(expected) * (2 * 128 * 4 + 8)
 
 
 # In processes of their own
@@ -445,8 +466,6 @@ def test_on_two_devices(files, tmp_path):
 
 
 # Runs through: each a tiny epoch
-
-QUICK_TARGETS = ("--fine_tuning_steps=2", "--detection_steps=2", "--metric_steps=2")
 
 
 @pytest.mark.parametrize(
