@@ -9,13 +9,10 @@ import sys
 from experiment import quiet  # noqa: F401 (before TensorFlow)
 
 # isort: split
-import tensorflow as tf
-
 from experiment.main import run
+from tests.virtual_devices import split_cpu
 
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
+split_cpu(2)
 script = importlib.import_module(sys.argv.pop(1))
 script.define()
 run(script.main)

@@ -3,17 +3,14 @@
     python data_parallel.py REPLICAS METHOD ...
 """
 
-import json
-import sys
-
 import keras
 import numpy as np
 import tensorflow as tf
 
 import distillers
 from distillers import SSKD_SVD, Distiller
-from experiment import devices
 from tests.distillers.models import Adapted, Similarities, batch, network, outputs
+from tests.virtual_devices import compare_all
 
 RATE = 5e-2
 # These have batch normalisation before ReLUs of their own: by larger steps, on batches of one
@@ -87,16 +84,5 @@ def compare(strategy, name):
     }
 
 
-def main():
-    replicas = int(sys.argv[1])
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0],
-        [tf.config.LogicalDeviceConfiguration()] * replicas,
-    )
-    strategy = devices.strategy("mirrored")
-    assert strategy.num_replicas_in_sync == replicas
-    print(json.dumps({name: compare(strategy, name) for name in sys.argv[2:]}))
-
-
 if __name__ == "__main__":
-    main()
+    compare_all(compare)

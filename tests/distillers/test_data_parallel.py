@@ -1,18 +1,14 @@
 """Several devices train the same student as one: two and four virtual CPUs, a process each."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from distillers.registration import METHODS
+from tests.virtual_devices import compared
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+SCRIPT = Path(__file__).with_name("data_parallel.py")
 ON_FOUR = ("None", "FSP", "SSKD_SVD", "couples samples")
 ON_TWO = (
     "SSKD_SVD without a main loss", "layers of its own",
@@ -28,12 +24,7 @@ SHARES = 4  # of the methods, each a process
 def test_same_student_as_on_one_device(replicas, names):
     """After 12 steps in each stage, of batches of 8, 5 and 1 images, with unlabelled images among
     them, batch normalisation, and for SSKD_SVD an image that the teacher answers with NaN."""
-    command = [sys.executable, HERE / "data_parallel.py", str(replicas), *names]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert sorted(found) == sorted(names)
+    found = compared(SCRIPT, replicas, names)
     for name, figures in found.items():
         assert figures["finite"], name
         assert figures["moved"] > 0.02, name  # it did train

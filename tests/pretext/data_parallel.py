@@ -3,17 +3,14 @@
     python data_parallel.py REPLICAS CASE ...
 """
 
-import json
-import sys
-
 import keras
 import numpy as np
 import tensorflow as tf
 
-from experiment import devices
 from pretext.batch import Batch
 from pretext.bias import BiasLog
 from tests.pretext.models import batches, encoder, images, multi_task, weights
+from tests.virtual_devices import compare_all
 
 IMAGES = 21
 CASES = {
@@ -51,16 +48,5 @@ def compare(strategy, name):
     }
 
 
-def main():
-    replicas = int(sys.argv[1])
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0],
-        [tf.config.LogicalDeviceConfiguration()] * replicas,
-    )
-    strategy = devices.strategy("mirrored")
-    assert strategy.num_replicas_in_sync == replicas
-    print(json.dumps({name: compare(strategy, name) for name in sys.argv[2:]}))
-
-
 if __name__ == "__main__":
-    main()
+    compare_all(compare)

@@ -1,0 +1,47 @@
+"""One CPU as several devices: a process of its own each, since strategies of different sizes clash.
+
+A script ends in ``compare_all(compare)``; a test calls ``compared(script, replicas, names)``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from experiment import devices
+
+ROOT = Path(__file__).parents[1]
+
+
+def split_cpu(count: int) -> None:
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * count
+    )
+
+
+def compare_all(compare: Callable[[tf.distribute.Strategy, str], dict[str, Any]]) -> None:
+    """Print what `compare` finds for each NAME, arguments: REPLICAS NAME ... (JSON)."""
+    replicas = int(sys.argv[1])
+    split_cpu(replicas)
+    strategy = devices.strategy("mirrored")
+    assert strategy.num_replicas_in_sync == replicas
+    print(json.dumps({name: compare(strategy, name) for name in sys.argv[2:]}))
+
+
+def compared(script: Path, replicas: int, names: Sequence[str]) -> dict[str, Any]:
+    """What `script` printed in a process of its own, by name."""
+    done = subprocess.run(
+        [sys.executable, script, str(replicas), *names],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True, text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert sorted(found) == sorted(names)
+    return found
