@@ -46,7 +46,7 @@ from experiment.scoreboard import Figures, Scores, draw_bars, summarized, table
 from experiment.statistics import spread
 from pretext.bias import retrained_heads, task_bias
 from registry import UserError, nearest
-from settings.evaluation import PIXELS, RANDOM, Settings, define, of_seed
+from settings.evaluation import PIXELS, RANDOM, Settings, define, is_export, of_seed
 
 SCORES = "scores.json"
 MAPPED_IMAGES = 1000
@@ -63,7 +63,7 @@ def main(_: list[str]) -> None:
         print(bias_table(summary["bias"]) if settings.bias else table(summary["targets"]))
         return
     devices.prepare(settings.seed, settings.deterministic)
-    if settings.bias and not settings.dry_run:
+    if settings.bias:
         measure_bias(settings, folder)
         return
     data, scenes = load(settings)
@@ -130,11 +130,11 @@ def open_encoders(
         else channel_statistics(images)
     )
     standardize = nets.Standardize(*statistics)
+    of_files = nets.named_preprocessing(settings.encoder_preprocessing, *statistics)
     opened = []
     for text in settings.encoder:
-        keras.utils.set_random_seed(seed)
         own = of_seed(text, seed)
-        encoder = open_encoder(own, images, standardize, settings.net_options)
+        encoder = open_encoder(own, images, standardize, of_files, settings.net_options, seed)
         check_channels(encoder, images.image_shape)
         if "detection" in settings.targets():
             check_backbone(encoder, scenes)
@@ -146,7 +146,9 @@ def open_encoder(
     text: str,
     images: dataloader.Split,
     standardize: nets.Standardize,
+    of_files: nets.Standardize,
     net_options: Sequence[str] = (),
+    seed: int = 0,
 ) -> targets.Representation:
     """What ``--encoder`` calls `text`.
 
@@ -154,8 +156,10 @@ def open_encoder(
         text: see the flag.
         images: by which fresh weights get their batch statistics; their shape is that of pixels
             and registered networks.
-        standardize: the preprocessing of fresh registered networks and of files that state none.
+        standardize: the preprocessing of fresh registered networks.
+        of_files: the preprocessing of files, which state none.
         net_options: of registered networks, as name=value.
+        seed: of fresh weights, which are those that a run with this seed begins with.
 
     Raises:
         UserError: there is no such encoder.
@@ -165,11 +169,13 @@ def open_encoder(
     if text.startswith(RANDOM):
         name = text.removeprefix(RANDOM)
         if Path(name).exists():
-            stored = nets.load_encoder(name, standardize)
+            stored = nets.load_encoder(name, of_files)
+            keras.utils.set_random_seed(seed)
             fresh = keras.models.clone_model(stored.model)
             encoder = nets.Encoder(fresh, stored.standardize)
         else:
             options = nets.parse_options(net_options)
+            keras.utils.set_random_seed(seed)
             model = nets.build(name, images.image_shape, 1, **options)
             encoder = nets.encoder_of(model, standardize)
         batches = dataloader.evaluation_batches(images, targets.images_at_once(images.image_shape))
@@ -182,9 +188,9 @@ def open_encoder(
             f"encoder {text} does not exist{nearest(text, (PIXELS,))}; expected the folder of a "
             "run, a model (.keras or .h5), RUN/export/1, random:NET, random:RUN or pixels"
         )
-    if (Path(text) / "saved_model.pb").exists():
+    if is_export(text):
         return nets.ExportedEncoder(text)
-    return nets.load_encoder(text, standardize)
+    return nets.load_encoder(text, of_files)
 
 
 def scene_images(scenes: dataloader.Scenes) -> dataloader.Split:
@@ -385,6 +391,14 @@ def measure_bias(settings: Settings, folder: RunFolder) -> None:
         check_channels(each.encoders[0], data.image_shape)
     for multi, task in pairs:
         new_task(task, multi.encoders[0], data)  # can work on these images
+    for each in runs:
+        alone = [task for task in each.tasks if task not in single]
+        if alone:
+            print(f"{each.name}: no run of {' or '.join(alone)} alone is given; left out")
+    if settings.dry_run:
+        told = ", ".join(f"{multi.name} for {task}" for multi, task in pairs)
+        print(f"bias of {told}, into {folder.path}")
+        return
     with folder:
         folder.open(compared(settings), settings.overwrite)
         alone = {

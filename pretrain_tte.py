@@ -80,7 +80,7 @@ def main(_: list[str]) -> int | None:
         return None
     devices.prepare(settings.seed, settings.deterministic, settings.mixed_precision)
     strategy = devices.strategy(settings.strategy)
-    data = settings.load_data()
+    data = settings.load_data(needs_classes=settings.needs_classes())
     images = settings.pretext_images(data)
     training_batches(settings, images)  # mistakes are told before anything is written
     check_memory_size(settings, images, devices.replicas(strategy))
@@ -92,7 +92,10 @@ def main(_: list[str]) -> int | None:
         return None
     with folder:
         if folder.open(determining, settings.overwrite) != "finished":
-            print(f"pre-training {model.encoder.name} by {settings.method()} in {folder.path}")
+            print(
+                f"pre-training {model.encoder.name} by {settings.method()} on "
+                f"{len(images.train):,} images in {folder.path}"
+            )
             if model.memory is not None:
                 print(f"temporal memory: {memory_size(settings, images):,} bytes")
             progress = fit(settings, images, model, folder)
@@ -145,7 +148,9 @@ def make_encoder(settings: Settings, data: dataloader.Data) -> nets.Encoder:
         options = nets.parse_options(settings.net_options)
         model = nets.build(settings.net, data.image_shape, 1, **options)
         return nets.encoder_of(model, standardize)
-    encoder = nets.load_encoder(settings.encoder_model, standardize)
+    encoder = nets.load_encoder(settings.encoder_model, nets.named_preprocessing(
+        settings.encoder_preprocessing, data.channel_mean, data.channel_deviation
+    ))
     expected = tuple(
         own or given for own, given in zip(encoder.image_shape, data.image_shape, strict=True)
     )

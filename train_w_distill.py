@@ -166,9 +166,7 @@ def make_distiller(
 
 def standardize(name: str, data: dataloader.Data) -> nets.Standardize:
     """The preprocessing called `name` for the data's images."""
-    if name == "data":
-        return nets.Standardize(data.channel_mean, data.channel_deviation)
-    return nets.known_preprocessing(name, data.image_shape[-1])
+    return nets.named_preprocessing(name, data.channel_mean, data.channel_deviation)
 
 
 def sized(preprocessing: nets.Standardize, model: keras.Model) -> nets.Standardize:

@@ -133,6 +133,7 @@ def load(
     validation_fraction: float = 0.1,
     labelled_per_class: int | None = None,
     train_images: int | None = None,
+    needs_classes: bool = True,
     seed: int = 0,
 ) -> Data:
     """Load a data set and split it.
@@ -150,6 +151,7 @@ def load(
         labelled_per_class: labels to keep of each class; None: all. Validation and test images
             keep theirs.
         train_images: training images to keep; None: all.
+        needs_classes: whether each class needs an image among them. Without labels it does not.
         seed: of the splits, at least 0; not the seed of a training.
 
     Returns:
@@ -182,8 +184,9 @@ def load(
                 f"(after {len(chosen)} for validation): 1 to {len(rest)} expected"
             )
         rest = rest[:train_images]
-        where = f"among the first {train_images} training images"
-        _check_no_empty_class(source, source.train.labels[rest], where, "use more images")
+        if needs_classes:
+            where = f"among the first {train_images} training images"
+            _check_no_empty_class(source, source.train.labels[rest], where, "use more images")
     train = source.train.take(rest)
     if labelled_per_class is not None:
         labels = keep_labels(train.labels, labelled_per_class, seed, source.class_names)

@@ -53,7 +53,7 @@ def voc(request: SceneRequest) -> Scenes:
     classes are those of at least two training images: a name that stands in one file alone is taken
     for a slip. Files that are missing, cut off, unreadable, of another size than their annotation
     says or with a class or box that cannot be are left out, up to `max_bad`; a box without area
-    is left out alone.
+    is left out alone, one that reaches out of its image is cut off there. Each is told.
 
     VOC counts pixels from 1 and a box's last pixel as part of it: 1..1 is 0..1 here.
     """
@@ -227,7 +227,7 @@ def _refuse_or_note(name: str, bad: dict[str, str], max_bad: int, count: int) ->
 def _split(
     annotated: Sequence[_Annotated], class_names: Sequence[str], size: tuple[int, int]
 ) -> tuple[SceneSplit, list[str]]:
-    """Images of `size` and their boxes, and a line for each box without area."""
+    """Images of `size`, their boxes, and a line for each box without area or beyond its image."""
     check_memory(
         len(annotated) * size[0] * size[1] * 3, f"{len(annotated)} images of {size[0]}x{size[1]}",
         "give a smaller --scene_size",
@@ -244,10 +244,14 @@ def _split(
         limits = [width, height, width, height]
         clipped = np.clip(each.boxes, 0, limits)
         good = np.array([_has_area(box) for box in clipped], bool)
+        beyond = good & np.any(np.abs(clipped - each.boxes) > 1, axis=1)  # 1: counted from 0
+        told = {int(number): "has no area; left out" for number in np.flatnonzero(~good)}
+        told |= {int(number): f"reaches out of its {width}x{height} pixels; cut off there"
+                 for number in np.flatnonzero(beyond)}
         notes += [
             f"Annotations/{each.name}.xml: the box of object {number + 1} "
-            f"({each.classes[number]}) has no area; left out"
-            for number in np.flatnonzero(~good)
+            f"({each.classes[number]}) {what}"
+            for number, what in sorted(told.items())
         ]
         scale = np.array([size[1], size[0], size[1], size[0]]) / limits
         boxes.append((clipped[good] * scale).astype(np.float32))

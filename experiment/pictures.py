@@ -17,10 +17,11 @@ from experiment.statistics import spread
 
 _COLOURS = (
     "#1f5fa8", "#d1551b", "#2c8a4b", "#8b4fa3", "#b8860b", "#5b5b5b", "#c23b67", "#0f8b8d",
-    "#7a9a01", "#6b4226",
+    "#7a9a01", "#6b4226", "#9aa5b1", "#000000",
 )
 _TRUTH, _FOUND = "#39d353", "#ff8c1a"
 _SURE = 0.3
+_BAR, _WIDEST = 0.28, 15.0  # inches
 
 
 def _save(figure: Figure, path: str | os.PathLike) -> None:
@@ -31,7 +32,8 @@ def _save(figure: Figure, path: str | os.PathLike) -> None:
 def bars(
     panels: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], path: str | os.PathLike
 ) -> None:
-    """Draw shares as bars with their deviation: a panel a group of figures.
+    """Draw shares as bars with their deviation: a panel a group of figures, side by side as far as
+    that can be read, else one below the other.
 
     Args:
         panels: by title, then by figure, then by what is compared: the values of all seeds, in
@@ -42,9 +44,14 @@ def bars(
         name for figures in panels.values() for rows in figures.values() for name in rows
     ))
     widths = [max(1, len(figures)) for figures in panels.values()]
-    size = (2.0 + 0.28 * (len(compared) + 1.5) * sum(widths), 3.6)
-    figure = Figure(figsize=size, layout="constrained")
-    every = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
+    group = _BAR * (len(compared) + 1.5)
+    if 2.0 + group * sum(widths) <= _WIDEST:
+        figure = Figure(figsize=(2.0 + group * sum(widths), 3.6), layout="constrained")
+        every = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
+    else:
+        size = (min(_WIDEST, 2.0 + group * max(widths)), 3.0 * len(panels) + 0.6)
+        figure = Figure(figsize=size, layout="constrained")
+        every = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
     for axes, (title, figures) in zip(every, panels.items(), strict=True):
         _bar_groups(axes, figures, compared)
         axes.set_title(title, fontsize=11, loc="left")
@@ -66,7 +73,7 @@ def _bar_groups(
         axes.bar(at, heights, 0.92 * wide, yerr=errors, label=name, ecolor="0.25",
                  color=_COLOURS[place % len(_COLOURS)], error_kw={"lw": 1})
     axes.set_xticks(range(len(figures)), list(figures), fontsize=8)
-    axes.set_ylim(0, 1.02)
+    axes.set_ylim(0, min(1.02, axes.get_ylim()[1]))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.tick_params(axis="y", labelsize=8)
     axes.tick_params(axis="x", length=0)

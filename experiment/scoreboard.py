@@ -43,10 +43,15 @@ RANKED = {
     "clustering": ("nmi", "recall_1", "unseen_nmi", "unseen_recall_1"),
 }
 EXPLANATION = {
-    "classification": "Top-1 on the test images; tuned: the whole encoder on so many of the labels",
+    "classification": "Top-1 on the test images",
     "detection": "Mean average precision of a light detector on the encoder",
     "clustering": "k-means and nearest neighbours on the test images; unseen: the second half of "
-    "the classes; tuned: these after metric fine-tuning on the first half",
+    "the classes",
+}
+# What of it is there on request alone.
+TUNED = {
+    "classification": "tuned: the whole encoder on so many of the labels",
+    "clustering": "tuned: these after metric fine-tuning on the first half",
 }
 # Figures that differ by less are equal: nothing is measured as exactly as a sum is rounded.
 _EQUAL = 1e-9
@@ -111,13 +116,19 @@ def table(summary: Summary) -> str:
         if any(target in each for each in summary.values()):
             columns = _columns(target, summary)
             rows = [_row(name, each.get(target, {}), columns) for name, each in summary.items()]
-            about = f"{target}: {EXPLANATION[target]}, %."
+            about = f"{target}: {_about(target, columns)}, %."
             parts += ["", textwrap.fill(about, report.WIDTH), "", report.table(rows)]
     ranks = mean_ranks(summary)
     rows = [{"encoder": name, **each} for name, each in ranks.items()]
     if len(rows) > 2 and len(rows[0]) > len(("encoder", "a target", "mean")):
         parts += ["", textwrap.fill(_about_ranks(summary), report.WIDTH), "", report.table(rows)]
     return "\n".join(parts)
+
+
+def _about(target: str, columns: Mapping[str, str]) -> str:
+    """What a target's table shows."""
+    is_tuned = any("tuned" in title for title in columns.values())
+    return "; ".join([EXPLANATION[target], *([TUNED[target]] if is_tuned else [])])
 
 
 def _about_ranks(summary: Summary) -> str:

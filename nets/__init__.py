@@ -22,7 +22,7 @@ from .encoders import (
 from .features import Outputs, feature_extractor, output_layer_of, outputs_of
 from .layer_list import list_layers
 from .logits import gives_probabilities, without_softmax
-from .preprocessing import PREPROCESSING, Standardize, known_preprocessing
+from .preprocessing import PREPROCESSING, Standardize, named_preprocessing
 from .registration import (
     build,
     declare_pair,
@@ -43,7 +43,7 @@ import_modules(__name__, __path__)
 __all__ = [
     "load_pretrained",
     "list_layers",
-    "known_preprocessing",
+    "named_preprocessing",
     "is_pretrained",
     "is_application",
     "fill_from_encoder",

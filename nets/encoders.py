@@ -259,7 +259,7 @@ class ExportedEncoder:
                 f"{', '.join(sorted(self._signature.structured_outputs))}: give export/1 of a TTE "
                 "run"
             )
-        self.name = Path(path).name
+        self.name = str(path)
         self.image_shape: tuple[int, int, int] = tuple(specification.shape[1:])
 
     def __call__(self, images: tf.Tensor | np.ndarray) -> dict[str, tf.Tensor]:

@@ -39,17 +39,20 @@ _KNOWN = {
 PREPROCESSING = ("data", *_KNOWN)
 
 
-def known_preprocessing(name: str, channels: int) -> Standardize:
+def named_preprocessing(
+    name: str, mean: tuple[float, ...], deviation: tuple[float, ...]
+) -> Standardize:
     """A preprocessing that networks are often trained with.
 
     Args:
-        name: ``"none"``: 0..255 as they are; ``"tf"``: to -1..1; ``"torch"``: by ImageNet's channel
-            statistics, for three channels.
-        channels: of the images.
+        name: ``"data"``: by the images' own statistics; ``"none"``: 0..255 as they are; ``"tf"``:
+            to -1..1; ``"torch"``: by ImageNet's channel statistics, for three channels.
+        mean, deviation: the images' own, one number a channel.
 
     Raises:
         UserError: ``"torch"`` with other than three channels.
     """
+    channels = len(mean)
     if name == "torch" and channels != 3:
         raise UserError(f"preprocessing torch is for 3 channels, not {channels}: choose another")
-    return Standardize(*_KNOWN[name](channels))
+    return Standardize(mean, deviation) if name == "data" else Standardize(*_KNOWN[name](channels))

@@ -37,7 +37,8 @@ class BiasLog(keras.callbacks.Callback):
       `op_util.metric_learning`);
     - ``ensemble_weight``: w, where there is a temporal ensemble.
 
-    The first time that embeddings have collapsed, a warning is printed.
+    Where a task's embeddings are no longer spread, a warning is printed: once, and again where they
+    have been spread in between.
 
     Args:
         model: that is trained.
@@ -48,7 +49,7 @@ class BiasLog(keras.callbacks.Callback):
         super().__init__()
         self._multi_task = model
         self._measure = Measurement(model, sample)
-        self._has_warned = False
+        self._collapsed: set[str] = set()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         found = self._measure()
@@ -70,18 +71,21 @@ class BiasLog(keras.callbacks.Callback):
         self._warn(epoch, names, logs)
 
     def _warn(self, epoch: int, names: Sequence[str], logs: dict[str, Any]) -> None:
-        collapsed = [
-            f"{name} (deviation {logs[f'{name}_deviation']:.2g} of 1, effective rank "
-            f"{logs[f'{name}_effective_rank']:.2g})"
-            for name in names
+        collapsed = {
+            name for name in names
             if logs[f"{name}_deviation"] < LEAST_DEVIATION
             or logs[f"{name}_effective_rank"] < LEAST_RANK
-        ]
-        if collapsed and not self._has_warned:
-            self._has_warned = True
+        }
+        told = ", ".join(
+            f"{name} (deviation {logs[f'{name}_deviation']:.2g} of 1, effective rank "
+            f"{logs[f'{name}_effective_rank']:.2g})"
+            for name in names if name in collapsed - self._collapsed
+        )
+        self._collapsed = collapsed
+        if told:
             print(
-                f"warning: after epoch {epoch + 1} embeddings have collapsed: "
-                f"{', '.join(collapsed)}; a smaller weight of regularizer or ensemble, or a "
+                f"warning: after epoch {epoch + 1} embeddings have collapsed, or are not spread "
+                f"yet: {told}; where that lasts, a smaller weight of regularizer or ensemble, or a "
                 "larger margin or temperature may help",
                 file=sys.stderr, flush=True,
             )

@@ -43,8 +43,10 @@ class DataSettings:
         minimum=0,
     )
 
-    def load_data(self, labelled_per_class: int | None = None) -> dataloader.Data:
-        """The data set, split."""
+    def load_data(
+        self, labelled_per_class: int | None = None, needs_classes: bool = True
+    ) -> dataloader.Data:
+        """The data set, split; see `dataloader.load`."""
         size = self.image_size
         return dataloader.load(
             self.dataset,
@@ -53,6 +55,7 @@ class DataSettings:
             validation_fraction=self.validation_fraction,
             labelled_per_class=labelled_per_class,
             train_images=self.train_images,
+            needs_classes=needs_classes,
             seed=self.data_seed,
         )
 

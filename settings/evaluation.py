@@ -6,10 +6,11 @@ import dataclasses
 from pathlib import Path
 
 import dataloader
+import nets
 from experiment.options import define_flags, option
 from experiment.scoreboard import TARGETS
 from registry import UserError
-from settings.common import RUN, DataSettings
+from settings.common import DATA, RUN, DataSettings
 
 ENCODERS, CLASSIFICATION, DETECTION, CLUSTERING, BIAS = (
     "encoders", "classification", "detection", "clustering", "bias"
@@ -28,8 +29,17 @@ class Settings(DataSettings):
     target: str = option(
         "all", "the target task", group=ENCODERS, choices=(*TARGETS, "all")
     )
+    encoder_preprocessing: str = option(
+        "data", "what a .keras or .h5 file takes; data: the images standardized by their channel "
+        "statistics, none: 0..255, tf: -1..1, torch: by ImageNet's statistics", group=ENCODERS,
+        choices=nets.PREPROCESSING,
+    )
     net_options: tuple[str, ...] = option(
         (), "options of random:NET, as name=value,...", group=ENCODERS
+    )
+    validation_fraction: float = option(
+        0.1, "share of the training images that chooses regularisation, k and learning rate "
+        "instead", group=DATA, minimum=0, maximum=0.9,
     )
 
     fine_tuning_steps: int = option(
@@ -122,11 +132,12 @@ class Settings(DataSettings):
                 raise UserError(f"--scenes {self.scenes} and --dataset {self.dataset}: give one")
         if self.bias and self.dataset != "digits" and dataloader.is_scenes(self.dataset):
             raise UserError(f"--bias needs images, not the scenes of --dataset {self.dataset}")
-        if self.targets() == ("detection",) and PIXELS in self.encoder:
-            raise UserError(
-                "--encoder pixels has no feature maps for a detector: leave it out, or give "
-                "another --target"
-            )
+        for name in self.encoder if self.targets() == ("detection",) else ():
+            if name == PIXELS or is_export(name):
+                raise UserError(
+                    f"--encoder {name} has no feature maps for a detector: leave it out, or give "
+                    "another --target"
+                )
         self.label_fractions()
         return self
 
@@ -160,6 +171,11 @@ class Settings(DataSettings):
 def define() -> None:
     """The flags."""
     define_flags(Settings)
+
+
+def is_export(text: str) -> bool:
+    """Whether ``--encoder`` calls a SavedModel `text`."""
+    return (Path(text) / "saved_model.pb").exists()
 
 
 def of_seed(text: str, seed: int) -> str:

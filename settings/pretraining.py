@@ -116,6 +116,11 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         None, "an encoder of your own instead, to be trained on from its weights: FILE.keras, or "
         "the folder of a run", group=ENCODER,
     )
+    encoder_preprocessing: str = option(
+        "data", "what --encoder_model takes; data: the images standardized by their channel "
+        "statistics, none: 0..255, tf: -1..1, torch: by ImageNet's statistics", group=ENCODER,
+        choices=nets.PREPROCESSING,
+    )
     export_features: bool = option(
         False, "the export gives the last feature map besides the embedding", group=ENCODER
     )
@@ -199,9 +204,10 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
             needing["ensemble"] = "none"
         if needing:
             asked = " and ".join(f"--{key} {getattr(self, key)}" for key in needing)
+            compare = "compares" if len(needing) == 1 else "compare"
             instead = " ".join(f"--{key} {value}" for key, value in needing.items())
             raise UserError(
-                f"--tasks {self.tasks} is one task, and {asked} compare tasks with each other: "
+                f"--tasks {self.tasks} is one task, and {asked} {compare} tasks with each other: "
                 f"name more tasks, or give {instead}"
             )
 
@@ -215,12 +221,33 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
             data, train=of_classes(data.train, seen), validation=of_classes(data.validation, seen)
         )
 
+    def needs_classes(self) -> bool:
+        """Whether anything is done with labels: scoring by them, or choosing images."""
+        return self.train_classes != "all" or bool({*self.targets} - {"detection"})
+
     def method(self) -> str:
-        """What the run is called in tables and by its folder."""
-        added = [each for each in (self.regularizer, self.ensemble) if each != "none"]
-        if len(self.task_names()) == 1:
-            return "+".join([self.task_names()[0], *added])
-        return {0: "plain_sum", 1: "".join(added), 2: "TTE"}[len(added)]
+        """What the run is called in tables and by its folder: what differs from the defaults in
+        parentheses."""
+        tasks = self.task_names()
+        added = {
+            key: getattr(self, key) for key in ("regularizer", "ensemble")
+            if getattr(self, key) != "none"
+        }
+        if len(tasks) == 1:
+            return "+".join([tasks[0], *added.values()])
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        differing = {}
+        if self.tasks != defaults["tasks"]:
+            differing["tasks"] = "+".join(tasks)
+        if self.balance != defaults["balance"]:
+            differing["balance"] = self.balance
+        if len(added) < 2:
+            name = "".join(added.values()) or "plain_sum"
+        else:
+            name = "TTE"
+            differing |= {key: kind for key, kind in added.items() if kind != defaults[key]}
+        stated = ", ".join(f"{key}={value}" for key, value in differing.items())
+        return f"{name}({stated})" if stated else name
 
     def encoder_name(self) -> str:
         """The encoder as a part of a file's name."""
@@ -229,7 +256,8 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
     def folder(self) -> Path:
         """The run folder."""
         last = self.seed if self.seeds == 1 else f"{self.seeds}seeds"
-        parts = [self.dataset_in_paths(), self.encoder_name(), self.method()]
+        method = self.method().replace(", ", "-").replace("(", "-").replace(")", "")
+        parts = [self.dataset_in_paths(), self.encoder_name(), method]
         if self.train_classes != "all":
             parts.append(self.train_classes)
         name = "-".join([*parts, str(last)])

@@ -168,6 +168,12 @@ def test_bias_of_an_encoder_with_itself_is_zero(script, tmp_path):
     multi, single = found["reconstruction"]["multi"][0], found["reconstruction"]["single"][0]
     assert found["reconstruction"]["bias"][0] == pytest.approx(multi / single - 1)
     assert multi != single and "rotation" in done.out
+    planned = script(
+        f"--encoder={several},{alone}", "--bias", "--dry_run", f"--out_dir={tmp_path}/planned"
+    )
+    assert planned.status == 0 and not (tmp_path / "planned").exists()
+    assert "several: no run of reconstruction alone is given; left out" in planned.out
+    assert "bias of several for rotation, into" in planned.out
 
 
 @pytest.fixture(scope="module")
@@ -243,11 +249,41 @@ def test_names_are_short_where_that_is_clear():
     ]
 
 
+def test_fresh_weights_are_those_that_a_run_begins_with(tmp_path):
+    split = small.data().train
+    standardize = nets.Standardize((60.0,) * 3, (70.0,) * 3)
+    options = ["width=8", "first=4"]
+    named = evaluate.open_encoder(
+        "random:MobileNet_student", split, standardize, standardize, options, seed=3
+    )
+    save_run(tmp_path / "run", named)
+    of_run = evaluate.open_encoder(
+        f"random:{tmp_path}/run", split, standardize, standardize, seed=3
+    )
+    for a, b in zip(named.model.get_weights(), of_run.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_file_takes_images_as_the_person_says(tmp_path):
+    image = keras.Input([16, 16, 3])
+    maps = keras.layers.Conv2D(4, 3)(keras.layers.Rescaling(1 / 255)(image))
+    model = keras.Model(image, maps)
+    model.save(tmp_path / "own.keras")
+    split = small.data().train
+    standardize = nets.Standardize((60.0,) * 3, (70.0,) * 3)
+    images = split.images(range(4)).numpy().astype("float32")
+    for name, taken in (("none", images), ("tf", images / 127.5 - 1), ("data", (images - 60) / 70)):
+        of_files = nets.named_preprocessing(name, standardize.mean, standardize.deviation)
+        encoder = evaluate.open_encoder(f"{tmp_path}/own.keras", split, standardize, of_files)
+        expected = model(taken).numpy().mean((1, 2))
+        np.testing.assert_allclose(encoder(images)["embedding"], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_fresh_weights_have_the_statistics_of_the_images():
     split = small.data().train
     standardize = nets.Standardize((60.0,) * 3, (70.0,) * 3)
     encoder = evaluate.open_encoder(
-        "random:MobileNet_student", split, standardize, ["width=8", "first=4"]
+        "random:MobileNet_student", split, standardize, standardize, ["width=8", "first=4"]
     )
     first = encoder.model.get_layer("conv0")
     maps = first(standardize(split.images(range(len(split))))).numpy()

@@ -168,7 +168,7 @@ def test_a_mistake_takes_one_line_and_leaves_nothing(script, files, tmp_path, mo
 
 def test_a_memory_larger_than_what_is_free(script, files, tmp_path, monkeypatch):
     data = dataloader.load(f"npz:{files}/good.npz")
-    monkeypatch.setattr(pretraining.Settings, "load_data", lambda settings: data)
+    monkeypatch.setattr(pretraining.Settings, "load_data", lambda *_, **__: data)
     monkeypatch.setattr("dataloader.memory.free_memory", lambda: 100_000)
     arguments = (*SMALL, f"--dataset=npz:{files}/good.npz", f"--train_dir={tmp_path / 'run'}")
     done = script(*arguments, "--batch_size=16")
@@ -207,6 +207,10 @@ def test_default_settings_are_named_after_what_runs():
         (("dataset", "npz:a/b.npz"),): "npz_a_b.npz-MobileNet_student-TTE-0",
         (("encoder_model", "a/b.keras"), ("seeds", 3)): "digits-b-TTE-3seeds",
         (("train_classes", "seen"),): "digits-VGG_stride_student-TTE-seen-0",
+        (("tasks", "jigsaw,rotation"), ("regularizer", "relational")):
+            "digits-VGG_stride_student-TTE-tasks=jigsaw+rotation-regularizer=relational-0",
+        (("balance", "gradnorm"), ("ensemble", "none")):
+            "digits-VGG_stride_student-triplet-balance=gradnorm-0",
     }
     for changed, name in names.items():
         spelled = dataclasses.replace(settings, **dict(changed)).spelled()
@@ -269,7 +273,7 @@ def finished(tmp_path_factory):
 def test_what_is_printed(finished):
     assert finished.err == ""
     lines = finished.out.splitlines()
-    assert lines[0] == f"pre-training MobileNet_student by TTE in {finished.folder}"
+    assert lines[0] == f"pre-training MobileNet_student by TTE on 240 images in {finished.folder}"
     assert lines[1] == f"temporal memory: {240 * (4 * 128 * 4 + 8):,} bytes"
     last = rf"pre-train {EPOCHS}/{EPOCHS}  loss .* ensemble .* rotation .* images/s"
     assert re.match(last, lines[4])

@@ -91,6 +91,14 @@ def test_a_box_without_area_is_left_out_alone(top):
     assert "a1.xml" in note and "object 1 (cat) has no area" in note
 
 
+def test_a_box_that_reaches_out_of_its_image_is_cut_off(top):
+    write_xml(annotation(top, 1), [("cat", (5, 5, 999, 9), False), ("cat", (1, 1, 61, 41), False)])
+    scenes = load(top, size=SIZE)
+    np.testing.assert_allclose(scenes.train.boxes[1], [[4, 4, 60, 9], [0, 0, 60, 40]])
+    note, = scenes.notes
+    assert "a1.xml: the box of object 1 (cat) reaches out of its 60x40 pixels" in note
+
+
 def test_an_image_without_objects_stays(top):
     write_xml(annotation(top, 2), [])
     scenes = load(top)

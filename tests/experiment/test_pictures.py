@@ -15,13 +15,23 @@ def drawn(path, colour):
 
 
 def test_bars_are_as_high_as_their_means(tmp_path):
-    for name, value in (("low", 0.25), ("high", 0.75)):
-        panels = {"target": {"figure": {"encoder": [value - 0.1, value + 0.1]}}}
-        pictures.bars(panels, tmp_path / f"{name}.png")
-    heights = [
-        np.bincount(drawn(tmp_path / f"{name}.png", BLUE)[:, 1]).max() for name in ("low", "high")
-    ]
-    assert 2.7 < heights[1] / heights[0] < 3.3
+    figure = {"low": [0.15, 0.35], "high": [0.65, 0.85]}
+    pictures.bars({"target": {"figure": figure}}, tmp_path / "bars.png")
+    low, high = (
+        np.bincount(drawn(tmp_path / "bars.png", colour)[:, 1]).max() for colour in (BLUE, RED)
+    )
+    assert 2.7 < high / low < 3.3
+
+
+def test_what_is_too_wide_is_drawn_one_below_the_other(tmp_path):
+    def panels(count):
+        figures = {f"figure {i}": {f"e{k}": [0.5] for k in range(4)} for i in range(count)}
+        return {"one": figures, "two": figures}
+
+    for count in (2, 8):
+        pictures.bars(panels(count), tmp_path / f"{count}.png")
+    few, many = (matplotlib.image.imread(tmp_path / f"{count}.png").shape for count in (2, 8))
+    assert few[0] < 500 < few[1] and many[0] > 600 and many[1] <= 1650
 
 
 def test_what_has_no_figure_gets_no_bar(tmp_path):
