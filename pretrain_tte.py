@@ -54,7 +54,7 @@ from settings.pretraining import (
     determining_settings,
     task_settings,
 )
-from targets.clustering import halves
+from targets.clustering import halves, of_classes
 
 SCRIPT = Path(__file__).resolve()
 HELD_OUT_IMAGES, HELD_OUT_BATCH = 512, 64
@@ -81,7 +81,7 @@ def main(_: list[str]) -> int | None:
     devices.prepare(settings.seed, settings.deterministic, settings.mixed_precision)
     strategy = devices.strategy(settings.strategy)
     data = settings.load_data(needs_classes=settings.needs_classes())
-    images = settings.pretext_images(data)
+    images = pretext_images(settings, data)
     training_batches(settings, images)  # mistakes are told before anything is written
     check_memory_size(settings, images, devices.replicas(strategy))
     with strategy.scope():
@@ -105,6 +105,17 @@ def main(_: list[str]) -> int | None:
 
 
 # Data, encoder and tasks
+
+
+def pretext_images(settings: Settings, data: dataloader.Data) -> dataloader.Data:
+    """`data` with those training and validation images alone that the tasks see. Raises UserError
+    where there are too few classes to leave half of them out."""
+    if settings.train_classes == "all":
+        return data
+    seen, _ = halves(data)
+    return dataclasses.replace(
+        data, train=of_classes(data.train, seen), validation=of_classes(data.validation, seen)
+    )
 
 
 def training_batches(
@@ -304,7 +315,7 @@ def summarize(
     """Write the encoder, its export and the pictures, score it by the target tasks, and return the
     summary."""
     history = progress["history"]
-    images = settings.pretext_images(data)
+    images = pretext_images(settings, data)
     encoder = finished(model.trained_encoder(), images)
     embedding = encoder.model.output["embedding"]
     keras.Model(encoder.model.inputs[0], embedding, name=encoder.name).save(

@@ -9,7 +9,6 @@ from typing import Any
 
 from absl import flags
 
-import dataloader
 import nets
 import pretext
 from experiment import scoreboard
@@ -17,7 +16,6 @@ from experiment.options import compared, define_flags, documented, option
 from op_util.schedules import SCHEDULES
 from registry import UserError, nearest
 from settings.common import DATA, TRAINING, DataSettings, RunSettings, TrainingSettings
-from targets.clustering import halves, of_classes
 
 TASKS, REGULARIZATION, ENSEMBLE, ENCODER, TARGETS = (
     "tasks", "regularization", "ensemble", "encoder", "targets"
@@ -210,16 +208,6 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
                 f"--tasks {self.tasks} is one task, and {asked} {compare} tasks with each other: "
                 f"name more tasks, or give {instead}"
             )
-
-    def pretext_images(self, data: dataloader.Data) -> dataloader.Data:
-        """`data` with those training and validation images alone that the tasks see. Raises
-        UserError where there are too few classes to leave half of them out."""
-        if self.train_classes == "all":
-            return data
-        seen, _ = halves(data)
-        return dataclasses.replace(
-            data, train=of_classes(data.train, seen), validation=of_classes(data.validation, seen)
-        )
 
     def needs_classes(self) -> bool:
         """Whether anything is done with labels: scoring by them, or choosing images."""

@@ -221,12 +221,12 @@ def test_default_settings_are_named_after_what_runs():
 
 def test_seen_classes_are_the_only_ones_that_the_tasks_see(script, files, tmp_path):
     data = dataloader.load(f"npz:{files}/good.npz")
-    images = pretraining.Settings(train_classes="seen").pretext_images(data)
+    images = pretrain_tte.pretext_images(pretraining.Settings(train_classes="seen"), data)
     assert set(images.train.labels) | set(images.validation.labels) == {0, 1}
     expected = data.train.images(np.flatnonzero(data.train.labels < 2))
     np.testing.assert_array_equal(images.train.images(range(len(images.train))), expected)
     assert images.test is data.test
-    assert pretraining.Settings().pretext_images(data) is data
+    assert pretrain_tte.pretext_images(pretraining.Settings(), data) is data
     done = script(
         *SMALL, f"--dataset=npz:{files}/good.npz", "--batch_size=4", "--train_classes=seen",
         "--epochs=1", "--targets=classification", "--tasks=reconstruction,rotation",
