@@ -246,6 +246,7 @@ DETERMINISTIC = (
     "--batch_size=40", "--image_size=20", "--deterministic", "--ensemble=both",
     "--targets=classification", "--fine_tuning_steps=2",
 )
+METHOD = "TTE(ensemble=both)"
 
 
 def test_help_has_every_flag_once_under_its_group(tmp_path):
@@ -273,11 +274,12 @@ def finished(tmp_path_factory):
 def test_what_is_printed(finished):
     assert finished.err == ""
     lines = finished.out.splitlines()
-    assert lines[0] == f"pre-training MobileNet_student by TTE on 240 images in {finished.folder}"
+    what = f"MobileNet_student by {METHOD} on 240 images"
+    assert lines[0] == f"pre-training {what} in {finished.folder}"
     assert lines[1] == f"temporal memory: {240 * (4 * 128 * 4 + 8):,} bytes"
     last = rf"pre-train {EPOCHS}/{EPOCHS}  loss .* ensemble .* rotation .* images/s"
     assert re.match(last, lines[4])
-    for name in ("TTE", "random", "pixels"):
+    for name in (METHOD, "random", "pixels"):
         assert any(line.startswith(f"{name} ") and re.search(r"\d\d\.\d\d", line) for line in lines)
     assert "linear probe" in finished.out and "k-NN" in finished.out
 
@@ -348,7 +350,7 @@ def test_the_summary_and_what_it_is_of(finished):
         assert set(summary["held_out"][task]) == {"loss", pretext.get(task).metric}
         assert summary["bias"][f"{task}_gradient_norm"] > 0
     targets = json.loads((finished.folder / "targets.json").read_text())["targets"]
-    assert set(targets) == set(summary["targets"]) == {"TTE", "random", "pixels"}
+    assert set(targets) == set(summary["targets"]) == {METHOD, "random", "pixels"}
     for name, figures in targets.items():
         for figure, found in figures["classification"].items():
             assert found["values"] == [summary["targets"][name]["classification"][figure]]
@@ -541,7 +543,7 @@ def test_several_seeds(script, files, tmp_path):
         f"--train_dir={tmp_path / 'runs'}", "--instance_jitter=0.2",
     )
     done = script(*arguments, "--dry_run")
-    assert done.status == 0 and done.out.count("waiting: TTE, seed") == 2
+    assert done.status == 0 and done.out.count("waiting: TTE(tasks=rotation+instance), seed") == 2
     assert not any(tmp_path.iterdir())
     done = script(*arguments)
     assert (done.status, done.err) == (0, ""), done.out
@@ -553,4 +555,4 @@ def test_several_seeds(script, files, tmp_path):
         for name, figures in summary["targets"].items():
             for figure, value in figures["classification"].items():
                 assert targets[name]["classification"][figure]["values"][seed] == value
-    assert re.search(r"TTE +\d+\.\d+ ± \d+\.\d+", done.out)
+    assert re.search(r"TTE\(.*\) +\d+\.\d+ ± \d+\.\d+", done.out)
