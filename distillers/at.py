@@ -25,7 +25,8 @@ class AT(Method):
     that are vectors are left out.
 
     Args:
-        weight: of this loss, next to the main loss (RepDistiller's).
+        weight: of this loss, next to the main loss (RepDistiller's, for networks with batch
+            normalisation; the VGG pairs have none, and at a learning rate of 1e-2 need 100).
     """
 
     paper = "Zagoruyko & Komodakis, ICLR 2017, arXiv 1612.03928"
