@@ -434,7 +434,7 @@ def fit(
             restore(groups["optimizer"], saved["optimizer"], "optimizer")
         best_arrays = saved["best"]
         _bring_up_to_date(folder, progress, saved)
-    if position > (first_epoch, 0):
+    if position > (first_epoch, 0) and verbose != "silent":
         print(f"going on after {position[0]} epochs and {position[1]} of {steps_per_epoch} steps")
     progress["stage"] = stage
     display = Progress(stage, last_epoch, steps_per_epoch, images_per_epoch, verbose)
