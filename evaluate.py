@@ -392,9 +392,9 @@ def measure_bias(settings: Settings, folder: RunFolder) -> None:
     for multi, task in pairs:
         new_task(task, multi.encoders[0], data)  # can work on these images
     for each in runs:
-        alone = [task for task in each.tasks if task not in single]
-        if alone:
-            print(f"{each.name}: no run of {' or '.join(alone)} alone is given; left out")
+        missing = [task for task in each.tasks if task not in single]
+        if missing:
+            print(f"{each.name}: no run of {' or '.join(missing)} alone is given; left out")
     if settings.dry_run:
         told = ", ".join(f"{multi.name} for {task}" for multi, task in pairs)
         print(f"bias of {told}, into {folder.path}")

@@ -45,8 +45,9 @@ def bars(
     ))
     widths = [max(1, len(figures)) for figures in panels.values()]
     group = _BAR * (len(compared) + 1.5)
-    if 2.0 + group * sum(widths) <= _WIDEST:
-        figure = Figure(figsize=(2.0 + group * sum(widths), 3.6), layout="constrained")
+    in_a_row = 2.0 + group * sum(widths)
+    if in_a_row <= _WIDEST:
+        figure = Figure(figsize=(in_a_row, 3.6), layout="constrained")
         every = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
     else:
         size = (min(_WIDEST, 2.0 + group * max(widths)), 3.0 * len(panels) + 0.6)

@@ -27,7 +27,8 @@ def split_cpu(count: int) -> None:
 
 
 def compare_all(compare: Callable[[tf.distribute.Strategy, str], dict[str, Any]]) -> None:
-    """Print what `compare` finds for each NAME, arguments: REPLICAS NAME ... (JSON)."""
+    """Print, as JSON, what `compare` finds for each name; the process is given
+    ``REPLICAS NAME ...``."""
     replicas = int(sys.argv[1])
     split_cpu(replicas)
     strategy = devices.strategy("mirrored")
