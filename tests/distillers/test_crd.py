@@ -240,12 +240,13 @@ def test_several_devices_have_the_memory_of_one():
     script = (
         "from tests.distillers import data_parallel as parallel\n"
         "from distillers import create\n"
+        "from tests.virtual_devices import compare_all\n"
         "def crd(negatives):\n"
         "    method = create('CRD', negatives=negatives, embedding_size=8)\n"
         "    method.begin(21, 6)\n"
         "    return method\n"
         "parallel.METHODS = {'all': lambda: crd(100), 'some': lambda: crd(10)}\n"
-        "parallel.main()\n"
+        "compare_all(parallel.compare)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -8,7 +8,7 @@ import tensorflow as tf
 import nets
 from registry import UserError
 
-PAPER = [
+FAMILIES = [
     "VGG_teacher",
     "VGG_student",
     "VGG_stride_student",
@@ -16,9 +16,16 @@ PAPER = [
     "MobileNet_student",
     "ResNeXt_teacher",
     "ResNeXt_student",
+    "ResNet_teacher",
+    "ResNet_student",
 ]
 # Small enough to be quick; the families' own tests build the paper's sizes.
-SMALL = {"MobileNet": {"width": 8, "first": 8}, "ResNeXt": {"paths": 1}, "VGG": {}}
+SMALL = {
+    "MobileNet": {"width": 8, "first": 8},
+    "ResNeXt": {"paths": 1},
+    "ResNet": {"depth": 8, "width": 8},
+    "VGG": {},
+}
 
 
 def small(name, input_shape=(16, 16, 3), classes=5):
@@ -42,12 +49,13 @@ def double_precision():
 
 
 def test_names_and_pairs():
-    assert set(PAPER) <= set(nets.names())
+    assert set(FAMILIES) <= set(nets.names())
     assert nets.pair("VGG") == ("VGG_teacher", "VGG_student")
     assert nets.pair("vgg-stride") == ("VGG_teacher", "VGG_stride_student")
     assert nets.pair("MobileNet") == ("MobileNet_teacher", "MobileNet_student")
     assert nets.pair("resnext") == ("ResNeXt_teacher", "ResNeXt_student")
-    assert {"VGG", "VGG_stride", "MobileNet", "ResNeXt"} <= set(nets.pairs())
+    assert nets.pair("ResNet") == ("ResNet_teacher", "ResNet_student")
+    assert {"VGG", "VGG_stride", "MobileNet", "ResNeXt", "ResNet"} <= set(nets.pairs())
 
 
 def test_unknown_names_are_told_the_nearest():
@@ -75,7 +83,7 @@ def test_bad_numbers_of_classes_are_refused(classes):
         nets.build("VGG_student", classes=classes)
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize(("channels", "classes"), [(1, 1), (5, 7)])
 def test_any_channels_and_classes(name, channels, classes):
     model = small(name, (17, 16, channels), classes)
@@ -84,7 +92,7 @@ def test_any_channels_and_classes(name, channels, classes):
     assert np.isfinite(model(np.ones((2, 17, 16, channels), "float32"))).all()
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_mixed_precision_gives_float32_logits_and_embedding(name, mixed_precision):
     model = small(name)
     features = nets.feature_extractor(model, nets.outputs_of(model))(
@@ -118,7 +126,7 @@ def test_no_two_kernels_of_one_shape_begin_equal():
     assert len(kernels) == 2 and not np.array_equal(*kernels)
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_saved_model_is_found_again(name, tmp_path):
     model = small(name)
     path = tmp_path / "student.keras"
@@ -133,7 +141,7 @@ def test_a_saved_model_is_found_again(name, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_taps_alone_train_all_that_leads_to_the_embedding(name):
     model = small(name)
     outputs = nets.outputs_of(model)
