@@ -20,6 +20,7 @@ from .encoders import (
     recompute_batch_statistics,
 )
 from .features import Outputs, feature_extractor, output_layer_of, outputs_of
+from .fused import fuse_batch_normalization
 from .layer_list import list_layers
 from .logits import gives_probabilities, without_softmax
 from .preprocessing import PREPROCESSING, Standardize, named_preprocessing
@@ -47,6 +48,7 @@ __all__ = [
     "is_pretrained",
     "is_application",
     "fill_from_encoder",
+    "fuse_batch_normalization",
     "gives_probabilities",
     "without_softmax",
     "PREPROCESSING",

@@ -13,6 +13,8 @@ import keras
 
 from registry import UserError, nearest, plain
 
+from .fused import fuse_batch_normalization
+
 PREFIX = "keras.applications:"
 
 
@@ -54,10 +56,11 @@ def build_application(
     name = application_name(name)
     function = getattr(keras.applications, name[len(PREFIX) :])
     try:
-        return function(
+        model = function(
             weights=None, input_shape=tuple(input_shape), classes=classes,
             classifier_activation=None, **options,
         )
     except (ValueError, TypeError) as error:
         size = "x".join(map(str, input_shape))
         raise UserError(f"{name} for images of {size} and {classes} classes: {error}") from None
+    return fuse_batch_normalization(model)

@@ -17,6 +17,7 @@ from registry import UserError
 
 from .features import find_tensors, output_layer_of, tensors_of
 from .functional import as_functional
+from .fused import fuse_batch_normalization
 from .preprocessing import Standardize
 from .registration import declared_outputs
 from .stored import load, load_model, preprocessing_of
@@ -169,7 +170,9 @@ def copy_encoder(
     height, width = size or model.input_shape[1:3]
     image = keras.Input((height, width, model.input_shape[-1]), name=model.inputs[0].name)
     try:
-        copy = keras.models.clone_model(model, input_tensors=image, recursive=True)
+        copy = fuse_batch_normalization(
+            keras.models.clone_model(model, input_tensors=image, recursive=True)
+        )
         for own, given in zip(copy.variables, model.variables, strict=True):
             own.assign(given)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""ResNet: residual blocks of two 3x3 convolutions, as for CIFAR (He et al., CVPR 2016, section 4.2).
+"""ResNet: residual blocks of two 3x3 convolutions, as for CIFAR (He et al., CVPR 2016, 4.2).
 
 Not of the papers ported here: the residual networks that distillation is compared on in most of the
 literature. A 3x3 convolution of w filters, then three groups of n blocks with widths w, 2w

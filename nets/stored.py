@@ -17,6 +17,7 @@ import keras
 from registry import UserError
 
 from .functional import is_functional
+from .fused import fuse_batch_normalization
 from .logits import without_softmax
 from .preprocessing import Standardize
 from .registration import build, names
@@ -165,7 +166,7 @@ def load_model(path: Path) -> keras.Model:
             f"{path} holds a {type(model).__name__} that is not functional: build the model with "
             "keras.Model(inputs, outputs), or a keras.Sequential with an Input"
         )
-    return model
+    return fuse_batch_normalization(model)
 
 
 def _refusal(path: Path, error: Exception) -> UserError:

@@ -1,0 +1,79 @@
+"""Batch normalisation in one kernel, for layers that stay Keras's own.
+
+Keras computes batch normalisation from elementary operations on float32 copies of the map, about
+ten passes over memory and more for the gradient: most of the time of a small network's training
+step. TensorFlow has a kernel for it. A layer made to use it is still a
+`keras.layers.BatchNormalization`: what is saved, cloned or exported knows nothing of this.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+
+import keras
+import tensorflow as tf
+
+_INPUTS = (tf.float32, tf.bfloat16, tf.float16)
+
+
+def fuse_batch_normalization(layer: keras.Layer) -> keras.Layer:
+    """Let every batch normalisation in `layer` be computed by TensorFlow's fused kernel.
+
+    Results are Keras's up to rounding. Keras's own computation stays where the kernel cannot do
+    it: maps that are not ``[B, H, W, C]`` of float32, bfloat16 or float16, statistics of several
+    replicas, masks, renormalisation, a layer without scale or offset, and under
+    `tf.config.experimental.enable_op_determinism`, which not every such kernel obeys.
+
+    Args:
+        layer: a layer or a model, nested ones included.
+
+    Returns:
+        `layer` itself.
+    """
+    for each in layer._flatten_layers():
+        if type(each) is keras.layers.BatchNormalization:
+            each.call = MethodType(_call, each)
+    return layer
+
+
+def _has_kernel(layer: keras.layers.BatchNormalization, maps: tf.Tensor) -> bool:
+    return (
+        isinstance(maps, tf.Tensor)
+        and maps.shape.rank == 4
+        and layer.axis in (-1, 3)
+        and maps.dtype in _INPUTS
+        and maps.dtype == layer.compute_dtype
+        and layer.scale
+        and layer.center
+        and not layer.renorm
+        and not layer.synchronized
+    )
+
+
+def _call(
+    layer: keras.layers.BatchNormalization,
+    inputs: tf.Tensor,
+    training: bool | None = None,
+    mask: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """`keras.layers.BatchNormalization.call`."""
+    if mask is not None or not _has_kernel(layer, inputs):
+        return keras.layers.BatchNormalization.call(layer, inputs, training=training, mask=mask)
+    scale, offset, mean, variance = (
+        tf.cast(weight, tf.float32)
+        for weight in (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance)
+    )
+    if not (training and layer.trainable):
+        return tf.compat.v1.nn.fused_batch_norm(
+            inputs, scale, offset, mean, variance, epsilon=layer.epsilon, is_training=False
+        )[0]
+    outputs, batch_mean, batch_variance = tf.compat.v1.nn.fused_batch_norm(
+        inputs, scale, offset, epsilon=layer.epsilon, is_training=True
+    )
+    # The kernel's variance is divided by one less than the number of positions, Keras's is not.
+    positions = tf.cast(tf.reduce_prod(tf.shape(inputs)[:3]), tf.float32)
+    batch_variance *= tf.maximum(positions - 1, 1) / positions
+    decay = layer.momentum
+    layer.moving_mean.assign(mean * decay + batch_mean * (1 - decay))
+    layer.moving_variance.assign(variance * decay + batch_variance * (1 - decay))
+    return outputs
