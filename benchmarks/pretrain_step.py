@@ -10,9 +10,7 @@ encode as many views.
 
 from __future__ import annotations
 
-import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl import flags
+from timing import medians
 
 import nets
 import pretext
@@ -65,7 +64,7 @@ def main(_: list[str]) -> None:
     batch = random_batch()
     steps = {name: make_step([name], ("none", False, None), batch) for name in names}
     steps.update({name: make_step(names, added, batch) for name, added in TOGETHER.items()})
-    times = medians(steps)
+    times = medians(steps, FLAGS.rounds)
     views = {name: pretext.create(name, image_shape()).view_count for name in names}
     single = sum(times[name] for name in names)
     rows = [
@@ -123,28 +122,6 @@ def random_batch() -> dict[str, tf.Tensor]:
     image = tf.cast(tf.image.resize(coarse, image_shape()[:2]), tf.uint8)
     index = random.choice(FLAGS.train_images, FLAGS.batch_size, replace=False)
     return {"image": image, "index": tf.constant(index)}
-
-
-def medians(steps: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
-    """Milliseconds of each step, the median over rounds in which all take their turn, in a new
-    order each time."""
-    for step in steps.values():
-        for _ in range(2):
-            wait_for(step())
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    random = np.random.default_rng(0)
-    for _ in range(FLAGS.rounds):
-        for name in random.permutation(list(steps)):
-            began = time.perf_counter()
-            wait_for(steps[name]())
-            times[name].append(1e3 * (time.perf_counter() - began))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def wait_for(result: Mapping[str, tf.Tensor]) -> None:
-    """Until the device has computed `result`."""
-    for tensor in result.values():
-        tensor.numpy()
 
 
 if __name__ == "__main__":

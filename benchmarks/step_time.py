@@ -11,9 +11,7 @@ loss: what SSKD_SVD would cost if its singular vectors and DFVs were free.
 from __future__ import annotations
 
 import dataclasses
-import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +27,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl import flags
+from timing import medians
 
 import distillers
 import nets
@@ -89,7 +88,7 @@ def time_steps(policy: str) -> None:
         "Soft_logits": distillers.SoftLogits(),
     }
     steps = {name: make_step(method, batch) for name, method in methods.items()}
-    times = medians(steps)
+    times = medians(steps, FLAGS.rounds)
     rows = [
         {"step": name, "ms": times[name], "images/s": 1e3 * FLAGS.batch_size / times[name],
          "/ bound": times[name] / times["bound"], "/ alone": times[name] / times["student alone"]}
@@ -181,7 +180,7 @@ def time_losses() -> None:
         shape = "x".join(map(str, as_matrix(tap).shape[1:]))
         one = slice(place, place + 1)
         figures |= {f"{shape}, {solver}": vectors(solver, one) for solver in ("auto", "svd")}
-    times = medians(figures)
+    times = medians(figures, FLAGS.rounds)
     rows = [{"forward and backward": name, "ms": value} for name, value in times.items()]
     print(f"\nsingular vectors of teacher and student, and DFV loss, batch {FLAGS.batch_size}, "
           f"float32\n{report.table(rows)}")
@@ -215,8 +214,9 @@ def time_growth() -> None:
     cases += [("map size", s, *synthetic(64, s), 1) for s in (8, 16, 32)]
     for what, value, teacher, student, num_dfv in cases:
         function = forward_and_backward(loss_of(num_dfv, teacher), student)
+        times = medians({"loss": function}, FLAGS.rounds)
         rows.append({
-            "growth with": what, "value": value, "ms": medians({"loss": function})["loss"],
+            "growth with": what, "value": value, "ms": times["loss"],
             "memory MB": intermediate_megabytes(loss_of(num_dfv, teacher), student),
         })
     print(f"\nSSKD_SVD loss, forward and backward, float32\n{report.table(rows)}", flush=True)
@@ -242,27 +242,6 @@ def intermediate_megabytes(loss: Callable[..., tf.Tensor], inputs: list[tf.Tenso
                 sizes = [size or batch for size in tensor.shape.as_list()]
                 total += int(np.prod(sizes)) * tensor.dtype.size
     return total / 1e6
-
-
-def medians(functions: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
-    """Milliseconds of each function, the median over rounds in which all take their turn."""
-    for function in functions.values():
-        for _ in range(2):
-            wait_for(function())
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(FLAGS.rounds):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            wait_for(function())
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def wait_for(result: Any) -> None:
-    """Until the device has computed `result`."""
-    for tensor in tf.nest.flatten(result):
-        if tensor is not None:
-            tensor.numpy()
 
 
 if __name__ == "__main__":
