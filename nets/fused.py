@@ -20,9 +20,10 @@ def fuse_batch_normalization(layer: keras.Layer) -> keras.Layer:
     """Let every batch normalisation in `layer` be computed by TensorFlow's fused kernel.
 
     Results are Keras's up to rounding. Keras's own computation stays where the kernel cannot do
-    it: maps that are not ``[B, H, W, C]`` of float32, bfloat16 or float16, statistics of several
-    replicas, masks, renormalisation, a layer without scale or offset, and under
-    `tf.config.experimental.enable_op_determinism`, which not every such kernel obeys.
+    it: maps that are not ``[B, H, W, C]`` of float32, bfloat16 or float16, the statistics of a
+    batch that several replicas share, masks, renormalisation, a layer without scale or offset.
+    On a GPU, under `tf.config.experimental.enable_op_determinism`, TensorFlow refuses the gradient
+    through a layer that is frozen or called with ``training=False``.
 
     Args:
         layer: a layer or a model, nested ones included.
@@ -36,7 +37,8 @@ def fuse_batch_normalization(layer: keras.Layer) -> keras.Layer:
     return layer
 
 
-def _has_kernel(layer: keras.layers.BatchNormalization, maps: tf.Tensor) -> bool:
+def _has_kernel(layer: keras.layers.BatchNormalization, maps: tf.Tensor, by_batch: bool) -> bool:
+    """`by_batch`: whether the statistics are the batch's."""
     return (
         isinstance(maps, tf.Tensor)
         and maps.shape.rank == 4
@@ -45,8 +47,7 @@ def _has_kernel(layer: keras.layers.BatchNormalization, maps: tf.Tensor) -> bool
         and maps.dtype == layer.compute_dtype
         and layer.scale
         and layer.center
-        and not layer.renorm
-        and not layer.synchronized
+        and not (by_batch and (layer.renorm or layer.synchronized))
     )
 
 
@@ -57,13 +58,14 @@ def _call(
     mask: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """`keras.layers.BatchNormalization.call`."""
-    if mask is not None or not _has_kernel(layer, inputs):
+    by_batch = bool(training and layer.trainable)
+    if mask is not None or not _has_kernel(layer, inputs, by_batch):
         return keras.layers.BatchNormalization.call(layer, inputs, training=training, mask=mask)
     scale, offset, mean, variance = (
         tf.cast(weight, tf.float32)
         for weight in (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance)
     )
-    if not (training and layer.trainable):
+    if not by_batch:
         return tf.compat.v1.nn.fused_batch_norm(
             inputs, scale, offset, mean, variance, epsilon=layer.epsilon, is_training=False
         )[0]

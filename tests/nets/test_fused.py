@@ -44,8 +44,9 @@ def results(norm, maps, weights, training):
     return [*found, *(np.array(each) for each in norm.non_trainable_weights)]
 
 
-def uses_kernel(norm, maps):
-    graph = tf.function(lambda maps: norm(maps, training=True)).get_concrete_function(maps).graph
+def uses_kernel(norm, maps, training=True):
+    function = tf.function(lambda maps: norm(maps, training=training))
+    graph = function.get_concrete_function(maps).graph
     return any(op.type.startswith("FusedBatchNorm") for op in graph.get_operations())
 
 
@@ -113,6 +114,12 @@ def test_what_the_kernel_cannot_do_stays_keras_own(options, shape):
         strict=True,
     ):
         np.testing.assert_array_equal(one, other)
+
+
+def test_replicas_share_statistics_in_training_only():
+    maps, _ = images()
+    norm = fuse_batch_normalization(layer(synchronized=True))
+    assert not uses_kernel(norm, maps) and uses_kernel(norm, maps, training=False)
 
 
 def test_frozen_layers_keep_their_statistics():

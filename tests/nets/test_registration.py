@@ -138,7 +138,8 @@ def test_a_saved_model_is_found_again(name, tmp_path):
     before = nets.feature_extractor(model, outputs)(image)
     after = nets.feature_extractor(loaded, outputs)(image)
     for a, b in zip(tf.nest.flatten(before), tf.nest.flatten(after), strict=True):
-        np.testing.assert_array_equal(a, b)
+        # As Keras loads it, batch normalisation is not by the fused kernel.
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
