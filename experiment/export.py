@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from experiment.folder import replacing
 from experiment.variables import read
-from nets.fused import fuse_batch_normalization
 
 # What a SavedModel is made of, for `folder.RunFolder.directory`.
 FILES = ("saved_model.pb", "fingerprint.pb", "variables/variables.*", "assets/*")
@@ -48,7 +47,7 @@ def float32_clone(model: keras.Model) -> keras.Model:
     )
     for own, given in zip(clone.variables, model.variables, strict=True):
         own.assign(read(given).astype(own.dtype))
-    return fuse_batch_normalization(clone)
+    return clone
 
 
 class _Serving(tf.Module):
