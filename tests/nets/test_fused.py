@@ -29,10 +29,10 @@ def images(shape=SHAPE, dtype="float32"):
     return tf.cast(drawn, dtype), tf.cast(np.random.default_rng(2).normal(size=shape), dtype)
 
 
-def results(norm, maps, weights, training):
+def results(norm, maps, weights, training, jit_compile=False):
     """Output, gradients by the maps and the layer's weights, and moving statistics after it."""
 
-    @tf.function
+    @tf.function(jit_compile=jit_compile)
     def run(maps):
         with tf.GradientTape() as tape:
             tape.watch(maps)
@@ -59,6 +59,13 @@ def test_values_gradients_and_statistics_are_keras_own(training, shape):
     ours = results(fused, maps, weights, training)
     theirs = results(layer(shape), maps, weights, training)
     for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)
+
+
+def test_compiled_by_xla():
+    maps, weights = images()
+    ours = results(fuse_batch_normalization(layer()), maps, weights, True, jit_compile=True)
+    for one, other in zip(ours, results(layer(), maps, weights, True), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)
 
 
