@@ -39,6 +39,31 @@ def batch_normalization(
     return fuse_batch_normalization(layer)
 
 
+def normalised_convolution(
+    maps: keras.KerasTensor, width: int, size: int, name: str, strides: int = 1
+) -> keras.KerasTensor:
+    """A convolution without bias, and its batch normalisation."""
+    convolution = keras.layers.Conv2D(
+        width,
+        size,
+        strides=strides,
+        padding="same",
+        use_bias=False,
+        kernel_initializer="he_normal",
+        name=name,
+    )
+    return batch_normalization(f"{name}_bn")(convolution(maps))
+
+
+def pad_channels(maps: keras.KerasTensor, width: int) -> keras.KerasTensor:
+    """`maps` between channels of zeros, `width` in all."""
+    missing = width - maps.shape[-1]
+    if missing:
+        before = missing // 2
+        maps = keras.ops.pad(maps, ((0, 0), (0, 0), (0, 0), (before, missing - before)))
+    return maps
+
+
 def check_fraction(network: str, option: str, value: float) -> None:
     """Raise UserError unless 0 <= `value` < 1."""
     if not (isinstance(value, (int, float)) and 0 <= value < 1):

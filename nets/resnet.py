@@ -21,7 +21,7 @@ import keras
 
 from registry import UserError
 
-from .layers import batch_normalization, check_count, logits_layer
+from .layers import check_count, logits_layer, normalised_convolution, pad_channels
 from .registration import declare_pair, register
 
 _GROUPS = ("block0", "block1", "block2", "block3")
@@ -29,40 +29,20 @@ _GROUPS = ("block0", "block1", "block2", "block3")
 _MINIMUM_SIZE = 4
 
 
-def _convolution(
-    maps: keras.KerasTensor, width: int, name: str, strides: int = 1
-) -> keras.KerasTensor:
-    """A 3x3 convolution without bias, and its batch normalisation."""
-    convolution = keras.layers.Conv2D(
-        width,
-        3,
-        strides=strides,
-        padding="same",
-        use_bias=False,
-        kernel_initializer="he_normal",
-        name=name,
-    )
-    return batch_normalization(f"{name}_bn")(convolution(maps))
-
-
 def _shortcut(maps: keras.KerasTensor, width: int, strides: int, name: str) -> keras.KerasTensor:
     """Every pixel or every second one, between channels of zeros."""
     if strides > 1:
         maps = keras.layers.MaxPooling2D(1, strides, padding="same", name=f"{name}_pixels")(maps)
-    missing = width - maps.shape[-1]
-    if missing:
-        before = missing // 2
-        maps = keras.ops.pad(maps, ((0, 0), (0, 0), (0, 0), (before, missing - before)))
-    return maps
+    return pad_channels(maps, width)
 
 
 def _block(
     maps: keras.KerasTensor, width: int, strides: int, name: str, output: str
 ) -> keras.KerasTensor:
     """`output` names the last ReLU."""
-    residual = _convolution(maps, width, f"{name}_conv1", strides)
+    residual = normalised_convolution(maps, width, 3, f"{name}_conv1", strides)
     residual = keras.layers.ReLU(name=f"{name}_relu1")(residual)
-    residual = _convolution(residual, width, f"{name}_conv2")
+    residual = normalised_convolution(residual, width, 3, f"{name}_conv2")
     shortcut = _shortcut(maps, width, strides, name)
     return keras.layers.ReLU(name=output)(
         keras.layers.Add(name=f"{name}_sum")([shortcut, residual])
@@ -77,7 +57,7 @@ def _resnet(
     if depth < 8 or depth % 6 != 2:
         raise UserError(f"network ResNet: depth must be 8, 14, 20, ... (6n + 2), not {depth}")
     blocks = (depth - 2) // 6
-    maps = keras.layers.ReLU(name="block0")(_convolution(image, width, "conv0"))
+    maps = keras.layers.ReLU(name="block0")(normalised_convolution(image, width, 3, "conv0"))
     for i, group in enumerate(_GROUPS[1:]):
         for block in range(1, blocks + 1):
             strides = 2 if i and block == 1 else 1

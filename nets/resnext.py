@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import keras
 
-from .layers import batch_normalization, check_count, logits_layer
+from .layers import check_count, logits_layer, normalised_convolution, pad_channels
 from .registration import declare_pair, register
 
 _BLOCKS = ("block0", "block1", "block2", "block3")
@@ -29,37 +29,17 @@ _PATH_WIDTH = 64
 _MINIMUM_SIZE = 4
 
 
-def _convolution(
-    maps: keras.KerasTensor, width: int, size: int, name: str, strides: int = 1
-) -> keras.KerasTensor:
-    """A convolution without bias, and its batch normalisation."""
-    convolution = keras.layers.Conv2D(
-        width,
-        size,
-        strides=strides,
-        padding="same",
-        use_bias=False,
-        kernel_initializer="he_normal",
-        name=name,
-    )
-    return batch_normalization(f"{name}_bn")(convolution(maps))
-
-
 def _path(maps: keras.KerasTensor, strides: int, name: str) -> keras.KerasTensor:
-    maps = _convolution(maps, _PATH_WIDTH, 1, f"{name}_conv1")
+    maps = normalised_convolution(maps, _PATH_WIDTH, 1, f"{name}_conv1")
     maps = keras.layers.ReLU(name=f"{name}_relu1")(maps)
-    maps = _convolution(maps, _PATH_WIDTH, 3, f"{name}_conv2", strides)
+    maps = normalised_convolution(maps, _PATH_WIDTH, 3, f"{name}_conv2", strides)
     return keras.layers.ReLU(name=f"{name}_relu2")(maps)
 
 
 def _shortcut(maps: keras.KerasTensor, width: int, strides: int, name: str) -> keras.KerasTensor:
     if strides > 1:
         maps = keras.layers.AveragePooling2D(strides, padding="same", name=f"{name}_pool")(maps)
-    missing = width - maps.shape[-1]
-    if missing:
-        before = missing // 2
-        maps = keras.ops.pad(maps, ((0, 0), (0, 0), (0, 0), (before, missing - before)))
-    return maps
+    return pad_channels(maps, width)
 
 
 def _block(
@@ -68,7 +48,7 @@ def _block(
     joined = [_path(maps, strides, f"{name}_path{i}") for i in range(1, paths + 1)]
     if paths > 1:
         joined = [keras.layers.Concatenate(name=f"{name}_paths")(joined)]
-    residual = _convolution(joined[0], width, 1, f"{name}_transition")
+    residual = normalised_convolution(joined[0], width, 1, f"{name}_transition")
     shortcut = _shortcut(maps, width, strides, name)
     return keras.layers.ReLU(name=name)(
         keras.layers.Add(name=f"{name}_sum")([shortcut, residual])
@@ -77,7 +57,7 @@ def _block(
 
 def _resnext(image: keras.KerasTensor, classes: int, paths: int) -> keras.KerasTensor:
     check_count("ResNeXt", "paths", paths)
-    maps = keras.layers.ReLU(name="block0")(_convolution(image, 64, 3, "conv0"))
+    maps = keras.layers.ReLU(name="block0")(normalised_convolution(image, 64, 3, "conv0"))
     for name, width, strides in zip(_BLOCKS[1:], (64, 128, 256), (1, 2, 2), strict=True):
         maps = _block(maps, width, strides, paths, name)
     return logits_layer(classes)(keras.layers.GlobalAveragePooling2D(name="pooled")(maps))
