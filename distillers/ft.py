@@ -34,7 +34,9 @@ class FT(Method):
     training of the student; then the student learns the main task and, through a translator, the
     paraphraser's factors. Each of encoder, decoder and translator is three 3x3 convolutions with
     leaky ReLU (slope 0.1). The last taps may differ in channels; the larger factor is averaged to
-    the size of the smaller.
+    the size of the smaller. Departure: the paraphraser's loss is relative to the map it describes
+    (`reconstruction_loss`), as a residual teacher's maps are so large that the plain mean square
+    diverges at the learning rates that its student needs.
 
     Args:
         paraphraser_share: of the epochs, for the first stage: RepDistiller's 30 epochs before 240.
@@ -101,8 +103,8 @@ class FT(Method):
         student_outputs: Sequence[tf.Tensor],
         **context: Any,
     ) -> tf.Tensor:
-        """In stage ``"paraphraser"`` the mean square of what the autoencoder makes of the teacher's
-        last map less that map, else the `factor_loss`.
+        """In stage ``"paraphraser"`` the `reconstruction_loss` of what the autoencoder makes of the
+        teacher's last map, else the `factor_loss`.
 
         Args:
             teacher_outputs, student_outputs: taps, of which the last ``[B, H, W, D]`` is used.
@@ -110,8 +112,7 @@ class FT(Method):
         theirs = tf.stop_gradient(at_least_float32(teacher_outputs[-1]))
         factor = self._through(_ENCODER, theirs)
         if context.get("stage") == "paraphraser":
-            made = self._through(_DECODER, factor)
-            return tf.reduce_mean(tf.square(made - tf.cast(theirs, made.dtype)))
+            return reconstruction_loss(theirs, self._through(_DECODER, factor))
         translated = self._through(_TRANSLATOR, at_least_float32(student_outputs[-1]))
         return factor_loss(factor, translated)
 
@@ -133,6 +134,23 @@ def _convolutions(
         )
         layers[name].build((None, None, None, given))
     return layers
+
+
+def reconstruction_loss(maps: tf.Tensor, made: tf.Tensor) -> tf.Tensor:
+    """The mean over the batch of ``||made - maps||^2 / ||maps||^2``, the norms over all features of
+    an image; an image whose map is zero adds nothing.
+
+    The paper's mean square, but for the division: it has the same minimum where the autoencoder is
+    exact, and a gradient that does not grow with the maps.
+
+    Args:
+        maps, made: ``[B, H, W, D]`` of one shape.
+    """
+    maps = tf.cast(maps, made.dtype)
+    error, size = (
+        tf.reduce_sum(tf.square(part), axis=(1, 2, 3)) for part in (made - maps, maps)
+    )
+    return tf.reduce_mean(tf.math.divide_no_nan(error, size))
 
 
 def factor_loss(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
