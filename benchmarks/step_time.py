@@ -32,6 +32,7 @@ from timing import medians
 import distillers
 import nets
 from distillers.distiller import Distiller
+from distillers.registration import name_of
 from distillers.sskd_svd import as_matrix, weighted_gram
 from experiment import report
 from experiment.main import run
@@ -42,10 +43,15 @@ flags.DEFINE_string("net", "VGG", "pair of networks", module_name="benchmark")
 flags.DEFINE_integer("batch_size", 128, "images a step", module_name="benchmark")
 flags.DEFINE_integer("rounds", 15, "timings of each figure", module_name="benchmark")
 flags.DEFINE_list(
-    "parts", ["steps", "losses", "growth"], "what to time", module_name="benchmark"
+    "teacher_options", [], "of the teacher, as of train_w_distill.py", module_name="benchmark"
+)
+flags.DEFINE_list(
+    "parts", ["steps", "losses", "growth"],
+    "what to time; zoo: the steps of all methods, in mixed_bfloat16", module_name="benchmark"
 )
 FLAGS = flags.FLAGS
 CLASSES = 100
+TRAINING_IMAGES = 10_000  # CRD compares with that many
 
 
 @dataclasses.dataclass(eq=False)
@@ -68,6 +74,8 @@ def main(_: list[str]) -> None:
     if "steps" in FLAGS.parts:
         for policy in ("float32", "mixed_bfloat16"):
             time_steps(policy)
+    if "zoo" in FLAGS.parts:
+        time_zoo()
     keras.config.set_dtype_policy("float32")
     if "losses" in FLAGS.parts:
         time_losses()
@@ -97,15 +105,39 @@ def time_steps(policy: str) -> None:
     print(f"\n{FLAGS.net}, batch {FLAGS.batch_size}, {policy}\n{report.table(rows)}", flush=True)
 
 
+def time_zoo() -> None:
+    """Print the time of a whole training step of every method, in its last stage, and how many
+    times that of None it is."""
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    batch = random_batch()
+    methods = {name: distillers.get(name) for name in distillers.names()}
+    steps = {
+        name: make_step(method(), batch)
+        for name, method in methods.items() if name_of(method) == name
+    }
+    times = medians(steps, FLAGS.rounds)
+    rows = [
+        {"method": name, "ms": times[name], "images/s": 1e3 * FLAGS.batch_size / times[name],
+         "/ None": times[name] / times["None"]}
+        for name in steps
+    ]
+    print(f"\n{FLAGS.net}, batch {FLAGS.batch_size}, mixed_bfloat16\n{report.table(rows)}",
+          flush=True)
+
+
 def make_step(method: distillers.Method, batch: Mapping[str, tf.Tensor]) -> Callable[[], Any]:
-    """One training step of `method` on `batch`, as Keras would run it."""
+    """One training step of `method`, in its last stage, on `batch`, as Keras would run it."""
     keras.utils.set_random_seed(0)
-    teacher, student = (nets.build(name, classes=CLASSES) for name in nets.pair(FLAGS.net))
+    of_teacher, of_student = nets.pair(FLAGS.net)
+    options = nets.parse_options(FLAGS.teacher_options)
+    teacher = nets.build(of_teacher, classes=CLASSES, **options)
+    student = nets.build(of_student, classes=CLASSES)
     standardize = nets.Standardize((129.4, 124.1, 112.5), (68.2, 65.4, 70.5))
     distiller = Distiller(
         student, method, teacher, student_preprocessing=standardize,
-        teacher_preprocessing=standardize,
+        teacher_preprocessing=standardize, samples=TRAINING_IMAGES,
     )
+    distiller.start_stage(method.stages[-1])
     distiller.compile()
     distiller.optimizer.build(distiller.variables_to_train())
     step = tf.function(distiller.train_step, autograph=False)
