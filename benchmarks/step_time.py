@@ -96,13 +96,7 @@ def time_steps(policy: str) -> None:
         "Soft_logits": distillers.SoftLogits(),
     }
     steps = {name: make_step(method, batch) for name, method in methods.items()}
-    times = medians(steps, FLAGS.rounds)
-    rows = [
-        {"step": name, "ms": times[name], "images/s": 1e3 * FLAGS.batch_size / times[name],
-         "/ bound": times[name] / times["bound"], "/ alone": times[name] / times["student alone"]}
-        for name in steps
-    ]
-    print(f"\n{FLAGS.net}, batch {FLAGS.batch_size}, {policy}\n{report.table(rows)}", flush=True)
+    print_steps(steps, {"/ bound": "bound", "/ alone": "student alone"})
 
 
 def time_zoo() -> None:
@@ -115,14 +109,20 @@ def time_zoo() -> None:
         name: make_step(method(), batch)
         for name, method in methods.items() if name_of(method) == name
     }
+    print_steps(steps, {"/ None": "None"})
+
+
+def print_steps(steps: Mapping[str, Callable[[], Any]], ratios: Mapping[str, str]) -> None:
+    """Time training steps and print them, with a column for each of `ratios`, by its title: the
+    time over that of the step it names."""
     times = medians(steps, FLAGS.rounds)
     rows = [
-        {"method": name, "ms": times[name], "images/s": 1e3 * FLAGS.batch_size / times[name],
-         "/ None": times[name] / times["None"]}
+        {"step": name, "ms": times[name], "images/s": 1e3 * FLAGS.batch_size / times[name],
+         **{title: times[name] / times[other] for title, other in ratios.items()}}
         for name in steps
     ]
-    print(f"\n{FLAGS.net}, batch {FLAGS.batch_size}, mixed_bfloat16\n{report.table(rows)}",
-          flush=True)
+    policy = keras.config.dtype_policy().name
+    print(f"\n{FLAGS.net}, batch {FLAGS.batch_size}, {policy}\n{report.table(rows)}", flush=True)
 
 
 def make_step(method: distillers.Method, batch: Mapping[str, tf.Tensor]) -> Callable[[], Any]:
