@@ -38,6 +38,7 @@ from tests.processes import (
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "pretrain_tte.py"
 SMALL = ("--net=MobileNet_student", "--net_options=width=8,first=8")
+FEW_LAYERS = "--encoder_model={files}/own.keras"
 TASKS = ("reconstruction", "rotation", "jigsaw", "instance")
 CLASSES = 4
 SIZE = 20
@@ -76,7 +77,8 @@ def files(tmp_path_factory):
     save_data(folder / "two.npz", y_train=np.arange(40) % 2, y_test=np.arange(12) % 2)
     (folder / "text.keras").write_text("This is no network.\n")
     image = keras.Input((SIZE, SIZE, 3))
-    maps = keras.layers.Conv2D(8, 3, strides=2, name="one")(image)
+    maps = keras.layers.Conv2D(8, 3, strides=2, name="one", use_bias=False)(image)
+    maps = keras.layers.ReLU()(keras.layers.BatchNormalization()(maps))
     keras.Model(image, maps, name="own").save(folder / "own.keras")
     image = keras.Input((32, 32, 3))
     keras.Model(image, keras.layers.Conv2D(8, 3)(image)).save(folder / "larger.keras")
@@ -228,9 +230,9 @@ def test_seen_classes_are_the_only_ones_that_the_tasks_see(script, files, tmp_pa
     assert images.test is data.test
     assert pretrain_tte.pretext_images(pretraining.Settings(), data) is data
     done = script(
-        *SMALL, f"--dataset=npz:{files}/good.npz", "--batch_size=4", "--train_classes=seen",
-        "--epochs=1", "--targets=classification", "--tasks=reconstruction,rotation",
-        *QUICK_TARGETS, f"--train_dir={tmp_path / 'run'}",
+        FEW_LAYERS.format(files=files), f"--dataset=npz:{files}/good.npz", "--batch_size=4",
+        "--train_classes=seen", "--epochs=1", "--targets=classification",
+        "--tasks=reconstruction,rotation", *QUICK_TARGETS, f"--train_dir={tmp_path / 'run'}",
     )
     assert (done.status, done.err) == (0, "")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -458,41 +460,45 @@ def test_killed_and_gone_on_with_is_never_killed(finished, tmp_path):
 def test_on_two_devices(files, tmp_path):
     """An odd batch, a balance that measures, and an average: all that is done between steps too."""
     command = [
-        sys.executable, str(ROOT / "tests" / "two_devices.py"), "pretrain_tte", *SMALL,
-        f"--dataset=npz:{files}/good.npz", "--batch_size=15", "--epochs=1", "--targets=",
-        "--tasks=reconstruction,rotation", "--ensemble=both", "--balance=gradnorm",
-        "--gradnorm_interval=2", "--strategy=mirrored", f"--train_dir={tmp_path / 'run'}",
+        sys.executable, str(ROOT / "tests" / "two_devices.py"), "pretrain_tte",
+        FEW_LAYERS.format(files=files), f"--dataset=npz:{files}/good.npz", "--batch_size=15",
+        "--epochs=1", "--targets=", "--tasks=reconstruction,rotation", "--ensemble=both",
+        "--balance=gradnorm", "--gradnorm_interval=2", "--strategy=mirrored",
+        f"--train_dir={tmp_path / 'run'}",
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     (row,) = read_history(tmp_path / "run" / "history.csv")
     assert all(np.isfinite(value) for key, value in row.items() if key != "stage")
-    assert nets.load_encoder(tmp_path / "run").name == "MobileNet_student"
+    assert nets.load_encoder(tmp_path / "run").name == "own"
 
 
 # Runs through: each a tiny epoch
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("network", "arguments"),
     [
-        ["--tasks=rotation", "--regularizer=none", "--ensemble=none", "--validation_fraction=0"],
-        ["--tasks=inpainting,colorization", "--regularizer=relational", "--memory_dtype=float16",
-         "--mixed_precision", "--export_features"],
-        ["--balance=gradnorm", "--gradnorm_interval=1", "--ensemble=weights", "--optimizer=sgd",
-         "--tasks=rotation,instance", "--instance_temperature=0.2"],
-        ["--dataset=npz:{files}/grey.npz", "--regularizer=none", "--balance=none", "--flip"],
-        ["--net=", "--net_options=", "--encoder_model={files}/own.keras", "--crop_padding=2"],
+        (SMALL, ["--tasks=rotation", "--regularizer=none", "--ensemble=none",
+                 "--validation_fraction=0"]),
+        ([FEW_LAYERS], ["--tasks=inpainting,colorization", "--regularizer=relational",
+                        "--memory_dtype=float16", "--mixed_precision", "--export_features"]),
+        ([FEW_LAYERS], ["--balance=gradnorm", "--gradnorm_interval=1", "--ensemble=weights",
+                        "--optimizer=sgd", "--tasks=rotation,instance",
+                        "--instance_temperature=0.2"]),
+        (SMALL, ["--dataset=npz:{files}/grey.npz", "--regularizer=none", "--balance=none",
+                 "--flip"]),
+        ([FEW_LAYERS], ["--crop_padding=2"]),
     ],
-    ids=lambda arguments: arguments[0],
+    ids=lambda words: words[0],
 )
-def test_runs_through(script, files, tmp_path, arguments):
+def test_runs_through(script, files, tmp_path, network, arguments):
     folder = tmp_path / "run"
+    given = (*network, f"--dataset=npz:{files}/good.npz", *arguments)
     done = script(
-        *SMALL, f"--dataset=npz:{files}/good.npz", "--batch_size=16", "--epochs=1", "--targets=",
-        f"--train_dir={folder}",
-        *(argument.replace("{files}", str(files)) for argument in arguments),
+        *(argument.replace("{files}", str(files)) for argument in given),
+        "--batch_size=16", "--epochs=1", "--targets=", f"--train_dir={folder}",
     )
     assert (done.status, done.err) == (0, ""), done.err
     (row,) = read_history(folder / "history.csv")
@@ -538,9 +544,9 @@ def test_all_targets_and_the_way_on_from_an_encoder(script, files, tmp_path):
 @pytest.mark.slow
 def test_several_seeds(script, files, tmp_path):
     arguments = (
-        *SMALL, f"--dataset=npz:{files}/good.npz", "--batch_size=16", "--epochs=1",
-        "--tasks=rotation,instance", "--targets=classification", *QUICK_TARGETS, "--seeds=2",
-        f"--train_dir={tmp_path / 'runs'}", "--instance_jitter=0.2",
+        FEW_LAYERS.format(files=files), f"--dataset=npz:{files}/good.npz", "--batch_size=16",
+        "--epochs=1", "--tasks=rotation,instance", "--targets=classification", *QUICK_TARGETS,
+        "--seeds=2", f"--train_dir={tmp_path / 'runs'}", "--instance_jitter=0.2",
     )
     done = script(*arguments, "--dry_run")
     assert done.status == 0 and done.out.count("waiting: TTE(tasks=rotation+instance), seed") == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.commands import own_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -63,8 +66,11 @@ def place(tmp_path_factory):
                 pixels = random.integers(0, 256, (96, 96, 3), np.uint8)
                 Image.fromarray(pixels).save(folder / "images" / part / kind / f"{number}.jpg")
     small = {
-        "pretrain_tte.py": ["--epochs=1", "--train_images=64", "--batch_size=32", "--targets="],
-        "train_w_distill.py": ["--epochs=1", "--train_images=64"],
+        "pretrain_tte.py": [
+            "--epochs=1", "--train_images=64", "--batch_size=32", "--targets=", "--tasks=rotation",
+            "--regularizer=none", "--ensemble=none", "--validation_fraction=0",
+        ],
+        "train_w_distill.py": ["--epochs=1", "--train_images=64", "--validation_fraction=0"],
     }
     needed = {"runs/encoder", "runs/small"}
     chain = [words for words in map(shlex.split, trainings()) if needed & set(words)]
@@ -80,9 +86,20 @@ def listing(folder: Path) -> set[Path]:
     return set(folder.rglob("*"))
 
 
+def run_script(monkeypatch, capsys, *words):
+    """What a script says, as the main program of this process: importing TensorFlow anew for each
+    command would take longer than all of them."""
+    monkeypatch.setattr(sys, "argv", list(map(str, words)))
+    with own_flags(lambda: None), pytest.raises(SystemExit) as end:
+        runpy.run_path(str(words[0]), run_name="__main__")
+    out, err = capsys.readouterr()
+    assert not end.value.code, err
+    return out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", trainings())
-def test_training_command_as_a_dry_run(command, place):
+def test_training_command_as_a_dry_run(command, place, monkeypatch, capsys):
     words = shlex.split(command)[1:]
     words = [str(ROOT / word) if (ROOT / word).is_file() else word for word in words]
     # The presets are for CIFAR-100, which would have to be downloaded.
@@ -90,12 +107,8 @@ def test_training_command_as_a_dry_run(command, place):
     # What was made for the commands after them is a run of other settings.
     again = ["--overwrite"] if "--train_dir" in words else []
     before = listing(place)
-    run = subprocess.run(
-        [sys.executable, *words, *data, *again, "--dry_run"], cwd=place, capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.strip()
+    monkeypatch.chdir(place)
+    assert run_script(monkeypatch, capsys, *words, *data, *again, "--dry_run").strip()
     assert listing(place) == before, "a dry run writes nothing"
 
 
@@ -113,12 +126,10 @@ def test_what_it_names_exists():
         assert (ROOT / path).exists(), path
 
 
-def test_flags_it_names_exist():
+def test_flags_it_names_exist(monkeypatch, capsys):
     known = {"help", "flagfile", "logdir"}
     for script in ("train_w_distill", "compare", "pretrain_tte", "evaluate"):
-        help_text = subprocess.run(
-            [sys.executable, str(ROOT / f"{script}.py"), "--help"], capture_output=True, text=True
-        ).stdout
+        help_text = run_script(monkeypatch, capsys, ROOT / f"{script}.py", "--help")
         known |= set(re.findall(r"^  --(\w+)", help_text, flags=re.MULTILINE))
     named = set(re.findall(r"--(\w+)", README.replace(TESTS, "")))
     assert named <= known, named - known

@@ -28,7 +28,7 @@ import dataloader
 import nets
 import train_w_distill
 from distillers.registration import METHODS
-from experiment import arrays
+from experiment import arrays, report
 from experiment.checkpoints import Checkpoints
 from experiment.options import from_flags
 from experiment.training import read_history
@@ -49,6 +49,11 @@ ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "train_w_distill.py"
 SMALL = (
     "--net=MobileNet", "--teacher_options=width=8,first=8", "--student_options=width=8,first=8",
+)
+WITH_TEACHER = (*SMALL, "--teacher={files}/teacher.keras")
+FEW_LAYERS = (
+    "--teacher={files}/few_layers_teacher.keras", "--teacher_taps=tap1,tap2,tap3",
+    "--student_model={files}/few_layers_student.keras", "--student_taps=tap1,tap2,tap3",
 )
 CLASSES = 4
 
@@ -71,6 +76,19 @@ def save_data(path, **changed):
         "y_test": labels[:12], **changed,
     }
     np.savez(path, **content)
+
+
+def few_layers(name, blocks):
+    """Three taps and few layers, as a run's time here is that of tracing them."""
+    image = maps = keras.Input((8, 8, 3))
+    for index, width in enumerate((8, 16, 16), start=1):
+        for block in range(blocks):
+            strides = 2 if index > 1 and block == 0 else 1
+            maps = keras.layers.Conv2D(width, 3, strides, "same", use_bias=False)(maps)
+            maps = keras.layers.BatchNormalization()(maps)
+            maps = keras.layers.ReLU(name=f"tap{index}" if block == blocks - 1 else None)(maps)
+    embedding = keras.layers.GlobalAveragePooling2D()(maps)
+    return keras.Model(image, keras.layers.Dense(CLASSES, name="logits")(embedding), name=name)
 
 
 def network(name, **options):
@@ -102,6 +120,8 @@ def files(tmp_path_factory):
     network("MobileNet_teacher", classes=7).save(folder / "seven.keras")
     network("MobileNet_teacher", classes=2).save(folder / "two.keras")
     network("MobileNet_teacher", classes=7).save_weights(folder / "seven.weights.h5")
+    for role, blocks in (("teacher", 2), ("student", 1)):
+        few_layers(role, blocks).save(folder / f"few_layers_{role}.keras")
     image = keras.Input((8, 8, 3))
     maps = keras.layers.Conv2D(8, 3, name="one")(image)
     logits = keras.layers.Dense(CLASSES)(keras.layers.Flatten()(maps))
@@ -573,30 +593,45 @@ def test_presets(script, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("networks", "arguments"),
     [
-        ["--labelled_per_class=2", "--optimizer=adam", "--schedule=cosine"],
-        ["--main_loss=none", "--Distillation=SSKD_SVD(num_dfv=2)", "--validation_fraction=0.2"],
-        ["--main_loss=none", "--Distillation=Soft_logits", "--validation_fraction=0"],
-        ["--mixed_precision", "--Distillation=fsp", "--validation_fraction=0"],
+        (FEW_LAYERS, ["--labelled_per_class=2", "--optimizer=adam", "--schedule=cosine"]),
+        (
+            FEW_LAYERS,
+            ["--main_loss=none", "--Distillation=SSKD_SVD(num_dfv=2)", "--validation_fraction=0.2"],
+        ),
+        (
+            FEW_LAYERS,
+            ["--main_loss=none", "--Distillation=Soft_logits", "--validation_fraction=0"],
+        ),
+        (WITH_TEACHER, ["--mixed_precision", "--Distillation=fsp", "--validation_fraction=0"]),
         pytest.param(
-            ["--jit_compile", "--Distillation=Soft_logits", "--schedule=constant"],
+            FEW_LAYERS, ["--jit_compile", "--Distillation=Soft_logits", "--schedule=constant"],
             marks=pytest.mark.slow,
         ),
-        ["--Distillation=Soft_logits", "--teacher={files}/own.keras", "--temperature=2"],
-        ["--dataset=npz:{files}/two.npz", "--teacher={files}/two.keras",
-         "--Distillation=Soft_logits"],
-        ["--Distillation=Soft_logits", "--teacher=", "--net=VGG", "--teacher_epochs=2",
-         "--teacher_net=MobileNet_teacher", "--student_net=mobilenet-student"],
+        (
+            SMALL,
+            ["--Distillation=Soft_logits", "--teacher={files}/own.keras", "--temperature=2"],
+        ),
+        (
+            SMALL,
+            ["--dataset=npz:{files}/two.npz", "--teacher={files}/two.keras",
+             "--Distillation=Soft_logits"],
+        ),
+        (
+            SMALL,
+            ["--Distillation=Soft_logits", "--net=VGG", "--teacher_epochs=2",
+             "--teacher_net=MobileNet_teacher", "--student_net=mobilenet-student"],
+        ),
     ],
-    ids=lambda arguments: " ".join(arguments[:2]),
+    ids=lambda words: " ".join(words[:2]) if isinstance(words, list) else words[-1],
 )
-def test_runs_through(script, files, tmp_path, arguments):
+def test_runs_through(script, files, tmp_path, networks, arguments):
     folder = tmp_path / "run"
+    given = (*networks, f"--dataset=npz:{files}/good.npz", *arguments)
     done = script(
-        *SMALL, f"--dataset=npz:{files}/good.npz", "--batch_size=16", "--crop_padding=2",
-        "--epochs=1", f"--teacher={files}/teacher.keras", f"--train_dir={folder}",
-        *(argument.replace("{files}", str(files)) for argument in arguments),
+        *(argument.replace("{files}", str(files)) for argument in given), "--batch_size=16",
+        "--crop_padding=2", "--epochs=1", f"--train_dir={folder}",
     )
     assert (done.status, done.err) == (0, "")
     (row,) = read_history(folder / "history.csv")
@@ -636,14 +671,17 @@ def kill_once_saved(monkeypatch, stage, step):
 def test_every_method_runs_through_its_stages(script, files, tmp_path, monkeypatch, name):
     """Two epochs from a teacher in a file, at once and killed in the midst of each stage; the
     exported model alone is what is kept."""
+    for picture in ("curves", "vector_maps"):  # which take long, and are looked at above
+        monkeypatch.setattr(report, picture, lambda *_: None)
     stages = [stage.name for stage in METHODS.get(name)().stages]
     assert len(stages) in (1, 2)
 
     def train(folder):
         return script(
-            *SMALL, f"--dataset=npz:{files}/good.npz", "--batch_size=16", "--crop_padding=2",
-            "--epochs=2", f"--teacher={files}/teacher.keras", f"--train_dir={tmp_path / folder}",
-            f"--Distillation={name}", "--checkpoint_minutes=1e-9",
+            *(argument.format(files=files) for argument in FEW_LAYERS),
+            f"--dataset=npz:{files}/good.npz", "--batch_size=16", "--crop_padding=2", "--epochs=2",
+            f"--Distillation={name}", f"--train_dir={tmp_path / folder}",
+            "--checkpoint_minutes=1e-9",
         )
 
     for stage in stages:
@@ -668,7 +706,7 @@ def test_every_method_runs_through_its_stages(script, files, tmp_path, monkeypat
     kept = keras.models.load_model(folder / "student.keras")
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["parameters"] == kept.count_params()
-    student = network("MobileNet_student").count_params()
+    student = few_layers("student", 1).count_params()
     assert (kept.count_params() == student) == (name != "SimKD")
     served = tf.saved_model.load(str(folder / "export/1")).signatures["serving_default"]
     assert served(image=tf.zeros([3, 8, 8, 3], tf.uint8))["probabilities"].shape == (3, CLASSES)
