@@ -243,7 +243,9 @@ def plan_teacher(settings: Settings, folder: Path) -> Run:
         for field in dataclasses.fields(Settings)
         if field.name not in (*OWN, *changed) and flags.FLAGS[field.name].present
     ]
-    arguments += [f"--student_net={alone.student_net}", f"--epochs={alone.epochs}"]
+    arguments.append(f"--student_net={alone.student_net}")
+    if alone.epochs is not None:  # else the script's own default, which depends on the data
+        arguments.append(f"--epochs={alone.epochs}")
     for name in ("student_options", "student_taps"):
         if getattr(alone, name):
             arguments.append(f"--{name}={','.join(getattr(alone, name))}")

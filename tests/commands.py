@@ -1,6 +1,7 @@
 """What the tests of scripts share: a script called within this process, as from a command line."""
 
 import contextlib
+import runpy
 import sys
 from types import SimpleNamespace
 
@@ -21,6 +22,17 @@ def own_flags(define):
     finally:
         for name in set(flags.FLAGS) - others:
             delattr(flags.FLAGS, name)
+
+
+def run_script(monkeypatch, capsys, *words):
+    """What a script says, as the main program of this process: importing TensorFlow anew for each
+    command would take longer than all of them."""
+    monkeypatch.setattr(sys, "argv", list(map(str, words)))
+    with own_flags(lambda: None), pytest.raises(SystemExit) as end:
+        runpy.run_path(str(words[0]), run_name="__main__")
+    out, err = capsys.readouterr()
+    assert not end.value.code, err
+    return out
 
 
 def caller(name, define, main, monkeypatch, capsys):

@@ -1,6 +1,8 @@
 import csv
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from experiment import report
 from experiment.folder import RunFolder
 from experiment.grid import FAILED, FINISHED, WAITING, Outcome, Run
 from registry import UserError
+from tests.commands import run_script
 
 ROOT = Path(__file__).parents[1]
 LAST = {
@@ -200,6 +203,19 @@ def test_dry_run_hands_on_what_was_given_and_nothing_else(tmp_path):
         "--train_dir=c/SSKD_SVD-solver=svd/seed6",
     }
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "epochs"), [([], 10), (["--teacher_epochs=4"], 4), (["--epochs=3"], 3)]
+)
+def test_the_teachers_command_is_one_that_runs(tmp_path, monkeypatch, capsys, given, epochs):
+    """Also where no epochs are given, which are then the script's own to choose."""
+    monkeypatch.chdir(tmp_path)
+    script = ROOT / "compare.py"
+    out = run_script(monkeypatch, capsys, script, "--Distillation=FSP", *given, "--dry_run")
+    command = next(line for line in out.splitlines() if line.startswith(" "))
+    said = run_script(monkeypatch, capsys, *shlex.split(command)[1:], "--dry_run")
+    assert "VGG_teacher" in said and re.search(rf"^epochs +{epochs}$", said, re.MULTILINE)
 
 
 @pytest.mark.slow

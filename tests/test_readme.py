@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import runpy
 import shlex
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.commands import own_flags
+from tests.commands import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -86,17 +85,6 @@ def listing(folder: Path) -> set[Path]:
     return set(folder.rglob("*"))
 
 
-def run_script(monkeypatch, capsys, *words):
-    """What a script says, as the main program of this process: importing TensorFlow anew for each
-    command would take longer than all of them."""
-    monkeypatch.setattr(sys, "argv", list(map(str, words)))
-    with own_flags(lambda: None), pytest.raises(SystemExit) as end:
-        runpy.run_path(str(words[0]), run_name="__main__")
-    out, err = capsys.readouterr()
-    assert not end.value.code, err
-    return out
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("command", trainings())
 def test_training_command_as_a_dry_run(command, place, monkeypatch, capsys):
@@ -116,7 +104,7 @@ def test_training_command_as_a_dry_run(command, place, monkeypatch, capsys):
 def test_example_of_the_library(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(example, "README.md", "exec"), {})
-    assert (tmp_path / "student.keras").exists()
+    assert (tmp_path / "distilled.keras").exists()
 
 
 def test_what_it_names_exists():
