@@ -60,7 +60,7 @@ class Registry:
         if plain(name) not in self._entries:
             raise UserError(
                 f"unknown {self.kind} {name!r}{nearest(name, self.names())}; "
-                f"known: {', '.join(self.names())}"
+                f"known: {', '.join(sorted(self.names(), key=str.lower))}"
             )
         return self._entries[plain(name)]
 

@@ -54,6 +54,9 @@ def main(_: list[str]) -> None:
         return
     settings = from_flags(Settings).spelled()
     method = create_method(settings)
+    if settings.list_layers:
+        print(layers_listed(settings, settings.load_data()))
+        return
     distillers.stage_ends(method.stages, settings.epochs)  # there are epochs for all stages
     folder = RunFolder(settings.folder())
     determining = determining_settings(settings, method)
@@ -65,9 +68,6 @@ def main(_: list[str]) -> None:
     devices.prepare(settings.seed, settings.deterministic, settings.mixed_precision)
     strategy = devices.strategy(settings.strategy)
     data = settings.load_data(settings.labelled_per_class)
-    if settings.list_layers:
-        print(layers_listed(settings, data))
-        return
     training_batches(settings, data)  # mistakes are told before anything is written
     with strategy.scope():
         teacher = load_teacher(settings, data) if method.needs_teacher else None

@@ -450,6 +450,11 @@ class Distiller(keras.Model):
         loss, figures = term.compute(
             teacher, student, epoch=self.epoch.value, stage=self.stage.name, **context
         )
+        if loss.shape.rank != 0:
+            raise UserError(
+                f"{type(term).__name__} gives a loss of shape {loss.shape}; expected one number, "
+                "the mean over the batch, or its sum where the method says reduction = 'sum'"
+            )
         share = tf.cast(tf.math.divide_no_nan(local, samples), loss.dtype)
         if term.couples_samples:
             loss /= replicas.count()

@@ -124,7 +124,7 @@ def _widened(tensor: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def _how_to_list(model: keras.Model) -> str:
-    return "[layer.name for layer in model.layers] lists them"
+    return f"nets.list_layers({model.name}) and the flag --list_layers list them"
 
 
 def output_layer_of(tensor: keras.KerasTensor) -> str:

@@ -125,6 +125,12 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
             model, net = getattr(self, f"{whose}_model"), getattr(self, f"{whose}_net")
             if model and net:
                 raise UserError(f"--{whose}_model and --{whose}_net both name one: give one")
+            elsewhere = model and (nets.is_application(model) or nets.is_pretrained(model))
+            if model and not elsewhere and not Path(model).exists():
+                raise UserError(
+                    f"--{whose}_model: {model} does not exist; expected a model in a file "
+                    "(.keras or .h5), or keras.applications:NAME"
+                )
         if self.teacher and self.teacher_model_is_trained() and self.teacher != self.teacher_model:
             raise UserError("--teacher and --teacher_model both give a trained teacher: give one")
         if self.student_init and not nets.is_pretrained(self.student_init):

@@ -752,11 +752,22 @@ def test_layers_are_listed(script, files, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+def test_layers_are_listed_whatever_has_run(script, finished):
+    done = script(*SMALL, "--list_layers", "--num_dfv=2", f"--train_dir={finished.folder}")
+    assert (done.status, done.err) == (0, "")
+    assert "student: MobileNet_student" in done.out and "stage4" in done.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--teacher_model=keras.applications:MobilNetV2"], "did you mean 'MobileNetV2'"),
-        (["--student_model={files}/none.keras"], "none.keras does not exist"),
+        (
+            ["--student_model={files}/none.keras"],
+            "--student_model: {files}/none.keras does not exist; expected a model in a file",
+        ),
+        (["--teacher_model=none.keras"], "or keras.applications:NAME"),
         (["--student_model={files}/seven.keras"], "expected (None, 4)"),
         (["--student_model={files}/grey.keras"], "the student takes images of 1 channels"),
         (["--student_init=somewhere"], "expected tte:RUN"),
@@ -778,5 +789,6 @@ def test_mistakes_with_models_of_ones_own(script, files, tmp_path, arguments, me
         f"--train_dir={folder}", *(word.replace("{files}", str(files)) for word in arguments),
     )
     assert done.status == 2
-    assert done.err.startswith("error: ") and message in done.err
+    assert done.err.startswith("error: ")
+    assert message.replace("{files}", str(files)) in done.err
     assert not folder.exists()

@@ -55,6 +55,16 @@ class Squares(Method):
         return self.strength * tf.reduce_sum(tf.square(student_outputs - teacher_outputs)) / 2
 
 
+@dataclasses.dataclass(eq=False)
+class OneAnImage(Method):
+    """A loss that someone forgot to average over the batch."""
+
+    reads = "embedding"
+
+    def compute_loss(self, teacher_outputs, student_outputs, **context):
+        return tf.reduce_mean(tf.square(student_outputs - teacher_outputs), axis=-1)
+
+
 class ByHand:
     """Two linear layers on flat images, and their updates in NumPy and float64."""
 
@@ -350,6 +360,14 @@ def test_compiled_by_xla_when_asked_for():
         distiller.fit(data, verbose=0)
         weights.append(np.concatenate([np.ravel(w) for w in distiller.student.get_weights()]))
     assert np.linalg.norm(weights[1] - weights[0]) < 1e-4 * np.linalg.norm(weights[0])
+
+
+def test_a_loss_is_one_number():
+    """Its gradient would be the sum over the batch, whatever the method says."""
+    distiller = distiller_of(OneAnImage())
+    data = batch(0)
+    with pytest.raises(UserError, match=r"OneAnImage gives a loss of shape \(8,\); expected one"):
+        distiller.fit(data["image"], data["label"], batch_size=8, verbose=0)
 
 
 def test_what_does_not_fit_is_refused():

@@ -100,7 +100,7 @@ def test_taps_from_deep_to_shallow_are_refused():
 
 
 def test_unknown_layers_are_told_the_nearest():
-    with pytest.raises(UserError, match="no layer 'shalow'.*did you mean 'shallow'.*layer.name"):
+    with pytest.raises(UserError, match="no layer 'shalow'.*did you mean 'shallow'.*list_layers"):
         nets.outputs_of(foreign(), taps=["shalow"])
     with pytest.raises(UserError, match="no layer 'score'.*did you mean 'scores'"):
         nets.outputs_of(foreign(), taps=["deep"], logits="score")
