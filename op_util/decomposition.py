@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from op_util.graphs import made_once
+
 EXTRA = 6  # vectors carried beyond those asked for: they make the iteration converge faster
 FIRST_PRODUCTS = 3  # with the Gram matrix, before vectors are told apart
 LOOSE_ERROR = 5e-5  # of a vector that need not be exact
@@ -84,11 +86,17 @@ def leading_eigenpairs(gram: tf.Tensor, count: int, exact: int | None = None) ->
         Eigenpairs of at least ``min(count, n)`` columns; those beyond `count` are rough. All n, and
         all exact, where that is no more work.
     """
+    return _leading_eigenpairs([gram], count, exact or count)
+
+
+@made_once
+def _leading_eigenpairs(grams: list[tf.Tensor], count: int, exact: int) -> Eigenpairs:
+    (gram,) = grams
     size = gram.shape[-1]
     block = count + EXTRA
     if size <= max(FULL_BELOW, 2 * block):
         return full_eigenpairs(gram)
-    found, certified = _subspace_iteration(gram, count, exact or count, block)
+    found, certified = _subspace_iteration(gram, count, exact, block)
 
     def completed() -> Eigenpairs:
         values, vectors = full_eigenpairs(gram)

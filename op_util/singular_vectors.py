@@ -28,6 +28,7 @@ from op_util.decomposition import (
     leading_eigenpairs,
     transposed_product,
 )
+from op_util.graphs import made_once
 
 SOLVERS = ("auto", "svd")
 ORIENTATIONS = ("canonical", "as_computed")
@@ -121,7 +122,7 @@ def decompose(
     if solver == "svd":
         found = [_by_svd(matrix, count) for matrix, count in zip(matrices, counts, strict=True)]
     elif solver == "auto":
-        found = _by_gram(matrices, counts, exact or counts)
+        found = _by_gram(matrices, tuple(counts), tuple(exact or counts))
     else:
         raise ValueError(f"solver is {solver!r}; expected one of {', '.join(SOLVERS)}")
     if orientation == "canonical":
@@ -358,8 +359,9 @@ def _by_svd(x: tf.Tensor, count: int) -> Decomposition:
     return _zeroed(found, present[:, :count])
 
 
+@made_once
 def _by_gram(
-    matrices: list[tf.Tensor], counts: list[int], exact: list[int]
+    matrices: list[tf.Tensor], counts: tuple[int, ...], exact: tuple[int, ...]
 ) -> list[Decomposition]:
     """Leading vectors from the Gram matrices; those of one size are solved for together."""
     grams = [_gram(x) for x in matrices]
