@@ -519,12 +519,16 @@ def test_runs_through(script, files, tmp_path, network, arguments):
 
 @pytest.mark.slow
 def test_all_targets_and_the_way_on_from_an_encoder(script, files, tmp_path):
-    common = (f"--dataset=npz:{files}/good.npz", "--batch_size=16", "--epochs=1", *QUICK_TARGETS)
+    common = (
+        f"--dataset=npz:{files}/good.npz", "--batch_size=16", "--epochs=1", *QUICK_TARGETS,
+        "--tasks=rotation,instance",
+    )
+    method = "TTE(tasks=rotation+instance)"
     done = script(*SMALL, *common, f"--train_dir={tmp_path / 'first'}")
     assert (done.status, done.err) == (0, "")
     summary = json.loads((tmp_path / "first" / "summary.json").read_text())
-    assert set(summary["targets"]["TTE"]) == {"classification", "detection", "clustering"}
-    assert set(summary["targets"]["random"]) == set(summary["targets"]["TTE"])
+    assert set(summary["targets"][method]) == {"classification", "detection", "clustering"}
+    assert set(summary["targets"]["random"]) == set(summary["targets"][method])
     assert set(summary["targets"]["pixels"]) == {"classification", "clustering"}
     done = script(
         *common, f"--encoder_model={tmp_path / 'first'}", f"--train_dir={tmp_path / 'second'}",
@@ -533,11 +537,11 @@ def test_all_targets_and_the_way_on_from_an_encoder(script, files, tmp_path):
     assert (done.status, done.err) == (0, "")
     again = json.loads((tmp_path / "second" / "summary.json").read_text())
     assert again["net"] == "MobileNet_student" and set(again["targets"]) == {
-        "TTE", "as given", "pixels"
+        method, "as given", "pixels"
     }
     # What it began with is what the first run ended with.
     assert again["targets"]["as given"]["classification"]["linear_probe"] == (
-        summary["targets"]["TTE"]["classification"]["linear_probe"]
+        summary["targets"][method]["classification"]["linear_probe"]
     )
 
 

@@ -55,7 +55,13 @@ FEW_LAYERS = (
     "--teacher={files}/few_layers_teacher.keras", "--teacher_taps=tap1,tap2,tap3",
     "--student_model={files}/few_layers_student.keras", "--student_taps=tap1,tap2,tap3",
 )
+OF_DIGITS = (
+    *(word.replace("few_layers_", "digits_") for word in FEW_LAYERS), "--dataset=digits",
+    "--image_size=8", "--train_images=40",
+)
 CLASSES = 4
+DIGITS = 10
+STEPS_OF_THE_KILLED = 2
 
 
 @pytest.fixture
@@ -78,7 +84,7 @@ def save_data(path, **changed):
     np.savez(path, **content)
 
 
-def few_layers(name, blocks):
+def few_layers(name, blocks, classes=CLASSES):
     """Three taps and few layers, as a run's time here is that of tracing them."""
     image = maps = keras.Input((8, 8, 3))
     for index, width in enumerate((8, 16, 16), start=1):
@@ -88,7 +94,7 @@ def few_layers(name, blocks):
             maps = keras.layers.BatchNormalization()(maps)
             maps = keras.layers.ReLU(name=f"tap{index}" if block == blocks - 1 else None)(maps)
     embedding = keras.layers.GlobalAveragePooling2D()(maps)
-    return keras.Model(image, keras.layers.Dense(CLASSES, name="logits")(embedding), name=name)
+    return keras.Model(image, keras.layers.Dense(classes, name="logits")(embedding), name=name)
 
 
 def network(name, **options):
@@ -122,6 +128,7 @@ def files(tmp_path_factory):
     network("MobileNet_teacher", classes=7).save_weights(folder / "seven.weights.h5")
     for role, blocks in (("teacher", 2), ("student", 1)):
         few_layers(role, blocks).save(folder / f"few_layers_{role}.keras")
+        few_layers(role, blocks, DIGITS).save(folder / f"digits_{role}.keras")
     image = keras.Input((8, 8, 3))
     maps = keras.layers.Conv2D(8, 3, name="one")(image)
     logits = keras.layers.Dense(CLASSES)(keras.layers.Flatten()(maps))
@@ -649,67 +656,67 @@ def test_runs_through(script, files, tmp_path, networks, arguments):
 # Every method
 
 
-class Killed(BaseException):
-    """Ends a run where it is; nothing is told or saved any more."""
+@pytest.fixture
+def killed(tmp_path, monkeypatch):
+    """Stages to folders: what a run that is killed after so many steps of a stage's first epoch
+    leaves, copied from a run that goes on, as soon as it is saved there."""
+    copies, save = {}, Checkpoints.save
 
+    def save_and_copy(self, progress, groups):
+        path = save(self, progress, groups)
+        stage = progress["stage"]
+        if progress["step"] == STEPS_OF_THE_KILLED and stage not in copies:
+            copies[stage] = tmp_path / f"killed in {stage}"
+            shutil.copytree(path.parents[1], copies[stage])
+        return path
 
-def kill_once_saved(monkeypatch, stage, step):
-    """The next run that saves after so many steps of a stage's epoch ends there."""
-    save = Checkpoints.save
-
-    def save_and_die(self, progress, groups):
-        save(self, progress, groups)
-        if (progress["stage"], progress["step"]) == (stage, step):
-            monkeypatch.setattr(Checkpoints, "save", save)
-            raise Killed
-
-    monkeypatch.setattr(Checkpoints, "save", save_and_die)
+    monkeypatch.setattr(Checkpoints, "save", save_and_copy)
+    return copies
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in METHODS.names() if name not in ("None", "CO")])
-def test_every_method_runs_through_its_stages(script, files, tmp_path, monkeypatch, name):
-    """Two epochs from a teacher in a file, at once and killed in the midst of each stage; the
-    exported model alone is what is kept."""
+def test_every_method_runs_through_its_stages(script, files, tmp_path, monkeypatch, killed, name):
+    """Two epochs of digits, at once and killed in the midst of each stage; the exported model
+    alone is what is kept."""
     for picture in ("curves", "vector_maps"):  # which take long, and are looked at above
         monkeypatch.setattr(report, picture, lambda *_: None)
     stages = [stage.name for stage in METHODS.get(name)().stages]
     assert len(stages) in (1, 2)
 
     def train(folder):
-        return script(
-            *(argument.format(files=files) for argument in FEW_LAYERS),
-            f"--dataset=npz:{files}/good.npz", "--batch_size=16", "--crop_padding=2", "--epochs=2",
-            f"--Distillation={name}", f"--train_dir={tmp_path / folder}",
+        done = script(
+            *(argument.format(files=files) for argument in OF_DIGITS), "--batch_size=16",
+            "--crop_padding=2", "--epochs=2", f"--Distillation={name}", f"--train_dir={folder}",
             "--checkpoint_minutes=1e-9",
         )
-
-    for stage in stages:
-        kill_once_saved(monkeypatch, stage, step=2)
-        with pytest.raises(Killed):
-            train("killed")
-    for folder in ("killed", "at_once"):
-        done = train(folder)
         assert (done.status, done.err) == (0, "")
-    rows, weights = [], []
-    for folder in (tmp_path / "killed", tmp_path / "at_once"):
-        rows.append(list(map(without_times, read_history(folder / "history.csv"))))
         _, groups = arrays.load(folder / "checkpoints/000002-000000.npz")
-        weights.append(np.concatenate([np.ravel(values) for values in groups["model"].values()]))
-    assert [row["stage"] for row in rows[1]] == (stages if len(stages) == 2 else stages * 2)
-    for resumed, row in zip(*rows, strict=True):
-        assert resumed.pop("stage") == row.pop("stage")
-        assert all(map(np.isfinite, row.values()))
-        assert resumed == pytest.approx(row, rel=1e-4, abs=1e-6)
-    assert np.linalg.norm(weights[0] - weights[1]) <= 1e-6 * np.linalg.norm(weights[1])
+        weights = np.concatenate([np.ravel(values) for values in groups["model"].values()])
+        return list(map(without_times, read_history(folder / "history.csv"))), weights
+
+    folder = tmp_path / "at once"
+    rows, weights = train(folder)
+    assert list(killed) == stages
+    assert [row["stage"] for row in rows] == (stages if len(stages) == 2 else stages * 2)
+    assert all(np.isfinite(value) for row in rows for key, value in row.items() if key != "stage")
+    for copy in killed.values():
+        assert not (copy / "summary.json").exists()
+        rows_gone_on, weights_gone_on = train(copy)
+        for gone_on, row in zip(rows_gone_on, rows, strict=True):
+            assert gone_on.pop("stage") == row["stage"]
+            assert gone_on == pytest.approx(
+                {key: row[key] for key in row if key != "stage"}, rel=1e-4, abs=1e-6
+            )
+        assert np.linalg.norm(weights_gone_on - weights) <= 1e-6 * np.linalg.norm(weights)
 
     kept = keras.models.load_model(folder / "student.keras")
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["parameters"] == kept.count_params()
-    student = few_layers("student", 1).count_params()
+    student = few_layers("student", 1, DIGITS).count_params()
     assert (kept.count_params() == student) == (name != "SimKD")
     served = tf.saved_model.load(str(folder / "export/1")).signatures["serving_default"]
-    assert served(image=tf.zeros([3, 8, 8, 3], tf.uint8))["probabilities"].shape == (3, CLASSES)
+    assert served(image=tf.zeros([3, 8, 8, 3], tf.uint8))["probabilities"].shape == (3, DIGITS)
 
 
 @pytest.mark.slow
