@@ -278,7 +278,9 @@ class PictureLog(keras.callbacks.Callback):
     def __init__(self, model: MultiTask, sample: Batch, folder: RunFolder):
         super().__init__()
         self._multi_task, self._sample, self._folder = model, sample, folder
-        self._function = tf.function(lambda: self._multi_task.answers(self._sample, Use.HELD_OUT))
+        self._function = tf.function(
+            lambda: self._multi_task.answers(self._sample, Use.HELD_OUT), autograph=False
+        )
 
     def on_train_begin(self, logs: Any = None) -> None:
         if all(task.kind != "generative" for task in self._multi_task.tasks):

@@ -15,6 +15,9 @@ from registry import UserError
 ORDER, AUGMENT = 0, 1
 """Streams of random numbers."""
 
+# Nothing here is control flow that depends on a tensor, and looking for some takes long.
+_not_converted = tf.autograph.experimental.do_not_convert
+
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
     """Number of batches of `batch_size` in `split`, the last and partial one included.
@@ -99,17 +102,20 @@ def training_batches(
     if not 0 <= start_step <= steps or start_epoch < 0:
         raise ValueError(f"start at epoch {start_epoch}, step {start_step} of {steps}")
 
+    @_not_converted
     def epoch_plan(epoch: tf.Tensor) -> tf.data.Dataset:
         order = _order(seed, epoch, count)
         uniform = _draws(seed, epoch, count)
         first = tf.where(epoch == start_epoch, tf.constant(start_step, tf.int64), 0)
 
+        @_not_converted
         def plan(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             index = order[step * batch_size : (step + 1) * batch_size]
             return index, tf.gather(uniform, index)
 
         return tf.data.Dataset.range(first, steps).map(plan)
 
+    @_not_converted
     def batch(index: tf.Tensor, uniform: tf.Tensor) -> dict[str, tf.Tensor]:
         images = augment(augmentation, split.images(index), uniform, split.fill)
         return {"image": images, "label": tf.gather(split.label_tensor, index), "index": index}
@@ -140,6 +146,7 @@ def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
     """
     count = len(split)
 
+    @_not_converted
     def batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
         index = tf.range(step * batch_size, tf.minimum((step + 1) * batch_size, count))
         images = split.images(index)

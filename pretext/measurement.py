@@ -43,7 +43,7 @@ class Measurement:
     def __init__(self, model: MultiTask, sample: Batch):
         self._model = model
         self._sample = sample
-        self._function = tf.function(self._measured)
+        self._function = tf.function(self._measured, autograph=False)
 
     def __call__(self) -> Measured:
         with self._model.unchanged():

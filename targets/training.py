@@ -36,7 +36,7 @@ class Trainer:
         self._optimizer.build(self._trained)
         changed = [*self._trained, *state, *self._optimizer.variables]
         self._start = [(variable, tf.identity(variable.value)) for variable in changed]
-        self._step = tf.function(self._one_step, reduce_retracing=True)
+        self._step = tf.function(self._one_step, autograph=False, reduce_retracing=True)
 
     def _one_step(self, *batch: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
@@ -82,6 +82,7 @@ def labelled_batches(
         augmentation=dataloader.Augmentation(flip, 0.0, min(split.image_shape[:2]) // 16),
     )
 
+    @tf.autograph.experimental.do_not_convert
     def pair(batch: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
         return batch["image"], batch["label"]
 

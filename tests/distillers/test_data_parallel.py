@@ -15,7 +15,7 @@ ON_TWO = (
     "SSKD_SVD without a main loss", "layers of its own",
     *(name for name in METHODS.names() if name not in (*ON_FOUR, "CO")),
 )
-SHARES = 4  # of the methods, each a process
+SHARES = 2  # of the methods, each a process
 PROCESSES = {
     name: (replicas, names)
     for replicas, names in [(4, ON_FOUR), *((2, ON_TWO[i::SHARES]) for i in range(SHARES))]
