@@ -10,7 +10,8 @@ import tensorflow as tf
 
 
 def made_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Within a graph, calls of `function` share a graph of its own, one for each kind of arguments.
+    """Within a graph, calls of `function` share a graph of its own, one for each kind of arguments,
+    which is kept as long as the process lasts.
 
     Args:
         function: ``function(matrices, *settings)`` of a list of tensors and of hashable settings;
