@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from absl import flags
 
+from dataloader import digit_scenes
 from experiment.main import run
 
 
@@ -24,9 +25,16 @@ def own_flags(define):
             delattr(flags.FLAGS, name)
 
 
+def few_scenes(monkeypatch):
+    """Of digits: making the usual thousand takes seconds."""
+    monkeypatch.setattr(digit_scenes, "TRAIN_SCENES", 50)
+    monkeypatch.setattr(digit_scenes, "TEST_SCENES", 20)
+
+
 def run_script(monkeypatch, capsys, *words):
     """What a script says, as the main program of this process: importing TensorFlow anew for each
     command would take longer than all of them."""
+    few_scenes(monkeypatch)
     monkeypatch.setattr(sys, "argv", list(map(str, words)))
     with own_flags(lambda: None), pytest.raises(SystemExit) as end:
         runpy.run_path(str(words[0]), run_name="__main__")
@@ -37,6 +45,7 @@ def run_script(monkeypatch, capsys, *words):
 
 def caller(name, define, main, monkeypatch, capsys):
     """``call(*arguments)`` gives status, out and err of the script `name`."""
+    few_scenes(monkeypatch)
 
     def call(*arguments):
         capsys.readouterr()

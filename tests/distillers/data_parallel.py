@@ -16,6 +16,8 @@ RATE = 5e-2
 # These have batch normalisation before ReLUs of their own: by larger steps, on batches of one
 # image, what a rounding error switches on or off grows a thousandfold.
 RATES = {"SimKD": 1e-2, "ReviewKD": 1e-2}
+# The others judge a student by what these do.
+JUDGED = ("None", "SSKD_SVD", "SimKD", "layers of its own")
 BAD_IMAGE = 100.0  # a pixel that the teacher cannot bear
 # Beside those that are known by their names.
 METHODS = {
@@ -64,7 +66,10 @@ def train(strategy, name):
         with strategy.scope():
             rate = RATES.get(name, RATE)
             distiller.compile(keras.optimizers.SGD(rate, momentum=0.9, nesterov=True))
-        history = distiller.fit(data.repeat(2), shuffle=False, verbose=0, validation_data=data)
+        history = distiller.fit(
+            data.repeat(2), shuffle=False, verbose=0,
+            validation_data=data if name in JUDGED else None,
+        )
         logs |= {f"{stage.name}: {key}": values for key, values in history.history.items()}
     weights = [*distiller.weights, *(teacher.weights if method.trains_teacher else [])]
     weights = np.concatenate([np.ravel(w.numpy()) for w in weights])

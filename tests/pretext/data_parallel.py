@@ -14,9 +14,14 @@ from tests.virtual_devices import compare_all
 
 IMAGES = 21
 CASES = {
-    "TTE": {"memory_of": IMAGES, "ensemble_weight": 1.0, "average_decay": 0.9},
+    "TTE": {
+        "names": ("rotation", "instance"), "memory_of": IMAGES, "ensemble_weight": 1.0,
+        "average_decay": 0.9,
+    },
     "relational": {"regularizer": "relational", "balance_name": "none"},
 }
+
+MEASURED = ("relational",)  # which takes long
 
 
 def train(strategy, name):
@@ -29,7 +34,7 @@ def train(strategy, name):
     sample = Batch(tf.constant(images(8)), tf.range(8, dtype=tf.int64))
     history = model.fit(
         data, epochs=2, shuffle=False, verbose=0, validation_data=batches(17, 8),
-        callbacks=[BiasLog(model, sample)],
+        callbacks=[BiasLog(model, sample)] if name in MEASURED else [],
     )
     moved = np.linalg.norm(weights(model.network) - first) / np.linalg.norm(first)
     return model, moved, history.history
