@@ -20,8 +20,7 @@ CASES = {
     },
     "relational": {"regularizer": "relational", "balance_name": "none"},
 }
-
-MEASURED = ("relational",)  # which takes long
+MEASURED = ("relational",)  # by a `BiasLog` too, which takes long
 
 
 def train(strategy, name):
