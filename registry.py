@@ -52,6 +52,8 @@ class Registry:
             if plain(name) in self._entries:
                 raise ValueError(f"a {self.kind} named {name!r} is registered already")
             self._entries[plain(name)] = (name, target, facts)
+            if isinstance(target, type) and not target.__dict__.get("name"):
+                target.name = name  # the first of several names
             return target
 
         return add

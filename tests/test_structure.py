@@ -14,15 +14,17 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "registry": set(),
+    "plugins": {"registry"},
     "op_util": {"registry"},
     "nets": {"registry"},
     "dataloader": {"registry"},
-    "experiment": {"registry"},
-    "distillers": {"registry", "nets", "op_util"},
-    "pretext": {"registry", "nets", "op_util"},
-    "targets": {"registry", "nets", "op_util", "dataloader"},
+    "experiment": {"registry", "plugins"},
+    "distillers": {"registry", "plugins", "nets", "op_util"},
+    "pretext": {"registry", "plugins", "nets", "op_util"},
+    "targets": {"registry", "plugins", "nets", "op_util", "dataloader"},
     "settings": {
-        "registry", "op_util", "nets", "dataloader", "distillers", "pretext", "experiment"
+        "registry", "plugins", "op_util", "nets", "dataloader", "distillers", "pretext",
+        "experiment",
     },
 }
 LIBRARY = set(MAY_IMPORT)
