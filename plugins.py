@@ -67,7 +67,7 @@ class Plugin:
     """Base of all plug-ins: every subclass is a frozen dataclass whose values are checked.
 
     Attributes:
-        name: the name under which it is registered.
+        name: the name under which it is registered, or else the class's.
         paper: where it was published.
 
     Raises:
@@ -79,6 +79,7 @@ class Plugin:
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
+        cls.name = cls.__name__  # until it is registered
         dataclasses.dataclass(frozen=True, eq=False)(cls)
 
     def __post_init__(self) -> None:
@@ -94,7 +95,7 @@ class Plugin:
 
     def label(self, field: str) -> str:
         """A hyper-parameter's name for messages: ``AT: weight``."""
-        return f"{type(self).name or type(self).__name__}: {field}"
+        return f"{self.name}: {field}"
 
     def settings(self) -> dict[str, Any]:
         """The hyper-parameters with their values."""

@@ -51,9 +51,10 @@ class Registry:
         def add(target: Any) -> Any:
             if plain(name) in self._entries:
                 raise ValueError(f"a {self.kind} named {name!r} is registered already")
+            is_known = any(target is known for _, known, _ in self._entries.values())
+            if isinstance(target, type) and not is_known:
+                target.name = name  # the first, where it has several
             self._entries[plain(name)] = (name, target, facts)
-            if isinstance(target, type) and not target.__dict__.get("name"):
-                target.name = name  # the first of several names
             return target
 
         return add

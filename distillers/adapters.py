@@ -8,49 +8,44 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from distillers.checks import described, tap_pairs
+from distillers.checks import describe
+from distillers.loss import LossFunction
 from op_util.pooling import adaptive_average_pool
-from op_util.singular_vectors import at_least_float32
 
 
 class Adapters:
-    """Brings the student's taps to the channels and sizes of the teacher's.
+    """Brings the student's taps to the channels, and if asked for the sizes, of the teacher's.
 
     A tap whose channels differ goes through a linear 1x1 convolution (a dense layer where it has no
-    positions), which is trained with the student; one whose size differs is resized.
+    positions), which is trained with the student.
 
     Args:
-        method: name for messages.
-        teacher, student: symbolic taps, ``[B, H, W, D]`` or ``[B, D]``, shallow to deep.
-        always: whether a tap whose channels are equal gets its convolution too.
+        pairs: symbolic taps ``[B, H, W, D]`` or ``[B, D]`` of teacher and student, shallow to deep.
+        resize: whether a tap of another height or width is resized.
+        always: whether a tap of equal channels gets its convolution too.
 
     Attributes:
         layers: the trained layers, float32, named ``adapter1`` ... by the taps' numbers.
-        notes: what was done, a line for each tap that was changed.
-
-    Raises:
-        UserError: the taps do not pair up, or a map meets a vector.
+        notes: what was done, a line for each tap that is changed.
     """
 
     def __init__(
-        self, method: str, teacher: Sequence[Any], student: Sequence[Any], always: bool = False
+        self, pairs: Sequence[tuple[Any, Any]], *, resize: bool = False, always: bool = False
     ):
-        tap_pairs(
-            method, teacher, student, at_least=1, equal_channels=False, equal_ranks=True
-        )
         self.notes: list[str] = []
+        self._resize = resize
         self._layers: list[keras.layers.Layer | None] = []
-        for number, (theirs, ours) in enumerate(zip(teacher, student, strict=True), start=1):
+        for number, (theirs, ours) in enumerate(pairs, start=1):
             layer, done = None, []
             if always or theirs.shape[-1] != ours.shape[-1]:
                 layer = linear(ours, theirs.shape[-1], name=f"adapter{number}")
                 done.append(f"1x1 adapter from {ours.shape[-1]} to {theirs.shape[-1]} channels")
-            if theirs.shape[1:-1] != ours.shape[1:-1]:
+            if resize and theirs.shape[1:-1] != ours.shape[1:-1]:
                 sizes = ("x".join(map(str, tap.shape[1:-1])) for tap in (ours, theirs))
                 done.append("resized from {} to {}".format(*sizes))
             self._layers.append(layer)
             if done:
-                self.notes.append(f"tap {number} ({described(ours)}): {', '.join(done)}")
+                self.notes.append(f"tap {number} ({describe(ours)}): {', '.join(done)}")
 
     @property
     def layers(self) -> list[keras.layers.Layer]:
@@ -58,13 +53,20 @@ class Adapters:
         return [layer for layer in self._layers if layer is not None]
 
     def __call__(
-        self, student: Sequence[tf.Tensor], teacher: Sequence[tf.Tensor]
+        self, teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]
     ) -> list[tf.Tensor]:
-        """The student's taps as the teacher's are shaped, in at least float32."""
-        return [
-            resized(layer(at_least_float32(ours)) if layer else at_least_float32(ours), theirs)
-            for layer, ours, theirs in zip(self._layers, student, teacher, strict=True)
-        ]
+        """The student's taps, at least float32, as the teacher's are shaped."""
+        adapted = []
+        for layer, theirs, ours in zip(self._layers, teacher, student, strict=True):
+            maps = ours if layer is None else tf.cast(layer(ours), ours.dtype)
+            adapted.append(resized(maps, theirs) if self._resize else maps)
+        return adapted
+
+    def before(self, loss: LossFunction) -> LossFunction:
+        """`loss` of the student's adapted taps."""
+        if not self._resize and not self.layers:
+            return loss
+        return lambda teacher, student, context: loss(teacher, self(teacher, student), context)
 
 
 def linear(tap: Any, channels: int, name: str, use_bias: bool = True) -> keras.layers.Layer:

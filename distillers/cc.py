@@ -14,7 +14,7 @@ from distillers.adapters import linear
 from distillers.checks import one_of, positive
 from distillers.method import Method
 from distillers.registration import register
-from op_util.singular_vectors import at_least_float32
+from op_util.precision import at_least_float32
 from op_util.vectors import directions
 
 

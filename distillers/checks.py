@@ -1,39 +1,15 @@
-"""Hyper-parameters and taps that make no sense are refused before anything is trained."""
+"""Taps and logits that do not fit each other are refused before anything is trained."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from registry import UserError, nearest
+from nets.keras_graph import producer
+from registry import UserError
 
 
-def positive(method: str, **values: float) -> None:
-    """Raise UserError unless each value is a finite number above zero."""
-    for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise UserError(f"{method}: {name} must be above 0, not {value}")
-
-
-def in_range(method: str, low: float, high: float, **values: float) -> None:
-    """Raise UserError unless each value is within [low, high]."""
-    for name, value in values.items():
-        if not low <= value <= high:
-            raise UserError(f"{method}: {name} must be from {low} to {high}, not {value}")
-
-
-def one_of(method: str, known: Sequence[str], **values: str) -> None:
-    """Raise UserError, naming the nearest, unless each value is one of `known`."""
-    for name, value in values.items():
-        if value not in known:
-            raise UserError(
-                f"{method}: unknown {name} {value!r}{nearest(value, known)}; "
-                f"known: {', '.join(known)}"
-            )
-
-
-def tap_pairs(
+def check_tap_pairs(
     method: str,
     teacher: Sequence[Any],
     student: Sequence[Any],
@@ -43,8 +19,7 @@ def tap_pairs(
     equal_sizes: bool = False,
     equal_ranks: bool = False,
 ) -> None:
-    """Raise UserError unless the taps of teacher and student pair up, and are of sizes that are
-    known beforehand.
+    """Raise UserError unless the taps of teacher and student pair up, with sizes known beforehand.
 
     Args:
         teacher, student: anything with a ``shape``, ``[B, H, W, D]`` or ``[B, D]``.
@@ -63,9 +38,9 @@ def tap_pairs(
             if None in tap.shape[1:]:
                 raise UserError(
                     f"{method} needs maps of a known size, and tap {number} of the {whose} is of "
-                    f"any ({described(tap)}): build the network for images of one size"
+                    f"any ({describe(tap)}): build the network for images of one size"
                 )
-        both = f"in the teacher ({described(one)})", f"in the student ({described(other)})"
+        both = f"in the teacher ({describe(one)})", f"in the student ({describe(other)})"
         if (equal_ranks or equal_sizes) and len(one.shape) != len(other.shape):
             kinds = ["a map" if len(tap.shape) == 4 else "a vector" for tap in (one, other)]
             raise UserError(
@@ -94,8 +69,7 @@ def same_classes(method: str, teacher: Any, student: Any) -> None:
         )
 
 
-def described(tap: Any) -> str:
+def describe(tap: Any) -> str:
     """A tap's layer and shape, for messages."""
-    history = getattr(tap, "_keras_history", None)
-    name = history.operation.name if history else "tap"
-    return f"{name}, shape {tuple(tap.shape)}"
+    operation = producer(tap)
+    return f"{operation.name if operation else 'tap'}, shape {tuple(tap.shape)}"

@@ -16,7 +16,7 @@ from distillers.checks import in_range, positive
 from distillers.method import Method
 from distillers.registration import register
 from op_util.draws import uniform_draws
-from op_util.singular_vectors import at_least_float32
+from op_util.precision import at_least_float32
 from op_util.vectors import directions
 from registry import UserError
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from distillers.checks import positive, same_classes
 from distillers.method import Method
 from distillers.registration import register
-from op_util.singular_vectors import at_least_float32
+from op_util.precision import at_least_float32
 
 
 @register("DML")

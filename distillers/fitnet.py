@@ -14,7 +14,7 @@ from distillers.checks import described, in_range, positive, same_classes, tap_p
 from distillers.method import Method, Stage
 from distillers.registration import register
 from distillers.soft_logits import SoftLogits
-from op_util.singular_vectors import at_least_float32
+from op_util.precision import at_least_float32
 from registry import UserError
 
 _REGRESSOR = "regressor"

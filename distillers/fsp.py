@@ -13,7 +13,7 @@ from distillers.checks import in_range, one_of, tap_pairs
 from distillers.method import Method, Stage
 from distillers.registration import register
 from op_util.pooling import adaptive_average_pool
-from op_util.singular_vectors import at_least_float32
+from op_util.precision import at_least_float32
 from registry import UserError
 
 DEFINITIONS = ("sskd_svd", "repdistiller")

@@ -14,7 +14,7 @@ from distillers.checks import in_range, positive
 from distillers.maps import at_one_size, last_maps, size_notes
 from distillers.method import Method, Stage
 from distillers.registration import register
-from op_util.singular_vectors import at_least_float32
+from op_util.precision import at_least_float32
 from op_util.vectors import directions
 from registry import UserError
 

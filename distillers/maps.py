@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from distillers.checks import described, tap_pairs
 from op_util.pooling import adaptive_average_pool
-from op_util.singular_vectors import at_least_float32
+from op_util.precision import at_least_float32
 from registry import UserError
 
 

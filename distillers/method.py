@@ -1,83 +1,66 @@
-"""What every distillation method is, and what it may declare about itself."""
+"""What every distillation method is: an immutable specification that makes its loss."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
 
-from registry import UserError, nearest
+from distillers.adapters import Adapters
+from distillers.loss import Combination, Context, Loss, LossFunction, Reduction, Stage
+from distillers.reading import Maps, Reading, as_taps
+from plugins import Plugin
+from registry import UserError
+
+_CONTEXT = set(Context._fields)
 
 
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """A part of a training run.
+class Method(Plugin, keras.distillation.DistillationLoss):
+    """A distillation method.
 
-    Attributes:
-        name: shown while it runs, and given to the loss.
-        share: of the run's epochs, at least one of them; the shares of a method's stages add up to
-            1.
-        main_loss: whether the main task's loss is used in it.
-        distillation_loss: whether the method's loss is.
-        trains: which of the student's variables: ``"all"``, those that lead to its ``"taps"``, or
-            ``"nothing"``.
-        taps: numbers of the taps that ``trains="taps"`` means; None: all.
-        layers: names of the method's own layers that it trains; None: all.
-        reduction: ``"sum"`` or ``"mean"`` over the batch, where the loss in it is reduced in
-            another way than the method says.
-        new_optimizer: whether optimizer and schedule start afresh with it.
-    """
-
-    name: str
-    share: float = 1.0
-    main_loss: bool = True
-    distillation_loss: bool = True
-    trains: str = "all"
-    taps: tuple[int, ...] | None = None
-    layers: tuple[str, ...] | None = None
-    reduction: str | None = None
-    new_optimizer: bool = False
-
-
-class Method(keras.distillation.DistillationLoss):
-    """A distillation loss, and how it takes part in training.
-
-    A method is a dataclass: its fields are its hyper-parameters. It overrides `compute_loss` and,
-    where they differ, the class attributes below.
+    Its fields are its hyper-parameters. Most methods write their formula in `loss`. One with
+    layers or stages of its own overrides `build`, which makes them for two networks; the method
+    itself never changes.
 
     Attributes:
-        paper: where the method was published.
-        reads: what of the networks the loss compares: ``"maps"`` (list of taps, shallow to deep),
-            ``"embedding"`` or ``"logits"``; of several, `compute_loss` gets a dict.
-        reduction: ``"sum"`` or ``"mean"`` over the batch: how the losses of a batch's parts add up.
-        combination: ``"clip"``: the distillation gradient is clipped against the main task's, per
-            variable (Lee, Kim, Song 2018); ``"add"``: the losses are added.
-        couples_samples: whether a sample's loss depends on others of the batch, so that the loss
+        paper: where it was published.
+        reads: what of the networks the loss compares, a `Reading`, or several, which the loss then
+            gets as a dict.
+        reduction: of the loss over the batch.
+        combination: how its gradient meets the main task's.
+        couples_samples: whether an image's loss depends on others of the batch, so that the loss
             has to see the global batch.
         needs_teacher: whether there is a teacher at all.
         trains_teacher: whether the teacher learns too, beside the student: it then works in
             training mode, gets gradients of the main loss and of this one, is saved in checkpoints,
             and need not have been trained before.
-        figures: names of what `compute` gives besides the loss.
-        stages: the parts of a run.
-        teacher_taps, student_taps: names of layers that the method wants as taps where nobody names
-            others; None: those that the networks declare.
+        metrics: names of what the loss gives besides its value.
     """
 
-    paper: str = ""
-    reads: str | tuple[str, ...] = "maps"
-    reduction: str = "mean"
-    combination: str = "add"
-    couples_samples: bool = False
-    needs_teacher: bool = True
-    trains_teacher: bool = False
-    figures: tuple[str, ...] = ()
-    stages: tuple[Stage, ...] = (Stage("train"),)
-    teacher_taps: tuple[str, ...] | None = None
-    student_taps: tuple[str, ...] | None = None
+    reads: ClassVar[Reading | tuple[Reading, ...]] = Maps()
+    reduction: ClassVar[Reduction] = Reduction.MEAN
+    combination: ClassVar[Combination] = Combination.ADD
+    couples_samples: ClassVar[bool] = False
+    needs_teacher: ClassVar[bool] = True
+    trains_teacher: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = ()
+
+    # What a method says
+
+    def loss(self, teacher: Any, student: Any) -> Any:
+        """The loss, a scalar, or a pair of it and a dict of `metrics`.
+
+        Args:
+            teacher, student: what `reads` names, prepared: of one type, at least float32, the
+                teacher's without a gradient.
+
+        A method asks for labels, indices, the epoch or whether it is training by keyword-only
+        parameters of these names: ``def loss(self, teacher, student, *, labels)``.
+        """
+        raise NotImplementedError
 
     @property
     def main_weight(self) -> float:
@@ -86,124 +69,161 @@ class Method(keras.distillation.DistillationLoss):
 
     @property
     def distillation_weight(self) -> float:
-        """Weight of this loss, next to the main loss."""
-        return 1.0
+        """Weight of this loss next to the main loss."""
+        return getattr(self, "weight", 1.0)
+
+    def taps(self, teacher: keras.Model, student: keras.Model) -> tuple[Any, Any]:
+        """Names of the layers of teacher and student that the method wants as taps where nobody
+        names others; None: those that the networks declare."""
+        return None, None
+
+    def build(
+        self, teacher: Any, student: Any, *, samples: int | None = None
+    ) -> Loss:
+        """The method's loss for two networks.
+
+        Args:
+            teacher, student: the features that `reads` names, symbolic or not, by which the
+                method is fitted to the networks.
+            samples: how many training images there are, for a method that keeps something for each
+                (their indices are 0 to ``samples - 1``).
+
+        Raises:
+            UserError: the networks do not fit the method.
+        """
+        return self.make_loss(teacher, student)
+
+    # What the parts of this package ask
 
     @property
-    def terms(self) -> Sequence[Method]:
-        """The methods of which this one is a sum; itself, unless it is one."""
+    def members(self) -> Sequence[Method]:
+        """The methods of a sum; this one alone."""
         return (self,)
 
-    def reading(self, features: dict[str, Any]) -> Any:
-        """Of a network's features what `reads` names: one by itself, several as a dict."""
-        if isinstance(self.reads, str):
-            return features[self.reads]
-        return {name: features[name] for name in self.reads}
-
     @property
-    def layers(self) -> Sequence[keras.layers.Layer]:
-        """Layers of the method's own, made and built in `build`, each of another name. They are
-        trained and saved, never exported; what is no trainable weight of theirs, such as a memory,
-        is saved too."""
-        return ()
+    def readings(self) -> tuple[Reading, ...]:
+        """`reads` as a tuple."""
+        return self.reads if isinstance(self.reads, tuple) else (self.reads,)
 
-    @property
-    def notes(self) -> Sequence[str]:
-        """What a person should know of how the method was fitted to the two networks, such as
-        ``"tap 2: 1x1 adapter from 32 to 64 channels"``. Known after `build`."""
-        return ()
+    def does_read(self, key: str) -> bool:
+        """Whether the method reads ``"maps"``, ``"embedding"``, ``"logits"`` or ``"outputs"``."""
+        return any(reading.key == key for reading in self.readings)
 
-    def build(self, teacher_outputs: Any, student_outputs: Any) -> None:
-        """Look at the symbolic outputs that `compute_loss` will get, before anything is trained.
+    def select(self, features: Mapping[str, Any]) -> Any:
+        """Of a network's features those that the method reads."""
+        if not isinstance(self.reads, tuple):
+            return features[self.reads.key]
+        return {reading.key: features[reading.key] for reading in self.reads}
+
+    def prepare(self, teacher: Any, student: Any) -> tuple[Any, Any]:
+        """The selected features of both networks as the loss gets them."""
+        learns = self.trains_teacher
+        if not isinstance(self.reads, tuple):
+            return self.reads.prepare(teacher, student, learns=learns)
+        pairs = {
+            each.key: each.prepare(teacher[each.key], student[each.key], learns=learns)
+            for each in self.reads
+        }
+        return {key: pair[0] for key, pair in pairs.items()}, {
+            key: pair[1] for key, pair in pairs.items()
+        }
+
+    def check_features(self, teacher: Any, student: Any) -> list[str]:
+        """Check the selected features of both networks, and return notes on how they are compared.
 
         Raises:
             UserError: they do not fit the method.
         """
+        if not isinstance(self.reads, tuple):
+            return self.reads.check(self.name, teacher, student)
+        return [
+            note for each in self.reads
+            for note in each.check(self.name, teacher[each.key], student[each.key])
+        ]
 
-    def compute_loss(self, teacher_outputs: Any, student_outputs: Any, **context: Any) -> tf.Tensor:
-        """The distillation loss, a scalar.
+    def make_loss(
+        self,
+        teacher: Any,
+        student: Any,
+        loss: LossFunction | None = None,
+        *,
+        layers: Sequence[keras.layers.Layer] = (),
+        notes: Sequence[str] = (),
+        **stage: Any,
+    ) -> Loss:
+        """A loss of one stage, after the features were checked.
 
         Args:
-            teacher_outputs, student_outputs: what `reads` names.
-            **context: for a method that asks for them, and perhaps not there where it is called by
-                itself: ``labels`` int32 ``[B]`` (-1: unlabelled), ``indices`` int64 ``[B]`` of the
-                images, ``epoch``, and the name of the ``stage``, a str.
+            teacher, student: as of `build`.
+            loss: None: the method's own `loss`.
+            layers: the method's layers, trained beside the student.
+            notes: beside those of the readings.
+            **stage: fields of the `Stage` that differ from what the method says.
         """
-        raise NotImplementedError
+        notes = [*self.check_features(teacher, student), *notes]
+        loss = loss or with_context(self.loss, self.name)
+        layers = list(layers)
+        if isinstance(self.reads, Maps) and self.reads.channels == "adapt":
+            adapters = Adapters(self.reads.pairs(as_taps(teacher), as_taps(student)))
+            loss = adapters.before(loss)
+            layers += adapters.layers
+            notes += adapters.notes
+        facts = {
+            "loss": loss, "weight": self.distillation_weight, "main_weight": self.main_weight,
+            "warmup": getattr(self, "warmup", 0.0), "layers": layers, "reduction": self.reduction,
+        }
+        return Loss(self, [Stage(**(facts | stage))], layers=layers, notes=notes)
+
+    # By itself
 
     def compute(
-        self, teacher_outputs: Any, student_outputs: Any, **context: Any
+        self, teacher_outputs: Any, student_outputs: Any, *, stage: str | None = None,
+        **context: Any,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """The loss, and the `figures` about it to be logged (means over the batch, by name)."""
-        return self.compute_loss(teacher_outputs, student_outputs, **context), {}
+        """The loss, unweighted, and the method's metrics. Arguments as of `compute_loss`."""
+        loss = self.build(teacher_outputs, student_outputs)
+        if loss.layers:
+            raise UserError(
+                f"{self.name} has layers of its own, made for two networks: loss = "
+                f"{self.name}(...).build(teacher_outputs, student_outputs), then "
+                "loss.compute_loss(teacher_outputs, student_outputs)"
+            )
+        return loss.compute(
+            teacher_outputs, student_outputs, Context(**context), loss.stage(stage)
+        )
 
-    def begin(self, samples: int, classes: int) -> None:
-        """Called once before training, ahead of `build`, for methods that keep something for each
-        training image: there are `samples` of them (indices 0 to ``samples - 1``) of `classes`
-        classes. Raises UserError where the method cannot work with so many."""
+    def compute_loss(self, teacher_outputs: Any, student_outputs: Any, **context: Any) -> tf.Tensor:
+        """The loss, unweighted, a scalar.
 
-    def deployed(self, student: keras.Model) -> keras.Model:
-        """The model to be judged and exported, from the student's input to logits. Where it is
-        another than the student, it is a functional model of the tensors that `build` was given."""
-        return student
-
-    def logits(self, student: dict[str, Any]) -> tf.Tensor:
-        """The deployed model's logits, from the student's ``maps``, ``embedding`` and ``logits`` in
-        training; they are only logged."""
-        return student["logits"]
-
-    def settings(self) -> dict[str, Any]:
-        """The hyper-parameters with their values."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def hyper_parameters(cls) -> dict[str, dataclasses.Field]:
-        """The method's hyper-parameters by name."""
-        return {field.name: field for field in dataclasses.fields(cls)}
-
-    @classmethod
-    def configured(cls, name: str, **given: Any) -> Method:
-        """The method with the hyper-parameters `given`, each converted to its default's type.
+        Args:
+            teacher_outputs, student_outputs: what `reads` names: one kind of features by itself,
+                several as a dict.
+            **context: ``labels``, ``indices`` or ``epoch``, for a method that asks for them (see
+                `Context`), and the name of a ``stage``.
 
         Raises:
-            UserError: the method has no such hyper-parameter, or the value is of another type.
+            UserError: the features do not fit the method, or it has layers, which `build` makes.
         """
-        known = cls.hyper_parameters()
-        values = {}
-        for key, value in given.items():
-            if key not in known:
-                has = ", ".join(known) or "none"
-                raise UserError(
-                    f"{name} has no hyper-parameter {key!r}{nearest(key, known)}; it has: {has}"
-                )
-            values[key] = _converted(name, key, value, type(known[key].default))
-        return cls(**values)
+        return self.compute(teacher_outputs, student_outputs, **context)[0]
 
 
-def _converted(method: str, name: str, value: Any, kind: type) -> Any:
-    """`value`, perhaps text, as a `kind`."""
-    words = {"true": True, "false": False, "1": True, "0": False}
-    try:
-        return words[str(value).lower()] if kind is bool else kind(value)
-    except (ValueError, KeyError):
-        raise UserError(f"{method}: {name} must be {kind.__name__}, not {value!r}") from None
-
-
-def stage_ends(stages: Sequence[Stage], epochs: int) -> list[int]:
-    """After how many epochs of a run each stage is over; each has one epoch at least.
+def with_context(function: Callable[..., Any], name: str) -> LossFunction:
+    """`function` called with those parts of a `Context` that it names as keyword-only parameters.
 
     Raises:
-        UserError: there are fewer epochs than stages.
+        UserError: (the returned function) one that it names and has no default is missing.
     """
-    if epochs < len(stages):
-        names = ", ".join(stage.name for stage in stages)
-        raise UserError(
-            f"{epochs} epochs, but the method has {len(stages)} stages ({names}), of at least one "
-            f"epoch each: train for {len(stages)} epochs or more"
-        )
-    ends, share = [], 0.0
-    for number, stage in enumerate(stages, start=1):
-        share += stage.share
-        earliest = ends[-1] + 1 if ends else 1
-        ends.append(min(max(round(share * epochs), earliest), epochs - len(stages) + number))
-    return ends
+    parameters = inspect.signature(function).parameters.values()
+    asked = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    unknown = asked.keys() - _CONTEXT
+    if unknown:
+        raise TypeError(f"{name} asks for {sorted(unknown)}; there are {', '.join(_CONTEXT)}")
+
+    def loss(teacher: Any, student: Any, context: Context) -> Any:
+        given = {key: getattr(context, key) for key in asked}
+        for key, default in asked.items():
+            if given[key] is None and default is inspect.Parameter.empty:
+                raise UserError(f"{name} needs {key}: compute_loss(..., {key}={key})")
+        return function(teacher, student, **given)
+
+    return loss

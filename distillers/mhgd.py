@@ -16,7 +16,8 @@ from distillers.registration import register
 from distillers.sskd_svd import as_matrix
 from nets.layers import batch_normalization
 from op_util.alignment import align_taps
-from op_util.singular_vectors import at_least_float32, right_singular_vectors
+from op_util.precision import at_least_float32
+from op_util.singular_vectors import right_singular_vectors
 
 CANDIDATES = 4  # of the student's vectors, for the teacher's one
 ATTENTION = "attention"  # the stage

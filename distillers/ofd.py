@@ -19,7 +19,7 @@ from distillers.registration import register
 from nets.layers import batch_normalization
 from op_util.pooling import adaptive_average_pool
 from op_util.replicas import global_sum
-from op_util.singular_vectors import at_least_float32
+from op_util.precision import at_least_float32
 
 RARE = 1e-3  # share of negative responses below which their mean says nothing
 

@@ -14,7 +14,7 @@ from distillers.method import Method
 from distillers.registration import register
 from nets.layers import batch_normalization
 from op_util.pooling import adaptive_average_pool, nearest
-from op_util.singular_vectors import at_least_float32
+from op_util.precision import at_least_float32
 
 WIDEST = 512  # channels in which maps are fused
 PYRAMID = (4, 2, 1)  # sizes to which maps are averaged for the hierarchical context loss

@@ -14,7 +14,7 @@ from distillers.maps import last_maps, size_notes, smaller_size
 from distillers.method import Method, Stage
 from distillers.registration import register
 from nets.layers import batch_normalization
-from op_util.singular_vectors import at_least_float32
+from op_util.precision import at_least_float32
 from registry import UserError
 
 

@@ -14,7 +14,7 @@ from distillers.checks import positive, tap_pairs
 from distillers.maps import at_one_size, size_notes
 from distillers.method import Method
 from distillers.registration import register
-from op_util.singular_vectors import at_least_float32
+from op_util.precision import at_least_float32
 from registry import UserError
 
 _SMALLEST_VARIANCE = 1e-5

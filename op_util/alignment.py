@@ -9,11 +9,11 @@ import tensorflow as tf
 from op_util.singular_vectors import (
     TRUSTED_ERROR,
     Decomposition,
-    at_least_float32,
     columns,
     decompose,
     differentiable,
 )
+from op_util.precision import at_least_float32
 
 
 class Aligned(NamedTuple):

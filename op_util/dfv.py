@@ -1,16 +1,22 @@
-"""Distilled feature vectors: what two neighbouring feature maps have to do with each other.
+"""Distilled feature vectors (DFV): how two neighbouring feature maps relate to each other.
 
-Lee, Kim, Song (ECCV 2018), section 3.2: the singular vectors of a shallower (top) and a deeper
-(bottom) map are correlated by a radial basis function, ``DFV[m, n] = exp(-(top[m] - bottom[n])^2 /
-8)``, and the student's DFV is drawn to the teacher's. `dfv` is that formula as it stands;
-`dfv_distance` is the squared distance of two of them, for which neither needs to be materialised.
+Lee, Kim, Song (ECCV 2018), section 3.2: a radial basis function correlates the singular vectors of
+a shallower (top) and a deeper (bottom) map, ``DFV[m, n] = exp(-(top[m] - bottom[n])^2 / 8)``, and
+the student's DFV is matched to the teacher's. `dfv` is that formula as it stands; `dfv_distance` is
+the squared distance of two of them, which needs neither in memory.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
+
+from op_util.alignment import Aligned, importance
 
 WIDTH = 8.0  # the 8 of the radial basis function
 
@@ -113,3 +119,70 @@ def dfv_distance(top: tf.Tensor, bottom: tf.Tensor) -> tf.Tensor:
     )
     bottom = tf.einsum("pi,bkij,qj->bkpq", exchange, bottom, exchange)
     return tf.reduce_sum(top * bottom, axis=[1, 2, 3])
+
+
+def with_signs(gram: tf.Tensor, signs: tf.Tensor) -> tf.Tensor:
+    """The `dfv_gram` of a map whose vectors, student's and teacher's, are multiplied by `signs`.
+
+    ``phi_j(-b) = (-1)^j phi_j(b)``, so a sign changes that of the entries where j and j' have
+    different parity.
+
+    Args:
+        gram: ``[B, k, 2 J, 2 J]``.
+        signs: ``[B, k]``, 1 or -1; 0 gives the mean over both signs.
+    """
+    order = tf.range(gram.shape[-1]) % (gram.shape[-1] // 2)
+    is_odd = tf.cast((order[:, None] + order[None, :]) % 2, gram.dtype)
+    signs = tf.cast(signs, gram.dtype)[:, :, None, None]
+    return gram * (1 - is_odd + is_odd * signs)
+
+
+class TapPair(NamedTuple):
+    """What a distillation loss needs of two neighbouring taps.
+
+    Attributes:
+        count: k, how many vectors of each tap are compared.
+        squares: ``[B]``, ``sum over m, n, i of (DFV_student - DFV_teacher)^2`` of each sample.
+        good: ``[B]``, False where either tap of either network is not finite.
+    """
+
+    count: int
+    squares: tf.Tensor
+    good: tf.Tensor
+
+
+def compare_dfvs(
+    taps: Sequence[Aligned], num_dfv: int, signs: Sequence[tf.Tensor] | None = None
+) -> list[TapPair]:
+    """The DFVs of student and teacher, for each two neighbouring taps.
+
+    The vectors are weighted by the teacher's ``sigma_i / ||sigma_1..k||`` (section 3.1).
+
+    Args:
+        taps: shallow to deep, as `op_util.alignment.align_taps` gives them.
+        num_dfv: k. It shrinks where a tap has fewer vectors, and stays so for the deeper pairs.
+        signs: for each pair ``[B, num_dfv]``, by which the bottom tap's vectors of both networks
+            are multiplied (see `with_signs`); None: they stay as they are.
+    """
+
+    @functools.cache  # a tap is bottom of one pair and top of the next
+    def gram(tap: int, count: int) -> tf.Tensor:
+        return _weighted_gram(taps[tap], count)
+
+    pairs, count = [], num_dfv
+    for i, (top, bottom) in enumerate(itertools.pairwise(taps)):
+        count = min(count, top.values.shape[1], bottom.values.shape[1])
+        deeper = gram(i + 1, count)
+        if signs is not None:
+            deeper = with_signs(deeper, signs[i][:, :count])
+        squares = dfv_distance(gram(i, count), deeper)
+        pairs.append(TapPair(count, squares, top.good & bottom.good))
+    return pairs
+
+
+def _weighted_gram(tap: Aligned, count: int) -> tf.Tensor:
+    """`dfv_gram` of a tap's first `count` vectors, weighted by the teacher's importance."""
+    weight = tf.stop_gradient(importance(tap.values[:, :count]))[:, None, :]
+    student = dfv_basis(tap.student[:, :, :count] * weight)
+    teacher = tf.stop_gradient(dfv_basis(tap.teacher[:, :, :count] * weight))
+    return dfv_gram(student, teacher)

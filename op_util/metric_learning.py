@@ -10,7 +10,7 @@ import itertools
 
 import tensorflow as tf
 
-from op_util.singular_vectors import at_least_float32
+from op_util.precision import at_least_float32
 
 SHORTEST = 1e-12
 """Squares of lengths below this are those of vectors without a direction."""

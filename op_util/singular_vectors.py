@@ -29,6 +29,7 @@ from op_util.decomposition import (
     transposed_product,
 )
 from op_util.graphs import made_once
+from op_util.precision import at_least_float32
 
 SOLVERS = ("auto", "svd")
 ORIENTATIONS = ("canonical", "as_computed")
@@ -482,11 +483,6 @@ def columns(vectors: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
     """Columns ``index [B, m]`` of ``vectors [B, n, k]``, by a product (faster than gathering)."""
     choice = tf.one_hot(index, vectors.shape[2], axis=1, dtype=vectors.dtype)
     return tf.matmul(vectors, choice)
-
-
-def at_least_float32(x: tf.Tensor) -> tf.Tensor:
-    """`x`, widened where its type has fewer digits than float32."""
-    return x if x.dtype in (tf.float32, tf.float64) else tf.cast(x, tf.float32)
 
 
 def _tie(dtype: tf.DType) -> float:

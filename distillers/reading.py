@@ -1,0 +1,220 @@
+"""What a method reads of both networks: how taps pair up, at which size and type they are compared,
+and which networks are refused.
+
+    class AT(Method):
+        reads = Maps(sizes="smaller", vectors="skip")
+
+A reading selects features by its `key`, checks shapes before anything is trained, and prepares real
+tensors: in at least float32, without a gradient into the teacher.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import tensorflow as tf
+
+from distillers.checks import check_tap_pairs, describe, same_classes
+from op_util.pooling import adaptive_average_pool
+from op_util.precision import at_least_float32
+from registry import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """A kind of features that a loss compares.
+
+    Attributes:
+        key: its name among the features of a network.
+    """
+
+    key: ClassVar[str] = ""
+
+    def check(self, method: str, teacher: Any, student: Any) -> list[str]:
+        """What a person should know of how the features are compared, a line each.
+
+        Args:
+            method: its name, for messages.
+            teacher, student: features, symbolic or not.
+
+        Raises:
+            UserError: they do not fit the method.
+        """
+        return []
+
+    def prepare(self, teacher: Any, student: Any, *, learns: bool = False) -> tuple[Any, Any]:
+        """The features as the loss gets them: of one type, at least float32.
+
+        Args:
+            teacher, student: as `check` accepted them.
+            learns: whether the teacher is trained too; otherwise it gets no gradient.
+        """
+        student = at_least_float32(student)
+        teacher = teacher if learns else tf.stop_gradient(teacher)
+        return tf.cast(teacher, student.dtype), student
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedding(Reading):
+    """The embedding ``[B, D]`` of each image; widths may differ."""
+
+    key: ClassVar[str] = "embedding"
+
+
+@dataclasses.dataclass(frozen=True)
+class Logits(Reading):
+    """The logits ``[B, classes]``, of equal classes.
+
+    Attributes:
+        used: False where the hyper-parameters give the logits no weight; then they may differ.
+    """
+
+    key: ClassVar[str] = "logits"
+    used: bool = True
+
+    def check(self, method: str, teacher: Any, student: Any) -> list[str]:
+        if self.used:
+            same_classes(method, teacher, student)
+        return []
+
+
+@dataclasses.dataclass(frozen=True)
+class Maps(Reading):
+    """The taps, shallow to deep, ``[B, H, W, D]`` (maps) or ``[B, D]`` (vectors), in pairs.
+
+    Attributes:
+        at_least: how many pairs the method needs.
+        sizes: height and width at a pair: ``"any"``; ``"equal"``; or ``"smaller"``: the larger map
+            is averaged to the size of the smaller.
+        channels: ``"any"``; ``"equal"``; or ``"adapt"``: where they differ, a 1x1 convolution that
+            is trained with the student brings its tap to the teacher's (see `Method.build`).
+        vectors: ``"keep"``, or ``"skip"``: vectors are left out.
+        mixed: whether a map may be paired with a vector.
+    """
+
+    key: ClassVar[str] = "maps"
+    at_least: int = 1
+    sizes: Literal["any", "equal", "smaller"] = "any"
+    channels: Literal["any", "equal", "adapt"] = "any"
+    vectors: Literal["keep", "skip"] = "keep"
+    mixed: bool = False
+
+    def check(self, method: str, teacher: Any, student: Any) -> list[str]:
+        teacher, student = as_taps(teacher), as_taps(student)
+        needed = 1 if self.vectors == "skip" else self.at_least
+        check_tap_pairs(
+            method, teacher, student, at_least=needed, equal_channels=self.channels == "equal",
+            equal_sizes=self.sizes == "equal", equal_ranks=not self.mixed,
+        )
+        pairs = self.pairs(teacher, student)
+        if len(pairs) < self.at_least:
+            raise UserError(
+                f"{method} compares maps and needs at least {self.at_least}; of {len(teacher)} "
+                f"taps, {len(teacher) - len(pairs)} are vectors: name layers that give maps"
+            )
+        if self.sizes != "smaller":
+            return []
+        return [
+            f"tap {number} (teacher: {describe(theirs)}; student: {describe(ours)}): compared at "
+            f"{size_text(smaller_size(theirs, ours))}, the smaller size"
+            for number, (theirs, ours) in enumerate(zip(teacher, student, strict=True), start=1)
+            if len(ours.shape) == 4 and theirs.shape[1:-1] != ours.shape[1:-1]
+        ]
+
+    def prepare(
+        self, teacher: Any, student: Any, *, learns: bool = False
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Lists of taps of the teacher and of the student."""
+        pairs = [
+            super(Maps, self).prepare(*pair, learns=learns)
+            for pair in self.pairs(as_taps(teacher), as_taps(student))
+        ]
+        if self.sizes == "smaller":
+            pairs = [at_one_size(*pair) for pair in pairs]
+        return [theirs for theirs, _ in pairs], [ours for _, ours in pairs]
+
+    def pairs(self, teacher: Sequence[Any], student: Sequence[Any]) -> list[tuple[Any, Any]]:
+        """The taps that are compared, in pairs of the teacher's and the student's."""
+        return [
+            (theirs, ours) for theirs, ours in zip(teacher, student, strict=True)
+            if self.vectors == "keep" or len(ours.shape) == 4
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class LastMap(Reading):
+    """The last tap of each network; how many others there are does not matter.
+
+    Attributes:
+        maps_only: whether it has to be a map ``[B, H, W, D]``.
+        sizes: as of `Maps`.
+    """
+
+    key: ClassVar[str] = "maps"
+    maps_only: bool = True
+    sizes: Literal["any", "smaller"] = "any"
+
+    def check(self, method: str, teacher: Any, student: Any) -> list[str]:
+        for network, taps in (("teacher", teacher), ("student", student)):
+            if not len(as_taps(taps)):
+                raise UserError(f"{method} compares the last tap, and the {network} has none")
+            last = as_taps(taps)[-1]
+            if self.maps_only and len(last.shape) != 4:
+                raise UserError(
+                    f"{method} compares the last tap, which must be a map; the {network}'s is a "
+                    f"vector ({describe(last)}): name a layer that gives a map last"
+                )
+        theirs, ours = as_taps(teacher)[-1], as_taps(student)[-1]
+        if self.sizes == "any" or theirs.shape[1:-1] == ours.shape[1:-1]:
+            return []
+        return [
+            f"last tap (teacher: {describe(theirs)}; student: {describe(ours)}): compared at "
+            f"{size_text(smaller_size(theirs, ours))}, the smaller size"
+        ]
+
+    def prepare(
+        self, teacher: Any, student: Any, *, learns: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        pair = super().prepare(as_taps(teacher)[-1], as_taps(student)[-1], learns=learns)
+        return at_one_size(*pair) if self.sizes == "smaller" else pair
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs(Reading):
+    """What the models themselves give, or one tap of each, in their own types: for losses that
+    were not written for this project."""
+
+    key: ClassVar[str] = "outputs"
+
+    def prepare(self, teacher: Any, student: Any, *, learns: bool = False) -> tuple[Any, Any]:
+        teacher = tf.nest.map_structure(
+            lambda theirs, ours: tf.cast(theirs, ours.dtype), teacher, student
+        )
+        return (teacher if learns else tf.nest.map_structure(tf.stop_gradient, teacher)), student
+
+
+def as_taps(taps: Any) -> Sequence[Any]:
+    """`taps` as a list; a single tensor is the only tap."""
+    return taps if isinstance(taps, (list, tuple)) else [taps]
+
+
+def smaller_size(teacher: Any, student: Any) -> tuple[int, int]:
+    """Height and width of the smaller of two maps ``[B, H, W, D]``."""
+    sizes = zip(teacher.shape[1:3], student.shape[1:3], strict=True)
+    return tuple(min(pair) for pair in sizes)
+
+
+def at_one_size(teacher: tf.Tensor, student: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Two maps ``[B, H, W, D]``, the larger averaged to the size of the smaller. Vectors stay as
+    they are."""
+    if len(student.shape) != 4:
+        return teacher, student
+    size = smaller_size(teacher, student)
+    return adaptive_average_pool(teacher, size), adaptive_average_pool(student, size)
+
+
+def size_text(size: Sequence[int]) -> str:
+    """``8x8``."""
+    return "x".join(map(str, size))

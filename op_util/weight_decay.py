@@ -1,0 +1,33 @@
+"""Weight decay as a part of the gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+
+def with_weight_decay(
+    gradients: Sequence[tf.Tensor | None], variables: Sequence[keras.Variable], decay: float
+) -> list[tf.Tensor | None]:
+    """Add the gradient of ``decay / 2 ||w||^2`` of all kernels to the losses' gradients.
+
+    A kernel that no loss reaches (its gradient is None) gets no decay and so stays as it is. With
+    decay as its whole gradient, an optimizer that divides by the gradient's size, such as Adam,
+    would take full steps towards zero.
+
+    Args:
+        gradients: of the losses, one for each variable, in the same order.
+        variables: a variable is a kernel if its path ends with ``kernel``. Biases and the weights
+            of normalisation layers do not decay.
+        decay: 0 or above.
+
+    Returns:
+        The gradients, of the same dtypes; None stays None.
+    """
+    return [
+        gradient + decay * tf.cast(variable.value, gradient.dtype)
+        if gradient is not None and variable.path.endswith("kernel") else gradient
+        for gradient, variable in zip(gradients, variables, strict=True)
+    ]
