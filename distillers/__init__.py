@@ -7,8 +7,10 @@ from typing import Any
 
 from registry import import_modules
 
-from .method import Method, Stage, stage_ends
+from .loss import Combination, Context, Loss, Reduction, Stage, Trains
+from .method import Method
 from .registration import get, names, register
+from .stages import stage_ends
 
 import_modules(__name__, __path__)
 
@@ -17,26 +19,25 @@ from .fsp import FSP  # noqa: E402
 from .keras_loss import KerasLoss  # noqa: E402
 from .none import NoDistillation  # noqa: E402
 from .soft_logits import SoftLogits  # noqa: E402
-from .specification import (  # noqa: E402
-    create,
-    hyper_parameters,
-    parse,
-    spelled,
-    split,
-)
+from .specification import create, hyper_parameters, parse, spelled, split  # noqa: E402
 from .sskd_svd import SSKD_SVD  # noqa: E402
 from .sum import Sum  # noqa: E402
 
 __all__ = [
     "FSP",
     "SSKD_SVD",
+    "Combination",
+    "Context",
     "Distiller",
     "KerasLoss",
+    "Loss",
     "Method",
     "NoDistillation",
+    "Reduction",
     "SoftLogits",
     "Stage",
     "Sum",
+    "Trains",
     "create",
     "get",
     "hyper_parameters",

@@ -5,38 +5,29 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from distillers.batch import Batch, as_batch, check_labels, cross_entropy
 from distillers.keras_loss import KerasLoss
-from distillers.method import Method, Stage, stage_ends
+from distillers.loss import Context, Loss, Reduction, Trains
+from distillers.method import Method
 from distillers.none import NoDistillation
-from distillers.registration import name_of
+from distillers.stages import Part, RunStage, Term, parts_of_run, run_stages
+from distillers.sum import Sum
 from nets import Outputs, feature_extractor, gives_probabilities, output_layer_of, outputs_of
+from nets.keras_graph import Untracked
 from op_util import replicas
+from op_util.accuracy import top_k_hits
 from op_util.gradients import clipped_combination
+from op_util.weight_decay import with_weight_decay
 from registry import UserError
 
 Preprocessing = Callable[[tf.Tensor], tf.Tensor]
-_SCORES = ("main_loss", "accuracy", "top5")
-
-
-class Batch(NamedTuple):
-    """A batch of the data: images, int32 labels (-1: unlabelled) and the images' int64 indices."""
-
-    image: tf.Tensor
-    label: tf.Tensor
-    index: tf.Tensor
-
-
-class _Untracked:
-    """Holds a model where Keras does not look, so that no checkpoint or export of the student
-    contains the teacher."""
-
-    def __init__(self, model: keras.Model | None):
-        self.model = model
+SCORES = ("loss", "main_loss", "accuracy", "top5")
+SKIPPED = "skipped_steps"
 
 
 class Distiller(keras.Model):
@@ -45,17 +36,18 @@ class Distiller(keras.Model):
     A training step makes one forward pass of each network. Losses and norms are those of the global
     batch, however many replicas share it. The teacher works in inference mode, unless the method
     trains it too, and is not a part of this model's variables; evaluation and prediction are the
-    student's alone (or those of the model that the method makes of it to be deployed).
+    student's alone (or those of the model that the method makes of it to be deployed). A step whose
+    gradient is not finite changes no weight and counts in the metric ``skipped_steps``.
 
     Batches are dicts ``{"image", "label", "index"}`` or pairs ``(image, label)`` with the class's
     number as label; -1 marks an unlabelled image, which feeds the distillation loss only.
 
-    `fit` leads through all stages of a method that has several, unless `start_stage` was called:
-    then it trains that stage.
+    `fit` leads through all stages of a method that has several, unless `enter` was called: then it
+    trains that stage.
 
     Args:
         student: functional Keras model from images to logits.
-        method: what to learn from the teacher: one of ours, or any
+        method: what to learn from the teacher: a `Method`, a `Sum`, or any
             `keras.distillation.DistillationLoss` (see `KerasLoss`); None: nothing, the student
             alone.
         teacher: functional Keras model; None where the method needs none.
@@ -66,6 +58,7 @@ class Distiller(keras.Model):
         main_loss: ``"cross_entropy"``, or ``"none"`` to transfer without any label.
         weight_decay: factor of ``||w||^2 / 2``, on all kernels that are trained.
         samples: number of training images, for methods that keep something for each.
+        epochs: of the whole run, which warm-ups are a share of; `fit` sets it.
 
     Raises:
         UserError: method, teacher and student do not fit.
@@ -84,149 +77,439 @@ class Distiller(keras.Model):
         main_loss: str = "cross_entropy",
         weight_decay: float = 1e-4,
         samples: int | None = None,
+        epochs: int | None = None,
     ):
         super().__init__(name="distiller")
         method = method or NoDistillation()
-        if not isinstance(method, Method):
+        if not isinstance(method, (Method, Sum)):
             method = KerasLoss(method)
-        if main_loss not in ("cross_entropy", "none"):
-            raise UserError(f"main_loss must be cross_entropy or none, not {main_loss!r}")
-        if method.needs_teacher and teacher is None:
-            raise UserError(f"{type(method).__name__} needs a teacher, and none was given")
-        if main_loss == "none" and not method.needs_teacher:
-            raise UserError("without a main loss and without a teacher there is nothing to learn")
-        method.validate_model_compatibility(teacher, student)
+        _check_networks(method, student, teacher, main_loss)
         self.method = method
         self.student = student
         self.main_loss = main_loss
         self.weight_decay = weight_decay
-        self._student_preprocessing = student_preprocessing or _as_it_is
-        self._teacher_preprocessing = teacher_preprocessing or _as_it_is
-        student_outputs = student_outputs or self._outputs(student, method.student_taps)
-        self._student_features = _Untracked(feature_extractor(student, student_outputs))
-        _check_logits("student", student)
-        self._teacher = _Untracked(teacher if method.needs_teacher else None)
-        self._teacher_features = _Untracked(None)
-        if method.needs_teacher:
-            teacher_outputs = teacher_outputs or self._outputs(teacher, method.teacher_taps)
-            self._teacher_features = _Untracked(feature_extractor(teacher, teacher_outputs))
-            if "logits" in method.reads:
-                _check_logits("teacher", teacher, teacher_outputs)
-            if samples is not None:
-                method.begin(samples, self._student_features.model.output["logits"].shape[-1])
-            features = (self._teacher_features.model.output, self._student_features.model.output)
-            for term in method.terms:
-                term.build(*(term.reading(one) for one in features))
-        self._enter(method.stages[0], first_epoch=0)
-        self._leads_through_stages = len(method.stages) > 1
-        self.method_layers = list(method.layers)
-        self._deployed = _Untracked(method.deployed(student))
+        self._student_preprocessing = student_preprocessing or _unchanged
+        self._teacher_preprocessing = teacher_preprocessing or _unchanged
+        self._teacher = Untracked(teacher if method.needs_teacher else None)
+        self._read(student_outputs, teacher_outputs)
+        self._built = Untracked(self._build_losses(samples))
+        self.method_layers = [layer for loss in self.distillation_losses for layer in loss.layers]
+        self._stages = Untracked(run_stages(self.distillation_losses))
+        deploy = next((loss.deploy for loss in self.distillation_losses if loss.deploy), None)
+        self._deployed = Untracked(deploy(student) if deploy else student)
         self.epoch = self.add_weight(
             shape=(), dtype="int32", initializer="zeros", trainable=False, name="epoch"
         )
-        names = [*_SCORES, *self._distillation_figures()]
-        names += ["clip_share"] if self._clips() else []
-        self._figures = {name: keras.metrics.Mean(name) for name in names}
+        self._epochs = epochs
+        self._means = {name: keras.metrics.Mean(name) for name in self._metric_names()}
+        self._leads_through_stages = len(self.stages) > 1
         self._is_evaluating = False
+        self._enter(self.stages[0], 0)
         self.built = True
+
+    # Networks and losses
+
+    def _read(self, student_outputs: Outputs | None, teacher_outputs: Outputs | None) -> None:
+        """Make what gives the networks' features."""
+        named = [(None, None), *(
+            member.taps(self.teacher, self.student) for member in self._members()
+        )]
+        theirs, ours = (next((n for n in names if n), None) for names in zip(*named, strict=True))
+        student_outputs = student_outputs or self._outputs(self.student, ours)
+        _check_logits("student", self.student)
+        self._student_features = Untracked(feature_extractor(self.student, student_outputs))
+        self._teacher_features = Untracked(None)
+        if self.method.needs_teacher:
+            teacher_outputs = teacher_outputs or self._outputs(self.teacher, theirs)
+            if self.method.does_read("logits"):
+                _check_logits("teacher", self.teacher, teacher_outputs)
+            self._teacher_features = Untracked(feature_extractor(self.teacher, teacher_outputs))
+
+    def _members(self) -> Sequence[Method]:
+        return self.method.members if self.method.needs_teacher else ()
 
     def _outputs(self, model: keras.Model, taps: tuple[str, ...] | None) -> Outputs:
         """Declared outputs, or those at `taps`; a method that compares no maps needs no taps to be
         named."""
-        if taps is not None or "maps" in self.method.reads:
+        if taps is not None or self.method.does_read("maps"):
             return outputs_of(model, taps)
         try:
             return outputs_of(model)
         except UserError:
             return outputs_of(model, taps=(model.layers[-1].name,))
 
-    def _distillation_figures(self) -> list[str]:
-        """The names of what the distillation loss has to log."""
-        return self._figures_of(self.method.terms) if self.method.needs_teacher else []
-
-    def _figures_of(self, terms: Sequence[Method]) -> list[str]:
-        own = [loss_name(term) for term in terms] if len(self.method.terms) > 1 else []
-        return ["distillation_loss", *own, *(name for term in terms for name in term.figures)]
-
-    def _active_terms(self, stage: Stage) -> list[tuple[Method, Stage]]:
-        """The methods that have a loss in a stage, with the stage as each declares it. In a sum, a
-        method that does not know the stage takes part where there is a main loss."""
+    def _build_losses(self, samples: int | None) -> list[Loss]:
         if not self.method.needs_teacher:
-            return []
-        active = []
-        for term in self.method.terms:
-            own = next((known for known in term.stages if known.name == stage.name), None)
-            if own.distillation_loss if own else stage.main_loss:
-                active.append((term, own or stage))
-        return active
+            return [self.method.build()]
+        features = (self._teacher_features.value.output, self._student_features.value.output)
+        losses = [
+            member.build(*map(member.select, features), samples=samples)
+            for member in self.method.members
+        ]
+        for loss in losses:
+            if len(losses) > 1 and loss.deploy:
+                name = loss.method.name
+                raise UserError(f"{name} deploys a model of its own, so it cannot be in a sum")
+        return losses
 
-    def _distils(self) -> bool:
-        return bool(self._active_terms(self.stage))
+    @property
+    def distillation_losses(self) -> list[Loss]:
+        """The method's loss, or those of a sum, built for the networks."""
+        return self._built.value
 
-    def _clips(self) -> bool:
-        clipped = any(term.combination == "clip" for term in self.method.terms)
-        return self.method.needs_teacher and clipped and self.main_loss != "none"
+    @property
+    def notes(self) -> list[str]:
+        """How the method was fitted to the two networks, a line each."""
+        return [note for loss in self.distillation_losses for note in loss.notes]
 
-    def _logs_clip(self) -> bool:
-        active = any(term.combination == "clip" for term, _ in self._active_terms(self.stage))
-        return active and self._clips() and self.stage.main_loss
+    @property
+    def teacher(self) -> keras.Model | None:
+        """The teacher, or None; not tracked as a part of this model."""
+        return self._teacher.value
+
+    @property
+    def deployed(self) -> keras.Model:
+        """The model that is judged and exported: the student, or what the method makes of it."""
+        return self._deployed.value
 
     def __dir__(self) -> list[str]:
         # Keras saves each part of a model that dir() shows, and the teacher is no part of this one.
         return [name for name in super().__dir__() if name not in ("teacher", "deployed")]
 
-    @property
-    def teacher(self) -> keras.Model | None:
-        """The teacher, or None; not tracked as a part of this model."""
-        return self._teacher.model
+    def student_features(self, image: tf.Tensor) -> dict[str, Any]:
+        """The student's maps, embedding and logits for a batch's images, in inference mode."""
+        return self._student_features.value(self._student_preprocessing(image), training=False)
+
+    def teacher_features(self, image: tf.Tensor) -> dict[str, Any]:
+        """The teacher's, likewise."""
+        return self._teacher_features.value(self._teacher_preprocessing(image), training=False)
+
+    # Stages
 
     @property
-    def deployed(self) -> keras.Model:
-        """The model that is judged and exported: the student, or what the method makes of it."""
-        return self._deployed.model
+    def stages(self) -> list[RunStage]:
+        """The stages of a run."""
+        return self._stages.value
+
+    def parts(self, epochs: int) -> list[Part]:
+        """The stages of a run of so many epochs, which warm-ups are from now on a share of."""
+        self._epochs = epochs
+        return parts_of_run(self.stages, epochs)
+
+    def enter(self, part: Part) -> None:
+        """Train a part of a run from now on; the caller begins the next one as well."""
+        self._leads_through_stages = False
+        self._enter(part.stage, part.first)
+
+    def _enter(self, stage: RunStage, first_epoch: int) -> None:
+        self._stage = Untracked(stage)
+        self._first_epoch = first_epoch
+        self.train_function = None
+
+    @property
+    def stage(self) -> RunStage:
+        """The present stage."""
+        return self._stage.value
+
+    def _clips(self) -> bool:
+        """Whether the present stage clips a gradient against the main task's."""
+        return self.main_loss != "none" and self.stage.clips
+
+    def variables_to_train(self) -> list[keras.Variable]:
+        """The variables that the present stage trains."""
+        return self._variables_of(self.stage)
+
+    def variables_ever_trained(self) -> list[keras.Variable]:
+        """The variables that any stage trains, for which an optimizer is to be built."""
+        variables = [v for stage in self.stages for v in self._variables_of(stage)]
+        return list({id(variable): variable for variable in variables}.values())
 
     def saved_variables(self) -> list[keras.Variable]:
         """What a checkpoint has to hold: this model's variables, and a teacher's that learns."""
         learns = self.method.trains_teacher
         return [*self.variables, *(self.teacher.variables if learns else [])]
 
-    def student_features(self, image: tf.Tensor) -> dict[str, Any]:
-        """The student's maps, embedding and logits for a batch's images, in inference mode."""
-        return self._student_features.model(self._student_preprocessing(image), training=False)
+    def _variables_of(self, stage: RunStage) -> list[keras.Variable]:
+        variables = list(self._student_variables(stage))
+        if self.method.trains_teacher and stage.lead.trains is Trains.ALL:
+            variables += self.teacher.trainable_variables
+        layers = [layer for term in stage.terms for layer in term.stage.layers]
+        return variables + [v for layer in layers for v in layer.trainable_variables]
 
-    def teacher_features(self, image: tf.Tensor) -> dict[str, Any]:
-        """The teacher's, likewise."""
-        return self._teacher_features.model(self._teacher_preprocessing(image), training=False)
+    def _student_variables(self, stage: RunStage) -> list[keras.Variable]:
+        variables = self.student.trainable_variables
+        trains, taps = stage.lead.trains, stage.lead.taps
+        if trains is Trains.NOTHING:
+            return []
+        if trains is Trains.ALL and self.deployed is self.student:
+            return variables
+        features = self._student_features.value
+        maps = features.output["maps"]
+        chosen = maps if taps is None else [maps[number] for number in taps]
+        reached = {id(v) for v in keras.Model(features.inputs, chosen).trainable_variables}
+        return [variable for variable in variables if id(variable) in reached]
 
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        return list(self._figures.values())
-
-    def start_stage(self, stage: Stage, first_epoch: int = 0) -> None:
-        """Train as `stage` says from now on; the next stage is begun by the caller as well.
-
-        Args:
-            first_epoch: of the stage, in the run: from there on the clip opens.
-        """
-        self._leads_through_stages = False
-        self._enter(stage, first_epoch)
-
-    def _enter(self, stage: Stage, first_epoch: int) -> None:
-        self.stage = stage
-        self._first_epoch = first_epoch
-        self.train_function = None
+    # Steps
 
     def call(self, image: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The deployed model's logits ``[B, classes]`` for a batch's images."""
         return self.deployed(self._student_preprocessing(image), training=training)
 
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        batch, weight = replicas.never_empty(as_batch(data))
+        variables = self.variables_to_train()
+        statistics = self._batch_statistics()
+        before = [tf.identity(variable.value) for variable in statistics]
+        with tf.GradientTape(persistent=self._clips()) as tape:
+            student = self._student_features.value(
+                self._student_preprocessing(batch.image),
+                training=self.stage.lead.trains is not Trains.NOTHING,
+            )
+            teacher = self._features_to_learn_from(batch.image)
+            main = self._main_loss(teacher, student, batch)
+            added, clipped, metrics = self._distillation_losses(teacher, student, batch, weight)
+            main += added
+        gradients, share = self._gradients(tape, main, clipped, variables)
+        if share is not None:
+            metrics["clip_share"] = share
+        metrics["loss"] = (main + clipped) * replicas.count()
+        metrics[SKIPPED] = self._apply_if_finite(gradients, variables, statistics, before)
+        return self._log(self._logits_to_log(student), batch, metrics, weight)
+
+    def _gradients(
+        self,
+        tape: tf.GradientTape,
+        main: tf.Tensor,
+        clipped: tf.Tensor,
+        variables: list[keras.Variable],
+    ) -> tuple[list[tf.Tensor | None], tf.Tensor | None]:
+        """The global batch's gradients, with weight decay, and the share that a clip lets
+        through."""
+        if not self._clips():
+            gradients = replicas.global_sum_present(tape.gradient(main + clipped, variables))
+            return with_weight_decay(gradients, variables, self.weight_decay), None
+        g0, g1 = (
+            replicas.global_sum_present(tape.gradient(loss, variables)) for loss in (main, clipped)
+        )
+        g0 = with_weight_decay(g0, variables, self.weight_decay)
+        return clipped_combination(g0, g1, self.epoch.value - self._first_epoch)
+
+    def _apply_if_finite(
+        self,
+        gradients: list[tf.Tensor | None],
+        variables: list[keras.Variable],
+        statistics: list[keras.Variable],
+        before: list[tf.Tensor],
+    ) -> tf.Tensor:
+        """Update the variables. Where any gradient is not finite, all count as zero, and batch
+        statistics go back to what they were `before`.
+
+        Returns:
+            1 where the step was skipped, else 0.
+        """
+        present = [gradient for gradient in gradients if gradient is not None]
+        finite = tf.math.is_finite(tf.linalg.global_norm(present)) if present else tf.constant(True)
+        kept = [None if g is None else tf.where(finite, g, 0) for g in gradients]
+        replicas.apply_summed(self.optimizer, kept, variables)
+        for variable, value in zip(statistics, before, strict=True):
+            variable.assign(tf.where(finite, variable.value, value))
+        return tf.cast(~finite, tf.float32)
+
+    def _batch_statistics(self) -> list[keras.Variable]:
+        """The moving statistics of the networks that learn."""
+        networks = [self.student, *([self.teacher] if self.method.trains_teacher else [])]
+        return [
+            variable for network in networks for variable in network.non_trainable_variables
+            if variable.path.endswith(("moving_mean", "moving_variance"))
+        ]
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        batch = as_batch(data)
+        logits = tf.cast(self._predicted(batch.image), tf.float32)
+        return self._log(logits, batch, {}, tf.constant(1.0))
+
+    def predict_step(self, data: Any) -> tf.Tensor:
+        return self._predicted(as_batch(data).image)
+
+    def _predicted(self, image: tf.Tensor) -> tf.Tensor:
+        """The logits; also where a replica has no images (see `replicas.never_empty`)."""
+        if replicas.count() == 1:
+            return self(image, training=False)
+        size = tf.shape(image)[0]
+        padding = [[0, tf.cast(size == 0, tf.int32)], *[[0, 0]] * (image.shape.rank - 1)]
+        some = tf.pad(image, padding)
+        return self(tf.ensure_shape(some, image.shape), training=False)[:size]
+
+    def _features_to_learn_from(self, image: tf.Tensor) -> dict[str, Any]:
+        """The teacher's features in a training step; it learns from them or has no gradient."""
+        if not self.stage.distils:
+            return {}
+        if self.method.trains_teacher:
+            return self._teacher_features.value(self._teacher_preprocessing(image), training=True)
+        return tf.nest.map_structure(tf.stop_gradient, self.teacher_features(image))
+
+    # Losses
+
+    def _main_loss(
+        self, teacher: dict[str, Any], student: dict[str, Any], batch: Batch
+    ) -> tf.Tensor:
+        """This replica's part of the main loss: the student's, with the losses that its own layers
+        add, and that of a teacher that learns."""
+        if self.main_loss == "none" or self.stage.main_weight == 0:
+            return tf.constant(0.0)
+        loss = self._mean_cross_entropy(student["logits"], batch)
+        if teacher and self.method.trains_teacher:
+            loss += self._mean_cross_entropy(teacher["logits"], batch)
+        own = [tf.cast(each, tf.float32) for each in self._student_features.value.losses]
+        own_loss = tf.add_n(own) / replicas.count() if own else 0.0
+        return self.stage.main_weight * tf.cast(loss, tf.float32) + own_loss
+
+    def _mean_cross_entropy(self, logits: tf.Tensor, batch: Batch) -> tf.Tensor:
+        """This replica's part of the cross-entropy's mean over all labelled images of the batch."""
+        loss, labelled = cross_entropy(logits, batch.label)
+        count = replicas.global_sum(tf.reduce_sum(labelled))
+        weight = labelled * tf.cast(batch.weight, labelled.dtype)
+        return tf.math.divide_no_nan(tf.reduce_sum(loss * weight), count)
+
+    def _distillation_losses(
+        self, teacher: dict[str, Any], student: dict[str, Any], batch: Batch, weight: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
+        """This replica's part of the weighted distillation losses of the global batch: those to be
+        added to the main loss, and those whose gradient is to be clipped; and metrics."""
+        added, clipped = tf.constant(0.0), tf.constant(0.0)
+        metrics: dict[str, tf.Tensor] = {}
+        for term in self.stage.terms:
+            loss, logged, own = self._term(term, teacher, student, batch, weight)
+            factor = self._weight(term)
+            if term.clips:
+                clipped += factor * loss
+            else:
+                added += factor * loss
+            metrics |= own
+            _add_to(metrics, "distillation_loss", logged)
+            if "weighted_distillation_loss" in self._means:
+                _add_to(metrics, "weighted_distillation_loss", factor * logged)
+            if len(self.method.members) > 1:
+                metrics[f"{term.name}_loss"] = logged
+        return added, clipped, metrics
+
+    def _weight(self, term: Term) -> tf.Tensor:
+        """The weight of a term in the present epoch."""
+        if not term.stage.warmup or not self._epochs:
+            return tf.constant(term.stage.weight)
+        epochs = max(term.stage.warmup * self._epochs, 1.0)
+        begun = tf.cast(self.epoch.value - self._first_epoch + 1, tf.float32)
+        return term.stage.weight * tf.minimum(begun / epochs, 1)
+
+    def _term(
+        self,
+        term: Term,
+        teacher: dict[str, Any],
+        student: dict[str, Any],
+        batch: Batch,
+        weight: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
+        """This replica's part of one method's loss of the global batch, float32; the same per
+        image, to be logged; and the method's metrics."""
+        method = term.loss.method
+        teacher, student = method.select(teacher), method.select(student)
+        local = weight * tf.cast(tf.shape(batch.label)[0], tf.float32)
+        samples = replicas.global_sum(local)
+        of_images = {"labels": batch.label, "indices": batch.index}
+        if method.couples_samples:
+            teacher, student, of_images = replicas.global_batch(
+                (teacher, student, of_images), samples
+            )
+        context = Context(epoch=self.epoch.value, training=True, **of_images)
+        loss, metrics = term.loss.compute(teacher, student, context, term.stage)
+        loss = tf.cast(loss, tf.float32)
+        share = tf.math.divide_no_nan(local, samples)
+        if method.couples_samples:
+            loss /= replicas.count()
+        elif term.stage.reduction is Reduction.MEAN:
+            loss = tf.where(share > 0, loss * share, 0)  # the mean of no samples is NaN
+        else:
+            loss *= weight
+        # Logged per image, whether the method sums or averages.
+        per = local if term.stage.reduction is Reduction.SUM else share
+        prefix = f"{term.name}_" if len(self.method.members) > 1 else ""
+        metrics = {f"{prefix}{name}": value for name, value in metrics.items()}
+        return loss, tf.math.divide_no_nan(loss, per), metrics
+
+    def _logits_to_log(self, student: dict[str, Any]) -> tf.Tensor:
+        of = next((loss.logits for loss in self.distillation_losses if loss.logits), None)
+        return of(student) if of else student["logits"]
+
+    # Metrics
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return list(self._means.values())
+
+    def _metric_names(self) -> list[str]:
+        """The names of all that any stage logs."""
+        names = [name for stage in self.stages for name in self._names_in(stage)]
+        return list(dict.fromkeys([*SCORES, *names, SKIPPED]))
+
+    def _names_in(self, stage: RunStage) -> list[str]:
+        """The names of what a stage logs of the distillation."""
+        if not stage.distils:
+            return []
+        names = ["distillation_loss"]
+        terms = [term for each in self.stages for term in each.terms]
+        if any(term.stage.weight != 1 or term.stage.warmup for term in terms):
+            names.append("weighted_distillation_loss")
+        is_sum = len(self.method.members) > 1
+        for term in stage.terms:
+            prefix = f"{term.name}_" if is_sum else ""
+            names += [f"{term.name}_loss"] if is_sum else []
+            names += [f"{prefix}{name}" for name in term.loss.method.metrics]
+        return names + (["clip_share"] if self.main_loss != "none" and stage.clips else [])
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """The means that the step at hand logs, over all replicas. Were there others among them,
+        Keras would take the mean of the replicas' means instead."""
+        names = list(SCORES)
+        if not self._is_evaluating:
+            names += [*self._names_in(self.stage), SKIPPED]
+        return {name: self._means[name].result() for name in names}
+
+    def _log(
+        self, logits: tf.Tensor, batch: Batch, metrics: dict[str, tf.Tensor], weight: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Update the running means, in which each sample counts for `weight`, and return them."""
+        loss, labelled = cross_entropy(logits, batch.label)
+        labelled *= tf.cast(weight, labelled.dtype)
+        known = tf.maximum(batch.label, 0)
+        self._means["main_loss"].update_state(loss, labelled)
+        if "loss" not in metrics:
+            self._means["loss"].update_state(loss, labelled)
+        for name, k in (("accuracy", 1), ("top5", 5)):
+            self._means[name].update_state(top_k_hits(logits, known, k), labelled)
+        weight *= tf.cast(tf.shape(batch.label)[0], tf.float32)
+        for name, value in metrics.items():
+            # A replica without images has nothing to say, and may say NaN.
+            self._means[name].update_state(tf.where(weight > 0, value, 0), weight)
+        return {name: self._means[name].result() for name in dict.fromkeys([*SCORES, *metrics])}
+
+    # Keras' entry points
+
     def compile(self, optimizer: Any = None, jit_compile: bool = False, **kwargs: Any) -> None:
-        """As `keras.Model.compile`; the losses are this model's own.
+        """As `keras.Model.compile`; the losses and metrics are this model's own.
 
         Args:
             optimizer: None: the paper's, SGD with Nesterov momentum 0.9 and learning rate 1e-2.
             jit_compile: off unless asked for, also where Keras would turn it on.
+
+        Raises:
+            UserError: a loss or metrics are given.
         """
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            if kwargs.get(name) is not None:
+                raise UserError(
+                    f"compile got {name}, but a Distiller has losses and metrics of its own: leave "
+                    f"it out, and give a method, main_loss or a keras.distillation loss instead"
+                )
         optimizer = optimizer or keras.optimizers.SGD(1e-2, momentum=0.9, nesterov=True)
         self._compile_again = functools.partial(self.compile, jit_compile=jit_compile, **kwargs)
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
@@ -246,40 +529,48 @@ class Distiller(keras.Model):
         depends on.
 
         Args:
-            x, y, batch_size, initial_epoch, callbacks, **kwargs: as there.
+            x, y, batch_size, initial_epoch, callbacks, **kwargs: as there; sample and class weights
+                weigh the main loss.
             epochs: of all stages together, which share them as the method says. Where there are
                 fewer than stages, the last stages are left out, with a warning.
+
+        Raises:
+            UserError: labels of an array name no class.
         """
+        check_labels(y, self.deployed.outputs[0].shape[-1])
         with self.distribute_strategy.scope():
             self.optimizer.build(self.variables_ever_trained())
         callbacks = [_EpochCounter(self), *(callbacks or [])]
+        fit = functools.partial(super().fit, x, y, batch_size, callbacks=callbacks, **kwargs)
         if not self._leads_through_stages:
-            return super().fit(
-                x, y, batch_size, epochs, initial_epoch=initial_epoch, callbacks=callbacks, **kwargs
-            )
-        history, first = keras.callbacks.History(), 0
+            self._epochs = self._epochs or epochs
+            return fit(epochs, initial_epoch=initial_epoch)
+        return self._fit_stages(fit, epochs, initial_epoch)
+
+    def _fit_stages(
+        self, fit: Callable[..., keras.callbacks.History], epochs: int, initial_epoch: int
+    ) -> keras.callbacks.History:
+        """Call `fit` for each stage of a run, and join what it logs."""
+        history = keras.callbacks.History()
         history.set_model(self)
         history.on_train_begin()
-        stages = self.method.stages
+        stages = self.stages
         if epochs < len(stages):
             warnings.warn(
                 f"{epochs} epochs for the stages {', '.join(stage.name for stage in stages)}: "
-                "the last are left out", stacklevel=2,
+                "the last are left out", stacklevel=3,
             )
             stages = stages[:epochs]
-        for stage, last in zip(stages, stage_ends(stages, epochs), strict=True):
-            self._enter(stage, first)
-            if stage.new_optimizer and first:
+        self._epochs = epochs
+        for part in parts_of_run(stages, epochs):
+            self._enter(part.stage, part.first)
+            if part.begins_anew and part.first:
                 self._begin_anew()
-            if last > initial_epoch:
-                part = super().fit(
-                    x, y, batch_size, last, initial_epoch=max(first, initial_epoch),
-                    callbacks=callbacks, **kwargs,
-                )
-                history.epoch += part.epoch
-                for name, values in part.history.items():
+            if part.last > initial_epoch:
+                logged = fit(part.last, initial_epoch=max(part.first, initial_epoch))
+                history.epoch += logged.epoch
+                for name, values in logged.history.items():
                     history.history.setdefault(name, []).extend(values)
-            first = last
         self.history = history
         return history
 
@@ -298,208 +589,10 @@ class Distiller(keras.Model):
         finally:
             self._is_evaluating = False
 
-    def get_metrics_result(self) -> dict[str, Any]:
-        """The means that the step at hand logs, over all replicas. Were there others among them,
-        Keras would take the mean of the replicas' means instead."""
-        names = list(_SCORES)
-        if self._distils() and not self._is_evaluating:
-            names += self._figures_of([term for term, _ in self._active_terms(self.stage)])
-            names += ["clip_share"] if self._logs_clip() else []
-        return {name: self._figures[name].result() for name in names}
-
-    def variables_to_train(self) -> list[keras.Variable]:
-        """The variables that the present stage trains."""
-        return self._variables_of(self.stage)
-
-    def variables_ever_trained(self) -> list[keras.Variable]:
-        """The variables that any stage trains, for which an optimizer is to be built."""
-        variables = [v for stage in self.method.stages for v in self._variables_of(stage)]
-        return list({id(variable): variable for variable in variables}.values())
-
-    def _variables_of(self, stage: Stage) -> list[keras.Variable]:
-        trained = self._student_variables(stage)
-        if self.method.trains_teacher and stage.trains == "all":
-            trained = trained + self.teacher.trainable_variables
-        layers = [
-            layer for term, own in self._active_terms(stage) for layer in term.layers
-            if own.layers is None or layer.name in own.layers
-        ]
-        return [*trained, *(variable for layer in layers for variable in layer.trainable_variables)]
-
-    def _student_variables(self, stage: Stage) -> list[keras.Variable]:
-        if stage.trains == "nothing":
-            return []
-        variables = self.student.trainable_variables
-        deployed = self.deployed is self.student
-        if stage.trains == "all" and deployed:
-            return variables
-        features = self._student_features.model
-        taps = features.output["maps"]
-        chosen = taps if stage.taps is None else [taps[number] for number in stage.taps]
-        reached = {id(v) for v in keras.Model(features.inputs, chosen).trainable_variables}
-        return [variable for variable in variables if id(variable) in reached]
-
-    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        batch, weight = replicas.never_empty(as_batch(data))
-        variables = self.variables_to_train()
-        with tf.GradientTape(persistent=self._logs_clip()) as tape:
-            student = self._student_features.model(
-                self._student_preprocessing(batch.image), training=self.stage.trains != "nothing"
-            )
-            teacher = self._features_to_learn_from(batch.image)
-            losses, figures = self._distillation_losses(teacher, student, batch, weight)
-            losses["add"] += self._main_loss(teacher, student, batch.label)
-            total = losses["add"] + losses["clip"]
-        if self._logs_clip():
-            g0, g1 = (
-                replicas.global_sum_present(tape.gradient(losses[how], variables))
-                for how in ("add", "clip")
-            )
-            g0 = self._with_weight_decay(g0, variables)
-            epoch = self.epoch.value - self._first_epoch
-            gradients, figures["clip_share"] = clipped_combination(g0, g1, epoch)
-        else:
-            gradients = replicas.global_sum_present(tape.gradient(total, variables))
-            gradients = self._with_weight_decay(gradients, variables)
-        replicas.apply_summed(self.optimizer, gradients, variables)
-        return self._log(self.method.logits(student), batch.label, figures, weight)
-
-    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        batch = as_batch(data)
-        logits = tf.cast(self._predicted(batch.image), tf.float32)
-        return self._log(logits, batch.label, {}, tf.constant(1.0))
-
-    def predict_step(self, data: Any) -> tf.Tensor:
-        return self._predicted(as_batch(data).image)
-
-    def _predicted(self, image: tf.Tensor) -> tf.Tensor:
-        """The logits; also where a replica has no images (see `replicas.never_empty`)."""
-        if replicas.count() == 1:
-            return self(image, training=False)
-        size = tf.shape(image)[0]
-        padding = [[0, tf.cast(size == 0, tf.int32)], *[[0, 0]] * (image.shape.rank - 1)]
-        some = tf.pad(image, padding)
-        return self(tf.ensure_shape(some, image.shape), training=False)[:size]
-
-    def _features_to_learn_from(self, image: tf.Tensor) -> dict[str, Any]:
-        """The teacher's features in a training step; it learns from them or has no gradient."""
-        if not self._distils():
-            return {}
-        if self.method.trains_teacher:
-            return self._teacher_features.model(self._teacher_preprocessing(image), training=True)
-        return tf.nest.map_structure(tf.stop_gradient, self.teacher_features(image))
-
-    def _main_loss(
-        self, teacher: dict[str, Any], student: dict[str, Any], label: tf.Tensor
-    ) -> tf.Tensor:
-        """This replica's part of the main loss, the student's and that of a teacher that learns."""
-        if self.main_loss == "none" or not self.stage.main_loss:
-            return tf.constant(0.0)
-        loss = self._mean_cross_entropy(student["logits"], label)
-        if teacher and self.method.trains_teacher:
-            loss += self._mean_cross_entropy(teacher["logits"], label)
-        return self.method.main_weight * loss
-
-    def _mean_cross_entropy(self, logits: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
-        """This replica's part of the cross-entropy's mean over all labelled images of the batch."""
-        loss, labelled = cross_entropy(logits, label)
-        count = replicas.global_sum(tf.reduce_sum(labelled))
-        return tf.math.divide_no_nan(tf.reduce_sum(loss * labelled), count)
-
-    def _distillation_losses(
-        self, teacher: dict[str, Any], student: dict[str, Any], batch: Batch, weight: tf.Tensor
-    ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-        """This replica's part of the distillation losses of the global batch, weighted: those to
-        be added to the main loss, and those whose gradient is to be clipped; and figures to log."""
-        losses = {"add": tf.constant(0.0), "clip": tf.constant(0.0)}
-        if not self._distils():
-            return losses, {}
-        figures: dict[str, tf.Tensor] = {}
-        for term, stage in self._active_terms(self.stage):
-            loss, logged, own = self._distillation_term(
-                term, stage.reduction or term.reduction, teacher, student, batch, weight
-            )
-            losses[term.combination] += tf.cast(term.distillation_weight * loss, tf.float32)
-            logged = tf.cast(logged, tf.float32)
-            if len(self.method.terms) > 1:
-                own[loss_name(term)] = logged
-                logged *= term.distillation_weight
-            figures["distillation_loss"] = figures.get("distillation_loss", 0.0) + logged
-            figures |= own
-        return losses, figures
-
-    def _distillation_term(
-        self,
-        term: Method,
-        reduction: str,
-        teacher: dict[str, Any],
-        student: dict[str, Any],
-        batch: Batch,
-        weight: tf.Tensor,
-    ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
-        """This replica's part of one method's loss of the global batch; the same per image, to be
-        logged; and the method's figures."""
-        teacher, student = term.reading(teacher), term.reading(student)
-        local = weight * tf.cast(tf.shape(batch.label)[0], tf.float32)
-        samples = replicas.global_sum(local)
-        context = {"labels": batch.label, "indices": batch.index}
-        if term.couples_samples:
-            teacher, student, context = replicas.global_batch(
-                (teacher, student, context), samples
-            )
-        loss, figures = term.compute(
-            teacher, student, epoch=self.epoch.value, stage=self.stage.name, **context
-        )
-        if loss.shape.rank != 0:
-            raise UserError(
-                f"{type(term).__name__} gives a loss of shape {loss.shape}; expected one number, "
-                "the mean over the batch, or its sum where the method says reduction = 'sum'"
-            )
-        share = tf.cast(tf.math.divide_no_nan(local, samples), loss.dtype)
-        if term.couples_samples:
-            loss /= replicas.count()
-        elif reduction == "mean":
-            loss = tf.where(share > 0, loss * share, 0)  # the mean of no samples is NaN
-        else:
-            loss *= tf.cast(weight, loss.dtype)
-        # Logged per image, whether the method sums or averages.
-        per = tf.cast(local, loss.dtype) if reduction == "sum" else share
-        return loss, tf.math.divide_no_nan(loss, per), dict(figures)
-
-    def _with_weight_decay(
-        self, gradients: list[tf.Tensor | None], variables: list[keras.Variable]
-    ) -> list[tf.Tensor | None]:
-        """`gradients` of the global batch with that of ``weight_decay / 2 ||w||^2`` for kernels."""
-
-        def decayed(gradient: tf.Tensor | None, variable: keras.Variable) -> tf.Tensor | None:
-            if not variable.path.endswith("kernel"):
-                return gradient
-            decay = self.weight_decay * variable.value
-            return decay if gradient is None else gradient + tf.cast(decay, gradient.dtype)
-
-        return [decayed(*pair) for pair in zip(gradients, variables, strict=True)]
-
-    def _log(
-        self,
-        logits: tf.Tensor,
-        label: tf.Tensor,
-        figures: dict[str, tf.Tensor],
-        weight: tf.Tensor,
-    ) -> dict[str, tf.Tensor]:
-        """Update the running means, in which each sample counts for `weight`, and return them."""
-        loss, labelled = cross_entropy(logits, label)
-        labelled *= tf.cast(weight, labelled.dtype)
-        known = tf.maximum(label, 0)
-        self._figures["main_loss"].update_state(loss, labelled)
-        for name, k in (("accuracy", 1), ("top5", 5)):
-            hit = tf.cast(tf.math.in_top_k(known, logits, k), tf.float32)
-            self._figures[name].update_state(hit, labelled)
-        weight *= tf.cast(tf.shape(label)[0], tf.float32)
-        for name, value in figures.items():
-            # A replica without images has nothing to say, and may say NaN.
-            self._figures[name].update_state(tf.where(weight > 0, value, 0), weight)
-        shown = [*_SCORES, *figures]
-        return {name: self._figures[name].result() for name in shown}
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Save the deployed model, the student, as `keras.Model.save` does; so
+        `keras.callbacks.ModelCheckpoint` keeps a student that needs none of this."""
+        self.deployed.save(filepath, *args, **kwargs)
 
 
 class _EpochCounter(keras.callbacks.Callback):
@@ -513,51 +606,41 @@ class _EpochCounter(keras.callbacks.Callback):
         self._distiller.epoch.assign(epoch)
 
 
-def _check_logits(whose: str, model: keras.Model, outputs: Outputs | None = None) -> None:
+def _check_networks(
+    method: Method | Sum, student: keras.Model, teacher: keras.Model | None, main_loss: str
+) -> None:
+    """Raise UserError where these cannot be trained together."""
+    if main_loss not in ("cross_entropy", "none"):
+        raise UserError(f"main_loss must be cross_entropy or none, not {main_loss!r}")
+    if method.needs_teacher and teacher is None:
+        raise UserError(f"{method.name} needs a teacher, and none was given")
+    if main_loss == "none" and not method.needs_teacher:
+        raise UserError("without a main loss and without a teacher there is nothing to learn")
+    method.validate_model_compatibility(teacher, student)
+    if teacher is None or not method.needs_teacher:
+        return
+    ours = {id(variable) for variable in student.variables}
+    shared = [v.path for v in teacher.variables if id(v) in ours]
+    if shared:
+        raise UserError(
+            f"teacher and student share variables ({shared[0]}), so the teacher would be trained "
+            "along: give the student layers of its own"
+        )
+
+
+def _check_logits(network: str, model: keras.Model, outputs: Outputs | None = None) -> None:
     """Raise UserError where what is taken for a network's logits are probabilities."""
     elsewhere = outputs is not None and outputs.logits != output_layer_of(model.outputs[0])
     if gives_probabilities(model) and not elsewhere:
         raise UserError(
-            f"the {whose} {model.name!r} ends in a softmax, but networks give logits here: leave "
+            f"the {network} {model.name!r} ends in a softmax, but networks give logits here: leave "
             "it out of the last layer, or give nets.without_softmax(model)"
         )
 
 
-def loss_name(term: Method) -> str:
-    """Under which name a method's loss is logged where it is one of several."""
-    return f"{name_of(type(term))}_loss"
+def _add_to(metrics: dict[str, tf.Tensor], name: str, value: tf.Tensor) -> None:
+    metrics[name] = metrics[name] + value if name in metrics else value
 
 
-def as_batch(data: Any) -> Batch:
-    """A `Batch` from a dict ``{"image", "label", "index"}``, a pair ``(image, label)`` or images
-    alone; what is missing is -1."""
-    if isinstance(data, tuple) and isinstance(data[0], dict):
-        data = data[0]  # as `train_on_batch` hands it over
-    if isinstance(data, dict):
-        image, label, index = data["image"], data.get("label"), data.get("index")
-    else:
-        parts = data if isinstance(data, tuple) else (data,)
-        image, label, index = (*parts, None, None)[:3]
-    if label is not None and len(label.shape) > 1 and label.shape[-1] not in (1, None):
-        raise UserError(
-            f"labels are of shape {tuple(label.shape)}, one-hot perhaps; expected the number of "
-            "each image's class, (batch,): numpy.argmax(labels, axis=1) gives it"
-        )
-    unknown = tf.fill(tf.shape(image)[:1], -1)
-    label = unknown if label is None else tf.cast(tf.reshape(label, [-1]), tf.int32)
-    return Batch(image, label, tf.cast(unknown if index is None else index, tf.int64))
-
-
-def cross_entropy(logits: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Cross-entropy of each image ``[B]`` and whether it is labelled ``[B]``, 1 or 0.
-
-    Args:
-        logits: ``[B, classes]``.
-        label: ``[B]``, -1 where there is none.
-    """
-    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(label, 0), logits)
-    return loss, tf.cast(label >= 0, loss.dtype)
-
-
-def _as_it_is(image: tf.Tensor) -> tf.Tensor:
+def _unchanged(image: tf.Tensor) -> tf.Tensor:
     return image

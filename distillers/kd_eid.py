@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from distillers.checks import tap_pairs
-from distillers.kd_svd import check_counts, dfv_difference
+from distillers.kd_svd import KD_SVD
+from distillers.loss import Combination, Reduction
 from distillers.method import Method
+from distillers.reading import Maps
 from distillers.registration import register
+from distillers.sskd_svd import svd_taps
+from plugins import option
 
 
 @register("KD_EID")
-@dataclasses.dataclass(eq=False)
 class KD_EID(Method):  # noqa: N801 (the authors' name)
     """Lee, Kim & Song, ECCV 2018, as in the first author's KD_methods_with_TF, mode EID.
 
@@ -25,39 +26,29 @@ class KD_EID(Method):  # noqa: N801 (the authors' name)
     are nearly square get their gradient too (in their code they have none).
 
     Args:
-        num_dfv, candidates: as of `KD_SVD`.
+        num_dfv, candidates, adapter: as of `KD_SVD`.
     """
 
     paper = "Lee et al., ECCV 2018, as in KD_methods_with_TF"
-    reduction = "sum"
-    combination = "clip"
-    figures = ("dropped_share",)
+    reduction = Reduction.SUM
+    combination = Combination.CLIP
+    metrics = ("dropped_share",)
 
-    num_dfv: int = 1
-    candidates: int = 4
+    num_dfv: int = option(1, minimum=1)
+    candidates: int = option(4, minimum=1)
+    adapter: str = option("auto", choices=("auto", "none"))
 
-    def __post_init__(self) -> None:
-        check_counts("KD_EID", self.num_dfv, self.candidates)
+    def check(self) -> None:
+        self._kd_svd()
 
-    def build(self, teacher_outputs: Sequence[Any], student_outputs: Sequence[Any]) -> None:
-        tap_pairs("KD_EID", teacher_outputs, student_outputs, at_least=2)
+    @property
+    def reads(self) -> Maps:  # type: ignore[override]
+        return svd_taps(self.adapter)
 
-    def compute_loss(
-        self,
-        teacher_outputs: Sequence[tf.Tensor],
-        student_outputs: Sequence[tf.Tensor],
-        **context: Any,
-    ) -> tf.Tensor:
-        """See `distillers.kd_svd.dfv_difference`. Arguments as of `KD_SVD`."""
-        return self.compute(teacher_outputs, student_outputs, **context)[0]
-
-    def compute(
-        self,
-        teacher_outputs: Sequence[tf.Tensor],
-        student_outputs: Sequence[tf.Tensor],
-        **context: Any,
+    def loss(
+        self, teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        loss, dropped = dfv_difference(
-            teacher_outputs, student_outputs, self.num_dfv, self.candidates, solver="auto"
-        )
-        return loss, {"dropped_share": dropped}
+        return self._kd_svd().loss(teacher, student)
+
+    def _kd_svd(self) -> Any:
+        return KD_SVD(num_dfv=self.num_dfv, candidates=self.candidates, solver="auto")

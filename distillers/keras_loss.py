@@ -1,4 +1,4 @@
-"""Keras' own distillation losses, and a person's subclasses of them, as methods."""
+"""Keras' own distillation losses, and subclasses of them, as methods."""
 
 from __future__ import annotations
 
@@ -7,57 +7,68 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from distillers.loss import Loss
 from distillers.method import Method
+from distillers.reading import Outputs
+from nets import output_layer_of
+
+
+class _OneTap(Outputs):
+    """The only tap of each network, in its own type."""
+
+    key = "maps"
+
+    def prepare(self, teacher: Any, student: Any, *, learns: bool = False) -> tuple[Any, Any]:
+        (teacher,), (student,) = teacher, student
+        return super().prepare(teacher, student, learns=learns)
 
 
 class KerasLoss(Method):
     """Any `keras.distillation.DistillationLoss`, such as ``LogitsDistillation``.
 
-    It gets what Keras' own Distiller would give it: what the two layers that it names give
+    It gets what Keras' own Distiller would give it: the outputs of the two layers that it names
     (``teacher_layer_name``, ``student_layer_name``), or the models' outputs, all of them where a
     model has several. Here teacher and student may be of different dtypes.
 
     Args:
-        loss: the loss, a mean over the batch.
+        wrapped: the loss, a mean over the batch.
         weight: of this loss, next to the main loss.
         couples_samples: whether an image's loss depends on others of the batch.
     """
 
     paper = "keras.distillation"
 
-    def __init__(
-        self,
-        loss: keras.distillation.DistillationLoss,
-        weight: float = 1.0,
-        couples_samples: bool = False,
-    ):
-        self.loss = loss
-        self.weight = weight
-        self.couples_samples = couples_samples
-        taps = [getattr(loss, f"{whose}_layer_name", None) for whose in ("teacher", "student")]
-        # A layer that is not named is the last one, and so it is with the taps.
-        self.reads = "maps" if any(taps) else "outputs"
-        self.teacher_taps, self.student_taps = ((name,) if name else None for name in taps)
+    wrapped: keras.distillation.DistillationLoss
+    weight: float = 1.0
+    couples_samples: bool = False
 
     @property
-    def distillation_weight(self) -> float:
-        return self.weight
+    def reads(self) -> Outputs:  # type: ignore[override]
+        return _OneTap() if any(self._layers()) else Outputs()
+
+    def _layers(self) -> tuple[str | None, str | None]:
+        names = (getattr(self.wrapped, f"{one}_layer_name", None) for one in ("teacher", "student"))
+        return tuple(names)
+
+    def taps(self, teacher: keras.Model, student: keras.Model) -> tuple[Any, Any]:
+        if not any(self._layers()):
+            return None, None
+        # A layer that is not named is the last one.
+        return tuple(
+            (name or output_layer_of(model.outputs[0]),)
+            for name, model in zip(self._layers(), (teacher, student), strict=True)
+        )
 
     def validate_model_compatibility(self, teacher: keras.Model, student: keras.Model) -> None:
-        self.loss.validate_model_compatibility(teacher, student)
-        for name, model in (("teacher_taps", teacher), ("student_taps", student)):
-            if self.reads == "maps" and getattr(self, name) is None:
-                setattr(self, name, (model.outputs[0]._keras_history.operation.name,))
+        self.wrapped.validate_model_compatibility(teacher, student)
 
-    def compute_loss(self, teacher_outputs: Any, student_outputs: Any, **context: Any) -> tf.Tensor:
-        """What the loss says of the one tap or of the outputs."""
-        if self.reads == "maps":
-            (teacher_outputs,), (student_outputs,) = teacher_outputs, student_outputs
-        teacher_outputs = keras.tree.map_structure(
-            lambda theirs, ours: tf.cast(theirs, ours.dtype), teacher_outputs, student_outputs
-        )
-        self.loss.validate_outputs(teacher_outputs, student_outputs)
-        return tf.convert_to_tensor(self.loss.compute_loss(teacher_outputs, student_outputs))
+    def build(self, teacher: Any, student: Any, *, samples: int | None = None) -> Loss:
+        return self.make_loss(teacher, student)
+
+    def loss(self, teacher: Any, student: Any) -> tf.Tensor:
+        """What the wrapped loss gives for the one tap or for the outputs."""
+        self.wrapped.validate_outputs(teacher, student)
+        return tf.convert_to_tensor(self.wrapped.compute_loss(teacher, student))
 
     def settings(self) -> dict[str, Any]:
-        return {"loss": type(self.loss).__name__, "weight": self.weight}
+        return {"loss": type(self.wrapped).__name__, "weight": self.weight}

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
-import tensorflow as tf
-
+from distillers.loss import Loss, Stage
 from distillers.method import Method
 from distillers.registration import register
 
 
 @register("None")
-@dataclasses.dataclass(eq=False)
 class NoDistillation(Method):
     """No teacher: the student learns the main task alone."""
 
@@ -20,6 +17,6 @@ class NoDistillation(Method):
     reads = ()
     needs_teacher = False
 
-    def compute_loss(self, teacher_outputs: Any, student_outputs: Any, **context: Any) -> tf.Tensor:
-        """Zero."""
-        return tf.constant(0.0)
+    def build(self, teacher: Any = None, student: Any = None, *, samples: int | None = None) -> Loss:
+        """A loss of one stage that has none."""
+        return Loss(self, [Stage()])

@@ -15,11 +15,6 @@ def get(name: str) -> type[Any]:
     return METHODS.get(name)
 
 
-def name_of(method: type[Any]) -> str:
-    """The name under which a method's class was registered, or else the class's own."""
-    return next((name for name in names() if get(name) is method), method.__name__)
-
-
 def names() -> list[str]:
     """Names of all methods."""
     return METHODS.names()

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
 import tensorflow as tf
 
-from distillers.checks import in_range, positive, same_classes
 from distillers.method import Method
+from distillers.reading import Logits
 from distillers.registration import register
+from plugins import option
+
+
+def soft_cross_entropy(teacher: tf.Tensor, student: tf.Tensor, temperature: float) -> tf.Tensor:
+    """``T^2 KL(softmax(teacher / T) || softmax(student / T))``, mean over the batch.
+
+    Args:
+        teacher, student: logits ``[B, classes]``.
+        temperature: T, above 0.
+    """
+    teacher, student = (tf.nn.log_softmax(z / temperature) for z in (teacher, student))
+    divergence = tf.reduce_sum(tf.exp(teacher) * (teacher - student), axis=1)
+    return temperature**2 * tf.reduce_mean(divergence)
 
 
 @register("Soft_logits")
-@dataclasses.dataclass(eq=False)
 class SoftLogits(Method):
     """Hinton, Vinyals & Dean, "Distilling the knowledge in a neural network", 2015.
 
@@ -23,14 +32,10 @@ class SoftLogits(Method):
     """
 
     paper = "Hinton et al. 2015, arXiv 1503.02531"
-    reads = "logits"
+    reads = Logits()
 
-    temperature: float = 4.0
-    alpha: float = 0.3
-
-    def __post_init__(self) -> None:
-        positive("Soft_logits", temperature=self.temperature)
-        in_range("Soft_logits", 0, 1, alpha=self.alpha)
+    temperature: float = option(4.0, above=0)
+    alpha: float = option(0.3, minimum=0, maximum=1)
 
     @property
     def main_weight(self) -> float:
@@ -40,21 +45,5 @@ class SoftLogits(Method):
     def distillation_weight(self) -> float:
         return self.alpha
 
-    def build(self, teacher_outputs: Any, student_outputs: Any) -> None:
-        same_classes("Soft_logits", teacher_outputs, student_outputs)
-
-    def compute_loss(
-        self, teacher_outputs: tf.Tensor, student_outputs: tf.Tensor, **context: Any
-    ) -> tf.Tensor:
-        """``T^2 KL(softmax(teacher / T) || softmax(student / T))``, mean over the batch.
-
-        Args:
-            teacher_outputs, student_outputs: logits ``[B, classes]``.
-        """
-        teacher_outputs = tf.cast(teacher_outputs, student_outputs.dtype)
-        teacher, student = (
-            tf.nn.log_softmax(logits / self.temperature)
-            for logits in (teacher_outputs, student_outputs)
-        )
-        divergence = tf.reduce_sum(tf.exp(teacher) * (teacher - student), axis=1)
-        return self.temperature**2 * tf.reduce_mean(divergence)
+    def loss(self, teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
+        return soft_cross_entropy(teacher, student, self.temperature)

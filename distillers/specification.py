@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import re
+import dataclasses
 from typing import Any
 
+import plugins
 from distillers.method import Method
 from distillers.registration import METHODS, get
 from distillers.sum import Sum
+from plugins import split
 from registry import UserError, nearest
-
-_SPECIFICATION = re.compile(r"\s*([^()\s]+)\s*(?:\((.*)\))?\s*")
-
-
-def split(specifications: str, mark: str = ",") -> list[str]:
-    """``"None,SSKD_SVD(num_dfv=2,solver=svd)"`` at the commas, or another `mark`, outside of
-    parentheses."""
-    parts = re.split(rf"{re.escape(mark)}(?![^(]*\))", specifications)
-    return [part.strip() for part in parts if part.strip()]
 
 
 def parse(specification: str) -> list[tuple[str, dict[str, str]]]:
@@ -30,31 +23,17 @@ def parse(specification: str) -> list[tuple[str, dict[str, str]]]:
     Raises:
         UserError: not of that form, or an unknown method.
     """
-    return [_parse_one(part) for part in split(specification, "+") or [specification]]
-
-
-def _parse_one(specification: str) -> tuple[str, dict[str, str]]:
-    match = _SPECIFICATION.fullmatch(specification)
-    settings = [part.partition("=") for part in (match[2] or "").split(",")] if match else []
-    if not match or (match[2] and not all(name.strip() and sign for name, sign, _ in settings)):
-        raise UserError(
-            f"cannot read the method {specification!r}; expected NAME or NAME(setting=value,...)"
-        )
-    given = {name.strip(): value.strip() for name, _, value in settings} if match[2] else {}
-    return METHODS.name(match[1]), given
+    return [plugins.parse(METHODS, part) for part in split(specification, "+") or [specification]]
 
 
 def spelled(specification: str) -> str:
     """`specification` with names as they are registered and without spaces. Raises UserError as
     `parse`."""
-    texts = []
-    for name, given in parse(specification):
-        inside = ",".join(f"{key}={value}" for key, value in given.items())
-        texts.append(f"{name}({inside})" if given else name)
-    return "+".join(texts)
+    parts = split(specification, "+") or [specification]
+    return "+".join(plugins.spelled(METHODS, part) for part in parts)
 
 
-def hyper_parameters(specification: str) -> dict[str, Any]:
+def hyper_parameters(specification: str) -> dict[str, dataclasses.Field]:
     """The fields of the hyper-parameters of a method, or of all methods of a sum, by name."""
     return {
         key: field
@@ -62,26 +41,38 @@ def hyper_parameters(specification: str) -> dict[str, Any]:
     }
 
 
-def create(specification: str, **further: Any) -> Method:
-    """The method that `specification` describes, with `further` hyper-parameters; of a sum each
-    method gets those that it has.
+def create(specification: str, **further: Any) -> Method | Sum:
+    """The method that `specification` describes, with `further` hyper-parameters.
+
+    Args:
+        specification: see `parse`; what it says of a hyper-parameter wins.
+        **further: values or text, for the method that has such a hyper-parameter.
 
     Raises:
-        UserError: see `parse`; or no method has such a hyper-parameter.
+        UserError: see `parse`; no method has such a hyper-parameter, or of a sum several have.
     """
     parts = parse(specification)
     if len(parts) == 1:
         ((name, given),) = parts
-        return get(name).configured(name, **{**further, **given})
-    known = hyper_parameters(specification)
-    for key in further:
-        if key not in known:
+        return plugins.configured(get(name), name, {**further, **given})
+    owners = {
+        key: [name for name, _ in parts if key in get(name).hyper_parameters()] for key in further
+    }
+    for key, names in owners.items():
+        if not names:
+            known = hyper_parameters(specification)
             raise UserError(
                 f"none of {specification} has a hyper-parameter {key!r}{nearest(key, known)}; they "
                 f"have: {', '.join(known) or 'none'}"
             )
-    members = []
-    for name, given in parts:
-        own = {key: v for key, v in further.items() if key in get(name).hyper_parameters()}
-        members.append(get(name).configured(name, **{**own, **given}))
-    return Sum(tuple(members))
+        if len(names) > 1:
+            raise UserError(
+                f"{' and '.join(names)} both have {key!r}: give it with one of them, as in "
+                f"{names[0]}({key}={further[key]})"
+            )
+    return Sum([
+        plugins.configured(
+            get(name), name, {**{k: v for k, v in further.items() if name in owners[k]}, **given}
+        )
+        for name, given in parts
+    ])

@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from distillers.checks import one_of, positive, tap_pairs
+from distillers.loss import Combination, Reduction
 from distillers.method import Method
+from distillers.reading import Maps
 from distillers.registration import register
-from op_util.alignment import Aligned, align_taps, importance
-from op_util.dfv import dfv_basis, dfv_distance, dfv_gram
-from op_util.replicas import global_sum
-from op_util.singular_vectors import GRADIENTS, ORIENTATIONS, SOLVERS
+from distillers.samples import sum_over_good
+from op_util.alignment import align_taps
+from op_util.dfv import TapPair, compare_dfvs
+from op_util.draws import uniform_draws
+from op_util.matrices import as_matrix
+from plugins import option
+from registry import UserError
+
+SIGNS_STREAM = 0x51C  # of the random numbers, different from that of another use
+
+
+def sskd_svd_loss(pairs: Sequence[TapPair]) -> tuple[tf.Tensor, tf.Tensor]:
+    """The loss of section 3.2: the sum over pairs of neighbouring taps of
+    ``sqrt(k) * 1/2 * sum((DFV_student - DFV_teacher)^2)``, summed over the batch.
+
+    Args:
+        pairs: the squared distances of the DFVs, see `op_util.dfv.compare_dfvs`. A sample with a
+            non-finite value at either tap of a pair does not count there, and the others count
+            ``B / good``.
+
+    Returns:
+        The loss, and the share of dropped samples, a mean over pairs.
+    """
+    loss, dropped = 0.0, 0.0
+    for k, squares, good in pairs:
+        distance, share = sum_over_good(squares, good)
+        loss += math.sqrt(k) * 1 / 2 * distance
+        dropped += share / len(pairs)
+    return loss, dropped
 
 
 @register("SSKD_SVD")
-@dataclasses.dataclass(eq=False)
 class SSKD_SVD(Method):  # noqa: N801 (the paper's name)
     """Lee, Kim & Song, "Self-supervised knowledge distillation using singular value decomposition",
     ECCV 2018.
@@ -31,116 +54,67 @@ class SSKD_SVD(Method):  # noqa: N801 (the paper's name)
     Args:
         num_dfv: singular vectors of each of the teacher's taps; fewer where a tap has no more.
         gradient: ``"exact"``, or ``"published"`` for what the original code computes instead.
-        orientation: ``"canonical"`` signs, or ``"as_computed"`` by the SVD routine, as published.
+        orientation: of the vectors, whose signs are arbitrary: ``"canonical"``; ``"as_computed"``
+            by the SVD routine, as published; ``"symmetric"``: the mean of the loss over both
+            relative signs of top and bottom; ``"random"``: one of them, drawn for each image and
+            epoch.
         solver: ``"auto"`` compresses each map before decomposing it; ``"svd"`` does not.
+        adapter: where channels differ, ``"auto"`` brings the student's tap to the teacher's by a
+            1x1 convolution, which is trained with the student; ``"none"`` refuses.
     """
 
     paper = "Lee et al., ECCV 2018, arXiv 1807.06819"
-    reduction = "sum"
-    combination = "clip"
-    figures = ("dropped_share",)
+    reduction = Reduction.SUM
+    combination = Combination.CLIP
+    metrics = ("dropped_share",)
 
-    num_dfv: int = 1
-    gradient: str = "exact"
-    orientation: str = "canonical"
-    solver: str = "auto"
+    num_dfv: int = option(1, minimum=1)
+    gradient: str = option("exact", choices=("exact", "published"))
+    orientation: str = option(
+        "canonical", choices=("canonical", "as_computed", "symmetric", "random")
+    )
+    solver: str = option("auto", choices=("auto", "svd"))
+    adapter: str = option("auto", choices=("auto", "none"))
 
-    def __post_init__(self) -> None:
-        positive("SSKD_SVD", num_dfv=self.num_dfv)
-        one_of("SSKD_SVD", GRADIENTS, gradient=self.gradient)
-        one_of("SSKD_SVD", ORIENTATIONS, orientation=self.orientation)
-        one_of("SSKD_SVD", SOLVERS, solver=self.solver)
+    @property
+    def reads(self) -> Maps:  # type: ignore[override]
+        return svd_taps(self.adapter)
 
-    def build(self, teacher_outputs: Sequence[Any], student_outputs: Sequence[Any]) -> None:
-        tap_pairs("SSKD_SVD", teacher_outputs, student_outputs, at_least=2)
-
-    def compute_loss(
+    def loss(
         self,
-        teacher_outputs: Sequence[tf.Tensor],
-        student_outputs: Sequence[tf.Tensor],
-        **context: Any,
-    ) -> tf.Tensor:
-        """The sum over batch and pairs of ``sqrt(k) / 2 * sum((DFV_student - DFV_teacher)^2)``.
-
-        A sample with a non-finite value at either tap of a pair counts for nothing in that pair,
-        and the others for ``B / good``.
-
-        Args:
-            teacher_outputs, student_outputs: taps ``[B, H, W, D]`` or ``[B, D]``, shallow to deep,
-                of equal D at each place.
-        """
-        return self.compute(teacher_outputs, student_outputs, **context)[0]
-
-    def compute(
-        self,
-        teacher_outputs: Sequence[tf.Tensor],
-        student_outputs: Sequence[tf.Tensor],
-        **context: Any,
+        teacher: Sequence[tf.Tensor],
+        student: Sequence[tf.Tensor],
+        *,
+        epoch: Any = None,
+        indices: Any = None,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        aligned = align_taps(
-            [as_matrix(tap) for tap in student_outputs],
-            [as_matrix(tap) for tap in teacher_outputs],
+        own = self.orientation == "as_computed"
+        taps = align_taps(
+            [as_matrix(tap) for tap in student],
+            [as_matrix(tap) for tap in teacher],
             self.num_dfv,
             gradient=self.gradient,
-            orientation=self.orientation,
+            orientation="as_computed" if own else "canonical",
             solver=self.solver,
         )
-        loss, dropped = 0.0, 0.0
-        for count, pair, share in pair_losses(aligned, self.num_dfv):
-            loss += count**0.5 * pair
-            dropped += (1 - share) / (len(aligned) - 1)
+        signs = self._signs(taps, epoch, indices)
+        loss, dropped = sskd_svd_loss(compare_dfvs(taps, self.num_dfv, signs))
         return loss, {"dropped_share": dropped}
 
-
-def as_matrix(tap: tf.Tensor) -> tf.Tensor:
-    """A tap ``[B, H, W, D]`` as ``[B, HW, D]``, or ``[B, D]`` as ``[B, 1, D]``."""
-    rows = 1
-    for size in tap.shape[1:-1]:
-        rows *= size
-    return tf.reshape(tap, [-1, rows, tap.shape[-1]])
-
-
-def pair_losses(
-    aligned: Sequence[Aligned], num_dfv: int
-) -> Iterator[tuple[int, tf.Tensor, tf.Tensor]]:
-    """For each two neighbouring taps the number k of vectors, and what `pair_loss` gives.
-
-    k is `num_dfv` until a tap has fewer vectors, and stays so for the deeper pairs.
-    """
-
-    @functools.cache  # a tap is bottom of one pair and top of the next
-    def gram(tap: int, count: int) -> tf.Tensor:
-        return weighted_gram(aligned[tap], count)
-
-    count = num_dfv
-    for i, (top, bottom) in enumerate(itertools.pairwise(aligned)):
-        count = min(count, top.values.shape[1], bottom.values.shape[1])
-        yield count, *pair_loss(gram(i, count), gram(i + 1, count), top.good & bottom.good)
+    def _signs(self, taps: Sequence[Any], epoch: Any, indices: Any) -> list[tf.Tensor] | None:
+        """For each pair the signs ``[B, k]`` of the bottom tap's vectors; 0: the mean of both."""
+        pairs = len(taps) - 1
+        if self.orientation == "symmetric":
+            return [tf.zeros([1, self.num_dfv])] * pairs
+        if self.orientation != "random":
+            return None
+        if indices is None:
+            raise UserError("SSKD_SVD(orientation=random) needs indices: the images' numbers")
+        draws = uniform_draws(0, SIGNS_STREAM, epoch or 0, indices, pairs * self.num_dfv)
+        return tf.split(tf.sign(draws - 0.5) + tf.cast(draws == 0.5, tf.float32), pairs, axis=1)
 
 
-def weighted_gram(aligned: Aligned, count: int) -> tf.Tensor:
-    """`dfv_gram` of a tap's first `count` vectors, student's and teacher's, each weighted by the
-    teacher's ``sigma_i / ||sigma_1..count||``."""
-    weight = tf.stop_gradient(importance(aligned.values[:, :count]))[:, None, :]
-    student = dfv_basis(aligned.student[:, :, :count] * weight)
-    return dfv_gram(student, tf.stop_gradient(dfv_basis(aligned.teacher[:, :, :count] * weight)))
-
-
-def pair_loss(top: tf.Tensor, bottom: tf.Tensor, good: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """``1/2 sum((DFV_student - DFV_teacher)^2)`` of one pair of taps, times ``B / good``.
-
-    Args:
-        top, bottom: `weighted_gram` of the shallower and the deeper tap.
-        good: ``[b]``, the samples that count. B and the number of the good are those of all
-            replicas together.
-
-    Returns:
-        The scalar, and the share of good samples.
-    """
-    ones = tf.cast(good, tf.float32)
-    share = tf.math.divide_no_nan(
-        *global_sum([tf.reduce_sum(ones), tf.cast(tf.size(ones), tf.float32)])
-    )
-    distance = tf.where(good, dfv_distance(top, bottom), 0)
-    scale = tf.cast(tf.math.divide_no_nan(0.5, share), distance.dtype)
-    return scale * tf.reduce_sum(distance), share
+def svd_taps(adapter: str, **facts: Any) -> Maps:
+    """What methods of this family read: at least two taps, of equal channels or adapted."""
+    channels = "adapt" if adapter == "auto" else "equal"
+    return Maps(at_least=2, channels=channels, **{"mixed": True, **facts})

@@ -2,110 +2,80 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from distillers.method import Method, Stage
-from distillers.registration import name_of
+from distillers.method import Method
 from registry import UserError
 
 
-@dataclasses.dataclass(eq=False)
-class Sum(Method):
+class Sum(keras.distillation.DistillationLoss):
     """The losses of several methods, each with its own weight, next to one main loss.
 
     The weight of the main loss is the product of those that the methods give it. Losses that are
     added make one gradient with the main loss; those that are clipped are clipped against it. One
-    of the methods may have stages; the others then take part in those with a main loss.
+    of the methods may have stages (see `distillers.stages.run_stages`).
 
     Args:
         members: the methods.
 
     Raises:
-        UserError: fewer than two methods, one of them twice, one that deploys a model of its own
-            or needs no teacher, or two that have stages.
+        UserError: fewer than two methods, one of them twice, or one that needs no teacher.
     """
 
-    members: tuple[Method, ...]
-
-    def __post_init__(self) -> None:
-        names = [name_of(type(member)) for member in self.members]
+    def __init__(self, members: Sequence[Method]):
+        self.members = tuple(members)
+        names = [member.name for member in self.members]
         if len(names) < 2 or len(set(names)) < len(names):
             raise UserError(f"a sum is of two or more different methods, not {'+'.join(names)!r}")
-        for name, member in zip(names, self.members, strict=True):
+        for member in self.members:
             if not member.needs_teacher:
-                raise UserError(f"{name} has no loss to be summed; leave it out of the sum")
-            if type(member).deployed is not Method.deployed:
-                raise UserError(f"{name} deploys a model of its own, so it cannot be in a sum")
-        staged = [
-            name for name, member in zip(names, self.members, strict=True)
-            if len(member.stages) > 1
-        ]
-        if len(staged) > 1:
-            raise UserError(f"a sum can have one method with stages, not {' and '.join(staged)}")
+                raise UserError(f"{member.name} has no loss to be summed; leave it out of the sum")
 
     @property
-    def terms(self) -> Sequence[Method]:
-        return self.members
+    def name(self) -> str:
+        """``A+B``."""
+        return "+".join(member.name for member in self.members)
 
     @property
-    def reads(self) -> tuple[str, ...]:  # type: ignore[override]
-        read = [each.reads for each in self.members]
-        read = [(each,) if isinstance(each, str) else each for each in read]
-        return tuple(dict.fromkeys(name for each in read for name in each))
-
-    @property
-    def paper(self) -> str:  # type: ignore[override]
+    def paper(self) -> str:
+        """Where the methods were published."""
         return "; ".join(member.paper for member in self.members)
 
     @property
-    def trains_teacher(self) -> bool:  # type: ignore[override]
+    def needs_teacher(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def trains_teacher(self) -> bool:
+        """Whether the teacher learns too."""
         return any(member.trains_teacher for member in self.members)
 
-    @property
-    def figures(self) -> tuple[str, ...]:  # type: ignore[override]
-        return tuple(name for member in self.members for name in member.figures)
+    def does_read(self, key: str) -> bool:
+        """Whether any method reads ``"maps"``, ``"embedding"`` or ``"logits"``."""
+        return any(member.does_read(key) for member in self.members)
 
-    @property
-    def stages(self) -> tuple[Stage, ...]:  # type: ignore[override]
-        return max((member.stages for member in self.members), key=len)
-
-    @property
-    def main_weight(self) -> float:
-        return math.prod(member.main_weight for member in self.members)
-
-    @property
-    def layers(self) -> Sequence[keras.layers.Layer]:
-        return [layer for member in self.members for layer in member.layers]
-
-    @property
-    def notes(self) -> Sequence[str]:
-        return [note for member in self.members for note in member.notes]
-
-    def begin(self, samples: int, classes: int) -> None:
-        for member in self.members:
-            member.begin(samples, classes)
+    def settings(self) -> dict[str, Any]:
+        """All hyper-parameters, as ``METHOD.name``."""
+        return {
+            f"{member.name}.{key}": value
+            for member in self.members for key, value in member.settings().items()
+        }
 
     def compute_loss(self, teacher_outputs: Any, student_outputs: Any, **context: Any) -> tf.Tensor:
-        """The weighted sum of the methods' losses.
+        """The sum of the methods' losses, each times its weight.
 
         Args:
             teacher_outputs, student_outputs: dicts of all that the methods read.
+            **context: see `Method.compute_loss`.
         """
         total = 0.0
         for member in self.members:
-            teacher, student = map(member.reading, (teacher_outputs, student_outputs))
-            loss, _ = member.compute(teacher, student, **context)  # with the stage's weight
+            teacher, student = map(member.select, (teacher_outputs, student_outputs))
+            loss = member.compute_loss(teacher, student, **context)
             total += member.distillation_weight * tf.cast(loss, tf.float32)
         return total
-
-    def settings(self) -> dict[str, Any]:
-        return {
-            f"{name_of(type(member))}.{key}": value
-            for member in self.members for key, value in member.settings().items()
-        }

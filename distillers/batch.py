@@ -1,0 +1,94 @@
+"""Batches as the distiller takes them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from registry import UserError
+
+
+class Batch(NamedTuple):
+    """A batch of the data.
+
+    Attributes:
+        image: ``[B, H, W, C]``.
+        label: int32 ``[B]``, the number of the class, -1 where it is unknown.
+        index: int64 ``[B]``, each image's number in the training data, -1 where it is unknown.
+        weight: float32 ``[B]``, of each image in the main loss.
+    """
+
+    image: tf.Tensor
+    label: tf.Tensor
+    index: tf.Tensor
+    weight: tf.Tensor
+
+
+def as_batch(data: Any) -> Batch:
+    """A `Batch` from what Keras hands to a step.
+
+    Args:
+        data: a dict ``{"image", "label", "index", "weight"}``; or images, ``(images, labels)`` or
+            ``(images, labels, sample_weight)`` as Keras passes them. What is missing is -1, and the
+            weight 1.
+
+    Raises:
+        UserError: labels are one-hot.
+    """
+    if isinstance(data, tuple) and isinstance(data[0], dict):
+        data = data[0]  # as `train_on_batch` hands it over
+    if isinstance(data, dict):
+        image, label, index = data["image"], data.get("label"), data.get("index")
+        weight = data.get("weight")
+    else:
+        parts = data if isinstance(data, tuple) else (data,)
+        image, label, weight = (*parts, None, None)[:3]
+        index = None
+    if label is not None and len(label.shape) > 1 and label.shape[-1] not in (1, None):
+        raise UserError(
+            f"labels are of shape {tuple(label.shape)}, one-hot perhaps; expected the number of "
+            "each image's class, (batch,): numpy.argmax(labels, axis=1) gives it"
+        )
+    unknown = tf.fill(tf.shape(image)[:1], -1)
+    label = unknown if label is None else tf.cast(tf.reshape(label, [-1]), tf.int32)
+    index = tf.cast(unknown if index is None else index, tf.int64)
+    if weight is None:
+        weight = tf.ones_like(label, tf.float32)
+    return Batch(image, label, index, tf.cast(tf.reshape(weight, [-1]), tf.float32))
+
+
+def check_labels(labels: Any, classes: int) -> None:
+    """Refuse labels that name no class.
+
+    Args:
+        labels: an array of class numbers ``[N]`` or ``[N, 1]``; anything that is no array of
+            numbers passes.
+        classes: how many the student tells apart.
+
+    Raises:
+        UserError: labels are not finite, not whole, or outside of -1 to ``classes - 1``.
+    """
+    if not isinstance(labels, (np.ndarray, list)) or not np.size(labels):
+        return
+    values = np.asarray(labels)
+    if values.dtype.kind not in "iuf" or (values.ndim > 1 and values.shape[-1] != 1):
+        return
+    expected = f"expected class numbers 0 to {classes - 1}, or -1 where there is no label"
+    if values.dtype.kind == "f" and not np.all(np.isfinite(values) & (values == np.round(values))):
+        raise UserError(f"labels are not all whole numbers; {expected}")
+    if values.min() < -1 or values.max() >= classes:
+        hint = " (subtract 1?)" if values.min() == 1 and values.max() == classes else ""
+        raise UserError(f"labels are {values.min()} to {values.max()}{hint}; {expected}")
+
+
+def cross_entropy(logits: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Cross-entropy of each image ``[B]`` and whether it is labelled ``[B]``, 1 or 0.
+
+    Args:
+        logits: ``[B, classes]``.
+        label: int32 ``[B]``, -1 where there is none.
+    """
+    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(label, 0), logits)
+    return loss, tf.cast(label >= 0, loss.dtype)
