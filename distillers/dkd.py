@@ -11,8 +11,8 @@ import tensorflow as tf
 from distillers.checks import in_range, positive, same_classes
 from distillers.method import Method
 from distillers.registration import register
-from op_util.replicas import global_sum
 from op_util.precision import at_least_float32
+from op_util.replicas import global_sum
 from registry import UserError
 
 
