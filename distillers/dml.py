@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
 import tensorflow as tf
 
-from distillers.checks import positive, same_classes
 from distillers.method import Method
+from distillers.reading import Logits
 from distillers.registration import register
-from op_util.precision import at_least_float32
+from distillers.soft_logits import soft_cross_entropy
+from plugins import option
+
+
+def mutual_divergence(teacher: tf.Tensor, student: tf.Tensor, temperature: float) -> tf.Tensor:
+    """``T^2 (KL(p_teacher || p_student) + KL(p_student || p_teacher))``, mean over the batch
+    (equations 6 and 7).
+
+    The first term sends its gradient into the student only, the second into the teacher only.
+
+    Args:
+        teacher, student: logits ``[B, classes]``.
+        temperature: T, above 0.
+    """
+    to_student = soft_cross_entropy(tf.stop_gradient(teacher), student, temperature)
+    to_teacher = soft_cross_entropy(tf.stop_gradient(student), teacher, temperature)
+    return to_student + to_teacher
 
 
 @register("DML")
-@dataclasses.dataclass(eq=False)
 class DML(Method):
     """Zhang, Xiang, Hospedales & Lu, "Deep mutual learning", CVPR 2018.
 
@@ -27,42 +39,11 @@ class DML(Method):
     """
 
     paper = "Zhang et al., CVPR 2018, arXiv 1706.00384"
-    reads = "logits"
+    reads = Logits()
     trains_teacher = True
 
-    temperature: float = 1.0
-    weight: float = 1.0
+    temperature: float = option(1.0, above=0)
+    weight: float = option(1.0, above=0)
 
-    def __post_init__(self) -> None:
-        positive("DML", temperature=self.temperature, weight=self.weight)
-
-    @property
-    def distillation_weight(self) -> float:
-        return self.weight
-
-    def build(self, teacher_outputs: Any, student_outputs: Any) -> None:
-        same_classes("DML", teacher_outputs, student_outputs)
-
-    def compute_loss(
-        self, teacher_outputs: tf.Tensor, student_outputs: tf.Tensor, **context: Any
-    ) -> tf.Tensor:
-        """``T^2 (KL(p_teacher || p_student) + KL(p_student || p_teacher))``, mean over the batch.
-
-        The first term sends its gradient into the student only, the second into the teacher only.
-
-        Args:
-            teacher_outputs, student_outputs: logits ``[B, classes]``.
-        """
-        student = at_least_float32(student_outputs)
-        teacher = tf.cast(at_least_float32(teacher_outputs), student.dtype)
-        student, teacher = (
-            tf.nn.log_softmax(logits / self.temperature) for logits in (student, teacher)
-        )
-        divergence = _divergence(tf.stop_gradient(teacher), student)
-        divergence += _divergence(tf.stop_gradient(student), teacher)
-        return self.temperature**2 * tf.reduce_mean(divergence)
-
-
-def _divergence(target: tf.Tensor, learner: tf.Tensor) -> tf.Tensor:
-    """``KL(target || learner)``, ``[B]``, of log-probabilities ``[B, classes]``."""
-    return tf.reduce_sum(tf.exp(target) * (target - learner), axis=1)
+    def loss(self, teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
+        return mutual_divergence(teacher, student, self.temperature)

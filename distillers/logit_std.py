@@ -2,75 +2,50 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from typing import Any
 
 import tensorflow as tf
 
-from distillers.checks import in_range, positive, same_classes
 from distillers.method import Method
+from distillers.reading import Logits
 from distillers.registration import register
-from op_util.precision import at_least_float32
+from distillers.soft_logits import soft_cross_entropy
 from op_util.vectors import directions
+from plugins import option
+
+
+def z_score(logits: tf.Tensor) -> tf.Tensor:
+    """Each row of ``[B, classes]`` minus its mean, over its standard deviation (algorithm 1); 0
+    where all of a row are equal. As in the authors' code, the squares are divided by
+    ``classes - 1``."""
+    centred = logits - tf.reduce_mean(logits, axis=1, keepdims=True)
+    return directions(centred) * math.sqrt(logits.shape[1] - 1)
 
 
 @register("LogitStd")
-@dataclasses.dataclass(eq=False)
 class LogitStd(Method):
-    """Sun, Ren, Li, Wang & Cao, "Logit standardization in knowledge distillation", CVPR 2024.
+    """Sun, Ren, Li, Wang & Cao, "Logit standardization in knowledge distillation", CVPR 2024:
+    ``T^2 KL(softmax(Z(teacher) / T) || softmax(Z(student) / T))``, Z the `z_score`.
 
     Defaults are those of the authors' code for CIFAR-100: base temperature 2, weight 9, and
     mdistiller's weight of the main loss in KD.
 
     Args:
-        temperature: the base temperature, divides the standardized logits of both networks.
+        temperature: T, the base temperature, divides the standardized logits of both networks.
         weight: of this loss.
         label_weight: of the main loss.
     """
 
     paper = "Sun et al., CVPR 2024, arXiv 2403.01427"
-    reads = "logits"
+    reads = Logits()
 
-    temperature: float = 2.0
-    weight: float = 9.0
-    label_weight: float = 0.1
-
-    def __post_init__(self) -> None:
-        positive("LogitStd", temperature=self.temperature, weight=self.weight)
-        in_range("LogitStd", 0, math.inf, label_weight=self.label_weight)
+    temperature: float = option(2.0, above=0)
+    weight: float = option(9.0, above=0)
+    label_weight: float = option(0.1, minimum=0)
 
     @property
     def main_weight(self) -> float:
         return self.label_weight
 
-    @property
-    def distillation_weight(self) -> float:
-        return self.weight
-
-    def build(self, teacher_outputs: Any, student_outputs: Any) -> None:
-        same_classes("LogitStd", teacher_outputs, student_outputs)
-
-    def compute_loss(
-        self, teacher_outputs: tf.Tensor, student_outputs: tf.Tensor, **context: Any
-    ) -> tf.Tensor:
-        """``T^2 KL(softmax(Z(teacher) / T) || softmax(Z(student) / T))``, mean over the batch, Z
-        the `z_score` (algorithm 1).
-
-        Args:
-            teacher_outputs, student_outputs: logits ``[B, classes]``.
-        """
-        student = at_least_float32(student_outputs)
-        teacher = tf.cast(tf.stop_gradient(teacher_outputs), student.dtype)
-        student, teacher = (
-            tf.nn.log_softmax(z_score(logits) / self.temperature) for logits in (student, teacher)
-        )
-        divergence = tf.reduce_sum(tf.exp(teacher) * (teacher - student), axis=1)
-        return self.temperature**2 * tf.reduce_mean(divergence)
-
-
-def z_score(logits: tf.Tensor) -> tf.Tensor:
-    """Each row of ``[B, classes]`` minus its mean, over its standard deviation; 0 where all of a
-    row are equal. As in the authors' code, the squares are divided by ``classes - 1``."""
-    centred = logits - tf.reduce_mean(logits, axis=1, keepdims=True)
-    return directions(centred) * math.sqrt(logits.shape[1] - 1)
+    def loss(self, teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
+        return soft_cross_entropy(z_score(teacher), z_score(student), self.temperature)

@@ -2,70 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 
-from distillers.checks import positive
-from distillers.maps import at_one_size, map_pairs, size_notes
 from distillers.method import Method
+from distillers.reading import Maps
 from distillers.registration import register
 from op_util.vectors import directions
-
-
-@register("NST")
-@dataclasses.dataclass(eq=False)
-class NST(Method):
-    """Huang & Wang, "Like what you like: knowledge distill via neuron selectivity transfer", 2017,
-    with the polynomial kernel ``k(a, b) = (a^T b)^2`` (d = 2, c = 0).
-
-    Taps may differ in channels; the larger of two maps is averaged to the size of the smaller. Taps
-    that are vectors are left out.
-
-    Args:
-        weight: of this loss, next to the main loss (RepDistiller's).
-    """
-
-    paper = "Huang & Wang 2017, arXiv 1707.01219"
-
-    weight: float = 50.0
-
-    def __post_init__(self) -> None:
-        positive("NST", weight=self.weight)
-        self._notes: list[str] = []
-
-    @property
-    def distillation_weight(self) -> float:
-        return self.weight
-
-    @property
-    def notes(self) -> Sequence[str]:
-        return self._notes
-
-    def build(self, teacher_outputs: Sequence[Any], student_outputs: Sequence[Any]) -> None:
-        map_pairs("NST", teacher_outputs, student_outputs)
-        self._notes = size_notes(teacher_outputs, student_outputs)
-
-    def compute_loss(
-        self,
-        teacher_outputs: Sequence[tf.Tensor],
-        student_outputs: Sequence[tf.Tensor],
-        **context: Any,
-    ) -> tf.Tensor:
-        """The sum over maps of the squared maximum mean discrepancy between the student's and the
-        teacher's channels, mean over the batch.
-
-        Args:
-            teacher_outputs, student_outputs: taps ``[B, H, W, D]``, shallow to deep; those of shape
-                ``[B, D]`` do not count.
-        """
-        loss = 0.0
-        for pair in map_pairs("NST", teacher_outputs, student_outputs):
-            teacher, student = (channels(maps) for maps in at_one_size(*pair))
-            loss += tf.reduce_mean(discrepancy(teacher, student))
-        return loss
+from plugins import option
 
 
 def channels(maps: tf.Tensor) -> tf.Tensor:
@@ -76,7 +21,8 @@ def channels(maps: tf.Tensor) -> tf.Tensor:
 
 
 def discrepancy(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
-    """``mean k(t, t') + mean k(s, s') - 2 mean k(s, t)`` over pairs of channels, ``[B]``.
+    """The squared maximum mean discrepancy, ``mean k(t, t') + mean k(s, s') - 2 mean k(s, t)`` over
+    pairs of channels with ``k(a, b) = (a^T b)^2`` (equations 4 and 9, d = 2, c = 0), ``[B]``.
 
     Since ``k(a, b) = <a a^T, b b^T>``, that is ``||S^T S / D_S - T^T T / D_T||^2`` too, which costs
     less where there are fewer positions than channels.
@@ -96,3 +42,25 @@ def discrepancy(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
 
     within = mean_kernel(teacher, teacher) + mean_kernel(student, student)
     return within - 2 * mean_kernel(student, teacher)
+
+
+@register("NST")
+class NST(Method):
+    """Huang & Wang, "Like what you like: knowledge distill via neuron selectivity transfer", 2017,
+    with the polynomial kernel: the sum over taps of the `discrepancy`, mean over the batch.
+
+    Taps may differ in channels; the larger of two maps is averaged to the size of the smaller. Taps
+    that are vectors are left out.
+
+    Args:
+        weight: of this loss, next to the main loss (RepDistiller's).
+    """
+
+    paper = "Huang & Wang 2017, arXiv 1707.01219"
+    reads = Maps(sizes="smaller", vectors="skip")
+
+    weight: float = option(50.0, above=0)
+
+    def loss(self, teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]) -> tf.Tensor:
+        pairs = zip(teacher, student, strict=True)
+        return sum(tf.reduce_mean(discrepancy(channels(t), channels(s))) for t, s in pairs)

@@ -1,22 +1,57 @@
-"""RKD: distances between two samples, and angles between three, are to be the teacher's."""
+"""RKD: distances between two samples, and angles between three, are those of the teacher."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from typing import Any
-
 import tensorflow as tf
 
-from distillers.checks import in_range, positive
 from distillers.method import Method
+from distillers.reading import Embedding
 from distillers.registration import register
-from op_util.precision import at_least_float32
 from op_util.vectors import directions, lengths
+from plugins import option
+
+
+def differences(samples: tf.Tensor) -> tf.Tensor:
+    """``[B, B, D]`` of samples ``[B, D]``: at ``[i, j]`` sample j minus sample i."""
+    return samples[None, :, :] - samples[:, None, :]
+
+
+def distances(samples: tf.Tensor) -> tf.Tensor:
+    """``psi_D [B, B]``: distances, over the mean of those that are not 0 (equations 4 and 5)."""
+    found = tf.squeeze(lengths(differences(samples)), axis=-1)
+    apart = tf.cast(found > 0, found.dtype)
+    mean = tf.math.divide_no_nan(tf.reduce_sum(found), tf.reduce_sum(apart))
+    return tf.math.divide_no_nan(found, mean)
+
+
+def angles(samples: tf.Tensor) -> tf.Tensor:
+    """``psi_A [B, B, B]``: at ``[i, j, k]`` the cosine at sample i of the angle between j and k
+    (equation 7); 0 where two of them are in one place."""
+    e = directions(differences(samples))
+    return tf.matmul(e, e, transpose_b=True)
+
+
+def huber(error: tf.Tensor) -> tf.Tensor:
+    """The mean Huber loss: ``e^2 / 2`` up to 1, beyond that ``|e| - 1/2`` (equation 2)."""
+    size = tf.abs(error)
+    return tf.reduce_mean(tf.where(size <= 1, tf.square(error) / 2, size - 0.5))
+
+
+def relational_loss(
+    teacher: tf.Tensor, student: tf.Tensor, distance_weight: float, angle_weight: float
+) -> tf.Tensor:
+    """``distance_weight L_RKD-D + angle_weight L_RKD-A`` (equations 6, 8 and 9), each the mean over
+    all pairs and triplets, also those in which a sample comes twice (0 in both networks).
+
+    Args:
+        teacher, student: embeddings ``[B, D]``; D may differ.
+    """
+    distance = huber(distances(student) - distances(teacher))
+    angle = huber(angles(student) - angles(teacher))
+    return distance_weight * distance + angle_weight * angle
 
 
 @register("RKD")
-@dataclasses.dataclass(eq=False)
 class RKD(Method):
     """Park, Kim, Lu & Cho, "Relational knowledge distillation", CVPR 2019.
 
@@ -30,61 +65,12 @@ class RKD(Method):
     """
 
     paper = "Park et al., CVPR 2019, arXiv 1904.05068"
-    reads = "embedding"
+    reads = Embedding()
     couples_samples = True
 
-    distance_weight: float = 25.0
-    angle_weight: float = 50.0
-    weight: float = 1.0
+    distance_weight: float = option(25.0, minimum=0)
+    angle_weight: float = option(50.0, minimum=0)
+    weight: float = option(1.0, above=0)
 
-    def __post_init__(self) -> None:
-        in_range(
-            "RKD", 0, math.inf, distance_weight=self.distance_weight, angle_weight=self.angle_weight
-        )
-        positive("RKD", weight=self.weight)
-
-    @property
-    def distillation_weight(self) -> float:
-        return self.weight
-
-    def compute_loss(
-        self, teacher_outputs: tf.Tensor, student_outputs: tf.Tensor, **context: Any
-    ) -> tf.Tensor:
-        """``distance_weight L_RKD-D + angle_weight L_RKD-A`` (equations 6 to 9), each the mean over
-        all pairs and triplets, also those in which a sample comes twice (0 in both networks).
-
-        Args:
-            teacher_outputs, student_outputs: embeddings ``[B, D]``.
-        """
-        student = at_least_float32(student_outputs)
-        teacher = tf.cast(tf.stop_gradient(teacher_outputs), student.dtype)
-        student, teacher = _differences(student), _differences(teacher)
-        distance = _huber(_distances(student) - _distances(teacher))
-        angle = _huber(_angles(student) - _angles(teacher))
-        return self.distance_weight * distance + self.angle_weight * angle
-
-
-def _differences(samples: tf.Tensor) -> tf.Tensor:
-    """``[B, B, D]``: at ``[i, j]`` sample j minus sample i."""
-    return samples[None, :, :] - samples[:, None, :]
-
-
-def _distances(differences: tf.Tensor) -> tf.Tensor:
-    """``psi_D [B, B]``: lengths, over the mean of those that are not zero (equations 4, 5)."""
-    distances = tf.squeeze(lengths(differences), axis=-1)
-    apart = tf.cast(distances > 0, distances.dtype)
-    mean = tf.math.divide_no_nan(tf.reduce_sum(distances), tf.reduce_sum(apart))
-    return tf.math.divide_no_nan(distances, mean)
-
-
-def _angles(differences: tf.Tensor) -> tf.Tensor:
-    """``psi_A [B, B, B]``: at ``[i, j, k]`` the cosine at sample i of the angle between j and k
-    (equation 7); 0 where two of them are in one place."""
-    e = directions(differences)
-    return tf.matmul(e, e, transpose_b=True)
-
-
-def _huber(error: tf.Tensor) -> tf.Tensor:
-    """The mean Huber loss: ``e^2 / 2`` up to 1, beyond that ``|e| - 1/2`` (equation 2)."""
-    size = tf.abs(error)
-    return tf.reduce_mean(tf.where(size <= 1, tf.square(error) / 2, size - 0.5))
+    def loss(self, teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
+        return relational_loss(teacher, student, self.distance_weight, self.angle_weight)

@@ -398,7 +398,8 @@ def test_what_does_not_fit_is_refused():
     deeper = dataclasses.replace(outputs(teacher), taps=("shallow", "scores"))
     with pytest.raises(UserError, match="tap 2 has 6 in the teacher.* and 10 in the student"):
         Distiller(
-            student, SSKD_SVD(adapter="none"), teacher, student_outputs=outputs(student), teacher_outputs=deeper
+            student, SSKD_SVD(adapter="none"), teacher, student_outputs=outputs(student),
+            teacher_outputs=deeper,
         )
     one_less = dataclasses.replace(outputs(teacher), taps=("shallow",))
     with pytest.raises(UserError, match="teacher has 1, the student 2"):
