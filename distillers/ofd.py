@@ -18,8 +18,8 @@ from distillers.method import Method
 from distillers.registration import register
 from nets.layers import batch_normalization
 from op_util.pooling import adaptive_average_pool
-from op_util.replicas import global_sum
 from op_util.precision import at_least_float32
+from op_util.replicas import global_sum
 
 RARE = 1e-3  # share of negative responses below which their mean says nothing
 
