@@ -12,12 +12,19 @@ import tensorflow as tf
 
 from distillers.batch import Batch, as_batch, check_labels, cross_entropy
 from distillers.keras_loss import KerasLoss
-from distillers.loss import Context, Loss, Reduction, Trains
+from distillers.loss import Loss, Trains
 from distillers.method import Method
+from distillers.networks import Preprocessing, check_networks, read_networks
 from distillers.none import NoDistillation
-from distillers.stages import Part, RunStage, Term, parts_of_run, run_stages
+from distillers.objective import (
+    distillation_losses,
+    main_loss,
+    metric_names,
+    weight_in_epoch,
+)
+from distillers.stages import Part, RunStage, parts_of_run, run_stages
 from distillers.sum import Sum
-from nets import Outputs, feature_extractor, gives_probabilities, output_layer_of, outputs_of
+from nets import Outputs
 from nets.keras_graph import Untracked
 from op_util import replicas
 from op_util.accuracy import top_k_hits
@@ -25,7 +32,6 @@ from op_util.gradients import clipped_combination
 from op_util.weight_decay import with_weight_decay
 from registry import UserError
 
-Preprocessing = Callable[[tf.Tensor], tf.Tensor]
 SCORES = ("loss", "main_loss", "accuracy", "top5")
 SKIPPED = "skipped_steps"
 
@@ -83,15 +89,16 @@ class Distiller(keras.Model):
         method = method or NoDistillation()
         if not isinstance(method, (Method, Sum)):
             method = KerasLoss(method)
-        _check_networks(method, student, teacher, main_loss)
+        check_networks(method, student, teacher, main_loss)
         self.method = method
         self.student = student
         self.main_loss = main_loss
         self.weight_decay = weight_decay
-        self._student_preprocessing = student_preprocessing or _unchanged
-        self._teacher_preprocessing = teacher_preprocessing or _unchanged
-        self._teacher = Untracked(teacher if method.needs_teacher else None)
-        self._read(student_outputs, teacher_outputs)
+        # Keras tracks neither of the two, nor what `Untracked` holds.
+        self._student, self._teacher = read_networks(
+            method, student, teacher, (student_outputs, teacher_outputs),
+            (student_preprocessing, teacher_preprocessing),
+        )
         self._built = Untracked(self._build_losses(samples))
         self.method_layers = [layer for loss in self.distillation_losses for layer in loss.layers]
         self._stages = Untracked(run_stages(self.distillation_losses))
@@ -101,7 +108,9 @@ class Distiller(keras.Model):
             shape=(), dtype="int32", initializer="zeros", trainable=False, name="epoch"
         )
         self._epochs = epochs
-        self._means = {name: keras.metrics.Mean(name) for name in self._metric_names()}
+        names = [name for stage in self.stages for name in self._names_in(stage)]
+        names = dict.fromkeys([*SCORES, *names, SKIPPED])
+        self._means = {name: keras.metrics.Mean(name) for name in names}
         self._leads_through_stages = len(self.stages) > 1
         self._is_evaluating = False
         self._enter(self.stages[0], 0)
@@ -109,47 +118,17 @@ class Distiller(keras.Model):
 
     # Networks and losses
 
-    def _read(self, student_outputs: Outputs | None, teacher_outputs: Outputs | None) -> None:
-        """Make what gives the networks' features."""
-        named = [(None, None), *(
-            member.taps(self.teacher, self.student) for member in self._members()
-        )]
-        theirs, ours = (next((n for n in names if n), None) for names in zip(*named, strict=True))
-        student_outputs = student_outputs or self._outputs(self.student, ours)
-        _check_logits("student", self.student)
-        self._student_features = Untracked(feature_extractor(self.student, student_outputs))
-        self._teacher_features = Untracked(None)
-        if self.method.needs_teacher:
-            teacher_outputs = teacher_outputs or self._outputs(self.teacher, theirs)
-            if self.method.does_read("logits"):
-                _check_logits("teacher", self.teacher, teacher_outputs)
-            self._teacher_features = Untracked(feature_extractor(self.teacher, teacher_outputs))
-
-    def _members(self) -> Sequence[Method]:
-        return self.method.members if self.method.needs_teacher else ()
-
-    def _outputs(self, model: keras.Model, taps: tuple[str, ...] | None) -> Outputs:
-        """Declared outputs, or those at `taps`; a method that compares no maps needs no taps to be
-        named."""
-        if taps is not None or self.method.does_read("maps"):
-            return outputs_of(model, taps)
-        try:
-            return outputs_of(model)
-        except UserError:
-            return outputs_of(model, taps=(model.layers[-1].name,))
-
     def _build_losses(self, samples: int | None) -> list[Loss]:
-        if not self.method.needs_teacher:
+        if self._teacher is None:
             return [self.method.build()]
-        features = (self._teacher_features.value.output, self._student_features.value.output)
+        features = (self._teacher.features.output, self._student.features.output)
         losses = [
             member.build(*map(member.select, features), samples=samples)
             for member in self.method.members
         ]
-        for loss in losses:
-            if len(losses) > 1 and loss.deploy:
-                name = loss.method.name
-                raise UserError(f"{name} deploys a model of its own, so it cannot be in a sum")
+        deploying = [loss.method.name for loss in losses if loss.deploy]
+        if deploying and len(losses) > 1:
+            raise UserError(f"{deploying[0]} deploys a model of its own, so it cannot be in a sum")
         return losses
 
     @property
@@ -165,7 +144,7 @@ class Distiller(keras.Model):
     @property
     def teacher(self) -> keras.Model | None:
         """The teacher, or None; not tracked as a part of this model."""
-        return self._teacher.value
+        return self._teacher and self._teacher.model
 
     @property
     def deployed(self) -> keras.Model:
@@ -178,11 +157,11 @@ class Distiller(keras.Model):
 
     def student_features(self, image: tf.Tensor) -> dict[str, Any]:
         """The student's maps, embedding and logits for a batch's images, in inference mode."""
-        return self._student_features.value(self._student_preprocessing(image), training=False)
+        return self._student(image)
 
     def teacher_features(self, image: tf.Tensor) -> dict[str, Any]:
         """The teacher's, likewise."""
-        return self._teacher_features.value(self._teacher_preprocessing(image), training=False)
+        return self._teacher(image)
 
     # Stages
 
@@ -243,7 +222,7 @@ class Distiller(keras.Model):
             return []
         if trains is Trains.ALL and self.deployed is self.student:
             return variables
-        features = self._student_features.value
+        features = self._student.features
         maps = features.output["maps"]
         chosen = maps if taps is None else [maps[number] for number in taps]
         reached = {id(v) for v in keras.Model(features.inputs, chosen).trainable_variables}
@@ -253,26 +232,24 @@ class Distiller(keras.Model):
 
     def call(self, image: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The deployed model's logits ``[B, classes]`` for a batch's images."""
-        return self.deployed(self._student_preprocessing(image), training=training)
+        return self.deployed(self._student.preprocess(image), training=training)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         batch, weight = replicas.never_empty(as_batch(data))
         variables = self.variables_to_train()
         statistics = self._batch_statistics()
         before = [tf.identity(variable.value) for variable in statistics]
+        epoch = self.epoch.value - self._first_epoch
         with tf.GradientTape(persistent=self._clips()) as tape:
-            student = self._student_features.value(
-                self._student_preprocessing(batch.image),
-                training=self.stage.lead.trains is not Trains.NOTHING,
-            )
+            student = self._student(batch.image, training=self._student_learns())
             teacher = self._features_to_learn_from(batch.image)
             main = self._main_loss(teacher, student, batch)
-            added, clipped, metrics = self._distillation_losses(teacher, student, batch, weight)
-            main += added
-        gradients, share = self._gradients(tape, main, clipped, variables)
-        if share is not None:
-            metrics["clip_share"] = share
-        metrics["loss"] = (main + clipped) * replicas.count()
+            weights = [weight_in_epoch(term, epoch, self._epochs) for term in self.stage.terms]
+            added, clipped, metrics = distillation_losses(
+                self.stage, teacher, student, batch, weight, self.epoch.value, weights
+            )
+        gradients = self._gradients(tape, main + added, clipped, variables, metrics)
+        metrics["loss"] = (main + added + clipped) * replicas.count()
         metrics[SKIPPED] = self._apply_if_finite(gradients, variables, statistics, before)
         return self._log(self._logits_to_log(student), batch, metrics, weight)
 
@@ -282,17 +259,21 @@ class Distiller(keras.Model):
         main: tf.Tensor,
         clipped: tf.Tensor,
         variables: list[keras.Variable],
-    ) -> tuple[list[tf.Tensor | None], tf.Tensor | None]:
-        """The global batch's gradients, with weight decay, and the share that a clip lets
-        through."""
+        metrics: dict[str, tf.Tensor],
+    ) -> list[tf.Tensor | None]:
+        """The global batch's gradients, with weight decay; the paper's g = g0 + clip(g1) where the
+        stage clips."""
         if not self._clips():
             gradients = replicas.global_sum_present(tape.gradient(main + clipped, variables))
-            return with_weight_decay(gradients, variables, self.weight_decay), None
+            return with_weight_decay(gradients, variables, self.weight_decay)
         g0, g1 = (
             replicas.global_sum_present(tape.gradient(loss, variables)) for loss in (main, clipped)
         )
         g0 = with_weight_decay(g0, variables, self.weight_decay)
-        return clipped_combination(g0, g1, self.epoch.value - self._first_epoch)
+        epoch = self.epoch.value - self._first_epoch
+        combined, metrics["clip_share"] = clipped_combination(g0, g1, epoch)
+        alone = with_weight_decay(combined, variables, self.weight_decay)
+        return [b if g is None else a for g, a, b in zip(g0, combined, alone, strict=True)]
 
     def _apply_if_finite(
         self,
@@ -316,10 +297,11 @@ class Distiller(keras.Model):
         return tf.cast(~finite, tf.float32)
 
     def _batch_statistics(self) -> list[keras.Variable]:
-        """The moving statistics of the networks that learn."""
-        networks = [self.student, *([self.teacher] if self.method.trains_teacher else [])]
+        """The moving statistics of the networks that learn, and of the method's layers."""
+        learning = [self.student, *([self.teacher] if self.method.trains_teacher else [])]
         return [
-            variable for network in networks for variable in network.non_trainable_variables
+            variable for each in (*learning, *self.method_layers)
+            for variable in each.non_trainable_variables
             if variable.path.endswith(("moving_mean", "moving_variance"))
         ]
 
@@ -340,15 +322,16 @@ class Distiller(keras.Model):
         some = tf.pad(image, padding)
         return self(tf.ensure_shape(some, image.shape), training=False)[:size]
 
+    def _student_learns(self) -> bool:
+        return self.stage.lead.trains is not Trains.NOTHING
+
     def _features_to_learn_from(self, image: tf.Tensor) -> dict[str, Any]:
         """The teacher's features in a training step; it learns from them or has no gradient."""
         if not self.stage.distils:
             return {}
         if self.method.trains_teacher:
-            return self._teacher_features.value(self._teacher_preprocessing(image), training=True)
-        return tf.nest.map_structure(tf.stop_gradient, self.teacher_features(image))
-
-    # Losses
+            return self._teacher(image, training=True)
+        return tf.nest.map_structure(tf.stop_gradient, self._teacher(image))
 
     def _main_loss(
         self, teacher: dict[str, Any], student: dict[str, Any], batch: Batch
@@ -357,84 +340,11 @@ class Distiller(keras.Model):
         add, and that of a teacher that learns."""
         if self.main_loss == "none" or self.stage.main_weight == 0:
             return tf.constant(0.0)
-        loss = self._mean_cross_entropy(student["logits"], batch)
-        if teacher and self.method.trains_teacher:
-            loss += self._mean_cross_entropy(teacher["logits"], batch)
-        own = [tf.cast(each, tf.float32) for each in self._student_features.value.losses]
+        learning = [student, teacher] if teacher and self.method.trains_teacher else [student]
+        loss = main_loss([features["logits"] for features in learning], batch)
+        own = [tf.cast(each, tf.float32) for each in self._student.features.losses]
         own_loss = tf.add_n(own) / replicas.count() if own else 0.0
-        return self.stage.main_weight * tf.cast(loss, tf.float32) + own_loss
-
-    def _mean_cross_entropy(self, logits: tf.Tensor, batch: Batch) -> tf.Tensor:
-        """This replica's part of the cross-entropy's mean over all labelled images of the batch."""
-        loss, labelled = cross_entropy(logits, batch.label)
-        count = replicas.global_sum(tf.reduce_sum(labelled))
-        weight = labelled * tf.cast(batch.weight, labelled.dtype)
-        return tf.math.divide_no_nan(tf.reduce_sum(loss * weight), count)
-
-    def _distillation_losses(
-        self, teacher: dict[str, Any], student: dict[str, Any], batch: Batch, weight: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
-        """This replica's part of the weighted distillation losses of the global batch: those to be
-        added to the main loss, and those whose gradient is to be clipped; and metrics."""
-        added, clipped = tf.constant(0.0), tf.constant(0.0)
-        metrics: dict[str, tf.Tensor] = {}
-        for term in self.stage.terms:
-            loss, logged, own = self._term(term, teacher, student, batch, weight)
-            factor = self._weight(term)
-            if term.clips:
-                clipped += factor * loss
-            else:
-                added += factor * loss
-            metrics |= own
-            _add_to(metrics, "distillation_loss", logged)
-            if "weighted_distillation_loss" in self._means:
-                _add_to(metrics, "weighted_distillation_loss", factor * logged)
-            if len(self.method.members) > 1:
-                metrics[f"{term.name}_loss"] = logged
-        return added, clipped, metrics
-
-    def _weight(self, term: Term) -> tf.Tensor:
-        """The weight of a term in the present epoch."""
-        if not term.stage.warmup or not self._epochs:
-            return tf.constant(term.stage.weight)
-        epochs = max(term.stage.warmup * self._epochs, 1.0)
-        begun = tf.cast(self.epoch.value - self._first_epoch + 1, tf.float32)
-        return term.stage.weight * tf.minimum(begun / epochs, 1)
-
-    def _term(
-        self,
-        term: Term,
-        teacher: dict[str, Any],
-        student: dict[str, Any],
-        batch: Batch,
-        weight: tf.Tensor,
-    ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
-        """This replica's part of one method's loss of the global batch, float32; the same per
-        image, to be logged; and the method's metrics."""
-        method = term.loss.method
-        teacher, student = method.select(teacher), method.select(student)
-        local = weight * tf.cast(tf.shape(batch.label)[0], tf.float32)
-        samples = replicas.global_sum(local)
-        of_images = {"labels": batch.label, "indices": batch.index}
-        if method.couples_samples:
-            teacher, student, of_images = replicas.global_batch(
-                (teacher, student, of_images), samples
-            )
-        context = Context(epoch=self.epoch.value, training=True, **of_images)
-        loss, metrics = term.loss.compute(teacher, student, context, term.stage)
-        loss = tf.cast(loss, tf.float32)
-        share = tf.math.divide_no_nan(local, samples)
-        if method.couples_samples:
-            loss /= replicas.count()
-        elif term.stage.reduction is Reduction.MEAN:
-            loss = tf.where(share > 0, loss * share, 0)  # the mean of no samples is NaN
-        else:
-            loss *= weight
-        # Logged per image, whether the method sums or averages.
-        per = local if term.stage.reduction is Reduction.SUM else share
-        prefix = f"{term.name}_" if len(self.method.members) > 1 else ""
-        metrics = {f"{prefix}{name}": value for name, value in metrics.items()}
-        return loss, tf.math.divide_no_nan(loss, per), metrics
+        return self.stage.main_weight * loss + own_loss
 
     def _logits_to_log(self, student: dict[str, Any]) -> tf.Tensor:
         of = next((loss.logits for loss in self.distillation_losses if loss.logits), None)
@@ -446,25 +356,10 @@ class Distiller(keras.Model):
     def metrics(self) -> list[keras.metrics.Metric]:
         return list(self._means.values())
 
-    def _metric_names(self) -> list[str]:
-        """The names of all that any stage logs."""
-        names = [name for stage in self.stages for name in self._names_in(stage)]
-        return list(dict.fromkeys([*SCORES, *names, SKIPPED]))
-
     def _names_in(self, stage: RunStage) -> list[str]:
         """The names of what a stage logs of the distillation."""
-        if not stage.distils:
-            return []
-        names = ["distillation_loss"]
-        terms = [term for each in self.stages for term in each.terms]
-        if any(term.stage.weight != 1 or term.stage.warmup for term in terms):
-            names.append("weighted_distillation_loss")
-        is_sum = len(self.method.members) > 1
-        for term in stage.terms:
-            prefix = f"{term.name}_" if is_sum else ""
-            names += [f"{term.name}_loss"] if is_sum else []
-            names += [f"{prefix}{name}" for name in term.loss.method.metrics]
-        return names + (["clip_share"] if self.main_loss != "none" and stage.clips else [])
+        clips = self.main_loss != "none" and stage.clips
+        return metric_names(stage, self.stages) + (["clip_share"] if clips else [])
 
     def get_metrics_result(self) -> dict[str, Any]:
         """The means that the step at hand logs, over all replicas. Were there others among them,
@@ -487,10 +382,11 @@ class Distiller(keras.Model):
         for name, k in (("accuracy", 1), ("top5", 5)):
             self._means[name].update_state(top_k_hits(logits, known, k), labelled)
         weight *= tf.cast(tf.shape(batch.label)[0], tf.float32)
-        for name, value in metrics.items():
+        logged = [name for name in self._means if name in metrics]
+        for name in logged:
             # A replica without images has nothing to say, and may say NaN.
-            self._means[name].update_state(tf.where(weight > 0, value, 0), weight)
-        return {name: self._means[name].result() for name in dict.fromkeys([*SCORES, *metrics])}
+            self._means[name].update_state(tf.where(weight > 0, metrics[name], 0), weight)
+        return {name: self._means[name].result() for name in dict.fromkeys([*SCORES, *logged])}
 
     # Keras' entry points
 
@@ -604,43 +500,3 @@ class _EpochCounter(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._distiller.epoch.assign(epoch)
-
-
-def _check_networks(
-    method: Method | Sum, student: keras.Model, teacher: keras.Model | None, main_loss: str
-) -> None:
-    """Raise UserError where these cannot be trained together."""
-    if main_loss not in ("cross_entropy", "none"):
-        raise UserError(f"main_loss must be cross_entropy or none, not {main_loss!r}")
-    if method.needs_teacher and teacher is None:
-        raise UserError(f"{method.name} needs a teacher, and none was given")
-    if main_loss == "none" and not method.needs_teacher:
-        raise UserError("without a main loss and without a teacher there is nothing to learn")
-    method.validate_model_compatibility(teacher, student)
-    if teacher is None or not method.needs_teacher:
-        return
-    ours = {id(variable) for variable in student.variables}
-    shared = [v.path for v in teacher.variables if id(v) in ours]
-    if shared:
-        raise UserError(
-            f"teacher and student share variables ({shared[0]}), so the teacher would be trained "
-            "along: give the student layers of its own"
-        )
-
-
-def _check_logits(network: str, model: keras.Model, outputs: Outputs | None = None) -> None:
-    """Raise UserError where what is taken for a network's logits are probabilities."""
-    elsewhere = outputs is not None and outputs.logits != output_layer_of(model.outputs[0])
-    if gives_probabilities(model) and not elsewhere:
-        raise UserError(
-            f"the {network} {model.name!r} ends in a softmax, but networks give logits here: leave "
-            "it out of the last layer, or give nets.without_softmax(model)"
-        )
-
-
-def _add_to(metrics: dict[str, tf.Tensor], name: str, value: tf.Tensor) -> None:
-    metrics[name] = metrics[name] + value if name in metrics else value
-
-
-def _unchanged(image: tf.Tensor) -> tf.Tensor:
-    return image

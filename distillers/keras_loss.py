@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import keras
@@ -40,7 +41,7 @@ class KerasLoss(Method):
 
     wrapped: keras.distillation.DistillationLoss
     weight: float = 1.0
-    couples_samples: bool = False
+    couples_samples: bool = dataclasses.field(default=False, kw_only=True)  # type: ignore[misc]
 
     @property
     def reads(self) -> Outputs:  # type: ignore[override]

@@ -17,6 +17,8 @@ class NoDistillation(Method):
     reads = ()
     needs_teacher = False
 
-    def build(self, teacher: Any = None, student: Any = None, *, samples: int | None = None) -> Loss:
+    def build(
+        self, teacher: Any = None, student: Any = None, *, samples: int | None = None
+    ) -> Loss:
         """A loss of one stage that has none."""
         return Loss(self, [Stage()])

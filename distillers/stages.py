@@ -17,10 +17,12 @@ class Term:
     Attributes:
         loss: the method's, built for the networks.
         stage: the stage as this method declares it.
+        prefix: of the method's metrics, where there are several methods.
     """
 
     loss: Loss
     stage: Stage
+    prefix: str = ""
 
     @property
     def name(self) -> str:
@@ -99,8 +101,11 @@ def run_stages(losses: Sequence[Loss]) -> list[RunStage]:
     stages = []
     for lead in leading.stages:
         own = [
-            Term(loss, lead if loss is leading else loss.stages[0]) for loss in losses
-            if loss is leading or lead.main_weight > 0
+            Term(
+                loss, lead if loss is leading else loss.stages[0],
+                f"{loss.method.name}_" if len(losses) > 1 else "",
+            )
+            for loss in losses if loss is leading or lead.main_weight > 0
         ]
         terms = tuple(term for term in own if term.stage.loss is not None and term.stage.weight > 0)
         weight = math.prod(term.stage.main_weight for term in own)

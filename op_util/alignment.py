@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from op_util.precision import at_least_float32
 from op_util.singular_vectors import (
     TRUSTED_ERROR,
     Decomposition,
@@ -13,7 +14,6 @@ from op_util.singular_vectors import (
     decompose,
     differentiable,
 )
-from op_util.precision import at_least_float32
 
 
 class Aligned(NamedTuple):

@@ -20,7 +20,8 @@ def clipped_combination(
     """``g = g0 + clip_by_norm(g1, ||g0|| sigmoid(epoch))``, for each variable by itself.
 
     The more is learned, the more of the teacher's gradient is let through, but it never outweighs
-    the main task's.
+    the main task's. A variable that the main loss does not reach, such as an adapter's, has no
+    ``||g0||``: the mean of the others' takes its place, or nothing is clipped where there is none.
 
     Args:
         main: ``g0``, a gradient (or None) for each variable.
@@ -32,13 +33,17 @@ def clipped_combination(
         the clip lets through: 1 where it does nothing.
     """
     openness = tf.sigmoid(tf.cast(epoch, tf.float32))
+    norms = [None if g0 is None else tf.norm(g0) for g0 in main]
+    present = [norm for norm in norms if norm is not None]
+    usual = tf.add_n(present) / len(present) if present else None
     combined, whole, passed = [], [], []
-    for g0, g1 in zip(main, distillation, strict=True):
-        if g0 is None or g1 is None:
+    for g0, g1, norm in zip(main, distillation, norms, strict=True):
+        if g1 is None or usual is None:
             combined.append(g1 if g0 is None else g0)
             continue
-        clipped = clip_by_norm(g1, tf.norm(g0) * tf.cast(openness, g0.dtype))
-        combined.append(g0 + clipped)
+        norm = usual if norm is None else norm
+        clipped = clip_by_norm(g1, tf.cast(norm * tf.cast(openness, norm.dtype), g1.dtype))
+        combined.append(clipped if g0 is None else g0 + clipped)
         whole.append(g1)
         passed.append(clipped)
     if not whole:

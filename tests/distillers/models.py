@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import keras
 import numpy as np
 import tensorflow as tf
 
 import nets
-from distillers import Method
+from distillers import Combination, Method
+from distillers.reading import Embedding
 from nets.layers import batch_normalization
 
 CLASSES = 6
@@ -61,35 +60,29 @@ class CountedCalls(keras.layers.Layer):
         return x
 
 
-@dataclasses.dataclass(eq=False)
 class Similarities(Method):
     """A sample's loss depends on all the others: similarities within the batch."""
 
-    reads = "embedding"
+    reads = Embedding()
     couples_samples = True
-    combination = "clip"
+    combination = Combination.CLIP
 
-    def compute_loss(self, teacher_outputs, student_outputs, **context):
-        student, teacher = (
-            tf.matmul(x, x, transpose_b=True) for x in (student_outputs, teacher_outputs)
-        )
-        known = tf.cast(context["labels"] >= 0, tf.float32)
+    def loss(self, teacher, student, *, labels):
+        student, teacher = (tf.matmul(x, x, transpose_b=True) for x in (student, teacher))
+        known = tf.cast(labels >= 0, tf.float32)
         return 100 * tf.reduce_mean(tf.square(student - teacher) * known[:, None] * known)
 
 
-@dataclasses.dataclass(eq=False)
 class Adapted(Method):
     """The student's embedding through a layer of the method's own, mean over the batch."""
 
-    reads = "embedding"
+    reads = Embedding()
 
-    def build(self, teacher_outputs, student_outputs):
-        self.adapter = keras.layers.Dense(teacher_outputs.shape[-1], name="adapter")
-        self.adapter.build(student_outputs.shape)
+    def build(self, teacher, student, *, samples=None):
+        adapter = keras.layers.Dense(teacher.shape[-1], name="adapter")
+        adapter.build(student.shape)
 
-    @property
-    def layers(self):
-        return [self.adapter]
+        def loss(teacher, student, context):
+            return tf.reduce_mean(tf.square(adapter(student) - teacher))
 
-    def compute_loss(self, teacher_outputs, student_outputs, **context):
-        return tf.reduce_mean(tf.square(self.adapter(student_outputs) - teacher_outputs))
+        return self.make_loss(teacher, student, loss, layers=[adapter])

@@ -11,7 +11,21 @@ from scipy.special import log_softmax, softmax
 
 import distillers
 import nets
-from distillers import FSP, SSKD_SVD, Distiller, Method, NoDistillation, SoftLogits, Stage
+from distillers import (
+    FSP,
+    SSKD_SVD,
+    Combination,
+    Distiller,
+    Loss,
+    Method,
+    NoDistillation,
+    Reduction,
+    SoftLogits,
+    Stage,
+    Trains,
+)
+from distillers.method import with_context
+from distillers.reading import Embedding
 from registry import UserError
 from tests.distillers.models import CLASSES, TAPS, batch, network, outputs
 
@@ -42,27 +56,25 @@ def assert_same(variables, before):
         np.testing.assert_array_equal(np.array(variable), value)
 
 
-@dataclasses.dataclass(eq=False)
 class Squares(Method):
     """Half the squared distance of the hidden features, summed over the batch."""
 
-    reads = "embedding"
-    reduction = "sum"
-    combination = "clip"
+    reads = Embedding()
+    reduction = Reduction.SUM
+    combination = Combination.CLIP
     strength: float = 3.0
 
-    def compute_loss(self, teacher_outputs, student_outputs, **context):
-        return self.strength * tf.reduce_sum(tf.square(student_outputs - teacher_outputs)) / 2
+    def loss(self, teacher, student):
+        return self.strength * tf.reduce_sum(tf.square(student - teacher)) / 2
 
 
-@dataclasses.dataclass(eq=False)
 class OneAnImage(Method):
     """A loss that someone forgot to average over the batch."""
 
-    reads = "embedding"
+    reads = Embedding()
 
-    def compute_loss(self, teacher_outputs, student_outputs, **context):
-        return tf.reduce_mean(tf.square(student_outputs - teacher_outputs), axis=-1)
+    def loss(self, teacher, student):
+        return tf.reduce_mean(tf.square(student - teacher), axis=-1)
 
 
 class ByHand:
@@ -124,10 +136,11 @@ class ByHand:
     def step(self, x, label, epoch):
         main, distillation = self.gradients(x, label)
         for i, (g0, g1) in enumerate(zip(main, distillation, strict=True)):
+            reached = self.main_loss != "none" or g1 is not None
             g0 = self.method.main_weight * g0 if self.main_loss != "none" else np.zeros_like(g0)
-            g0 = g0 + DECAY * self.weights[i] if i in (0, 2) else g0  # kernels
+            g0 = g0 + DECAY * self.weights[i] if i in (0, 2) and reached else g0  # kernels
             g1 = np.zeros_like(g0) if g1 is None else self.method.distillation_weight * g1
-            if self.method.combination == "clip" and self.main_loss != "none":
+            if self.method.combination is Combination.CLIP and self.main_loss != "none":
                 bound = np.linalg.norm(g0) / (1 + np.exp(-epoch))
                 g1 = g1 * min(1, bound / max(np.linalg.norm(g1), 1e-300))
             gradient = g0 + g1
@@ -160,7 +173,7 @@ def test_updates_by_hand(method, main_loss):
             known.step(x[rows].reshape(4, -1).astype(float), label[rows], epoch)
     for found, expected in zip(known.models[0].get_weights(), known.weights, strict=True):
         np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
-    if method.combination == "clip" and main_loss != "none":
+    if method.combination is Combination.CLIP and main_loss != "none":
         assert 0 < history.history["clip_share"][0] < 1
 
 
@@ -295,25 +308,27 @@ def test_a_bad_image_of_the_teacher_does_no_harm():
 
 def test_stage_that_trains_what_leads_to_the_taps():
     class Staged(SSKD_SVD):
-        stages = (
-            Stage("first", 0.5, main_loss=False, trains="taps"),
-            Stage("second", 0.5, distillation_loss=False, new_optimizer=True),
-        )
+        def build(self, teacher, student, *, samples=None):
+            loss = with_context(self.loss, self.name)
+            first = Stage("first", 0.5, loss=loss, main_weight=0, trains=Trains.TO_TAPS)
+            return Loss(self, [first, Stage("second", 0.5, new_optimizer=True)])
 
     distiller = distiller_of(Staged())
     data = tf.data.Dataset.from_tensors(batch(12)).repeat(2)
     scores = distiller.student.get_layer("scores")
     before = values(distiller.student.trainable_variables)
+    first, second = distiller.parts(2)
+    distiller.enter(first)
     logs = distiller.fit(data, verbose=0).history
     assert_same(scores.variables, before[-2:])
     for variable, value in zip(distiller.student.trainable_variables[:-2], before, strict=False):
         assert np.any(np.array(variable) != value), variable.path
     assert "distillation_loss" in logs and "clip_share" not in logs
-    distiller.start_stage(distiller.method.stages[1])
+    distiller.enter(second)
     distiller.compile(keras.optimizers.SGD(RATE))
     logs = distiller.fit(data, verbose=0).history
     assert np.any(np.array(scores.kernel) != before[-2])
-    assert set(logs) == {"main_loss", "accuracy", "top5"}
+    assert set(logs) == {"loss", "main_loss", "accuracy", "top5", "skipped_steps"}
 
 
 def test_fit_goes_on_where_it_stopped():
@@ -383,7 +398,8 @@ def test_what_does_not_fit_is_refused():
     deeper = dataclasses.replace(outputs(teacher), taps=("shallow", "scores"))
     with pytest.raises(UserError, match="tap 2 has 6 in the teacher.* and 10 in the student"):
         Distiller(
-            student, SSKD_SVD(), teacher, student_outputs=outputs(student), teacher_outputs=deeper
+            student, SSKD_SVD(adapter="none"), teacher, student_outputs=outputs(student),
+            teacher_outputs=deeper,
         )
     one_less = dataclasses.replace(outputs(teacher), taps=("shallow",))
     with pytest.raises(UserError, match="teacher has 1, the student 2"):
@@ -435,10 +451,10 @@ def test_fit_leads_through_all_stages():
         return distiller, recorder.epochs
 
     def by_hand(distiller, options):
-        first, second = distiller.method.stages
-        distiller.start_stage(first)
+        first, second = distiller.parts(4)
+        distiller.enter(first)
         distiller.fit(data, epochs=1, **options)
-        distiller.start_stage(second)
+        distiller.enter(second)
         distiller.compile(keras.optimizers.SGD(RATE, momentum=MOMENTUM, nesterov=True))
         distiller.fit(data, epochs=4, initial_epoch=1, **options)
 
@@ -462,13 +478,14 @@ def test_fit_leads_through_all_stages():
 
 def test_the_clip_opens_from_the_first_epoch_of_a_stage():
     class Strong(SSKD_SVD):
-        distillation_weight = 1e3  # so that there is something to be clipped
+        weight: float = 1e3  # so that there is something to be clipped
 
     data = tf.data.Dataset.from_tensors(batch(18))
 
     def weights(first_epoch, epoch):
         distiller = distiller_of(Strong())
-        distiller.start_stage(distiller.method.stages[0], first_epoch)
+        (part,) = distiller.parts(10)
+        distiller.enter(dataclasses.replace(part, first=first_epoch))
         distiller.fit(data, initial_epoch=epoch, epochs=epoch + 1, verbose=0)
         return np.concatenate([np.ravel(each) for each in distiller.student.trainable_variables])
 
@@ -521,3 +538,140 @@ def test_one_hot_labels_are_refused():
     with pytest.raises(UserError, match="one-hot perhaps; expected the number"):
         distiller.fit(images, labels, verbose=0)
     distiller.fit(images, batch(18)["label"][:, None], verbose=0)
+
+
+# What Keras users give
+
+
+def test_sample_and_class_weights_weigh_the_main_loss():
+    """As in Keras: the weighted cross-entropies, divided by the number of images."""
+    data = batch(20, 16)
+    chosen = data["label"] == data["label"][0]
+
+    def weights_after(**options):
+        distiller = distiller_of(NoDistillation(), weight_decay=0.0)
+        distiller.fit(data["image"], data["label"], batch_size=16, verbose=0, **options)
+        return np.concatenate([np.ravel(w) for w in distiller.student.get_weights()])
+
+    plain = weights_after()
+    by_sample = weights_after(sample_weight=np.where(chosen, 3.0, 0.5))
+    others = {each: 0.5 for each in range(CLASSES)}
+    by_class = weights_after(class_weight=others | {int(data["label"][0]): 3.0})
+    assert np.max(np.abs(by_sample - plain)) > 1e-4
+    np.testing.assert_allclose(by_class, by_sample, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(weights_after(sample_weight=np.ones(16)), plain, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["loss", "metrics", "loss_weights", "weighted_metrics"])
+def test_losses_and_metrics_given_to_compile_are_refused(name):
+    with pytest.raises(UserError, match=f"compile got {name}, but a Distiller has losses"):
+        distiller_of(NoDistillation()).compile(**{name: ["accuracy"]})
+
+
+def test_the_students_own_losses_belong_to_the_main_loss():
+    def student_of(regularizer):
+        keras.utils.set_random_seed(0)
+        image = keras.Input((8, 8, 3))
+        flat = keras.layers.Flatten()(image)
+        scores = keras.layers.Dense(CLASSES, kernel_regularizer=regularizer, name="scores")(flat)
+        return keras.Model(image, scores)
+
+    data = batch(21)
+    by_keras, ours = student_of(keras.regularizers.L2(2.0)), student_of(keras.regularizers.L2(2.0))
+    by_keras.compile(
+        keras.optimizers.SGD(RATE),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    distiller = Distiller(ours, weight_decay=0.0)
+    distiller.compile(keras.optimizers.SGD(RATE))
+    for model in (by_keras, distiller):
+        model.fit(data["image"], data["label"], batch_size=8, epochs=3, verbose=0)
+    for one, other in zip(ours.get_weights(), by_keras.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_callbacks_that_monitor_and_save(tmp_path):
+    data = batch(22, 16)
+    distiller = distiller_of(SSKD_SVD())
+    callbacks = [
+        keras.callbacks.EarlyStopping(patience=9),
+        keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", save_best_only=True),
+    ]
+    history = distiller.fit(
+        data["image"], data["label"], batch_size=8, epochs=2, verbose=0, callbacks=callbacks,
+        validation_data=(data["image"], data["label"]),
+    ).history
+    assert history["val_loss"] == history["val_main_loss"]
+    kept = keras.models.load_model(tmp_path / "best.keras")
+    assert kept.name == "student" and kept.count_params() == distiller.student.count_params()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0.0, 1.0, np.nan, 2.0], "not all whole numbers"),
+        ([0.5, 1.0, 1.0, 2.0], "not all whole numbers"),
+        ([1, 2, 3, CLASSES], r"labels are 1 to 6 \(subtract 1\?\); expected class numbers 0 to 5"),
+        ([0, -2, 3, 1], "labels are -2 to 3; expected"),
+    ],
+)
+def test_labels_that_name_no_class_are_refused(labels, message):
+    with pytest.raises(UserError, match=message):
+        distiller_of(NoDistillation()).fit(batch(0, 4)["image"], np.array(labels), verbose=0)
+
+
+def test_a_teacher_that_shares_layers_is_refused():
+    student = network(1, "student")
+    teacher = keras.Model(student.input, student.output, name="teacher")
+    with pytest.raises(UserError, match="teacher and student share variables"):
+        Distiller(student, SoftLogits(), teacher)
+
+
+def test_ties_count_as_argmax_counts_them():
+    student = network(1, "student")
+    student.get_layer("scores").kernel.assign(tf.zeros_like(student.get_layer("scores").kernel))
+    distiller = Distiller(student)
+    distiller.compile()
+    labels = np.arange(12) % CLASSES
+    scores = distiller.evaluate(batch(0, 12)["image"], labels, return_dict=True, verbose=0)
+    np.testing.assert_allclose([scores["accuracy"], scores["top5"]], [1 / 6, 5 / 6], rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", [NoDistillation(), SoftLogits(), SSKD_SVD(), FSP()])
+def test_an_image_that_is_not_finite_changes_no_weight(method):
+    """The step is skipped, counted, and leaves weights and batch statistics as they were."""
+    data = batch(23)
+    data["image"][2, 1, 1, 0] = np.nan
+    distiller = distiller_of(method)
+    before = values(distiller.student.variables)
+    bad = distiller.fit(tf.data.Dataset.from_tensors(data), verbose=0).history
+    assert bad["skipped_steps"] == [1.0]
+    assert_same(distiller.student.variables, before)
+    good = distiller.fit(tf.data.Dataset.from_tensors(batch(23)), verbose=0).history
+    assert good["skipped_steps"] == [0.0] and np.isfinite(good["loss"][0])
+    assert np.any(values(distiller.student.trainable_variables)[0] != before[0])
+
+
+def test_adam_leaves_kernels_alone_that_no_loss_reaches():
+    distiller = distiller_of(SSKD_SVD(), main_loss="none")
+    distiller.compile(keras.optimizers.Adam(1e-2))
+    scores = distiller.student.get_layer("scores")
+    before = values(scores.variables)
+    distiller.fit(tf.data.Dataset.from_tensors(batch(24)).repeat(3), verbose=0)
+    assert_same(scores.variables, before)
+
+
+def test_channels_that_differ_get_an_adapter():
+    student, teacher = network(1, "student"), network(2, "teacher")
+    wider = dataclasses.replace(outputs(teacher), taps=("deep", "deep"))
+    same = dataclasses.replace(outputs(student), taps=("shallow", "deep"))
+    distiller = Distiller(
+        student, SSKD_SVD(), teacher, student_outputs=same, teacher_outputs=wider
+    )
+    assert "1x1 adapter from 6 to 10 channels" in distiller.notes[0]
+    assert [layer.name for layer in distiller.method_layers] == ["adapter1"]
+    distiller.compile(keras.optimizers.SGD(RATE))
+    before = values(distiller.method_layers[0].variables)
+    distiller.fit(tf.data.Dataset.from_tensors(batch(25)), verbose=0)
+    assert np.any(values(distiller.method_layers[0].variables)[0] != before[0])
+    assert distiller.deployed is student

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-
 from distillers.maps import at_one_size, last_maps, map_pairs, size_notes
+
 from registry import UserError
 
 

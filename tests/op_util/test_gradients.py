@@ -63,11 +63,18 @@ def test_zero_gradients_give_zero():
 
 
 def test_variables_that_one_loss_does_not_reach():
-    g0, g1 = tf.constant([1.0, 2.0]), tf.constant([30.0, 40.0])
-    combined, share = clipped_combination([g0, None, None], [None, g1, None], tf.constant(3))
+    """An adapter is clipped to the mean norm of the main gradients; alone, nothing is clipped."""
+    g0, long, g1 = tf.constant([3.0, 4.0]), tf.constant([0.0, 15.0]), tf.constant([30.0, 40.0])
+    combined, share = clipped_combination(
+        [g0, long, None, None], [None, None, g1, None], tf.constant(0)
+    )
     np.testing.assert_array_equal(combined[0], g0)
-    np.testing.assert_array_equal(combined[1], g1)
-    assert combined[2] is None
+    np.testing.assert_array_equal(combined[1], long)
+    np.testing.assert_allclose(combined[2], [3.0, 4.0], rtol=1e-6)  # half of (5 + 15) / 2
+    assert combined[3] is None
+    np.testing.assert_allclose(share, 0.1, rtol=1e-6)
+    combined, share = clipped_combination([None], [g1], tf.constant(0))
+    np.testing.assert_array_equal(combined[0], g1)
     np.testing.assert_array_equal(share, 1)
 
 

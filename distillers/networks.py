@@ -1,0 +1,116 @@
+"""Teacher and student as the losses see them: features of preprocessed images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from distillers.method import Method
+from distillers.sum import Sum
+from nets import Outputs, feature_extractor, gives_probabilities, output_layer_of, outputs_of
+from registry import UserError
+
+Preprocessing = Callable[[tf.Tensor], tf.Tensor]
+
+
+class Network:
+    """A network with its preprocessing.
+
+    Args:
+        model: functional, from preprocessed images to logits.
+        outputs: the layers that give its features.
+        preprocessing: from a batch's images to the model's input; None: they are the same.
+
+    Attributes:
+        features: the model that gives maps, embedding, logits and outputs.
+    """
+
+    def __init__(
+        self, model: keras.Model, outputs: Outputs, preprocessing: Preprocessing | None = None
+    ):
+        self.model = model
+        self.features = feature_extractor(model, outputs)
+        self.preprocess = preprocessing or (lambda image: image)
+
+    def __call__(self, image: tf.Tensor, training: bool = False) -> dict[str, Any]:
+        """Maps, embedding, logits and outputs for a batch's images."""
+        return self.features(self.preprocess(image), training=training)
+
+
+def check_networks(
+    method: Method | Sum, student: keras.Model, teacher: keras.Model | None, main_loss: str
+) -> None:
+    """Raise UserError where these cannot be trained together."""
+    if main_loss not in ("cross_entropy", "none"):
+        raise UserError(f"main_loss must be cross_entropy or none, not {main_loss!r}")
+    if method.needs_teacher and teacher is None:
+        raise UserError(f"{method.name} needs a teacher, and none was given")
+    if main_loss == "none" and not method.needs_teacher:
+        raise UserError("without a main loss and without a teacher there is nothing to learn")
+    method.validate_model_compatibility(teacher, student)
+    if teacher is None or not method.needs_teacher:
+        return
+    ours = {id(variable) for variable in student.variables}
+    shared = [v.path for v in teacher.variables if id(v) in ours]
+    if shared:
+        raise UserError(
+            f"teacher and student share variables ({shared[0]}), so the teacher would be trained "
+            "along: give the student layers of its own"
+        )
+
+
+def read_networks(
+    method: Method | Sum,
+    student: keras.Model,
+    teacher: keras.Model | None,
+    outputs: tuple[Outputs | None, Outputs | None],
+    preprocessing: tuple[Preprocessing | None, Preprocessing | None],
+) -> tuple[Network, Network | None]:
+    """The student and the teacher with the features that the method reads.
+
+    Args:
+        outputs, preprocessing: of student and teacher; None: what a registered network declares,
+            or the method asks for; no preprocessing.
+
+    Raises:
+        UserError: layers are to be named, or probabilities are given where logits are read.
+    """
+    wanted: tuple[Any, Any] = (None, None)
+    for member in method.members if method.needs_teacher else ():
+        named = member.taps(teacher, student)
+        wanted = tuple(one or other for one, other in zip(wanted, named, strict=True))
+    _check_logits("student", student)
+    ours = outputs[0] or _default_outputs(method, student, wanted[1])
+    read = Network(student, ours, preprocessing[0])
+    if not method.needs_teacher:
+        return read, None
+    theirs = outputs[1] or _default_outputs(method, teacher, wanted[0])
+    if method.does_read("logits"):
+        _check_logits("teacher", teacher, theirs)
+    return read, Network(teacher, theirs, preprocessing[1])
+
+
+def _default_outputs(
+    method: Method | Sum, model: keras.Model, taps: tuple[str, ...] | None
+) -> Outputs:
+    """Declared outputs, or those at `taps`; a method that compares no maps needs no taps to be
+    named."""
+    if taps is not None or method.does_read("maps"):
+        return outputs_of(model, taps)
+    try:
+        return outputs_of(model)
+    except UserError:
+        return outputs_of(model, taps=(model.layers[-1].name,))
+
+
+def _check_logits(network: str, model: keras.Model, outputs: Outputs | None = None) -> None:
+    """Raise UserError where what is taken for a network's logits are probabilities."""
+    elsewhere = outputs is not None and outputs.logits != output_layer_of(model.outputs[0])
+    if gives_probabilities(model) and not elsewhere:
+        raise UserError(
+            f"the {network} {model.name!r} ends in a softmax, but networks give logits here: leave "
+            "it out of the last layer, or give nets.without_softmax(model)"
+        )

@@ -1,0 +1,145 @@
+"""What a training step minimizes: the main loss and the distillation losses of the global batch.
+
+Each replica computes its own part, so that the replicas' gradients add up to the global batch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from distillers.batch import Batch, cross_entropy
+from distillers.loss import Context, Reduction
+from distillers.stages import RunStage, Term
+from op_util import replicas
+
+
+class Parts(NamedTuple):
+    """This replica's part of the weighted distillation losses.
+
+    Attributes:
+        added: to the main loss.
+        clipped: the loss whose gradient is clipped against the main loss's.
+        metrics: to be logged, per image.
+    """
+
+    added: tf.Tensor
+    clipped: tf.Tensor
+    metrics: dict[str, tf.Tensor]
+
+
+def main_loss(logits: Sequence[tf.Tensor], batch: Batch) -> tf.Tensor:
+    """This replica's part of the cross-entropy's mean over all labelled images of the global batch,
+    summed over the networks that learn.
+
+    Args:
+        logits: ``[B, classes]`` of each network that learns.
+        batch: whose weights multiply the images' losses.
+    """
+    total = 0.0
+    for each in logits:
+        loss, labelled = cross_entropy(each, batch.label)
+        count = replicas.global_sum(tf.reduce_sum(labelled))
+        weight = labelled * tf.cast(batch.weight, labelled.dtype)
+        total += tf.math.divide_no_nan(tf.reduce_sum(loss * weight), count)
+    return tf.cast(total, tf.float32)
+
+
+def distillation_losses(
+    stage: RunStage,
+    teacher: Mapping[str, Any],
+    student: Mapping[str, Any],
+    batch: Batch,
+    weight: tf.Tensor,
+    epoch: tf.Tensor,
+    weights: Sequence[tf.Tensor],
+) -> Parts:
+    """The distillation losses of a stage.
+
+    Args:
+        stage: whose terms take part.
+        teacher, student: all features of both networks.
+        weight: how much each image of this replica counts (see `replicas.never_empty`).
+        epoch: int32 scalar.
+        weights: of the terms' losses in this epoch.
+    """
+    added, clipped = tf.constant(0.0), tf.constant(0.0)
+    if not stage.terms:
+        return Parts(added, clipped, {})
+    metrics: dict[str, tf.Tensor] = {"distillation_loss": 0.0, "weighted_distillation_loss": 0.0}
+    for term, factor in zip(stage.terms, weights, strict=True):
+        loss, logged, own = _term_loss(term, teacher, student, batch, weight, epoch)
+        if term.clips:
+            clipped += factor * loss
+        else:
+            added += factor * loss
+        metrics["distillation_loss"] += logged
+        metrics["weighted_distillation_loss"] += factor * logged
+        metrics[f"{term.name}_loss"] = logged
+        metrics |= {f"{term.prefix}{name}": value for name, value in own.items()}
+    return Parts(added, clipped, metrics)
+
+
+def _term_loss(
+    term: Term,
+    teacher: Mapping[str, Any],
+    student: Mapping[str, Any],
+    batch: Batch,
+    weight: tf.Tensor,
+    epoch: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
+    """This replica's part of one method's loss, unweighted, float32; the same per image, to be
+    logged; and the method's metrics."""
+    method = term.loss.method
+    teacher, student = method.select(teacher), method.select(student)
+    local = weight * tf.cast(tf.shape(batch.label)[0], tf.float32)
+    images = replicas.global_sum(local)
+    of_images = {"labels": batch.label, "indices": batch.index}
+    if method.couples_samples:
+        teacher, student, of_images = replicas.global_batch((teacher, student, of_images), images)
+    context = Context(epoch=epoch, training=True, **of_images)
+    loss, metrics = term.loss.compute(teacher, student, context, term.stage)
+    loss, share = tf.cast(loss, tf.float32), tf.math.divide_no_nan(local, images)
+    if method.couples_samples:
+        loss /= replicas.count()
+    elif term.stage.reduction is Reduction.MEAN:
+        loss = tf.where(share > 0, loss * share, 0)  # the mean of no images is NaN
+    else:
+        loss *= weight
+    # Logged per image, whether the method sums or averages.
+    per = local if term.stage.reduction is Reduction.SUM else share
+    return loss, tf.math.divide_no_nan(loss, per), metrics
+
+
+def weight_in_epoch(term: Term, epoch: tf.Tensor, epochs: int | None) -> tf.Tensor:
+    """The weight of a term's loss, which a warm-up lets grow.
+
+    Args:
+        term: whose stage says how long the warm-up is, as a share of the run.
+        epoch: of the stage, from 0; in the first, the loss has its share already.
+        epochs: of the whole run; None: not known, and there is no warm-up.
+    """
+    if not term.stage.warmup or not epochs:
+        return tf.constant(term.stage.weight)
+    duration = max(term.stage.warmup * epochs, 1.0)
+    return term.stage.weight * tf.minimum((tf.cast(epoch, tf.float32) + 1) / duration, 1)
+
+
+def metric_names(stage: RunStage, stages: Sequence[RunStage]) -> list[str]:
+    """What is logged of the distillation in one of the stages of a run.
+
+    ``distillation_loss`` is the sum of the methods' losses, unweighted. The weighted sum is there
+    too where it can differ, and each method's own loss where there are several.
+    """
+    if not stage.distils:
+        return []
+    terms = [term for each in stages for term in each.terms]
+    names = ["distillation_loss"]
+    if any(term.stage.weight != 1 or term.stage.warmup for term in terms):
+        names.append("weighted_distillation_loss")
+    for term in stage.terms:
+        names += [f"{term.name}_loss"] if term.prefix else []
+        names += [f"{term.prefix}{name}" for name in term.loss.method.metrics]
+    return names
