@@ -299,10 +299,11 @@ class Distiller(keras.Model):
         return tf.cast(~finite, tf.float32)
 
     def _batch_statistics(self) -> list[keras.Variable]:
-        """The moving statistics of the networks that learn."""
-        networks = [self.student, *([self.teacher] if self.method.trains_teacher else [])]
+        """The moving statistics of the networks that learn, and of the method's layers."""
+        learning = [self.student, *([self.teacher] if self.method.trains_teacher else [])]
         return [
-            variable for network in networks for variable in network.non_trainable_variables
+            variable for each in (*learning, *self.method_layers)
+            for variable in each.non_trainable_variables
             if variable.path.endswith(("moving_mean", "moving_variance"))
         ]
 
