@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiment import quiet  # noqa: F401 (before TensorFlow)
+from experiment.command import quiet  # noqa: F401 (before TensorFlow)
 
 # isort: split
 from absl import flags
@@ -29,13 +29,14 @@ from absl import flags
 import distillers
 from distillers import spelled, split
 from distillers.registration import METHODS
-from experiment import grid, report
-from experiment.dots import dots
-from experiment.folder import RunFolder, write_text
-from experiment.grid import FAILED, FINISHED, Outcome, Run
-from experiment.main import run
-from experiment.options import define_flags, from_flags, option
-from experiment.statistics import deviations_above, median_ratio, paired_gain, spread
+from experiment.command.main import run
+from experiment.command.options import define_flags, from_flags, option
+from experiment.grid.execution import execute
+from experiment.grid.runs import FAILED, FINISHED, Outcome, Run, clear, listing, survey
+from experiment.report import tables
+from experiment.report.dots import dots
+from experiment.report.statistics import deviations_above, median_ratio, paired_gain, spread
+from experiment.run.folder import RunFolder, write_text
 from registry import UserError
 from settings import distillation
 from settings.distillation import HYPER_PARAMETERS, Settings, determining_settings
@@ -91,22 +92,22 @@ def main(_: list[str]) -> int:
     if settings.train_dir is not None:
         raise UserError("--train_dir is of one run; give --compare_dir, the folder of all runs")
     runs = plan(comparison, settings)
-    outcomes = grid.survey(runs, comparison.overwrite)
+    outcomes = survey(runs, comparison.overwrite)
     folder = RunFolder(directory(comparison, settings))
     folder.state(FOLDER_SETTINGS)
     if comparison.dry_run:
-        print(grid.listing(outcomes))
+        print(listing(outcomes))
         return 0
     with folder:
         folder.open(FOLDER_SETTINGS)
         if comparison.overwrite:
-            grid.clear(runs)
+            clear(runs)
 
         def write() -> None:
             write_report(outcomes, folder)
 
         write()
-        grid.execute(outcomes, describe, write)
+        execute(outcomes, describe, write)
     print(f"\n{terminal_text(outcomes)}\n")
     print(f"in {folder.path}: comparison.md, comparison.png, runs.csv")
     return int(any(outcome.status == FAILED for outcome in outcomes))
@@ -388,9 +389,9 @@ def failures(outcomes: Sequence[Outcome]) -> list[str]:
 def terminal_text(outcomes: Sequence[Outcome]) -> str:
     """Verdict, table and failures, 80 columns wide."""
     parts = [
-        textwrap.fill(verdict(outcomes), report.WIDTH),
-        report.table(method_rows(outcomes)),
-        textwrap.fill(EXPLANATION, report.WIDTH),
+        textwrap.fill(verdict(outcomes), tables.WIDTH),
+        tables.table(method_rows(outcomes)),
+        textwrap.fill(EXPLANATION, tables.WIDTH),
         *failures(outcomes),
     ]
     return "\n\n".join(parts)
@@ -402,7 +403,7 @@ def markdown_text(outcomes: Sequence[Outcome]) -> str:
     parts = [
         f"# Comparison: {finished} of {len(outcomes)} runs finished",
         verdict(outcomes),
-        report.markdown_table(method_rows(outcomes)),
+        tables.markdown_table(method_rows(outcomes)),
         EXPLANATION,
         *(f"- {line}" for line in failures(outcomes)),
         f"    python compare.py {shlex.join(sys.argv[1:])}",

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiment import quiet  # noqa: F401 (before TensorFlow)
+from experiment.command import quiet  # noqa: F401 (before TensorFlow)
 
 # isort: split
 import keras
@@ -36,14 +36,15 @@ import nets
 import pretext
 import targets
 from dataloader.statistics import channel_statistics
-from experiment import devices, pictures, report
-from experiment.folder import RunFolder, write_json
-from experiment.main import run
-from experiment.options import compared, from_flags
-from experiment.projector import FILES as PROJECTOR_FILES
-from experiment.projector import write_projector
-from experiment.scoreboard import Figures, Scores, draw_bars, summarized, table
-from experiment.statistics import spread
+from experiment.command.main import run
+from experiment.command.options import compared, from_flags
+from experiment.report import pictures, tables
+from experiment.report.projector import FILES as PROJECTOR_FILES
+from experiment.report.projector import write_projector
+from experiment.report.scoreboard import Figures, Scores, draw_bars, summarized, table
+from experiment.report.statistics import spread
+from experiment.run import devices
+from experiment.run.folder import RunFolder, write_json
 from pretext.bias import retrained_heads, task_bias
 from registry import UserError, nearest
 from settings.evaluation import PIXELS, RANDOM, Settings, define, is_export, of_seed
@@ -474,7 +475,7 @@ def bias_table(bias: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) 
         }
         for name, tasks in bias.items() for task, found in tasks.items()
     ]
-    return "\n".join(["", textwrap.fill(about, report.WIDTH), "", report.table(rows)])
+    return "\n".join(["", textwrap.fill(about, tables.WIDTH), "", tables.table(rows)])
 
 
 if __name__ == "__main__":

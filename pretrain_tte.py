@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiment import quiet  # noqa: F401 (before TensorFlow)
+from experiment.command import quiet  # noqa: F401 (before TensorFlow)
 
 # isort: split
 import keras
@@ -32,13 +32,16 @@ import nets
 import pretext
 import targets
 from dataloader.memory import check_memory
-from experiment import devices, grid, report, scoreboard, training
-from experiment.export import FILES as EXPORT_FILES
-from experiment.export import export_saved_model
-from experiment.folder import RunFolder, write_json
-from experiment.main import run
-from experiment.options import from_flags
-from experiment.variables import numbered
+from experiment.command.main import run
+from experiment.command.options import from_flags
+from experiment.grid.execution import execute
+from experiment.grid.runs import FAILED, Outcome, Run, clear, listing, survey
+from experiment.report import curves, scoreboard, tables
+from experiment.run import devices, training
+from experiment.run.export import FILES as EXPORT_FILES
+from experiment.run.export import export_saved_model
+from experiment.run.folder import RunFolder, write_json
+from experiment.run.variables import numbered
 from op_util.schedules import schedule
 from pretext.batch import Batch, Use
 from pretext.bias import BiasLog
@@ -418,11 +421,11 @@ def draw(model: MultiTask, history: Sequence[Mapping[str, Any]], folder: RunFold
     }
     panels = {"loss": ["loss"], **losses, **metrics, **added, "learning rate": ["learning_rate"],
               "images per second": ["images_per_second"]}
-    report.curves(
+    curves.draw(
         history, folder.output("curves.png"),
         {title.replace("_", " "): keys for title, keys in panels.items()},
     )
-    report.curves(history, folder.output("bias.png"), {
+    curves.draw(history, folder.output("bias.png"), {
         "gradient norm on the encoder": [f"{name}_gradient_norm" for name in names],
         "cosine of gradients": [key for key in history[-1] if key.startswith("cosine_")],
         "deviation of embeddings (1: spread evenly)": [f"{name}_deviation" for name in names],
@@ -496,7 +499,7 @@ def plan(
     """What a run would do."""
     own = task_settings(settings.task_names())
     bytes_needed = memory_size(settings, data)
-    return report.table([{
+    return tables.table([{
         "run folder": f"{folder} ({state})",
         "data": f"{data.name}: {len(data.train)} training images without labels, "
         f"{len(data.validation)} validation, {len(data.test)} test images "
@@ -529,7 +532,7 @@ def final_table(folder: RunFolder) -> str:
     }
     return "\n".join([
         "",
-        report.table([{
+        tables.table([{
             "method": summary["method"],
             "data": summary["dataset"],
             **metrics,
@@ -562,25 +565,25 @@ def repeat(settings: Settings) -> int:
         )
         command = (sys.executable, str(SCRIPT), *arguments, f"--seed={seed}",
                    f"--train_dir={own.train_dir}")
-        runs.append(grid.Run(
+        runs.append(Run(
             settings.method(), seed, own.folder(), command, determining_settings(own)
         ))
-    outcomes = grid.survey(runs, settings.overwrite)
+    outcomes = survey(runs, settings.overwrite)
     with RunFolder(folder) as own_folder:
         own_folder.state(SEEDS_SETTINGS)
         if settings.dry_run:
-            print(grid.listing(outcomes))
+            print(listing(outcomes))
             return 0
         own_folder.open(SEEDS_SETTINGS)
         if settings.overwrite:
-            grid.clear(runs)
-        grid.execute(outcomes, described, lambda: None)
+            clear(runs)
+        execute(outcomes, described, lambda: None)
         summary = scoreboard.summarized(scores_of_seeds(outcomes))
         if summary:
             write_json(own_folder.output("targets.json"), {"targets": summary})
             scoreboard.draw_bars(summary, own_folder.output("targets.png"))
             print(scoreboard.table(summary))
-    failed = [outcome for outcome in outcomes if outcome.status == grid.FAILED]
+    failed = [outcome for outcome in outcomes if outcome.status == FAILED]
     for outcome in failed:
         print(f"failed: {outcome.run.name}: {outcome.error} (see {outcome.run.log})")
     return int(bool(failed))
@@ -593,7 +596,7 @@ def described(summary: Mapping[str, Any]) -> str:
     return "pre-trained" if probe is None else f"linear probe {100 * probe:.2f} %"
 
 
-def scores_of_seeds(outcomes: Sequence[grid.Outcome]) -> scoreboard.Scores:
+def scores_of_seeds(outcomes: Sequence[Outcome]) -> scoreboard.Scores:
     """The target tasks' figures of the finished runs."""
     scores: scoreboard.Scores = {}
     for outcome in outcomes:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiment import quiet  # noqa: F401 (before TensorFlow)
+from experiment.command import quiet  # noqa: F401 (before TensorFlow)
 
 # isort: split
 import keras
@@ -30,13 +30,14 @@ import distillers
 import nets
 from distillers.distiller import Distiller
 from distillers.registration import METHODS
-from experiment import devices, report, training
-from experiment.export import FILES as EXPORT_FILES
-from experiment.export import export_saved_model
-from experiment.folder import RunFolder
-from experiment.main import run
-from experiment.options import compared, documented, from_flags
-from experiment.variables import numbered
+from experiment.command.main import run
+from experiment.command.options import compared, documented, from_flags
+from experiment.report import curves, tables, vector_maps
+from experiment.run import devices, training
+from experiment.run.export import FILES as EXPORT_FILES
+from experiment.run.export import export_saved_model
+from experiment.run.folder import RunFolder
+from experiment.run.variables import numbered
 from op_util.schedules import schedule
 from op_util.singular_vectors import decompose
 from registry import UserError, plain
@@ -87,7 +88,7 @@ def main(_: list[str]) -> None:
             how = f"with {settings.Distillation}" if method.needs_teacher else "alone"
             print(f"training {distiller.student.name} {how} in {folder.path}")
             for note in notes(settings, data, distiller):
-                print(textwrap.fill(note, report.WIDTH - 1, subsequent_indent="  "))
+                print(textwrap.fill(note, tables.WIDTH - 1, subsequent_indent="  "))
             progress = fit(settings, data, distiller, folder)
             folder.finish(summarize(settings, data, distiller, teacher, folder, progress))
         print(final_table(folder))
@@ -391,7 +392,7 @@ def summarize(
         size=preprocessing.size,
     )
     history = progress["history"]
-    report.curves(history, folder.output("curves.png"))
+    curves.draw(history, folder.output("curves.png"))
     draw_vectors(data, distiller, folder)
     return {
         "method": settings.Distillation,
@@ -452,7 +453,7 @@ def draw_vectors(data: dataloader.Data, distiller: Distiller, folder: RunFolder)
     ]
     if len(taps[0]) == len(taps[1]) > 0:
         maps = [list(zip(*first_left_vectors(each), strict=True)) for each in taps]
-        report.vector_maps(images.numpy(), *maps, folder.output("singular_vectors.png"))
+        vector_maps.draw(images.numpy(), *maps, folder.output("singular_vectors.png"))
 
 
 def first_left_vectors(taps: list[tf.Tensor]) -> list[np.ndarray]:
@@ -478,7 +479,7 @@ def plan(
         origin = settings.teacher_file() or origin
         teacher = f"{distiller.teacher.name}, {origin}"
     hyper_parameters = distiller.method.settings()
-    return report.table([{
+    return tables.table([{
         "run folder": f"{folder} ({state})",
         "data": f"{data.name}: {len(data.train)} training, {len(data.validation)} validation, "
         f"{len(data.test)} test images {'x'.join(map(str, data.image_shape))}, "
@@ -515,7 +516,7 @@ def methods_table() -> str:
         for key, field in method.hyper_parameters().items():
             about = f"--{key} (default {field.default}): {texts.get(key, '')}"
             lines += textwrap.wrap(
-                about, report.WIDTH, initial_indent="    ", subsequent_indent="        "
+                about, tables.WIDTH, initial_indent="    ", subsequent_indent="        "
             )
         blocks.append("\n".join(lines))
     return "\n".join(blocks)
@@ -543,7 +544,7 @@ def layers_listed(settings: Settings, data: dataloader.Data) -> str:
             }
             for layer in nets.list_layers(model)
         ]
-        parts.append(f"{whose}: {model.name}\n\n{report.table(rows)}\n")
+        parts.append(f"{whose}: {model.name}\n\n{tables.table(rows)}\n")
     return "\n".join(parts)
 
 
@@ -567,7 +568,7 @@ def final_table(folder: RunFolder) -> str:
         scores = {"student": "not trained to classify: evaluate.py scores its features"}
     return "\n".join([
         "",
-        report.table([{
+        tables.table([{
             "method": summary["method"],
             "data": summary["dataset"],
             **scores,

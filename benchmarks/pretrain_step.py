@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiment import quiet  # noqa: E402, F401 (before TensorFlow)
+from experiment.command import quiet  # noqa: E402, F401 (before TensorFlow)
 
 # isort: split
 
@@ -29,8 +29,8 @@ from timing import medians
 
 import nets
 import pretext
-from experiment import report
-from experiment.main import run
+from experiment.command.main import run
+from experiment.report import tables
 from pretext.model import WIDTH, MultiTask
 
 flags.DEFINE_string("net", "MobileNet_student", "the encoder", module_name="benchmark")
@@ -80,7 +80,7 @@ def main(_: list[str]) -> None:
     ]
     policy = keras.config.dtype_policy().name
     print(f"{FLAGS.net} ({','.join(FLAGS.net_options)}), batch {FLAGS.batch_size}, "
-          f"{FLAGS.image_size}x{FLAGS.image_size}, {policy}\n{report.table(rows)}", flush=True)
+          f"{FLAGS.image_size}x{FLAGS.image_size}, {policy}\n{tables.table(rows)}", flush=True)
 
 
 def image_shape() -> tuple[int, int, int]:

@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiment import quiet  # noqa: E402, F401 (before TensorFlow)
+from experiment.command import quiet  # noqa: E402, F401 (before TensorFlow)
 
 # isort: split
 
@@ -34,8 +34,8 @@ import nets
 from distillers.distiller import Distiller
 from distillers.registration import name_of
 from distillers.sskd_svd import as_matrix, weighted_gram
-from experiment import report
-from experiment.main import run
+from experiment.command.main import run
+from experiment.report import tables
 from op_util.alignment import Aligned, align_taps
 from op_util.dfv import dfv_distance
 
@@ -122,7 +122,7 @@ def print_steps(steps: Mapping[str, Callable[[], Any]], ratios: Mapping[str, str
         for name in steps
     ]
     policy = keras.config.dtype_policy().name
-    print(f"\n{FLAGS.net}, batch {FLAGS.batch_size}, {policy}\n{report.table(rows)}", flush=True)
+    print(f"\n{FLAGS.net}, batch {FLAGS.batch_size}, {policy}\n{tables.table(rows)}", flush=True)
 
 
 def make_step(method: distillers.Method, batch: Mapping[str, tf.Tensor]) -> Callable[[], Any]:
@@ -215,7 +215,7 @@ def time_losses() -> None:
     times = medians(figures, FLAGS.rounds)
     rows = [{"forward and backward": name, "ms": value} for name, value in times.items()]
     print(f"\nsingular vectors of teacher and student, and DFV loss, batch {FLAGS.batch_size}, "
-          f"float32\n{report.table(rows)}")
+          f"float32\n{tables.table(rows)}")
     print(f"four taps: svd / auto = {times['four taps, svd'] / times['four taps, auto']:.1f}",
           flush=True)
 
@@ -251,7 +251,7 @@ def time_growth() -> None:
             "growth with": what, "value": value, "ms": times["loss"],
             "memory MB": intermediate_megabytes(loss_of(num_dfv, teacher), student),
         })
-    print(f"\nSSKD_SVD loss, forward and backward, float32\n{report.table(rows)}", flush=True)
+    print(f"\nSSKD_SVD loss, forward and backward, float32\n{tables.table(rows)}", flush=True)
 
 
 def intermediate_megabytes(loss: Callable[..., tf.Tensor], inputs: list[tf.Tensor]) -> float:

@@ -1,6 +1,6 @@
 """The flags that all training scripts have, each stated once: data, training and run.
 
-A script's own settings extend these dataclasses, see `experiment.options`.
+A script's own settings extend these dataclasses, see `experiment.command.options`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 import keras
 
 import dataloader
-from experiment import devices
-from experiment.options import option
+from experiment.command.options import option
+from experiment.run import devices
 from op_util.schedules import SCHEDULES
 
 DATA, TRAINING, RUN = "data", "training", "run"

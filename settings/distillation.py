@@ -11,7 +11,7 @@ from absl import flags
 import distillers
 import nets
 from distillers.registration import METHODS
-from experiment.options import compared, define_flags, documented, option
+from experiment.command.options import compared, define_flags, documented, option
 from registry import UserError, plain
 from settings.common import DATA, TRAINING, DataSettings, RunSettings, TrainingSettings
 

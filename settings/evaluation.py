@@ -7,8 +7,8 @@ from pathlib import Path
 
 import dataloader
 import nets
-from experiment.options import define_flags, option
-from experiment.scoreboard import TARGETS
+from experiment.command.options import define_flags, option
+from experiment.report.scoreboard import TARGETS
 from registry import UserError
 from settings.common import DATA, RUN, DataSettings
 

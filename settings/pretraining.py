@@ -11,8 +11,8 @@ from absl import flags
 
 import nets
 import pretext
-from experiment import scoreboard
-from experiment.options import compared, define_flags, documented, option
+from experiment.command.options import compared, define_flags, documented, option
+from experiment.report import scoreboard
 from op_util.schedules import SCHEDULES
 from registry import UserError, nearest
 from settings.common import DATA, TRAINING, DataSettings, RunSettings, TrainingSettings

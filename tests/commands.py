@@ -9,7 +9,7 @@ import pytest
 from absl import flags
 
 from dataloader import digit_scenes
-from experiment.main import run
+from experiment.command.main import run
 
 
 @contextlib.contextmanager

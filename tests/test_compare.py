@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import compare
-from experiment import report
-from experiment.folder import RunFolder
-from experiment.grid import FAILED, FINISHED, WAITING, Outcome, Run
+from experiment.grid.runs import FAILED, FINISHED, WAITING, Outcome, Run
+from experiment.report import tables
+from experiment.run.folder import RunFolder
 from registry import UserError
 from tests.commands import run_script
 
@@ -131,7 +131,7 @@ def test_report(tmp_path):
         ("FSP", "2", "ValueError: it")
     ]
     text = (tmp_path / "c/comparison.md").read_text()
-    assert report.markdown_table(compare.method_rows(outcomes())) in text
+    assert tables.markdown_table(compare.method_rows(outcomes())) in text
     assert "python compare.py" in text and "- failed: FSP, seed 2: ValueError: it" in text
     assert (tmp_path / "c/comparison.png").stat().st_size > 1000
 

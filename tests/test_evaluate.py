@@ -8,7 +8,7 @@ import pytest
 
 import evaluate
 import nets
-from experiment.export import export_saved_model
+from experiment.run.export import export_saved_model
 from settings import evaluation
 from tests.commands import caller
 from tests.targets import small

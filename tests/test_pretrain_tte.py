@@ -21,8 +21,8 @@ import dataloader
 import nets
 import pretext
 import pretrain_tte
-from experiment import arrays
-from experiment.training import read_history
+from experiment.run import arrays
+from experiment.run.training import read_history
 from settings import pretraining
 from tests.commands import caller
 from tests.processes import (

@@ -28,10 +28,11 @@ import dataloader
 import nets
 import train_w_distill
 from distillers.registration import METHODS
-from experiment import arrays, report
-from experiment.checkpoints import Checkpoints
-from experiment.options import from_flags
-from experiment.training import read_history
+from experiment.command.options import from_flags
+from experiment.report import curves, vector_maps
+from experiment.run import arrays
+from experiment.run.checkpoints import Checkpoints
+from experiment.run.training import read_history
 from settings import distillation
 from tests.commands import caller, own_flags
 from tests.processes import (
@@ -679,8 +680,8 @@ def killed(tmp_path, monkeypatch):
 def test_every_method_runs_through_its_stages(script, files, tmp_path, monkeypatch, killed, name):
     """Two epochs of digits, at once and killed in the midst of each stage; the exported model
     alone is what is kept."""
-    for picture in ("curves", "vector_maps"):  # which take long, and are looked at above
-        monkeypatch.setattr(report, picture, lambda *_: None)
+    for picture in (curves, vector_maps):  # which take long, and are looked at above
+        monkeypatch.setattr(picture, "draw", lambda *_: None)
     stages = [stage.name for stage in METHODS.get(name)().stages]
     assert len(stages) in (1, 2)
 

@@ -6,10 +6,10 @@
 import importlib
 import sys
 
-from experiment import quiet  # noqa: F401 (before TensorFlow)
+from experiment.command import quiet  # noqa: F401 (before TensorFlow)
 
 # isort: split
-from experiment.main import run
+from experiment.command.main import run
 from tests.virtual_devices import split_cpu
 
 split_cpu(2)

@@ -228,7 +228,7 @@ def test_recomputed_statistics_are_those_of_all_positions_of_all_batches():
 
 
 def test_an_export_gives_what_the_encoder_gives(tmp_path):
-    from experiment.export import export_saved_model
+    from experiment.run.export import export_saved_model
 
     encoder = nets.encoder_of(network(), STANDARDIZE)
     embedder = keras.Model(encoder.model.input, encoder.model.output["embedding"])
@@ -244,7 +244,7 @@ def test_an_export_gives_what_the_encoder_gives(tmp_path):
 
 
 def test_what_is_no_export_of_an_encoder_is_refused(tmp_path):
-    from experiment.export import export_saved_model
+    from experiment.run.export import export_saved_model
 
     with pytest.raises(UserError, match="no SavedModel"):
         nets.ExportedEncoder(tmp_path)

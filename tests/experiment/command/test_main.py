@@ -1,0 +1,65 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = """
+import signal
+from absl import flags
+from experiment.run.interruption import Interrupted
+from experiment.command.main import run
+from registry import UserError
+
+flags.DEFINE_integer("epochs", 3, "Epochs.", lower_bound=1)
+flags.DEFINE_string("do", "", "What happens.")
+
+def main(_):
+    match flags.FLAGS.do:
+        case "mistake": raise UserError("unknown net 'x';\\n known: y")
+        case "stop": raise Interrupted(signal.SIGTERM)
+        case "fault": raise ValueError("a fault of ours")
+        case _: print("epochs", flags.FLAGS.epochs)
+
+run(main)
+"""
+
+
+def call(*arguments):
+    command = [sys.executable, "-c", SCRIPT, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_good_flags():
+    done = call("--epochs=5")
+    assert (done.returncode, done.stdout) == (0, "epochs 5\n")
+    assert call("--help").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epoch=5"], "Unknown command line flag 'epoch'"),
+        (["--epochs=many"], "flag --epochs=many"),
+        (["--epochs=0"], "flag --epochs=0"),
+        (["--do=mistake"], "error: unknown net 'x'; known: y"),
+        (["extra"], "unexpected argument 'extra'"),
+        (["--flagfile=/no/such/file"], "/no/such/file"),
+    ],
+)
+def test_mistakes_take_one_line(arguments, message):
+    done = call(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert message in done.stderr
+
+
+def test_faults_of_ours_keep_their_traceback():
+    done = call("--do=fault")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_interruption_exits_as_shells_expect():
+    done = call("--do=stop")
+    assert (done.returncode, done.stderr) == (143, "")
