@@ -19,8 +19,9 @@ from .encoders import (
     load_encoder,
     recompute_batch_statistics,
 )
-from .features import Outputs, feature_extractor, output_layer_of, outputs_of
+from .features import Outputs, feature_extractor, outputs_of
 from .fused import fuse_batch_normalization
+from .keras_graph import Untracked, operations_before, output_layer_of, producer
 from .layer_list import list_layers
 from .logits import gives_probabilities, without_softmax
 from .preprocessing import PREPROCESSING, Standardize, named_preprocessing
@@ -57,6 +58,7 @@ __all__ = [
     "Outputs",
     "Standardize",
     "Stored",
+    "Untracked",
     "build",
     "copy_encoder",
     "count_flops",
@@ -69,11 +71,13 @@ __all__ = [
     "load_encoder",
     "minimum_size",
     "names",
+    "operations_before",
     "output_layer_of",
     "outputs_of",
     "pair",
     "pairs",
     "parse_options",
+    "producer",
     "recompute_batch_statistics",
     "register",
     "registered_name",

@@ -15,9 +15,10 @@ import tensorflow as tf
 
 from registry import UserError
 
-from .features import find_tensors, output_layer_of, tensors_of
+from .features import find_tensors, tensors_of
 from .functional import as_functional
 from .fused import fuse_batch_normalization
+from .keras_graph import all_layers, output_layer_of
 from .preprocessing import Standardize
 from .registration import declared_outputs
 from .stored import load, load_model, preprocessing_of
@@ -210,7 +211,7 @@ def recompute_batch_statistics(
         batches: what the model takes (standardized images), at least one batch.
     """
     layers = [
-        layer for layer in model._flatten_layers()
+        layer for layer in all_layers(model)
         if isinstance(layer, keras.layers.BatchNormalization)
     ]
     if not layers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -11,6 +11,7 @@ import keras
 from registry import UserError, nearest
 
 from .functional import as_functional, is_functional
+from .keras_graph import calls_before, output_layer_of
 from .layers import at_least_float32
 from .registration import Outputs, declared_outputs
 
@@ -98,20 +99,7 @@ def feature_extractor(model: keras.Model, outputs: Outputs) -> keras.Model:
 
 def _leads_to(one: keras.KerasTensor, other: keras.KerasTensor) -> bool:
     """Whether `other` is computed from `one`, and is not the same."""
-    return any(given is one for node in _nodes([other]) for given in node.input_tensors)
-
-
-def _nodes(tensors: Sequence[keras.KerasTensor]) -> Iterator[Any]:
-    """The calls of layers that lead to symbolic tensors, each once."""
-    seen: set[int] = set()
-    waiting = list(tensors)
-    while waiting:
-        history = waiting.pop()._keras_history
-        node = history.operation._inbound_nodes[history.node_index]
-        if id(node) not in seen:
-            seen.add(id(node))
-            yield node
-            waiting += node.input_tensors
+    return any(given is one for call in calls_before([other]) for given in call.inputs)
 
 
 def _names_of(outputs: Outputs) -> list[str]:
@@ -127,11 +115,6 @@ def _how_to_list(model: keras.Model) -> str:
     return f"nets.list_layers({model.name}) and the flag --list_layers list them"
 
 
-def output_layer_of(tensor: keras.KerasTensor) -> str:
-    """The name of the layer that makes a symbolic tensor."""
-    return tensor._keras_history.operation.name
-
-
 def tensors_of(model: keras.Model) -> dict[str, list[list[keras.KerasTensor]]]:
     """What each layer gives within `model`: by its name, for each of its calls, the tensors.
 
@@ -139,8 +122,8 @@ def tensors_of(model: keras.Model) -> dict[str, list[list[keras.KerasTensor]]]:
     several times, it is the first call's, wherever that was.
     """
     calls: dict[str, list[list[keras.KerasTensor]]] = {}
-    for node in _nodes(model.outputs):
-        calls.setdefault(node.operation.name, []).append(list(node.output_tensors))
+    for call in calls_before(model.outputs):
+        calls.setdefault(call.operation.name, []).append(call.outputs)
     return calls
 
 

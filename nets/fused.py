@@ -8,10 +8,10 @@ step. TensorFlow has a kernel for it. A layer made to use it is still a
 
 from __future__ import annotations
 
-from types import MethodType
-
 import keras
 import tensorflow as tf
+
+from .keras_graph import all_layers, replace_call
 
 _INPUTS = (tf.float32, tf.bfloat16, tf.float16)
 
@@ -31,9 +31,9 @@ def fuse_batch_normalization(layer: keras.Layer) -> keras.Layer:
     Returns:
         `layer` itself.
     """
-    for each in layer._flatten_layers():
+    for each in all_layers(layer):
         if type(each) is keras.layers.BatchNormalization:
-            each.call = MethodType(_call, each)
+            replace_call(each, _call)
     return layer
 
 

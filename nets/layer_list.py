@@ -7,6 +7,7 @@ from typing import NamedTuple
 import keras
 
 from .functional import is_functional
+from .keras_graph import was_called
 
 
 class ListedLayer(NamedTuple):
@@ -23,7 +24,7 @@ def list_layers(model: keras.Model) -> list[ListedLayer]:
     included."""
     found = []
     for layer in model.layers:
-        given = keras.tree.flatten(layer.output) if layer._inbound_nodes else []
+        given = keras.tree.flatten(layer.output) if was_called(layer) else []
         if len(given) == 1:
             found.append(ListedLayer(layer.name, tuple(given[0].shape[1:]), layer.count_params()))
         if is_functional(layer):

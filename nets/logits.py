@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import keras
 
+from .keras_graph import call_of, producer
+
 _SOFTMAX = keras.activations.softmax
-
-
-def _maker(model: keras.Model) -> keras.layers.Layer:
-    return model.outputs[0]._keras_history.operation
 
 
 def gives_probabilities(model: keras.Model) -> bool:
     """Whether the layer that makes a functional model's first output is or ends in a softmax."""
-    last = _maker(model)
+    last = producer(model.outputs[0])
     return isinstance(last, keras.layers.Softmax) or getattr(last, "activation", None) is _SOFTMAX
 
 
@@ -22,11 +20,10 @@ def without_softmax(model: keras.Model) -> keras.Model:
     layer left out where it is nothing else."""
     if not gives_probabilities(model):
         return model
-    last = _maker(model)
+    last = producer(model.outputs[0])
     if not isinstance(last, (keras.layers.Softmax, keras.layers.Activation)):
         last.activation = keras.activations.linear
         return model
-    node = last._inbound_nodes[model.outputs[0]._keras_history.node_index]
-    (before,) = node.input_tensors
+    (before,) = call_of(model.outputs[0]).inputs
     outputs = before if len(model.outputs) == 1 else [before, *model.outputs[1:]]
     return keras.Model(model.input, outputs, name=model.name)

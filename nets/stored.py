@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from registry import UserError
 
 from .functional import is_functional
 from .fused import fuse_batch_normalization
+from .keras_graph import holds_code, unknown_class
 from .logits import without_softmax
 from .preprocessing import Standardize
 from .registration import build, names
@@ -171,15 +171,15 @@ def load_model(path: Path) -> keras.Model:
 
 def _refusal(path: Path, error: Exception) -> UserError:
     """What a person should know of the `error` that Keras raised on loading `path`."""
-    if "safe_mode=False" in str(error):
+    if holds_code(error):
         return UserError(
             f"{path} holds Python code (a Lambda layer's, say), which could do anything, and is "
             "refused: save the model without such layers"
         )
-    unknown = re.search(r"(?:Could not locate \w+|Unknown \w+:) '([^']+)'", str(error))
+    unknown = unknown_class(error)
     if unknown:
         return UserError(
-            f"{path} uses {unknown[1]!r}, which is not known here: import what registers it "
+            f"{path} uses {unknown!r}, which is not known here: import what registers it "
             "(keras.saving.register_keras_serializable), or use Keras's own layers"
         )
     return unreadable(path, "a Keras model", error)

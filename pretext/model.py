@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from nets import Encoder, copy_encoder
+from nets.keras_graph import BuiltModel
 from op_util import replicas, temporal_ensemble
 from pretext.balance import Balance
 from pretext.batch import Batch, Use, as_batch, draws
@@ -40,7 +41,7 @@ class Answers(NamedTuple):
     embeddings: tf.Tensor
 
 
-class MultiTask(keras.Model):
+class MultiTask(BuiltModel):
     """Trains an encoder without labels: ``sum_t factor_t L_t + gamma R + w E``.
 
     The definition is this project's own, built to do what the abstract of Kim, Lee and Song (ICCV
@@ -189,10 +190,6 @@ class MultiTask(keras.Model):
         Keras would take the mean of the replicas' means instead."""
         names = self._held_out_names() if self._is_evaluating else self._training_names()
         return {name: self._figures[name].result() for name in names}
-
-    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Nothing is left to be built. Keras 3.15 would first average the replicas' parts of a
-        batch, and fail where they are not equally many."""
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         batch, weight = replicas.never_empty(as_batch(data))
