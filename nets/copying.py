@@ -14,6 +14,7 @@ from registry import UserError
 from .functional import as_functional
 from .fused import fuse_batch_normalization
 from .keras_graph import all_layers
+from .sampling import sample_outputs
 
 _ROUNDING, _COARSE_ROUNDING = 1e-3, 0.1
 """Differences of outputs, relative to the largest one, that rounding may explain: in float32, and
@@ -50,6 +51,7 @@ def copy_model(
     def of_layer(policy: Any) -> Any:  # Not of a layer of strings or integers.
         return dtype if dtype and "float" in str(policy) else policy
 
+    model = _plain(model)
     copy = _clone(model, inputs, lambda config: _replaced(config, "dtype", of_layer))
     for own, given in zip(copy.variables, model.variables, strict=True):
         own.assign(keras.ops.convert_to_numpy(given))
@@ -75,6 +77,7 @@ def reinitialize(model: keras.Model) -> keras.Model:
     Returns:
         The copy; all of its layers are trainable.
     """
+    model = _plain(model)
     copy = _clone(model, None, lambda config: _replaced(config, "trainable", lambda _: True))
     for own, given in zip(all_layers(copy), all_layers(model), strict=True):
         if _is_measured(own):
@@ -106,6 +109,12 @@ def renew_state(model: keras.Model) -> None:
     assigned one by one."""
     for layer in all_layers(model):
         copy_state(layer, layer)
+
+
+def _plain(model: keras.Model) -> keras.Model:
+    """The layers of `model` without its compilation and its class, which a copy would take over."""
+    model = as_functional(model)
+    return keras.Model(model.input, model.output, name=model.name)
 
 
 def _clone(
@@ -151,22 +160,10 @@ def is_narrow(model: keras.Model) -> bool:
 
 
 def _check_equal(model: keras.Model, copy: keras.Model) -> None:
-    """Raise UserError unless both give the same, where the inputs are of known size and floats."""
-    shapes = [tuple(tensor.shape[1:]) for tensor in model.inputs]
-    floats = all(keras.backend.is_float_dtype(tensor.dtype) for tensor in model.inputs)
-    if not floats or any(None in shape for shape in shapes):
+    """Raise UserError unless both give the same, where the inputs are floats of a known size."""
+    ours, theirs = (sample_outputs(one, any_size=False) for one in (copy, model))
+    if ours is None:
         return
-    random = np.random.default_rng(0)
-    # One image as networks take them, and one of raw values.
-    pairs = [np.stack([random.normal(size=shape), random.uniform(0, 255, shape)])
-             for shape in shapes]
-    given = [keras.ops.convert_to_tensor(pair.astype("float32")) for pair in pairs]
-    images = keras.tree.pack_sequence_as(as_functional(model).input, given)
-    ours, theirs = (
-        [np.asarray(keras.ops.convert_to_numpy(each), "float64")
-         for each in keras.tree.flatten(one(images, training=False))]
-        for one in (copy, model)
-    )
     apart = max(map(relative_difference, ours, theirs))
     if not apart <= (_COARSE_ROUNDING if is_narrow(model) else _ROUNDING):
         own = sorted({type(layer).__name__ for layer in all_layers(model)
