@@ -172,8 +172,7 @@ def open_encoder(
         if Path(name).exists():
             stored = nets.load_encoder(name, of_files)
             keras.utils.set_random_seed(seed)
-            fresh = nets.fuse_batch_normalization(keras.models.clone_model(stored.model))
-            encoder = nets.Encoder(fresh, stored.standardize)
+            encoder = nets.Encoder(nets.reinitialize(stored.model), stored.standardize)
         else:
             options = nets.parse_options(net_options)
             keras.utils.set_random_seed(seed)

@@ -10,6 +10,7 @@ A further family of networks is one new file in this package; see `nets.vgg` for
 from registry import import_modules
 
 from .applications import is_application
+from .copying import copy_model, copy_state, is_narrow, reinitialize, renew_state
 from .counting import count_flops, count_parameters
 from .encoders import (
     Encoder,
@@ -48,6 +49,7 @@ __all__ = [
     "named_preprocessing",
     "is_pretrained",
     "is_application",
+    "is_narrow",
     "fill_from_encoder",
     "fuse_batch_normalization",
     "gives_probabilities",
@@ -61,6 +63,8 @@ __all__ = [
     "Untracked",
     "build",
     "copy_encoder",
+    "copy_model",
+    "copy_state",
     "count_flops",
     "count_parameters",
     "declare_pair",
@@ -80,5 +84,7 @@ __all__ = [
     "producer",
     "recompute_batch_statistics",
     "register",
+    "reinitialize",
+    "renew_state",
     "registered_name",
 ]

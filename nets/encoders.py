@@ -15,9 +15,9 @@ import tensorflow as tf
 
 from registry import UserError
 
+from .copying import copy_model
 from .features import find_tensors, tensors_of
 from .functional import as_functional
-from .fused import fuse_batch_normalization
 from .keras_graph import all_layers, output_layer_of
 from .preprocessing import Standardize
 from .registration import declared_outputs
@@ -171,11 +171,7 @@ def copy_encoder(
     height, width = size or model.input_shape[1:3]
     image = keras.Input((height, width, model.input_shape[-1]), name=model.inputs[0].name)
     try:
-        copy = fuse_batch_normalization(
-            keras.models.clone_model(model, input_tensors=image, recursive=True)
-        )
-        for own, given in zip(copy.variables, model.variables, strict=True):
-            own.assign(given)
+        copy = copy_model(model, inputs=image if size else None)
     except ValueError as error:
         raise UserError(
             f"encoder {model.name!r} cannot take images of {height}x{width}, only of "

@@ -10,6 +10,7 @@ import keras
 
 from registry import UserError
 
+from .copying import copy_state
 from .encoders import ENCODER_FILE, Encoder, load_encoder
 from .registration import build, declared_outputs, parse_options
 from .stored import Stored
@@ -59,7 +60,7 @@ def fill_from_encoder(model: keras.Model, text: str) -> None:
             )
     for layer in encoder.model.layers:
         if layer.get_weights():
-            own[layer.name].set_weights(layer.get_weights())
+            copy_state(layer, own[layer.name])
 
 
 def load_pretrained(text: str, input_shape: Sequence[int], classes: int) -> Stored:

@@ -16,6 +16,8 @@ import scipy.io
 
 from registry import UserError
 
+from .copying import renew_state
+
 # "vgg6/block0/conv1/weights", "vgg6/full3/biases"; any scope in front.
 _VARIABLE = re.compile(
     r"(?P<scope>.*?)/?(?:block(?P<block>\d+)/conv(?P<conv>\d+)|(?:fc|full)t?(?P<full>\d+))"
@@ -65,6 +67,7 @@ def fill_from_h5(path: Path, model: keras.Model) -> None:
     expected = {(lay.name, i): w for lay in model.layers for i, w in enumerate(lay.weights)}
     for place in {**expected, **found}:
         _assign(path, model, "{}/{}".format(*place), found.get(place), expected.get(place))
+    renew_state(model)
 
 
 def fill_from_mat(path: Path, model: keras.Model) -> bool:

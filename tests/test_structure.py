@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "op_util": {"registry"},
     "nets": {"registry"},
     "dataloader": {"registry"},
-    "experiment": {"registry", "plugins"},
+    "experiment": {"registry", "plugins", "nets"},
     "distillers": {"registry", "plugins", "nets", "op_util"},
     "pretext": {"registry", "plugins", "nets", "op_util"},
     "targets": {"registry", "plugins", "nets", "op_util", "dataloader"},

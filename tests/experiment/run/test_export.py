@@ -5,8 +5,10 @@ import keras
 import numpy as np
 import pytest
 
+import nets
 from experiment.run import export
 from experiment.run.folder import RunFolder
+from registry import UserError
 
 MEAN, DEVIATION = (120.0, 110.0, 100.0), (60.0, 50.0, 70.0)
 
@@ -103,3 +105,59 @@ def test_other_outputs_and_mistakes(tmp_path):
     import tensorflow as tf
     serve = tf.saved_model.load(tmp_path / "1").signatures["serving_default"]
     assert list(serve.structured_outputs) == ["embedding"]
+
+
+def exported(tmp_path, model, **changes):
+    arguments = {"image_shape": (8, 8, 3), "mean": MEAN, "deviation": DEVIATION, **changes}
+    export.export_saved_model(model, tmp_path / "1", **arguments)
+    return tmp_path / "1"
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3)).astype(np.uint8)
+STANDARDIZE = nets.Standardize(MEAN, DEVIATION)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_an_export_that_answers_as_the_model_passes(tmp_path, policy):
+    model = network(policy)
+    found = export.check_export(
+        exported(tmp_path, model), model, IMAGES, prepare=STANDARDIZE, batch_size=7
+    )
+    assert found.images == 20
+    assert found.difference < (1e-5 if policy == "float32" else 0.1)
+    expected = in_numpy(model, IMAGES).argmax(1)
+    scored = np.asarray(model(STANDARDIZE(IMAGES), training=False), np.float32).argmax(1)
+    assert found.agreement == (1 if policy == "float32" else np.mean(expected == scored))
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_an_export_that_answers_otherwise_is_refused(tmp_path, policy):
+    model = network(policy)
+    for variable in model.trainable_variables:  # answers that are far from even
+        variable.assign(4 * variable)
+    directory = exported(tmp_path, model, mean=(0.0,) * 3, deviation=(1.0,) * 3)
+    with pytest.raises(UserError, match="does not answer as .* 20 images .*same class"):
+        export.check_export(directory, model, IMAGES, prepare=STANDARDIZE)
+
+
+def test_an_embedding_that_is_not_finite_is_no_answer(tmp_path):
+    model = network("float32")
+    directory = exported(tmp_path, model, outputs=lambda values: {"embedding": values})
+    model.variables[-1].assign([np.nan] * 5)
+    with pytest.raises(UserError, match="does not answer as the model"):
+        export.check_export(
+            directory, model, IMAGES, prepare=STANDARDIZE,
+            outputs=lambda values: {"embedding": values},
+        )
+
+
+def test_adapted_normalization_is_exported(tmp_path):
+    normal = keras.layers.Normalization()
+    normal.adapt(IMAGES.astype("float32"))
+    model = keras.Sequential([
+        keras.Input((8, 8, 3)), normal, keras.layers.Flatten(), keras.layers.Dense(4)
+    ])
+    raw = nets.Standardize((0.0,) * 3, (1.0,) * 3)
+    directory = exported(tmp_path, model, mean=raw.mean, deviation=raw.deviation)
+    found = export.check_export(directory, model, IMAGES, prepare=raw)
+    assert found.agreement == 1 and found.difference < 1e-4
