@@ -11,9 +11,10 @@ from absl import flags
 
 import nets
 import pretext
-from experiment.command.options import compared, define_flags, documented, option
+from experiment.command.options import compared, define_flags, option
 from experiment.report import scoreboard
 from op_util.schedules import SCHEDULES
+from plugins import described_fields
 from registry import UserError, nearest
 from settings.common import DATA, TRAINING, DataSettings, RunSettings, TrainingSettings
 
@@ -271,7 +272,7 @@ def define() -> None:
     define_flags(Settings)
     for name, (task, field) in TASK_FIELDS.items():
         define_one = flags.DEFINE_bool if isinstance(field.default, bool) else flags.DEFINE_float
-        about = documented(pretext.get(task)).get(field.name, "")
+        about = described_fields(pretext.get(task)).get(field.name, "")
         define_one(name, field.default, f"{task}: {about}", module_name=TASKS)
 
 

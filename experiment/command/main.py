@@ -1,66 +1,101 @@
-"""Entry of every script: mistakes of the person at the keyboard take one line, no traceback."""
+"""How every script begins and ends: a mistake takes one line, without a traceback.
+
+settings = read(__doc__, define, lambda: from_flags(Settings))
+run(main, settings)
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, NoReturn, TypeVar
 
-from absl import app, flags
+from absl import flags
 
 from experiment.command.options import help_text
+from experiment.run.failures import describe, write_traceback
 from experiment.run.interruption import Interrupted
 from registry import UserError
 
+Settings = TypeVar("Settings")
+_HELP = ("--help", "-help", "-h", "--h")
+_RESUME = "interrupted; rerun the same command to resume from the last checkpoint"
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+
+def read(description: str, define: Callable[[], None], make: Callable[[], Settings]) -> Settings:
+    """What the command line asks for, or the end of the process: status 0 after ``--help``, 2 after
+    a mistake.
+
+    Call it before TensorFlow is imported, so that the answer comes at once.
+
+    Args:
+        description: what the script does, for ``--help``.
+        define: defines the flags.
+        make: makes the settings of `absl.flags.FLAGS`.
+    """
+    sys.excepthook = _one_line_when_interrupted
+    define()
+    try:
+        _parse(description)
+        return make()
+    except (UserError, flags.Error) as error:
+        _refuse(error)
 
 
-def _refuse(error: Exception) -> None:
-    print(f"error: {_one_line(error)}", file=sys.stderr, flush=True)
+def run(main: Callable[..., int | None], *settings: Any) -> NoReturn:
+    """Call ``main(*settings)`` and end the process.
+
+    Exit status: what `main` returns (None is 0); 2 after a `registry.UserError`, or where files,
+    disk or memory failed, each reported as ``error: ...`` in one line on stderr; 130 or 143 after
+    Ctrl-C or SIGTERM.
+
+    Args:
+        main: the script.
+        *settings: of `read`. Without, the flags that are defined are parsed first, and `main` gets
+            the script's name in a list.
+    """
+    try:
+        sys.exit(main(*(settings or [_parse(sys.modules["__main__"].__doc__ or "")])))
+    except (UserError, flags.Error) as error:
+        _refuse(error)
+    except Interrupted as interruption:  # what to do next was printed where it was raised
+        sys.exit(interruption.exit_status)
+    except KeyboardInterrupt:
+        print(_RESUME, file=sys.stderr, flush=True)
+        sys.exit(130)
+    except Exception as error:
+        failure = describe(error)
+        if failure is None:
+            raise
+        _refuse(UserError(f"{failure}; details: {write_traceback(error)}"))
+
+
+def _parse(description: str) -> list[str]:
+    """Parse the command line into ``absl.flags.FLAGS``; the script's name in a list."""
+    if any(argument in _HELP for argument in sys.argv[1:]):
+        print(help_text(description))
+        sys.exit(0)
+    words = flags.FLAGS(list(sys.argv))
+    if len(words) > 1:
+        raise UserError(
+            f"unexpected argument {words[1]!r}; every setting is a flag, --NAME=VALUE"
+        )
+    return words
+
+
+def _refuse(error: Exception) -> NoReturn:
+    if isinstance(error, flags.Error) and isinstance(error.__context__, UserError):
+        error = error.__context__  # absl would state flag and value a second time
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 
-def _parse(arguments: Sequence[str]) -> list[str]:
-    """Parse the command line into ``absl.flags.FLAGS``, or end the process.
-
-    ``--help`` lists the script's own flags by group, see `options.option`.
-    """
-    if any(argument in ("--help", "-help", "-h", "--h") for argument in arguments[1:]):
-        print(help_text(sys.modules["__main__"].__doc__ or ""))
-        sys.exit(0)
-    try:
-        return flags.FLAGS(list(arguments))
-    except flags.Error as error:
-        _refuse(error)
-    except SystemExit:
-        sys.exit(0)
-
-
-def run(main: Callable[[list[str]], int | None]) -> None:
-    """Parse the flags, call `main` with what is left of the command line, end the process.
-
-    Exit status: what `main` returns (None is 0); 2 after a wrong flag or a `registry.UserError`,
-    told as ``error: ...`` in one line on stderr; 130 or 143 after Ctrl-C or SIGTERM.
-
-    Args:
-        main: takes ``[script name]``; further words on the command line are refused.
-    """
-
-    def guarded(arguments: list[str]) -> int | None:
-        try:
-            if len(arguments) > 1:
-                raise UserError(
-                    f"unexpected argument {arguments[1]!r}; every setting is a flag, --NAME=VALUE"
-                )
-            return main(arguments)
-        except (UserError, flags.Error, app.UsageError) as error:
-            _refuse(error)
-        except Interrupted as interruption:  # what to do next was printed where it was raised
-            sys.exit(interruption.exit_status)
-        except KeyboardInterrupt:
-            print("interrupted; the same command goes on from the last checkpoint",
-                  file=sys.stderr, flush=True)
-            sys.exit(130)
-
-    app.run(guarded, flags_parser=_parse)
+def _one_line_when_interrupted(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """`sys.excepthook`: Ctrl-C while modules are being imported leaves one line too."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr, flush=True)
+    else:
+        sys.__excepthook__(kind, error, traceback)

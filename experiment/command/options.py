@@ -1,169 +1,179 @@
-"""Settings of a script, each stated once: a dataclass field is a flag, its default and its help.
+"""Settings of a script, each declared once: a field is a flag, its default and its help.
 
     @dataclass(frozen=True)
-    class Settings:
+    class Settings(Options):
         epochs: int = option(20, "passes over the training images", group="training", minimum=1)
 
     define_flags(Settings)          # --epochs
     settings = from_flags(Settings)
 
-Modules may define further flags by absl; ``module_name`` is their group.
+`Settings(epochs=0)` is refused as ``--epochs=0`` is. Modules may define further flags by absl;
+``module_name`` is their group.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import math
-import re
 import textwrap
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from absl import flags
 
-from registry import UserError, nearest
+from plugins import check, convert, field_types, option
 
-Options = TypeVar("Options")
+__all__ = [
+    "Options", "as_flags", "compared", "define_flag", "define_flags", "flag", "from_flags",
+    "help_text", "option", "values",
+]
 _WIDTH = 80
 _INDENT = 4
-_LARGEST = 2**31 - 1  # more than anything that is counted here, and fits all that count
+_DEFINE = {
+    int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool,
+    str: flags.DEFINE_string, tuple: flags.DEFINE_list,
+}
 
 
-def option(
-    default: Any,
-    help: str,  # noqa: A002 (the word that argparse and absl use)
-    *,
-    group: str,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    above: float | None = None,
-    choices: Sequence[str] | None = None,
-    same_run: bool = False,
-) -> Any:
-    """A field that is a flag.
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Base of a script's settings, which are the fields of a frozen dataclass.
 
-    Args:
-        default: None: not set.
-        help: what it is, units and range included.
-        group: the heading under which ``--help`` lists it.
-        minimum, maximum, above: bounds of a number; the last one is excluded itself.
-        choices: the words that are allowed.
-        same_run: a run may be gone on with under another value, so it is not among the settings
-            that a run folder compares.
+    Raises:
+        UserError: when one is made with a value of the wrong type or out of its range.
     """
-    facts = {
-        "help": help, "group": group, "minimum": minimum, "maximum": maximum, "above": above,
-        "choices": choices, "same_run": same_run,
-    }
-    return dataclasses.field(default=default, metadata=facts)
+
+    def __post_init__(self) -> None:
+        kinds = field_types(type(self))
+        for field in dataclasses.fields(self):
+            label = f"--{field.name}"
+            value = convert(getattr(self, field.name), kinds[field.name], label)
+            if isinstance(value, Mapping):
+                value = types.MappingProxyType(dict(value))
+            object.__setattr__(self, field.name, value)
+            check(label, value, field.metadata)
 
 
-def define_flags(options: type) -> None:
+OptionsType = TypeVar("OptionsType", bound=Options)
+
+
+def _flagged(options: type[Options] | Options) -> Iterator[dataclasses.Field]:
+    """The fields that are flags: those declared by `option`."""
+    return (field for field in dataclasses.fields(options) if field.metadata)
+
+
+def define_flags(options: type[Options]) -> None:
     """Define a flag for each field of `options`. Tuples are comma-separated lists."""
-    kinds = typing.get_type_hints(options)
-    for field in dataclasses.fields(options):
-        define = {
-            int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool,
-            str: flags.DEFINE_string, tuple: flags.DEFINE_list,
-        }[_kind(kinds[field.name])]
+    kinds = field_types(options)
+    for field in _flagged(options):
         help_text = field.metadata["help"]
         if field.metadata["choices"]:
             help_text += f" ({' | '.join(field.metadata['choices'])})"
-        default = list(field.default) if isinstance(field.default, tuple) else field.default
-        define(field.name, default, help_text, module_name=field.metadata["group"])
-        expected = {int: "a whole number", float: "a number", bool: "true or false"}
-        kind = _kind(kinds[field.name])
-        if kind in expected:
-            flag = flags.FLAGS[field.name]
-            flag.parser = _Parser(flag.parser, expected[kind])
+        define_flag(
+            field.name, kinds[field.name], field.default, help_text, field.metadata["group"]
+        )
+
+
+def define_flag(name: str, kind: Any, default: Any, about: str, group: str) -> None:
+    """Define one flag.
+
+    Args:
+        name: without ``--``.
+        kind: the type that its value has, an annotation (see `plugins.convert`).
+        default: None: not set.
+        about: its help.
+        group: the heading under which ``--help`` lists it.
+    """
+    plain_kind = _plain(kind)
+    default = list(default) if isinstance(default, tuple) else default
+    _DEFINE[plain_kind](name, default, about, module_name=group)
+    if plain_kind in (int, float, bool):
+        defined = flags.FLAGS[name]
+        defined.parser = _Parser(defined.parser, f"--{name}", kind)
+
+
+def _plain(kind: Any) -> type:
+    """The type in ``T`` or ``T | None``."""
+    if isinstance(kind, types.UnionType):
+        kind = next(each for each in kind.__args__ if each is not type(None))
+    return typing.get_origin(kind) or kind
 
 
 class _Parser(flags.ArgumentParser):
-    """Another parser, with words of ours for what it refuses."""
+    """Parses as `plugins.convert` does, with its error messages."""
 
-    def __init__(self, parser: flags.ArgumentParser, expected: str):
+    def __init__(self, parser: flags.ArgumentParser, label: str, kind: Any):
         super().__init__()
-        self._parser, self._expected = parser, expected
         self.syntactic_help = parser.syntactic_help
+        self._flag_type = parser.flag_type()
+        self._label, self._kind = label, kind
 
     def parse(self, argument: Any) -> Any:
-        try:
-            return self._parser.parse(argument)
-        except (ValueError, TypeError):
-            raise ValueError(f"expected {self._expected}") from None
+        if argument == "" and isinstance(self._kind, types.UnionType):
+            return None
+        return convert(argument, self._kind, self._label)
 
     def flag_type(self) -> str:
-        return self._parser.flag_type()
+        return self._flag_type
 
 
-def from_flags(options: type[Options]) -> Options:
-    """The options as the command line gives them. One that need not be set is not where it is
-    empty, so that ``--teacher=`` takes back what a flagfile says.
+def from_flags(options: type[OptionsType], **further: Any) -> OptionsType:
+    """The options as the command line gives them.
+
+    An empty flag takes back what was set before it, so that ``--teacher=`` overrides a flagfile.
+    What a script has no flag for keeps its default.
+
+    Args:
+        options: the dataclass.
+        **further: values of fields that are no flags.
 
     Raises:
         UserError: a number out of its range or not finite, or a word that is not among the choices.
     """
-    values = {}
-    for field in dataclasses.fields(options):
+    values = dict(further)
+    for field in _flagged(options):
+        if field.name not in flags.FLAGS:
+            continue
         value = flags.FLAGS[field.name].value
-        if isinstance(value, list):
-            value = tuple(value)
-        if field.default is None and value in ("", ()):
-            value = None
-        values[field.name] = value
-        _check(field.name, value, field.metadata)
+        value = tuple(value) if isinstance(value, list) else value
+        values[field.name] = None if field.default is None and value in ("", ()) else value
     return options(**values)
 
 
-def _kind(annotation: Any) -> type:
-    """The type in ``T`` or ``T | None``."""
-    if isinstance(annotation, types.UnionType):
-        annotation = next(kind for kind in annotation.__args__ if kind is not type(None))
-    return typing.get_origin(annotation) or annotation
+def as_flags(options: Options, leave_out: typing.Container[str] = ()) -> list[str]:
+    """The words of a command line that gives these options: those that differ from the defaults.
+
+    Args:
+        options: the options.
+        leave_out: names of fields to leave out.
+    """
+    words = []
+    for field in _flagged(options):
+        value = getattr(options, field.name)
+        if value != field.default and field.name not in leave_out:
+            words.append(flag(field.name, value))
+    return words
 
 
-def _check(name: str, value: Any, facts: Any) -> None:
-    if value is None:
-        return
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"--{name} is {value}; expected a finite number")
-    for bound, wrong, words in (
-        (facts["minimum"], lambda: value < facts["minimum"], "at least"),
-        (facts["maximum"], lambda: value > facts["maximum"], "at most"),
-        (facts["above"], lambda: value <= facts["above"], "above"),
-    ):
-        if bound is not None and wrong():
-            raise UserError(f"--{name} is {value}; expected {words} {bound}")
-    if isinstance(value, int) and value > _LARGEST:
-        raise UserError(f"--{name} is {value}; expected at most {_LARGEST}")
-    if facts["choices"] and value not in facts["choices"]:
-        raise UserError(
-            f"unknown --{name} {value!r}{nearest(value, facts['choices'])}; "
-            f"expected one of {', '.join(facts['choices'])}"
-        )
+def flag(name: str, value: Any) -> str:
+    """The word of a command line that gives a flag its value: ``--epochs=3`` or ``--noflip``."""
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no{name}"
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+    return f"--{name}={'' if text is None else text}"
 
 
-def compared(options: Any) -> dict[str, Any]:
+def values(options: Options) -> dict[str, Any]:
+    """All options by name."""
+    return {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+
+
+def compared(options: Options) -> dict[str, Any]:
     """The options that determine a run: those that its folder compares with a later call's."""
     return {
         field.name: getattr(options, field.name)
-        for field in dataclasses.fields(options)
-        if not field.metadata["same_run"]
-    }
-
-
-def documented(described: type) -> dict[str, str]:
-    """What the docstring of a class says under ``Args:``, by name: the help of flags that are made
-    of its fields."""
-    arguments = (inspect.getdoc(described) or "").partition("\nArgs:\n")[2]
-    arguments = arguments.partition("\n\n")[0]
-    found = re.findall(r"^    ([\w, ]+): (.+(?:\n     +.+)*)", arguments, re.MULTILINE)
-    return {
-        name: " ".join(text.replace("`", "").split())
-        for names, text in found for name in names.split(", ")
+        for field in dataclasses.fields(options) if not field.metadata.get("same_run")
     }
 
 
@@ -178,19 +188,23 @@ def help_text(description: str) -> str:
         if "." in group or "/" in group or group.startswith("absl"):
             continue  # absl's own
         lines.append(f"{group}:")
-        for flag in defined:
-            default = (flag.default_as_str or "").strip("'")
-            default = f" (default {default})" if default else ""
-            lines.append(f"  --{flag.name}{default}")
-            parts = flag.help.splitlines()
-            hanging = " " * (_INDENT if len(parts) == 1 else 2 * _INDENT)
-            for part in parts:
-                lines += textwrap.wrap(
-                    part, _WIDTH, initial_indent=" " * _INDENT, subsequent_indent=hanging
-                )
+        for each in defined:
+            lines += _flag_help(each)
         lines.append("")
     return "\n".join([
         *lines,
         "--noNAME turns a switch off, an empty --NAME= takes back what was set before it.",
         "--flagfile FILE reads flags from a file, one a line; # begins a comment.",
     ])
+
+
+def _flag_help(described: flags.Flag) -> list[str]:
+    default = (described.default_as_str or "").strip("'")
+    lines = [f"  --{described.name}" + (f" (default {default})" if default else "")]
+    parts = described.help.splitlines()
+    hanging = " " * (_INDENT if len(parts) == 1 else 2 * _INDENT)
+    for part in parts:
+        lines += textwrap.wrap(
+            part, _WIDTH, initial_indent=" " * _INDENT, subsequent_indent=hanging
+        )
+    return lines

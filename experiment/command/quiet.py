@@ -1,11 +1,12 @@
-"""TensorFlow's messages about itself, kept out of what a script prints. To be imported first.
+"""Loads TensorFlow without its messages about itself.
 
     from experiment.command import quiet  # isort: split
     import keras
 
-TensorFlow tells on every start how it was built and which drivers it did not find, and at each
-export which files it wrote: more lines than the script has to say, among which errors are not seen.
-Warnings and errors stay. ``TF_CPP_MIN_LOG_LEVEL=0`` in the environment brings everything back.
+Import it after the command line is read, and before anything that imports TensorFlow. On every
+start TensorFlow prints how it was built and which drivers it did not find, and at each export which
+files it wrote: errors get lost among these lines. Warnings and errors stay.
+``TF_CPP_MIN_LOG_LEVEL=0`` in the environment brings everything back.
 """
 
 from __future__ import annotations
@@ -19,9 +20,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-
-import absl.logging
-from absl import flags
 
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 _DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")
@@ -73,11 +71,6 @@ def _load() -> None:
 
         tf.config.list_physical_devices()  # looks for drivers
     logging.getLogger("tensorflow").setLevel(logging.WARNING)
-    # absl's app.run takes it for INFO where nothing else was said, so it is said.
-    verbosity = flags.FLAGS["verbosity"]
-    if verbosity.using_default_value:
-        verbosity.value = absl.logging.WARNING
-        verbosity.using_default_value = False
 
 
 _load()

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 from experiment.grid.runs import FINISHED, UNFINISHED, WAITING, Outcome
 from experiment.report.statistics import spread
+from experiment.run.durations import rough_duration
 
 _REFRESH_SECONDS = 0.5
 
@@ -33,14 +34,6 @@ def seconds_left(outcomes: Sequence[Outcome]) -> float | None:
         for outcome in outcomes if outcome.status in (WAITING, UNFINISHED)
     ]
     return None if None in left else sum(left)
-
-
-def _coarse(seconds: float) -> str:
-    """A time as exact as an estimate is."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
 class Display:
@@ -107,7 +100,7 @@ class Display:
         after = seconds_left([each for each in self._outcomes if each is not self._running])
         if seconds is None or after is None or not max(seconds - elapsed, after):
             return ""
-        return f"{_coarse(max(seconds - elapsed, after))} left"
+        return f"{rough_duration(max(seconds - elapsed, after))} left"
 
     def _line(self, text: str) -> None:
         if self._runs_along:

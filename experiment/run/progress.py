@@ -1,5 +1,5 @@
-"""What a person sees while a stage trains: a line that runs along in a terminal, else
-one line an epoch."""
+"""What is shown while a stage trains: a line that is refreshed in a terminal, else one line an
+epoch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import TextIO
+
+from experiment.run.durations import duration
 
 _REFRESH_SECONDS = 0.5
 _LEFT_OUT = "..."
@@ -18,12 +20,6 @@ def _value(value: float) -> str:
     if value and not 1e-3 <= abs(value) < 1e5:
         return f"{value:.1e}"
     return f"{value:#.3g}".removesuffix(".") if abs(value) < 1000 else f"{value:.0f}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
 def shown_metrics(logs: Mapping[str, float]) -> list[str]:
@@ -77,6 +73,7 @@ class Progress:
         self._images = images_per_epoch
         self._shown = 0.0
         self._started = (0, 0.0)  # step and time at which this process began to count
+        self._epoch_seconds: float | None = None  # of the last epoch that was trained in full
 
     @property
     def width(self) -> int:
@@ -105,7 +102,7 @@ class Progress:
         if step > begun:
             steps_left = (self._last_epoch - epoch) * self._steps - step
             speed = f"{steps_per_second * self._images / self._steps:.0f} images/s"
-            left = f"  {_duration(steps_left / steps_per_second)} left"
+            left = f"  {duration(steps_left / steps_per_second)} left"
         parts = shown_metrics(logs)
         line = fit_line(head, parts, speed + left, self.width)
         # All parts matter more than the time that is left, some of them less.
@@ -123,7 +120,19 @@ class Progress:
             line = fit_line(self._head(epoch), shown_metrics(logs), tail, self.width)
             self._write(f"\r{line.ljust(self.width)}\n")
         else:
-            self._write("  ".join([self._head(epoch), *shown_metrics(logs), tail]) + "\n")
+            parts = [self._head(epoch), *shown_metrics(logs), tail, self._left_after(epoch)]
+            self._write("  ".join(part for part in parts if part) + "\n")
+
+    def _left_after(self, epoch: int) -> str:
+        """The time that the stage's remaining epochs take if they take as long as the last one that
+        was trained in full."""
+        step, began = self._started
+        if step == 0:
+            self._epoch_seconds = time.monotonic() - began
+        epochs = self._last_epoch - epoch - 1
+        if not epochs or self._epoch_seconds is None:
+            return ""
+        return f"{duration(epochs * self._epoch_seconds)} left"
 
     def clear(self) -> None:
         """Leave an unfinished bar's line, so that something else can be printed."""
