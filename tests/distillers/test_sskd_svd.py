@@ -39,7 +39,6 @@ def taps_of(seed, dtype=tf.float64, batch=4, shapes=((6, 5, 8), (3, 4, 14), (2, 
     return [tf.constant(x, dtype) for x in maps]
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("case", CASES)
 def test_canonical_golden_values(case, solver):
     teacher, student = golden_taps(case)
@@ -75,7 +74,6 @@ def test_fsp_golden_values(case):
     np.testing.assert_allclose(loss, GOLDEN[f"{case}/fsp"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("num_dfv", [1, 2, 3, 4])
 def test_loss_is_that_of_the_notes(num_dfv, solver):
     """k shrinks with the 2x2 map and the fully connected tap; the teacher's maps are larger."""
@@ -93,7 +91,6 @@ def test_loss_of_taps_that_grow_again():
     np.testing.assert_allclose(found, sskd_svd(teacher, student, 3), rtol=1e-9)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("num_dfv", [1, 3])
 def test_gradient_is_that_of_finite_differences(num_dfv, solver):
     shapes = (4, 3, 5), (2, 2, 9), (6,)
@@ -125,7 +122,6 @@ def step_of(method):
     return step
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("case", CASES)
 def test_inside_tf_function_for_batches_of_any_size(case, solver):
     method = SSKD_SVD(num_dfv=int(GOLDEN[f"{case}/num_dfv"]), solver=solver)
@@ -190,7 +186,6 @@ def test_canonical_loss_does_not_know_the_routines_signs(monkeypatch, num_dfv):
     assert abs(losses["as_computed"][0] / losses["as_computed"][1] - 1) > 0.01
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("bad", [np.nan, -np.inf])
 @pytest.mark.parametrize(("whose", "tap"), [("teacher", 0), ("student", 1), ("student", 2)])
 def test_a_bad_sample_counts_for_nothing(tap, whose, bad, solver):
@@ -249,7 +244,6 @@ def hard(name, maps):
     return [change(x) for x in maps]
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("gradient", ["exact", "published"])
 @pytest.mark.parametrize(
     "name",
@@ -271,7 +265,6 @@ def test_always_finite(name, gradient, solver):
         assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("scale", [1e-20, 1e20])
 @pytest.mark.parametrize("num_dfv", [1, 2])
 def test_loss_does_not_depend_on_the_maps_scale(num_dfv, scale, solver):
