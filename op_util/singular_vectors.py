@@ -171,7 +171,9 @@ def differentiable(
 
     def again(one: Decomposition) -> Decomposition:
         precise, count = tf.cast(one.matrices, tf.float64), one.values.shape[1]
-        return decompose([precise], [count], orientation="canonical", solver=solver)[0]
+        (found,) = decompose([precise], [count], orientation="canonical", solver=solver)
+        # What was not finite has been replaced by zeros, and must not count as good now.
+        return found._replace(good=found.good & one.good)
 
     def fast() -> tuple[tf.Tensor, ...]:
         return pick(*found)

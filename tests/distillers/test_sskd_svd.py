@@ -1,12 +1,17 @@
 """SSKD_SVD against the original's golden values, NumPy, and finite differences."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import distillers
 from distillers import FSP, SSKD_SVD
+from op_util.alignment import Aligned, align_taps
+from op_util.dfv import compare_dfvs
+from op_util.matrices import as_matrix
 from op_util.singular_vectors import SOLVERS
 from registry import UserError
 from tests.reference import relative_error, sskd_svd
@@ -307,11 +312,92 @@ def test_no_gradient_for_the_teacher_and_an_equal_student_has_none():
     ("wrong", "message"),
     [
         ({"num_dfv": 0}, "num_dfv must be .* above 0|num_dfv must be"),
-        ({"gradient": "exakt"}, "unknown gradient 'exakt'.*did you mean 'exact'"),
-        ({"orientation": "canon"}, "unknown orientation"),
-        ({"solver": "svdd"}, "unknown solver 'svdd'.*did you mean 'svd'"),
+        ({"gradient": "exakt"}, "gradient: unknown value 'exakt'.*did you mean 'exact'"),
+        ({"orientation": "canon"}, "orientation: unknown value"),
+        ({"solver": "svdd"}, "solver: unknown value 'svdd'.*did you mean 'svd'"),
     ],
 )
 def test_nonsense_is_refused(wrong, message):
     with pytest.raises(UserError, match=message):
         SSKD_SVD(**wrong)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_sample_without_a_number_is_dropped_whatever_the_solver(solver, dtype):
+    """The others count 8 / 7, also where float32 is not enough and all is found again."""
+    random = np.random.default_rng(0)
+    shapes = ((8, 8, 8), (4, 4, 16), (2, 2, 24))
+    teacher, student = (
+        [random.normal(size=(8, *shape)).astype(dtype) for shape in shapes] for _ in range(2)
+    )
+    bad, good = [tap.copy() for tap in student], [0, 1, 2, 4, 5, 6, 7]
+    for tap in bad:
+        tap[3, 0, 0, 0] = np.nan
+    teacher, student, bad = (list(map(tf.constant, taps)) for taps in (teacher, student, bad))
+    for method in (SSKD_SVD(solver=solver), distillers.KD_SVD(solver=solver)):
+        loss, metrics = method.compute(teacher, bad)
+        seven = method.compute_loss(
+            *([tf.gather(tap, good) for tap in taps] for taps in (teacher, student))
+        )
+        np.testing.assert_allclose(loss, seven * 8 / 7, rtol=1e-4)
+        np.testing.assert_allclose(metrics["dropped_share"], 1 / 8, rtol=1e-6)
+
+
+def test_symmetric_is_the_mean_over_both_relative_signs():
+    """The formula in float64, DFVs in memory, for every pair of taps."""
+    teacher, student = taps_of(11), taps_of(12)
+    taps = align_taps(
+        [as_matrix(tap) for tap in student], [as_matrix(tap) for tap in teacher],
+        1, gradient="exact", orientation="canonical", solver="svd",
+    )
+    expected = 0.0
+    for top, bottom in itertools.pairwise(taps):
+        for sign in (1, -1):
+            ours, theirs = (
+                np.exp(-np.square(np.array(a) - sign * np.array(b).transpose(0, 2, 1)) / 8)
+                for a, b in ((top.student, bottom.student), (top.teacher, bottom.teacher))
+            )
+            expected += np.sum((ours - theirs) ** 2) / 2 / 2
+    found = SSKD_SVD(orientation="symmetric", solver="svd").compute_loss(teacher, student)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_symmetric_does_not_depend_on_signs_and_notices_a_common_shift():
+    """Turning both networks' vectors at a tap changes nothing; with one relative sign the loss
+    hardly notices when both of the student's vectors are shifted alike, with both it does."""
+    random = np.random.default_rng(5)
+    top, bottom = (random.normal(size=(1, 6, 1)) / 8 for _ in range(2))
+    shift = 0.05
+
+    def pair(signs, bottom_sign=1):
+        taps = [
+            Aligned(
+                tf.constant(sign * (vectors + shift)), tf.constant(sign * vectors),
+                tf.ones([1, 1], tf.float64), tf.constant([True]),
+            )
+            for sign, vectors in ((1, top), (bottom_sign, bottom))
+        ]
+        return float(compare_dfvs(taps, 1, signs)[0].squares[0])
+
+    both = [tf.zeros([1, 1])]
+    np.testing.assert_allclose(pair(both), pair(both, bottom_sign=-1), rtol=1e-9)
+    assert pair(None) < 1e-12 < 1e-7 < pair(both)
+
+
+def test_random_signs_are_those_of_image_and_epoch():
+    teacher, student = taps_of(13), taps_of(14)
+    method = SSKD_SVD(orientation="random", num_dfv=2)
+    losses = {
+        (epoch, first): float(
+            method.compute_loss(
+                teacher, student, epoch=tf.constant(epoch), indices=tf.range(first, first + 4)
+            )
+        )
+        for epoch in range(3) for first in (0, 50)
+    }
+    again = method.compute_loss(
+        teacher, student, epoch=tf.constant(1), indices=tf.range(50, 54)
+    )
+    assert float(again) == losses[1, 50] and len(set(losses.values())) > 3
+    with pytest.raises(UserError, match="needs indices"):
+        method.compute_loss(teacher, student)
