@@ -33,9 +33,9 @@ import numpy as np
 import tensorflow as tf
 
 import dataloader
-import distillers
 import nets
-from distillers.distiller import Distiller
+from distillers import Distiller, Method, Sum
+from distillers.stages import Part
 from experiment.command.main import run
 from experiment.command.options import values
 from experiment.report import curves, tables, vector_maps
@@ -124,17 +124,20 @@ class Setup:
         """Steps of an epoch."""
         return dataloader.steps_per_epoch(self.data.train, self.settings.batch_size)
 
-    @property
-    def chooses_best_epoch(self) -> bool:
-        """Whether there are validation images to choose the best epoch by, and a classification
-        that they judge."""
-        return len(self.data.validation) > 0 and self.classifies
+    def judges(self, part: Part) -> bool:
+        """Whether the best epoch is chosen among those of a part of the run: by validation images,
+        once the student learns to classify."""
+        learns = (
+            part.stage.main_weight > 0 or part.last == self.settings.epochs
+            or self.distiller.deployed is not self.distiller.student
+        )
+        return len(self.data.validation) > 0 and self.classifies and learns
 
     @property
     def classifies(self) -> bool:
         """Whether anything trains the student's classification: without labels, only a method that
         compares logits does."""
-        return self.settings.main_loss != "none" or "logits" in self.distiller.method.reads
+        return self.settings.main_loss != "none" or self.distiller.method.does_read("logits")
 
 
 def prepare(settings: Settings) -> Setup:
@@ -143,7 +146,6 @@ def prepare(settings: Settings) -> Setup:
     Raises:
         UserError: settings, networks and data do not fit each other.
     """
-    distillers.stage_ends(create_method(settings).stages, settings.epochs)
     devices.prepare(settings.seed, settings.deterministic, settings.mixed_precision)
     data = settings.load_data(settings.labelled_per_class)
     training_batches(settings, data)
@@ -168,6 +170,7 @@ def make_setup(
     with strategy.scope():
         teacher = load_teacher(settings, data, teacher_file) if method.needs_teacher else None
         distiller = make_distiller(settings, data, method, teacher)
+    distiller.parts(settings.epochs)  # there are enough epochs for all stages
     is_trained = teacher is None or method.trains_teacher or teacher_file is not None
     return Setup(settings, data, strategy, distiller, teacher, is_trained)
 
@@ -175,7 +178,7 @@ def make_setup(
 def make_distiller(
     settings: Settings,
     data: dataloader.Data,
-    method: distillers.Method,
+    method: Method | Sum,
     teacher: nets.Stored | None,
 ) -> Distiller:
     """The student and what trains it."""
@@ -253,15 +256,12 @@ def fit(setup: Setup, folder: RunFolder) -> dict[str, Any]:
     """Train through the method's stages, from wherever the run folder says the run is."""
     settings, distiller = setup.settings, setup.distiller
     progress: dict[str, Any] = {}
-    first, began = 0, 0
-    stages = distiller.method.stages
-    for stage, last in zip(stages, distillers.stage_ends(stages, settings.epochs), strict=True):
-        distiller.start_stage(stage, first)
-        if first == 0 or stage.new_optimizer:
-            rate, began = compile_for(setup, last - first), first
+    for part in distiller.parts(settings.epochs):
+        distiller.enter(part)
+        if part.begins_anew:
+            rate = compile_for(setup, part.schedule_last - part.schedule_first)
         with distiller.distribute_strategy.scope():
             distiller.optimizer.build(distiller.variables_ever_trained())
-        settles = stage.main_loss or distiller.deployed is not distiller.student
         progress = training.fit(
             distiller,
             folder=folder,
@@ -271,18 +271,19 @@ def fit(setup: Setup, folder: RunFolder) -> dict[str, Any]:
             },
             batches=functools.partial(training_batches, settings, setup.data),
             steps_per_epoch=setup.steps,
-            first_epoch=first,
-            last_epoch=last,
+            first_epoch=part.first,
+            last_epoch=part.last,
             images_per_epoch=len(setup.data.train),
-            stage=stage.name,
+            stage=part.stage.name,
             validation=validation_batches(setup.data),
-            monitor="val_accuracy" if settles and setup.chooses_best_epoch else None,
-            learning_rate=functools.partial(last_learning_rate, rate, began, setup.steps),
+            monitor="val_accuracy" if setup.judges(part) else None,
+            learning_rate=functools.partial(
+                last_learning_rate, rate, part.schedule_first, setup.steps
+            ),
             best_variables=numbered(distiller.deployed.variables),
-            restore_optimizer=not stage.new_optimizer,
+            restore_optimizer=not part.begins_anew,
             checkpoint_minutes=settings.checkpoint_minutes,
         )
-        first = last
     return progress
 
 
@@ -417,7 +418,7 @@ def first_left_vectors(taps: list[tf.Tensor]) -> list[np.ndarray]:
 def notes(setup: Setup) -> list[str]:
     """How method, networks and data were fitted to each other."""
     settings, data, distiller = setup.settings, setup.data, setup.distiller
-    found = [f"{settings.Distillation}: {note}" for note in distiller.method.notes]
+    found = [f"{settings.Distillation}: {note}" for note in distiller.notes]
     if not setup.classifies:
         found.append(
             "without labels the student's classification is not trained; evaluate.py scores its "
@@ -447,7 +448,6 @@ def plan(settings: Settings) -> str:
     folder = RunFolder(settings.folder())
     state = folder.state(determining_settings(settings, method), settings.overwrite)
     setup = prepare(settings)
-    ends = distillers.stage_ends(method.stages, settings.epochs)
     throughput, origin = settings.images_per_second, "as given"
     if throughput is None:
         throughput, origin = measure(setup), f"measured on {MEASURED_STEPS} steps"
@@ -457,7 +457,7 @@ def plan(settings: Settings) -> str:
         teacher=describe_teacher(setup, folder),
         parameters=nets.count_parameters(setup.distiller.student),
         hyper_parameters=method.settings(),
-        stages={stage.name: end for stage, end in zip(method.stages, ends, strict=True)},
+        stages={part.stage.name: part.last for part in setup.distiller.parts(settings.epochs)},
         steps=settings.epochs * setup.steps,
         throughput=throughput,
         origin=origin,
@@ -466,8 +466,8 @@ def plan(settings: Settings) -> str:
 
 def measure(setup: Setup) -> float:
     """Train a few steps; how many images a second they took. The distiller is of no use then."""
+    setup.distiller.enter(setup.distiller.parts(setup.settings.epochs)[0])
     compile_for(setup, setup.settings.epochs)
-    setup.distiller.start_stage(setup.distiller.method.stages[0])
     steps = min(MEASURED_STEPS, setup.steps)
     batches = training_batches(setup.settings, setup.data)
     train_steps = functools.partial(setup.distiller.fit, batches, shuffle=False, verbose=0)

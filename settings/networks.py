@@ -8,16 +8,16 @@ from pathlib import Path
 import keras
 
 import dataloader
-import distillers
 import nets
+from distillers import Method, Sum, create
 from registry import UserError
 from settings import known
 from settings.distillation import Settings
 
 
-def create_method(settings: Settings) -> distillers.Method:
+def create_method(settings: Settings) -> Method | Sum:
     """The method with its hyper-parameters. Raises UserError where they are wrong."""
-    return distillers.create(settings.Distillation, **settings.hyper_parameters)
+    return create(settings.Distillation, **settings.hyper_parameters)
 
 
 def build(name: str, options: tuple[str, ...], data: dataloader.Data) -> keras.Model:
@@ -86,7 +86,7 @@ def resized(preprocessing: nets.Standardize, model: keras.Model) -> nets.Standar
 
 
 def find_outputs(
-    role: str, model: keras.Model, taps: tuple[str, ...] | None, method: distillers.Method
+    role: str, model: keras.Model, taps: tuple[str, ...] | None, method: Method | Sum
 ) -> nets.Outputs | None:
     """The layers to compare where taps are given; None: the distiller knows them.
 
@@ -101,8 +101,7 @@ def find_outputs(
     """
     if taps is not None:
         return nets.outputs_of(model, taps)
-    declared = nets.declared_outputs(model.name) or getattr(method, f"{role}_taps")
-    if "maps" in method.reads and not declared:
+    if method.does_read("maps") and not nets.declared_outputs(model.name):
         raise UserError(
             f"{model.name!r} is not one of the built-in networks, so the layers to compare must be "
             f"given: --{role}_taps a,b,c, from shallow to deep (--list_layers lists them)"
@@ -150,11 +149,11 @@ def check_student(student: keras.Model, data: dataloader.Data) -> None:
         )
 
 
-def check_teacher(teacher: nets.Stored, method: distillers.Method, data: dataloader.Data) -> None:
+def check_teacher(teacher: nets.Stored, method: Method | Sum, data: dataloader.Data) -> None:
     """Raise UserError unless the teacher fits images and classes."""
     check_images("teacher", teacher.model, data)
     classes = teacher.model.outputs[0].shape[-1]
-    if "logits" in method.reads and not (teacher.has_logits and classes == data.classes):
+    if method.does_read("logits") and not (teacher.has_logits and classes == data.classes):
         trained = f"was trained on {classes} classes" if teacher.has_logits else "has no logits"
         raise UserError(
             f"the method compares logits, but the teacher {trained} and {data.name} has "

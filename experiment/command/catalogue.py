@@ -208,6 +208,7 @@ def plugin_registry(kind: str, package: str, decorator: str = "register") -> Reg
 
     Its classes have the docstrings, the fields with defaults and facts, and the class attributes
     of the real ones, and check values as these do, but for `Plugin.check`; they compute nothing.
+    In place of a property they have the class that it returns, or None.
 
     Args:
         kind: what an entry is called in messages.
@@ -239,7 +240,23 @@ def declared_class(owner: Module, name: str) -> type[Plugin]:
             _declare(body, statement.target.id, statement, owner)
         elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
             _declare(body, statement.targets[0].id, statement, owner)
+        elif (
+            isinstance(statement, ast.FunctionDef)
+            and "property" in map(ast.unparse, statement.decorator_list)
+            and any(hasattr(base, statement.name) for base in bases)
+        ):
+            body[statement.name] = _returned_class(statement, owner)
     return type(node.name, tuple(bases) or (Plugin,), body)
+
+
+def _returned_class(node: ast.FunctionDef, owner: Module) -> type[Plugin] | None:
+    """What stands for a property in place of an inherited value, as its own depends on the
+    instance: the class that it returns, or None where that cannot be read."""
+    try:
+        returned = owner.evaluate(node.returns) if node.returns else None
+    except _UNREADABLE:
+        return None
+    return returned if hasattr(returned, "has_fields") else None
 
 
 def _declare(

@@ -40,7 +40,7 @@ def plan_table(
         origin: where the throughput is from.
     """
     seconds = steps * settings.batch_size / throughput
-    notes = distiller.method.notes
+    notes = distiller.notes
     return tables.table([{
         "run folder": folder,
         "data": f"{data.name}: {len(data.train)} training, {len(data.validation)} validation, "

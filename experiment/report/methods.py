@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Any
 
 from experiment.report.tables import WIDTH
 from plugins import Plugin, described_fields
@@ -28,5 +27,7 @@ def methods_table(methods: Registry) -> str:
 
 def _compares(method: type[Plugin]) -> str:
     """What of the two networks a method compares."""
-    reads: Any = method.reads if isinstance(method.reads, tuple) else (method.reads,)
-    return " and ".join(getattr(each, "key", each) for each in reads) or "nothing"
+    reads = method.reads if isinstance(method.reads, tuple) else (method.reads,)
+    if None in reads:
+        return "what its hyper-parameters say"
+    return " and ".join(dict.fromkeys(each.key for each in reads)) or "nothing"
