@@ -10,6 +10,7 @@ from distillers.method import Method
 from distillers.reading import Logits
 from distillers.registration import register
 from distillers.samples import mean_over_labelled
+from op_util.divergence import LOW, kl_divergence, log_softmax_without
 from plugins import option
 
 
@@ -29,15 +30,18 @@ class Decoupled(NamedTuple):
 
 
 def decoupled(logits: tf.Tensor, is_target: tf.Tensor) -> Decoupled:
-    """The parts of ``softmax(logits)``. Args: ``[B, classes]`` both, `is_target` one-hot bool."""
-    log_sum = tf.reduce_logsumexp(logits, axis=1)
-    # Finite, and the same in both networks: 0 is what it adds to the divergence.
-    low = tf.constant(-1e9, logits.dtype)
-    other_logits = tf.where(is_target, low, logits)
-    log_others = tf.reduce_logsumexp(other_logits, axis=1)
-    among_others = tf.where(is_target, low, logits - log_others[:, None])
+    """The parts of ``softmax(logits)``.
+
+    Args:
+        logits: ``[B, classes]``.
+        is_target: bool ``[B, classes]``, one true in each row.
+    """
+    log_total = tf.reduce_logsumexp(logits, axis=1)
     target = tf.reduce_sum(tf.where(is_target, logits, 0), axis=1)
-    return Decoupled(target - log_sum, log_others - log_sum, among_others)
+    others = tf.reduce_logsumexp(tf.where(is_target, tf.cast(LOW, logits.dtype), logits), axis=1)
+    return Decoupled(
+        target - log_total, others - log_total, log_softmax_without(logits, is_target)
+    )
 
 
 def decoupled_divergence(
@@ -54,10 +58,8 @@ def decoupled_divergence(
     """
     is_target = tf.one_hot(labels, student.shape[-1], True, False, dtype=tf.bool)
     theirs, ours = (decoupled(z / temperature, is_target) for z in (teacher, student))
-    tckd = tf.exp(theirs.target) * (theirs.target - ours.target)
-    tckd += tf.exp(theirs.others) * (theirs.others - ours.others)
-    among = tf.exp(theirs.among_others) * (theirs.among_others - ours.among_others)
-    nckd = tf.reduce_sum(among, axis=1)
+    tckd = kl_divergence(*(tf.stack([p.target, p.others], axis=1) for p in (theirs, ours)))
+    nckd = kl_divergence(theirs.among_others, ours.among_others)
     return temperature**2 * (alpha * tckd + beta * nckd)
 
 

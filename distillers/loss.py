@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
@@ -52,12 +53,20 @@ class Context(NamedTuple):
         indices: int64 ``[B]``, each image's number in the training data, or None.
         epoch: int32 scalar, the epoch of the run, from 0, or None.
         training: whether layers work in training mode and memories are updated.
+        extras: what a method asks for that no other does, by name (see `Method.extras`).
     """
 
     labels: tf.Tensor | None = None
     indices: tf.Tensor | None = None
     epoch: tf.Tensor | None = None
     training: bool = False
+    extras: Mapping[str, Any] = MappingProxyType({})
+
+    @classmethod
+    def of(cls, **given: Any) -> Context:
+        """From keyword arguments: what is no field of this is one of the `extras`."""
+        fields = {name: value for name, value in given.items() if name in cls._fields}
+        return cls(**fields, extras={k: v for k, v in given.items() if k not in fields})
 
 
 # From the prepared features of teacher and student: the loss, or the loss and metrics by name.
@@ -175,7 +184,7 @@ class Loss(keras.distillation.DistillationLoss):
             teacher_outputs, student_outputs: what the method reads: one kind of features by
                 itself, several as a dict.
             stage: the name of one of the `stages`; None: the last that has a loss.
-            **context: fields of `Context`.
+            **context: fields of `Context`, and the method's `extras`.
         """
-        context = Context(**context)
+        context = self.method.context(**context)
         return self.compute(teacher_outputs, student_outputs, context, self.stage(stage))[0]

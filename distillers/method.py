@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import keras
@@ -15,7 +16,7 @@ from distillers.reading import Maps, Reading, as_taps
 from plugins import Plugin
 from registry import UserError
 
-_CONTEXT = set(Context._fields)
+_CONTEXT = set(Context._fields) - {"extras"}
 
 
 class Method(Plugin, keras.distillation.DistillationLoss):
@@ -38,6 +39,9 @@ class Method(Plugin, keras.distillation.DistillationLoss):
             training mode, gets gradients of the main loss and of this one, is saved in checkpoints,
             and need not have been trained before.
         metrics: names of what the loss gives besides its value.
+        extras: names of further keyword-only parameters of `loss`, such as the teacher's
+            classifier. `build` finds them in symbolic networks; where the loss is called by itself,
+            the caller gives them.
     """
 
     reads: ClassVar[Reading | tuple[Reading, ...]] = Maps()
@@ -47,6 +51,7 @@ class Method(Plugin, keras.distillation.DistillationLoss):
     needs_teacher: ClassVar[bool] = True
     trains_teacher: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ()
+    extras: ClassVar[tuple[str, ...]] = ()
 
     # What a method says
 
@@ -57,8 +62,8 @@ class Method(Plugin, keras.distillation.DistillationLoss):
             teacher, student: what `reads` names, prepared: of one type, at least float32, the
                 teacher's without a gradient.
 
-        A method asks for labels, indices, the epoch or whether it is training by keyword-only
-        parameters of these names: ``def loss(self, teacher, student, *, labels)``.
+        A method asks for labels, indices, the epoch, whether it is training, or one of its `extras`
+        by keyword-only parameters of these names: ``def loss(self, teacher, student, *, labels)``.
         """
         raise NotImplementedError
 
@@ -149,6 +154,7 @@ class Method(Plugin, keras.distillation.DistillationLoss):
         *,
         layers: Sequence[keras.layers.Layer] = (),
         notes: Sequence[str] = (),
+        extras: Mapping[str, Callable[[], Any]] = MappingProxyType({}),
         **stage: Any,
     ) -> Loss:
         """A loss of one stage, after the features were checked.
@@ -158,10 +164,12 @@ class Method(Plugin, keras.distillation.DistillationLoss):
             loss: None: the method's own `loss`.
             layers: the method's layers, trained beside the student.
             notes: beside those of the readings.
+            extras: by name, functions that give what the method's own `loss` asks for, or None.
             **stage: fields of the `Stage` that differ from what the method says.
         """
         notes = [*self.check_features(teacher, student), *notes]
-        loss = loss or with_context(self.loss, self.name)
+        extras = {name: _nothing for name in self.extras} | dict(extras)
+        loss = loss or with_context(self.loss, self.name, extras)
         layers = list(layers)
         if isinstance(self.reads, Maps) and self.reads.channels == "adapt":
             adapters = Adapters(self.reads.pairs(as_taps(teacher), as_taps(student)))
@@ -189,8 +197,19 @@ class Method(Plugin, keras.distillation.DistillationLoss):
                 "loss.compute_loss(teacher_outputs, student_outputs)"
             )
         return loss.compute(
-            teacher_outputs, student_outputs, Context(**context), loss.stage(stage)
+            teacher_outputs, student_outputs, self.context(**context), loss.stage(stage)
         )
+
+    def context(self, **given: Any) -> Context:
+        """A `Context` of keyword arguments.
+
+        Raises:
+            TypeError: one of them is neither a field of `Context` nor among the method's `extras`.
+        """
+        unknown = given.keys() - _CONTEXT - set(self.extras)
+        if unknown:
+            raise TypeError(f"{self.name} takes no {', '.join(sorted(unknown))}")
+        return Context.of(**given)
 
     def compute_loss(self, teacher_outputs: Any, student_outputs: Any, **context: Any) -> tf.Tensor:
         """The loss, unweighted, a scalar.
@@ -199,7 +218,7 @@ class Method(Plugin, keras.distillation.DistillationLoss):
             teacher_outputs, student_outputs: what `reads` names: one kind of features by itself,
                 several as a dict.
             **context: ``labels``, ``indices`` or ``epoch``, for a method that asks for them (see
-                `Context`), and the name of a ``stage``.
+                `Context`), its `extras`, and the name of a ``stage``.
 
         Raises:
             UserError: the features do not fit the method, or it has layers, which `build` makes.
@@ -207,23 +226,43 @@ class Method(Plugin, keras.distillation.DistillationLoss):
         return self.compute(teacher_outputs, student_outputs, **context)[0]
 
 
-def with_context(function: Callable[..., Any], name: str) -> LossFunction:
-    """`function` called with those parts of a `Context` that it names as keyword-only parameters.
+def with_context(
+    function: Callable[..., Any],
+    name: str,
+    extras: Mapping[str, Callable[[], Any]] = MappingProxyType({}),
+) -> LossFunction:
+    """`function` called with what it names as keyword-only parameters.
+
+    Args:
+        function: takes teacher, student, and parts of a `Context` by name.
+        name: the method's, for messages.
+        extras: the method's, by name: functions that give one where the context does not, or None.
 
     Raises:
+        TypeError: `function` names what is neither in a `Context` nor among the `extras`.
         UserError: (the returned function) one that it names and has no default is missing.
     """
     parameters = inspect.signature(function).parameters.values()
     asked = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    unknown = asked.keys() - _CONTEXT
+    unknown = asked.keys() - _CONTEXT - extras.keys()
     if unknown:
         raise TypeError(f"{name} asks for {sorted(unknown)}; there are {', '.join(_CONTEXT)}")
 
+    def value(key: str, context: Context) -> Any:
+        if key in _CONTEXT:
+            return getattr(context, key)
+        found = context.extras.get(key)
+        return extras[key]() if found is None else found
+
     def loss(teacher: Any, student: Any, context: Context) -> Any:
-        given = {key: getattr(context, key) for key in asked}
+        given = {key: value(key, context) for key in asked}
         for key, default in asked.items():
             if given[key] is None and default is inspect.Parameter.empty:
                 raise UserError(f"{name} needs {key}: compute_loss(..., {key}={key})")
         return function(teacher, student, **given)
 
     return loss
+
+
+def _nothing() -> None:
+    """What a method's extra is where nobody gives it."""

@@ -22,7 +22,7 @@ def channels(maps: tf.Tensor) -> tf.Tensor:
 
 def discrepancy(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
     """The squared maximum mean discrepancy, ``mean k(t, t') + mean k(s, s') - 2 mean k(s, t)`` over
-    pairs of channels with ``k(a, b) = (a^T b)^2`` (equations 4 and 9, d = 2, c = 0), ``[B]``.
+    pairs of channels with ``k(a, b) = (a^T b)^2``, ``[B]``.
 
     Since ``k(a, b) = <a a^T, b b^T>``, that is ``||S^T S / D_S - T^T T / D_T||^2`` too, which costs
     less where there are fewer positions than channels.
@@ -47,7 +47,8 @@ def discrepancy(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
 @register("NST")
 class NST(Method):
     """Huang & Wang, "Like what you like: knowledge distill via neuron selectivity transfer", 2017,
-    with the polynomial kernel: the sum over taps of the `discrepancy`, mean over the batch.
+    with the polynomial kernel (d = 2, c = 0): the sum over taps of the `discrepancy`, mean over the
+    batch.
 
     Taps may differ in channels; the larger of two maps is averaged to the size of the smaller. Taps
     that are vectors are left out.

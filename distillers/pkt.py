@@ -14,7 +14,7 @@ EPSILON = 1e-7  # added to probabilities before their ratio is taken; the author
 
 
 def neighbours(samples: tf.Tensor) -> tf.Tensor:
-    """``P [B, B]`` (equations 3 and 5): ``(1 + cosine) / 2`` between samples ``[B, D]``, each row
+    """``P [B, B]``: ``(1 + cosine) / 2`` between samples ``[B, D]``, each row
     divided by its sum."""
     unit = directions(samples)
     # Rounding may take a cosine below -1.
@@ -23,8 +23,8 @@ def neighbours(samples: tf.Tensor) -> tf.Tensor:
 
 
 def neighbour_divergence(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
-    """``KL(P_teacher || P_student)`` (equation 6), P the `neighbours`; mean over all ``B^2`` pairs,
-    as in the authors' code.
+    """``KL(P_teacher || P_student)``, P the `neighbours`; mean over all ``B^2`` pairs, as in the
+    authors' code.
 
     Args:
         teacher, student: embeddings ``[B, D]``; D may differ.

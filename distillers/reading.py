@@ -58,9 +58,22 @@ class Reading:
 
 @dataclasses.dataclass(frozen=True)
 class Embedding(Reading):
-    """The embedding ``[B, D]`` of each image; widths may differ."""
+    """The embedding ``[B, D]`` of each image.
+
+    Attributes:
+        widths: ``"any"``, or ``"equal"``.
+    """
 
     key: ClassVar[str] = "embedding"
+    widths: Literal["any", "equal"] = "any"
+
+    def check(self, method: str, teacher: Any, student: Any) -> list[str]:
+        if self.widths == "equal" and teacher.shape[-1] != student.shape[-1]:
+            raise UserError(
+                f"{method} needs embeddings of equal width: the teacher's has {teacher.shape[-1]} "
+                f"features, the student's {student.shape[-1]}"
+            )
+        return []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,11 +179,13 @@ class LastMap(Reading):
         maps_only: whether it has to be a map ``[B, H, W, D]``.
         sizes: ``"any"``; ``"smaller"``: the larger map is averaged to the size of the smaller; or
             ``"adapted"``: the method itself compares them at the smaller size.
+        channels: ``"any"``, or ``"equal"``.
     """
 
     key: ClassVar[str] = "maps"
     maps_only: bool = True
     sizes: Literal["any", "smaller", "adapted"] = "any"
+    channels: Literal["any", "equal"] = "any"
 
     def check(self, method: str, teacher: Any, student: Any) -> list[str]:
         for network, taps in (("teacher", teacher), ("student", student)):
@@ -184,6 +199,12 @@ class LastMap(Reading):
                     f"{kind_of(last)} ({describe(last)}): name a layer that gives a map last"
                 )
         theirs, ours = as_taps(teacher)[-1], as_taps(student)[-1]
+        if self.channels == "equal" and theirs.shape[-1] != ours.shape[-1]:
+            raise UserError(
+                f"{method} needs equal channels at the last tap: it has {theirs.shape[-1]} in the "
+                f"teacher ({describe(theirs)}) and {ours.shape[-1]} in the student "
+                f"({describe(ours)})"
+            )
         if self.sizes == "any" or theirs.shape[1:-1] == ours.shape[1:-1]:
             return []
         return [

@@ -7,6 +7,7 @@ import tensorflow as tf
 from distillers.method import Method
 from distillers.reading import Logits
 from distillers.registration import register
+from op_util.divergence import kl_divergence
 from plugins import option
 
 
@@ -18,8 +19,7 @@ def soft_cross_entropy(teacher: tf.Tensor, student: tf.Tensor, temperature: floa
         temperature: T, above 0.
     """
     teacher, student = (tf.nn.log_softmax(z / temperature) for z in (teacher, student))
-    divergence = tf.reduce_sum(tf.exp(teacher) * (teacher - student), axis=1)
-    return temperature**2 * tf.reduce_mean(divergence)
+    return temperature**2 * tf.reduce_mean(kl_divergence(teacher, student))
 
 
 @register("Soft_logits")

@@ -13,7 +13,7 @@ from plugins import option
 
 def similarities(tap: tf.Tensor) -> tf.Tensor:
     """``G [B, B]``: inner products of the samples ``[B, ...]``, each row of unit length (equations
-    1 to 3)."""
+    2 and 3)."""
     samples = tf.reshape(tap, [tf.shape(tap)[0], -1])
     return directions(tf.matmul(samples, samples, transpose_b=True))
 

@@ -35,10 +35,15 @@ def adaptive_average_pool(maps: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 def _averages(size: int, cells: int) -> np.ndarray:
     """The matrix ``[cells, size]`` that averages within cells."""
     found = np.zeros((cells, size))
-    for i in range(cells):
-        first, last = i * size // cells, -(-(i + 1) * size // cells)
+    for i, (first, last) in enumerate(cell_bounds(size, cells)):
         found[i, first:last] = 1 / (last - first)
     return found
+
+
+def cell_bounds(size: int, cells: int) -> list[tuple[int, int]]:
+    """First and last (exclusive) of the rows in each of `cells` cells of a map of `size` rows; they
+    overlap where the size does not divide."""
+    return [(i * size // cells, -(-(i + 1) * size // cells)) for i in range(cells)]
 
 
 def nearest(maps: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:

@@ -1,0 +1,50 @@
+"""TTM: the student, without a temperature, learns a power of the teacher's probabilities."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from distillers.method import Method
+from distillers.reading import Logits
+from distillers.registration import register
+from op_util.divergence import kl_divergence
+from plugins import option
+
+
+def transformed_divergence(
+    teacher: tf.Tensor, student: tf.Tensor, power: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """``KL(p^power / U || q)`` and ``U = sum of p^power`` of each image ``[B]``, p and q the class
+    probabilities of teacher and student.
+
+    Args:
+        teacher, student: logits ``[B, classes]``.
+        power: above 0; 1 / T for a temperature T of the teacher.
+    """
+    powers = power * tf.nn.log_softmax(teacher)
+    log_total = tf.reduce_logsumexp(powers, axis=1)
+    divergence = kl_divergence(powers - log_total[:, None], tf.nn.log_softmax(student))
+    return divergence, tf.exp(log_total)
+
+
+@register("TTM")
+class TTM(Method):
+    """Zheng & Yang, "Knowledge distillation based on transformed teacher matching", ICLR 2024: the
+    mean of the `transformed_divergence` over the batch.
+
+    Defaults are those of the authors' example (VGG13 to VGG8, CIFAR-100).
+
+    Args:
+        power: gamma, of the teacher's probabilities; 1 leaves them as they are.
+        weight: of this loss, next to the main loss.
+    """
+
+    paper = "Zheng & Yang, ICLR 2024, arXiv 2402.11148"
+    reads = Logits()
+
+    power: float = option(0.1, above=0)
+    weight: float = option(45.0, above=0)
+
+    def loss(self, teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
+        divergence, _ = transformed_divergence(teacher, student, self.power)
+        return tf.reduce_mean(divergence)

@@ -1,0 +1,40 @@
+"""WTTM: TTM that counts an image the more, the less certain the teacher is of it."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from distillers.method import Method
+from distillers.reading import Logits
+from distillers.registration import register
+from distillers.ttm import transformed_divergence
+from plugins import option
+
+
+def weighted_divergence(teacher: tf.Tensor, student: tf.Tensor, power: float) -> tf.Tensor:
+    """``U KL(p^power / U || q)`` with ``U = sum of p^power``, mean over the batch. Args
+    as of `distillers.ttm.transformed_divergence`."""
+    divergence, total = transformed_divergence(teacher, student, power)
+    return tf.reduce_mean(total * divergence)
+
+
+@register("WTTM")
+class WTTM(Method):
+    """Zheng & Yang, "Knowledge distillation based on transformed teacher matching", ICLR 2024, with
+    a weight for each image.
+
+    Defaults are those of the authors' example (VGG13 to VGG8, CIFAR-100, there next to CRD).
+
+    Args:
+        power: gamma, of the teacher's probabilities; 1 leaves them as they are, and all weights 1.
+        weight: of this loss, next to the main loss.
+    """
+
+    paper = "Zheng & Yang, ICLR 2024, arXiv 2402.11148"
+    reads = Logits()
+
+    power: float = option(0.2, above=0)
+    weight: float = option(4.0, above=0)
+
+    def loss(self, teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
+        return weighted_divergence(teacher, student, self.power)

@@ -1,0 +1,44 @@
+"""The dense layer that makes a network's logits, and what it is applied to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from .keras_graph import Call, call_of
+
+# Calls that hand on what they get, but for its type, its shape or a random mask in training.
+_TRANSPARENT = ("Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze")
+
+
+def classifier_of(logits: Any) -> keras.layers.Dense | None:
+    """The linear dense layer that makes symbolic logits ``[B, classes]``; None: it is no such
+    layer, or `logits` are no symbolic tensor of a graph."""
+    call = _made_by(logits)
+    layer = call.operation if call else None
+    is_linear = getattr(layer, "activation", None) in (None, keras.activations.linear)
+    return layer if isinstance(layer, keras.layers.Dense) and is_linear else None
+
+
+def averages_for_logits(logits: Any, maps: Any) -> bool:
+    """Whether symbolic logits are a linear function of the averages of `maps` over positions.
+
+    Args:
+        logits: made by a layer that `classifier_of` gives.
+        maps: symbolic, ``[B, H, W, D]``.
+    """
+    call = _made_by(logits)
+    pooled = _made_by(call.inputs[0]) if call else None
+    if pooled is None or not isinstance(pooled.operation, keras.layers.GlobalAveragePooling2D):
+        return False
+    given, tapped = _made_by(pooled.inputs[0]), _made_by(maps)
+    return given is not None and tapped is not None and given.operation is tapped.operation
+
+
+def _made_by(tensor: Any) -> Call | None:
+    """The call that made a symbolic tensor, not counting those that only hand it on."""
+    call = call_of(tensor)
+    while call and type(call.operation).__name__ in _TRANSPARENT and len(call.inputs) == 1:
+        call = call_of(call.inputs[0])
+    return call
