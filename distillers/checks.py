@@ -26,7 +26,7 @@ def check_tap_pairs(
         at_least: how many taps the method needs.
         equal_channels: whether D has to be equal at each tap.
         equal_sizes: whether H and W have to be.
-        equal_ranks: whether a map may only meet a map, and a vector a vector.
+        equal_ranks: whether a map may only meet a map, a vector a vector, tokens tokens.
     """
     if len(teacher) != len(student) or len(teacher) < at_least:
         raise UserError(
@@ -35,14 +35,10 @@ def check_tap_pairs(
         )
     for number, (one, other) in enumerate(zip(teacher, student, strict=True), start=1):
         for whose, tap in (("teacher", one), ("student", other)):
-            if None in tap.shape[1:]:
-                raise UserError(
-                    f"{method} needs maps of a known size, and tap {number} of the {whose} is of "
-                    f"any ({describe(tap)}): build the network for images of one size"
-                )
+            check_known_size(method, f"tap {number} of the {whose}", tap)
         both = f"in the teacher ({describe(one)})", f"in the student ({describe(other)})"
         if (equal_ranks or equal_sizes) and len(one.shape) != len(other.shape):
-            kinds = ["a map" if len(tap.shape) == 4 else "a vector" for tap in (one, other)]
+            kinds = [kind_of(tap) for tap in (one, other)]
             raise UserError(
                 f"{method} compares maps with maps and vectors with vectors: tap {number} is "
                 f"{kinds[0]} {both[0]} and {kinds[1]} {both[1]}"
@@ -60,6 +56,15 @@ def check_tap_pairs(
             )
 
 
+def check_known_size(method: str, name: str, tap: Any) -> None:
+    """Raise UserError where the shape of the tap `name` depends on the image."""
+    if None in tap.shape[1:]:
+        raise UserError(
+            f"{method} needs maps of a known size, and {name} is of any ({describe(tap)}): build "
+            "the network for images of one size"
+        )
+
+
 def same_classes(method: str, teacher: Any, student: Any) -> None:
     """Raise UserError unless the logits ``[B, classes]`` of teacher and student are of as many."""
     if teacher.shape[-1] != student.shape[-1]:
@@ -67,6 +72,12 @@ def same_classes(method: str, teacher: Any, student: Any) -> None:
             f"{method} needs a teacher of the student's classes: the teacher has "
             f"{teacher.shape[-1]} logits, the student {student.shape[-1]}"
         )
+
+
+def kind_of(tap: Any) -> str:
+    """``"a map"`` ``[B, H, W, D]``, ``"a sequence of tokens"`` ``[B, N, D]``, or ``"a vector"``
+    ``[B, D]``."""
+    return {4: "a map", 3: "a sequence of tokens"}.get(len(tap.shape), "a vector")
 
 
 def describe(tap: Any) -> str:

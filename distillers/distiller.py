@@ -248,27 +248,29 @@ class Distiller(keras.Model):
             added, clipped, metrics = distillation_losses(
                 self.stage, teacher, student, batch, weight, self.epoch.value, weights
             )
-        gradients = self._gradients(tape, main + added, clipped, variables, metrics)
-        metrics["loss"] = (main + added + clipped) * replicas.count()
+            main += added
+            total = main + clipped
+        losses = (main, clipped) if self._clips() else (total,)
+        gradients = self._gradients(tape, losses, variables, metrics)
+        metrics["loss"] = total * replicas.count()
         metrics[SKIPPED] = self._apply_if_finite(gradients, variables, statistics, before)
         return self._log(self._logits_to_log(student), batch, metrics, weight)
 
     def _gradients(
         self,
         tape: tf.GradientTape,
-        main: tf.Tensor,
-        clipped: tf.Tensor,
+        losses: Sequence[tf.Tensor],
         variables: list[keras.Variable],
         metrics: dict[str, tf.Tensor],
     ) -> list[tf.Tensor | None]:
-        """The global batch's gradients, with weight decay; the paper's g = g0 + clip(g1) where the
-        stage clips."""
-        if not self._clips():
-            gradients = replicas.global_sum_present(tape.gradient(main + clipped, variables))
-            return with_weight_decay(gradients, variables, self.weight_decay)
-        g0, g1 = (
-            replicas.global_sum_present(tape.gradient(loss, variables)) for loss in (main, clipped)
+        """The global batch's gradients, with weight decay. Of two losses the second's is clipped
+        against the first's, the paper's ``g = g0 + clip(g1)``."""
+        g0, *rest = (
+            replicas.global_sum_present(tape.gradient(loss, variables)) for loss in losses
         )
+        if not rest:
+            return with_weight_decay(g0, variables, self.weight_decay)
+        (g1,) = rest
         g0 = with_weight_decay(g0, variables, self.weight_decay)
         epoch = self.epoch.value - self._first_epoch
         combined, metrics["clip_share"] = clipped_combination(g0, g1, epoch)
@@ -297,10 +299,11 @@ class Distiller(keras.Model):
         return tf.cast(~finite, tf.float32)
 
     def _batch_statistics(self) -> list[keras.Variable]:
-        """The moving statistics of the networks that learn."""
-        networks = [self.student, *([self.teacher] if self.method.trains_teacher else [])]
+        """The moving statistics of the networks that learn, and of the method's layers."""
+        learning = [self.student, *([self.teacher] if self.method.trains_teacher else [])]
         return [
-            variable for network in networks for variable in network.non_trainable_variables
+            variable for each in (*learning, *self.method_layers)
+            for variable in each.non_trainable_variables
             if variable.path.endswith(("moving_mean", "moving_variance"))
         ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,33 +10,58 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from distillers.checks import in_range, positive
-from distillers.maps import at_one_size, last_maps, size_notes
-from distillers.method import Method, Stage
+from distillers.loss import Context, Loss, Stage, Trains
+from distillers.method import Method
+from distillers.reading import LastMap, at_one_size
 from distillers.registration import register
-from op_util.precision import at_least_float32
 from op_util.vectors import directions
+from plugins import option
 from registry import UserError
 
-_ENCODER, _DECODER, _TRANSLATOR = (
-    tuple(f"{part}{i}" for i in (1, 2, 3))
-    for part in ("paraphraser_encoder", "paraphraser_decoder", "translator")
-)
+
+def reconstruction_loss(maps: tf.Tensor, reconstructed: tf.Tensor) -> tf.Tensor:
+    """The mean over the batch of ``||reconstructed - maps||^2 / ||maps||^2``, the norms over all
+    features of an image; an image whose map is zero adds nothing.
+
+    The paper's mean square (equation 1), but for the division: the minimum is the same where the
+    autoencoder is exact, and the gradient does not grow with the maps.
+
+    Args:
+        maps, reconstructed: ``[B, H, W, D]`` of one shape.
+    """
+    error, size = (
+        tf.reduce_sum(tf.square(part), axis=(1, 2, 3)) for part in (reconstructed - maps, maps)
+    )
+    return tf.reduce_mean(tf.math.divide_no_nan(error, size))
+
+
+def factor_loss(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
+    """The mean over batch and features of ``|F_T / ||F_T|| - F_S / ||F_S|||`` (equation 4 with
+    p = 1), the norms over all features of an image.
+
+    Args:
+        teacher, student: factors F ``[B, H, W, D]`` of equal D; the larger is averaged to the size
+            of the smaller.
+    """
+    theirs, ours = (
+        directions(tf.reshape(factor, [-1, math.prod(factor.shape[1:])]))
+        for factor in at_one_size(teacher, student)
+    )
+    return tf.reduce_mean(tf.abs(ours - theirs))
 
 
 @register("FT")
-@dataclasses.dataclass(eq=False)
 class FT(Method):
     """Kim, Park & Kwak, "Paraphrasing complex network: network compression via factor transfer",
     NeurIPS 2018.
 
-    First a paraphraser, a convolutional autoencoder, learns the teacher's last map, which costs no
-    training of the student; then the student learns the main task and, through a translator, the
-    paraphraser's factors. Each of encoder, decoder and translator is three 3x3 convolutions with
+    First a paraphraser, a convolutional autoencoder, learns the teacher's last map, while the
+    student does not train; then the student learns the main task and, through a translator, the
+    paraphraser's factors. Encoder, decoder and translator are three 3x3 convolutions each, with
     leaky ReLU (slope 0.1). The last taps may differ in channels; the larger factor is averaged to
     the size of the smaller. Departure: the paraphraser's loss is relative to the map it describes
-    (`reconstruction_loss`), as a residual teacher's maps are so large that the plain mean square
-    diverges at the learning rates that its student needs.
+    (`reconstruction_loss`), because a residual teacher's maps are so large that the plain mean
+    square diverges at the learning rates that its student needs.
 
     Args:
         paraphraser_share: of the epochs, for the first stage: RepDistiller's 30 epochs before 240.
@@ -46,122 +71,63 @@ class FT(Method):
     """
 
     paper = "Kim et al., NeurIPS 2018, arXiv 1802.04977"
+    reads = LastMap(sizes="adapted")
 
-    paraphraser_share: float = 0.11
-    rate: float = 0.5
-    weight: float = 500.0
+    paraphraser_share: float = option(0.11, minimum=0, maximum=1)
+    rate: float = option(0.5, above=0)
+    weight: float = option(500.0, above=0)
 
-    def __post_init__(self) -> None:
-        in_range("FT", 0, 1, paraphraser_share=self.paraphraser_share)
-        positive("FT", rate=self.rate, weight=self.weight)
-        self._layers: dict[str, keras.layers.Layer] = {}
-        self._notes: list[str] = []
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:  # type: ignore[override]
-        return (
-            Stage(
-                "paraphraser", self.paraphraser_share, main_loss=False, trains="nothing",
-                layers=_ENCODER + _DECODER,
-            ),
-            Stage("train", 1 - self.paraphraser_share, layers=_TRANSLATOR, new_optimizer=True),
-        )
-
-    @property
-    def layers(self) -> Sequence[keras.layers.Layer]:
-        return list(self._layers.values())
-
-    @property
-    def notes(self) -> Sequence[str]:
-        return self._notes
-
-    def build(self, teacher_outputs: Sequence[Any], student_outputs: Sequence[Any]) -> None:
-        teacher, student = last_maps("FT", teacher_outputs, student_outputs)
-        self._notes = size_notes([teacher], [student], first=len(student_outputs))
-        full, ours = teacher.shape[-1], student.shape[-1]
-        factor = round(self.rate * full)
+    def build(self, teacher: Any, student: Any, *, samples: int | None = None) -> Loss:
+        notes = self.check_features(teacher, student)
+        theirs, ours = teacher[-1].shape[-1], student[-1].shape[-1]
+        factor = round(self.rate * theirs)
         if factor < 1:
             raise UserError(
-                f"FT: rate {self.rate} of the {full} channels of the teacher's last tap is none"
+                f"FT: rate {self.rate} of the {theirs} channels of the teacher's last tap is none"
             )
-        self._layers = {
-            **_convolutions(keras.layers.Conv2D, _ENCODER, (full, full, factor, factor)),
-            **_convolutions(keras.layers.Conv2DTranspose, _DECODER, (factor, factor, full, full)),
-            **_convolutions(keras.layers.Conv2D, _TRANSLATOR, (ours, ours, factor, factor)),
-        }
+        convolution, transposed = keras.layers.Conv2D, keras.layers.Conv2DTranspose
+        encoder = _layers("paraphraser_encoder", convolution, (theirs, theirs, factor, factor))
+        decoder = _layers("paraphraser_decoder", transposed, (factor, factor, theirs, theirs))
+        translator = _layers("translator", convolution, (ours, ours, factor, factor))
 
-    def compute(
-        self, teacher_outputs: Sequence[tf.Tensor], student_outputs: Sequence[tf.Tensor],
-        **context: Any,
-    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        weight = 1.0 if context.get("stage") == "paraphraser" else self.weight
-        return weight * self.compute_loss(teacher_outputs, student_outputs, **context), {}
+        def paraphrase(teacher: tf.Tensor, student: tf.Tensor, context: Context) -> tf.Tensor:
+            return reconstruction_loss(teacher, _through(decoder, _through(encoder, teacher)))
 
-    def compute_loss(
-        self,
-        teacher_outputs: Sequence[tf.Tensor],
-        student_outputs: Sequence[tf.Tensor],
-        **context: Any,
-    ) -> tf.Tensor:
-        """In stage ``"paraphraser"`` the `reconstruction_loss` of what the autoencoder makes of the
-        teacher's last map, else the `factor_loss`.
+        def transfer(teacher: tf.Tensor, student: tf.Tensor, context: Context) -> tf.Tensor:
+            factor = tf.stop_gradient(_through(encoder, teacher))
+            return factor_loss(factor, _through(translator, student))
 
-        Args:
-            teacher_outputs, student_outputs: taps, of which the last ``[B, H, W, D]`` is used.
-        """
-        theirs = tf.stop_gradient(at_least_float32(teacher_outputs[-1]))
-        factor = self._through(_ENCODER, theirs)
-        if context.get("stage") == "paraphraser":
-            return reconstruction_loss(theirs, self._through(_DECODER, factor))
-        translated = self._through(_TRANSLATOR, at_least_float32(student_outputs[-1]))
-        return factor_loss(factor, translated)
-
-    def _through(self, names: Sequence[str], maps: tf.Tensor) -> tf.Tensor:
-        for name in names:
-            maps = tf.nn.leaky_relu(self._layers[name](maps), 0.1)
-        return maps
-
-
-def _convolutions(
-    kind: type[keras.layers.Layer], names: Sequence[str], channels: Sequence[int]
-) -> dict[str, keras.layers.Layer]:
-    """Built 3x3 convolutions one after the other, by name; `channels` from first input to last
-    output."""
-    layers = {}
-    for name, given, made in zip(names, channels, channels[1:], strict=False):
-        layers[name] = kind(
-            made, 3, padding="same", kernel_initializer="he_normal", dtype="float32", name=name
+        first = Stage(
+            "paraphraser", self.paraphraser_share, loss=paraphrase, main_weight=0,
+            trains=Trains.NOTHING, layers=[*encoder, *decoder],
         )
-        layers[name].build((None, None, None, given))
+        train = Stage(
+            "train", 1 - self.paraphraser_share, loss=transfer, weight=self.weight,
+            layers=translator, new_optimizer=True,
+        )
+        layers = [*encoder, *decoder, *translator]
+        return Loss(self, [first, train], layers=layers, notes=notes)
+
+
+def _layers(
+    name: str, kind: type[keras.layers.Layer], channels: Sequence[int]
+) -> list[keras.layers.Layer]:
+    """Built 3x3 convolutions one after the other, ``name1`` and so on; `channels` from the first
+    input to the last output."""
+    layers = []
+    for number, (inputs, outputs) in enumerate(itertools.pairwise(channels), start=1):
+        layer = kind(
+            outputs, 3, padding="same", kernel_initializer="he_normal", dtype="float32",
+            name=f"{name}{number}",
+        )
+        layer.build((None, None, None, inputs))
+        layers.append(layer)
     return layers
 
 
-def reconstruction_loss(maps: tf.Tensor, made: tf.Tensor) -> tf.Tensor:
-    """The mean over the batch of ``||made - maps||^2 / ||maps||^2``, the norms over all features of
-    an image; an image whose map is zero adds nothing.
-
-    The paper's mean square, but for the division: it has the same minimum where the autoencoder is
-    exact, and a gradient that does not grow with the maps.
-
-    Args:
-        maps, made: ``[B, H, W, D]`` of one shape.
-    """
-    maps = tf.cast(maps, made.dtype)
-    error, size = (
-        tf.reduce_sum(tf.square(part), axis=(1, 2, 3)) for part in (made - maps, maps)
-    )
-    return tf.reduce_mean(tf.math.divide_no_nan(error, size))
-
-
-def factor_loss(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
-    """The mean over batch and features of ``|F_T / ||F_T|| - F_S / ||F_S|||`` (the paper's with
-    p = 1), the norms over all features of an image.
-
-    Args:
-        teacher, student: factors F ``[B, H, W, D]`` of equal D; the teacher's gets no gradient.
-    """
-    theirs, ours = (
-        directions(tf.reshape(factor, [-1, math.prod(factor.shape[1:])]))
-        for factor in at_one_size(teacher, student)
-    )
-    return tf.reduce_mean(tf.abs(ours - theirs))
+def _through(layers: Sequence[keras.layers.Layer], maps: tf.Tensor) -> tf.Tensor:
+    """Maps ``[B, H, W, D]`` through layers with leaky ReLU, in the type of the maps."""
+    found = maps
+    for layer in layers:
+        found = tf.nn.leaky_relu(layer(found), 0.1)
+    return tf.cast(found, maps.dtype)

@@ -2,152 +2,68 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 from collections.abc import Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from distillers.checks import in_range, positive, tap_pairs
-from distillers.method import Method, Stage
+from distillers.adapters import Adapters
+from distillers.loss import Combination, Loss, Reduction, Stage, Trains
+from distillers.method import Method, with_context
+from distillers.reading import Maps
 from distillers.registration import register
-from distillers.sskd_svd import as_matrix
+from distillers.samples import sum_over_good
+from distillers.sskd_svd import svd_taps
 from nets.layers import batch_normalization
 from op_util.alignment import align_taps
-from op_util.precision import at_least_float32
+from op_util.matrices import as_matrix
 from op_util.singular_vectors import right_singular_vectors
+from plugins import option
 
 CANDIDATES = 4  # of the student's vectors, for the teacher's one
-ATTENTION = "attention"  # the stage
+NOWHERE = -1e30  # a log-probability of zero for a sample that is dropped
 
 
-@register("MHGD")
-@dataclasses.dataclass(eq=False)
-class MHGD(Method):
-    """Lee & Song, "Graph-based knowledge distillation by multi-head attention network", BMVC 2019.
-
-    A sample's node at a tap is the first singular vector of its map. First an attention network
-    learns, for each two neighbouring taps, to foretell the teacher's deeper nodes from its
-    shallower ones; its attention is a graph between the samples of the batch. Then the student
-    learns, next to the main task, to have the graph that the same network, which stands still now,
-    draws of the teacher. The losses, the layers and the clipped gradient are those of the authors'
-    code (KD_methods_with_TF).
-
-    Departures: signs of vectors are canonical; which heads are dropped is drawn from epoch and
-    images, so that it is the same on every replica and after a resume; the normalisation of the
-    shallower nodes learns no offset, which the attention's softmax does not see.
+def graph_divergence(teacher: tf.Tensor, student: tf.Tensor, good: tf.Tensor) -> tf.Tensor:
+    """``KL(softmax(tanh(G_student)) || softmax(tanh(G_teacher)))`` of each sample, summed over
+    heads (section 3.3).
 
     Args:
-        heads: of the attention network.
-        attention_share: of the epochs, for the first stage: the authors' 40 epochs before 100.
-        drop_heads: whether in the first stage each sample does without some heads, about half.
+        teacher, student: graphs G ``[heads, B, B]``; each row is a sample's attention to all.
+        good: bool ``[B]``; the others are in no sample's attention.
+
+    Returns:
+        ``[B]``.
+    """
+    theirs, ours = (
+        tf.nn.log_softmax(tf.where(good, tf.tanh(graph), NOWHERE)) for graph in (teacher, student)
+    )
+    return tf.reduce_sum(tf.exp(ours) * (ours - theirs), axis=[0, 2])
+
+
+def estimation_error(estimate: tf.Tensor, node: tf.Tensor) -> tf.Tensor:
+    """``1 - cosine(estimate, node)`` of each sample ``[B]``, of unit vectors ``[B, D]`` (section
+    3.2)."""
+    return 1 - tf.reduce_sum(estimate * tf.cast(node, estimate.dtype), axis=1)
+
+
+class Nodes(NamedTuple):
+    """The samples' nodes at a tap, the first singular vectors of their maps.
+
+    Attributes:
+        vectors: ``[B, D]`` of unit length, or zero.
+        good: bool ``[B]``, False where a sample's map is not finite; its vector is zero.
     """
 
-    paper = "Lee & Song, BMVC 2019, arXiv 1907.02226"
-    reduction = "sum"
-    combination = "clip"
-    couples_samples = True
-
-    heads: int = 8
-    attention_share: float = 0.29
-    drop_heads: bool = True
-
-    def __post_init__(self) -> None:
-        positive("MHGD", heads=self.heads)
-        in_range("MHGD", 0, 1, attention_share=self.attention_share)
-        self._attentions: list[AttentionEstimator] = []
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        return (
-            Stage(
-                ATTENTION, self.attention_share, main_loss=False, trains="nothing",
-                reduction="mean",
-            ),
-            Stage("train", 1 - self.attention_share, layers=(), new_optimizer=True),
-        )
-
-    @property
-    def layers(self) -> Sequence[keras.layers.Layer]:
-        return self._attentions
-
-    def build(self, teacher_outputs: Sequence[Any], student_outputs: Sequence[Any]) -> None:
-        tap_pairs("MHGD", teacher_outputs, student_outputs, at_least=2)
-        channels = [tap.shape[-1] for tap in teacher_outputs]
-        self._attentions = [
-            AttentionEstimator(top, bottom, self.heads, name=f"attention{number}")
-            for number, (top, bottom) in enumerate(itertools.pairwise(channels), start=1)
-        ]
-
-    def compute_loss(
-        self,
-        teacher_outputs: Sequence[tf.Tensor],
-        student_outputs: Sequence[tf.Tensor],
-        **context: Any,
-    ) -> tf.Tensor:
-        """In the attention's stage `estimation_loss`, else `graph_loss`.
-
-        Args:
-            teacher_outputs, student_outputs: taps ``[B, H, W, D]`` or ``[B, D]``, shallow to deep,
-                of equal D at each place.
-        """
-        teacher = [tf.stop_gradient(as_matrix(tap)) for tap in teacher_outputs]
-        if context.get("stage") == ATTENTION:
-            nodes = [right_singular_vectors(tap, 1)[1][:, :, 0] for tap in teacher]
-            return self.estimation_loss(nodes, self._kept_heads(nodes[0], context))
-        student = [as_matrix(tap) for tap in student_outputs]
-        return self.graph_loss(*_aligned_nodes(teacher, student))
-
-    def estimation_loss(self, teacher: Sequence[tf.Tensor], kept: tf.Tensor) -> tf.Tensor:
-        """``sum over pairs of 1 - cosine(estimate, node)``, mean over the batch.
-
-        Args:
-            teacher: the taps' nodes, ``[B, D]`` of unit length.
-            kept: ``[heads, B, 1]``, 1 where a sample makes use of a head, else 0.
-        """
-        loss = 0.0
-        for attention, (top, bottom) in self._pairs(teacher):
-            found = attention.estimate(top, attention.graph(top, bottom, training=True), kept)
-            similarity = tf.reduce_sum(found * tf.cast(bottom, found.dtype), axis=1)
-            loss += tf.reduce_mean(1 - similarity)
-        return loss
-
-    def graph_loss(self, teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]) -> tf.Tensor:
-        """``KL(softmax(tanh(G_student)) || softmax(tanh(G_teacher)))``, summed over pairs, heads
-        and samples.
-
-        Args:
-            teacher, student: the taps' nodes, ``[B, D]`` of unit length.
-        """
-        loss = 0.0
-        for attention, theirs, ours in self._pairs(teacher, student):
-            g_teacher, g_student = (
-                tf.nn.log_softmax(tf.tanh(attention.graph(*nodes, training=False)))
-                for nodes in (theirs, ours)
-            )
-            difference = g_student - tf.stop_gradient(g_teacher)
-            loss += tf.reduce_sum(tf.exp(g_student) * difference)
-        return loss
-
-    def _pairs(self, *networks: Sequence[tf.Tensor]) -> Any:
-        """For each two neighbouring taps its attention, and of each network top and bottom."""
-        return zip(self._attentions, *map(itertools.pairwise, networks), strict=True)
-
-    def _kept_heads(self, nodes: tf.Tensor, context: dict[str, Any]) -> tf.Tensor:
-        """``[heads, B, 1]``, 1 or 0: a sample keeps the heads whose noise is above its mean."""
-        shape = [self.heads, tf.shape(nodes)[0], 1]
-        if not self.drop_heads or self.heads == 1:
-            return tf.ones(shape)
-        images = tf.reduce_sum(tf.cast(context.get("indices", 0), tf.int64))
-        seed = tf.stack([tf.cast(context.get("epoch", 0), tf.int64), images])
-        noise = tf.random.stateless_normal(shape, seed)
-        return tf.cast(noise > tf.reduce_mean(noise, axis=0, keepdims=True), tf.float32)
+    vectors: tf.Tensor
+    good: tf.Tensor
 
 
 class AttentionEstimator(keras.layers.Layer):
-    """Attention between the samples of a batch that foretells their deeper nodes.
+    """Attention between the samples of a batch that predicts their deeper nodes. Samples that are
+    not `good` have no part in it.
 
     Args:
         top, bottom: channels of the shallower and the deeper tap.
@@ -167,29 +83,36 @@ class AttentionEstimator(keras.layers.Layer):
         self.value_normalization = self._normalization("value", width)
         self.built = True
 
-    def graph(self, top: tf.Tensor, bottom: tf.Tensor, training: bool) -> tf.Tensor:
+    def graph(
+        self, top: tf.Tensor, bottom: tf.Tensor, good: tf.Tensor, training: bool
+    ) -> tf.Tensor:
         """``G [heads, B, B]``: how much a sample's deeper node (row) has to do with all samples'
         shallower ones (columns).
 
         Args:
             top, bottom: nodes ``[B, D_top]`` and ``[B, D_bottom]``.
+            good: bool ``[B]``, which samples the batch's statistics are of.
             training: whether to normalise by the batch.
         """
-        key = self.key_normalization(self.key(bottom), training=training)
-        query = self.query_normalization(self.query(top), training=training)
+        key = self.key_normalization(self.key(bottom), training=training, mask=good)
+        query = self.query_normalization(self.query(top), training=training, mask=good)
         return tf.einsum("bdh,cdh->hbc", self._by_head(key), self._by_head(query))
 
-    def estimate(self, top: tf.Tensor, graph: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
-        """The deeper nodes ``[B, D_bottom]``, of unit length, as the shallower ones along the graph
-        foretell them; normalised by the batch.
+    def estimate(
+        self, top: tf.Tensor, graph: tf.Tensor, kept: tf.Tensor, good: tf.Tensor, training: bool
+    ) -> tf.Tensor:
+        """The deeper nodes ``[B, D_bottom]``, of unit length, as predicted from the shallower ones
+        along the graph.
 
         Args:
             top: nodes ``[B, D_top]``.
             graph: ``[heads, B, B]``.
             kept: ``[heads, B, 1]``, by which each sample's attention is multiplied.
+            good, training: as of `graph`.
         """
-        value = tf.nn.relu(self.value_normalization(self.value(top), training=True))
-        gathered = tf.einsum("hbc,cd->bdh", tf.nn.softmax(graph) * kept, value)
+        value = self.value_normalization(self.value(top), training=training, mask=good)
+        attention = tf.nn.softmax(tf.where(good, graph, NOWHERE)) * kept
+        gathered = tf.einsum("hbc,cd->bdh", attention, tf.nn.relu(value))
         flat = tf.reshape(gathered, [-1, value.shape[1] * self.heads])
         return tf.nn.l2_normalize(self.estimator(flat), axis=1)
 
@@ -213,23 +136,164 @@ class AttentionEstimator(keras.layers.Layer):
         return layer
 
 
-def _aligned_nodes(
-    teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]
-) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """The nodes ``[B, D]`` of matrices ``[B, N, D]`` of both networks, the student's being that of
-    its candidates which is most like the teacher's, up to its sign.
+def estimation_loss(
+    attentions: Sequence[AttentionEstimator], teacher: Sequence[Nodes], kept: tf.Tensor,
+    training: bool,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The sum over pairs of neighbouring taps of the mean over good samples of
+    `estimation_error`.
 
-    Both have the sign that is the teacher's canonical one: it was trained on.
+    Args:
+        attentions: one for each pair.
+        teacher: the taps' nodes, shallow to deep.
+        kept: ``[heads, B, 1]``, 1 where a sample makes use of a head, else 0.
+        training: whether to normalise by the batch.
+
+    Returns:
+        The loss, and the share of dropped samples, a mean over pairs.
+    """
+    loss, dropped = 0.0, 0.0
+    for attention, (top, bottom) in zip(attentions, pairwise(teacher), strict=True):
+        good = top.good & bottom.good
+        graph = attention.graph(top.vectors, bottom.vectors, good, training)
+        estimate = attention.estimate(top.vectors, graph, kept, good, training)
+        error, share = sum_over_good(estimation_error(estimate, bottom.vectors), good)
+        loss += error / tf.cast(tf.size(good), error.dtype)
+        dropped += share / len(attentions)
+    return loss, dropped
+
+
+def graph_loss(
+    attentions: Sequence[AttentionEstimator], teacher: Sequence[Nodes], student: Sequence[Nodes]
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The sum over pairs of neighbouring taps of `graph_divergence`, summed over the batch. The
+    attention is not trained by it, and normalises by its own statistics.
+
+    Args and returns as of `estimation_loss`. A sample that is dropped makes the others count
+    ``B / good``.
+    """
+    loss, dropped = 0.0, 0.0
+    pairs = zip(attentions, pairwise(teacher), pairwise(student), strict=True)
+    for attention, theirs, ours in pairs:
+        good = theirs[0].good & theirs[1].good & ours[0].good & ours[1].good
+        g_teacher, g_student = (
+            attention.graph(top.vectors, bottom.vectors, good, training=False)
+            for top, bottom in (theirs, ours)
+        )
+        divergence = graph_divergence(tf.stop_gradient(g_teacher), g_student, good)
+        total, share = sum_over_good(divergence, good)
+        loss += total
+        dropped += share / len(attentions)
+    return loss, dropped
+
+
+@register("MHGD")
+class MHGD(Method):
+    """Lee & Song, "Graph-based knowledge distillation by multi-head attention network", BMVC 2019.
+
+    A sample's node at a tap is the first singular vector of its map. First an attention network
+    learns, for each two neighbouring taps, to predict the teacher's deeper nodes from its shallower
+    ones; its attention is a graph between the samples of the batch. Then the student learns, next
+    to the main task, to have the graph that the same network, now frozen, draws of the teacher. The
+    losses, the layers and the clipped gradient are those of the authors' code
+    (KD_methods_with_TF).
+
+    Departures: signs of vectors are canonical; which heads are dropped is drawn from epoch and
+    images, so that it is the same on every replica and after a resume; the normalisation of the
+    shallower nodes learns no offset, which the attention's softmax does not see; a sample that is
+    not finite is left out of the graph.
+
+    Args:
+        heads: of the attention network.
+        attention_share: of the epochs, for the first stage: the authors' 40 epochs before 100.
+        drop_heads: whether in the first stage each sample does without some heads, about half.
+        adapter: as of `SSKD_SVD`.
+    """
+
+    paper = "Lee & Song, BMVC 2019, arXiv 1907.02226"
+    reduction = Reduction.SUM
+    combination = Combination.CLIP
+    couples_samples = True
+    metrics = ("dropped_share",)
+
+    heads: int = option(8, minimum=1)
+    attention_share: float = option(0.29, minimum=0, maximum=1)
+    drop_heads: bool = option(True)
+    adapter: str = option("auto", choices=("auto", "none"))
+
+    @property
+    def reads(self) -> Maps:  # type: ignore[override]
+        return svd_taps(self.adapter)
+
+    def build(self, teacher: Any, student: Any, *, samples: int | None = None) -> Loss:
+        notes = self.check_features(teacher, student)
+        pairs = self.reads.pairs(teacher, student)
+        adapters = Adapters(pairs)
+        channels = [theirs.shape[-1] for theirs, _ in pairs]
+        attentions = [
+            AttentionEstimator(top, bottom, self.heads, name=f"attention{number}")
+            for number, (top, bottom) in enumerate(pairwise(channels), start=1)
+        ]
+
+        def estimate(
+            teacher: Any, student: Any, *, training: bool, epoch: Any = None, indices: Any = None
+        ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+            nodes = [teacher_nodes(as_matrix(tap)) for tap in teacher]
+            kept = self._kept_heads(tf.shape(nodes[0].vectors)[0], epoch, indices)
+            loss, dropped = estimation_loss(attentions, nodes, kept, training)
+            return loss, {"dropped_share": dropped}
+
+        def compare(teacher: Any, student: Any) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+            networks = ([as_matrix(tap) for tap in taps] for taps in (teacher, student))
+            loss, dropped = graph_loss(attentions, *aligned_nodes(*networks))
+            return loss, {"dropped_share": dropped}
+
+        attention = Stage(
+            "attention", self.attention_share, loss=with_context(estimate, self.name),
+            main_weight=0, trains=Trains.NOTHING, layers=attentions, reduction=Reduction.MEAN,
+        )
+        train = Stage(
+            "train", 1 - self.attention_share,
+            loss=adapters.before(with_context(compare, self.name)), layers=adapters.layers,
+            reduction=self.reduction, new_optimizer=True,
+        )
+        layers = [*attentions, *adapters.layers]
+        return Loss(self, [attention, train], layers=layers, notes=[*notes, *adapters.notes])
+
+    def _kept_heads(self, count: tf.Tensor, epoch: Any, indices: Any) -> tf.Tensor:
+        """``[heads, count, 1]``, 1 or 0: a sample keeps the heads whose noise is above its mean."""
+        shape = [self.heads, count, 1]
+        if not self.drop_heads or self.heads == 1:
+            return tf.ones(shape)
+        images = tf.reduce_sum(tf.cast(0 if indices is None else indices, tf.int64))
+        seed = tf.stack([tf.cast(0 if epoch is None else epoch, tf.int64), images])
+        noise = tf.random.stateless_normal(shape, seed)
+        return tf.cast(noise > tf.reduce_mean(noise, axis=0, keepdims=True), tf.float32)
+
+
+def teacher_nodes(matrices: tf.Tensor) -> Nodes:
+    """The nodes of matrices ``[B, N, D]``, without a gradient."""
+    _, vectors = right_singular_vectors(tf.stop_gradient(matrices), 1)
+    return Nodes(vectors[:, :, 0], tf.reduce_all(tf.math.is_finite(matrices), axis=[1, 2]))
+
+
+def aligned_nodes(
+    teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]
+) -> tuple[list[Nodes], list[Nodes]]:
+    """The nodes of matrices ``[B, N, D]`` of both networks, shallow to deep. The student's is the
+    one of its candidates most like the teacher's, up to its sign.
+
+    Both have the sign that is the teacher's canonical one, on which the attention was trained.
     """
     theirs, ours = [], []
     aligned = align_taps(
-        student, teacher, 1, candidates=CANDIDATES,
+        list(student), list(teacher), 1, candidates=CANDIDATES,
         gradient="exact", orientation="canonical", solver="auto",
     )
     for maps, one in zip(teacher, aligned, strict=True):
-        mean = tf.cast(tf.reduce_mean(at_least_float32(maps), axis=1), one.teacher.dtype)
+        mean = tf.cast(tf.reduce_mean(maps, axis=1), one.teacher.dtype)
         response = tf.einsum("bd,bdk->bk", mean, one.teacher)
         sign = tf.where(response < 0, -tf.ones_like(response), tf.ones_like(response))
-        theirs.append(sign * one.teacher[:, :, 0])
-        ours.append(sign * one.student[:, :, 0])
+        theirs.append(Nodes(sign * one.teacher[:, :, 0], one.good))
+        ours.append(Nodes(sign * one.student[:, :, 0], one.good))
     return theirs, ours

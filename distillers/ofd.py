@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,120 +12,49 @@ import tensorflow as tf
 from scipy.stats import norm
 
 from distillers.adapters import linear
-from distillers.checks import described, positive, tap_pairs
-from distillers.method import Method
+from distillers.checks import describe
+from distillers.loss import Loss
+from distillers.method import Method, with_context
+from distillers.reading import Maps, size_text
 from distillers.registration import register
+from nets.keras_graph import producer
 from nets.layers import batch_normalization
 from op_util.pooling import adaptive_average_pool
-from op_util.precision import at_least_float32
 from op_util.replicas import global_sum
+from plugins import option
 
 RARE = 1e-3  # share of negative responses below which their mean says nothing
 
 
-@register("OFD")
-@dataclasses.dataclass(eq=False)
-class OFD(Method):
-    """Heo et al., "A comprehensive overhaul of feature distillation", ICCV 2019.
-
-    The student's maps, each through a connector of 1x1 convolution and batch normalisation, are
-    drawn to the teacher's, of which negative responses are cut off at a margin: the mean of a
-    channel's negative responses. Also registered as ``CO``.
-
-    The paper taps what goes into a ReLU, and computes the margins from the teacher's batch
-    normalisation there. So do we where a tap is the output of a batch normalisation. Of any other
-    tap the margins are the means over the negative responses of the batch. What comes out of a ReLU
-    has none: margin 0, and where the teacher is silent the student has but to be at most 0.
-
-    Args:
-        weight: of this loss, next to the main loss (the paper's code for CIFAR-100, mdistiller).
-    """
-
-    paper = "Heo et al., ICCV 2019, arXiv 1904.01866"
-
-    weight: float = 1e-3
-
-    def __post_init__(self) -> None:
-        positive("OFD", weight=self.weight)
-        self._connectors: list[tuple[keras.layers.Layer, keras.layers.Layer]] = []
-        self._margins: list[np.ndarray | None] = []
-        self._notes: list[str] = []
-
-    @property
-    def distillation_weight(self) -> float:
-        return self.weight
-
-    @property
-    def layers(self) -> Sequence[keras.layers.Layer]:
-        return [layer for connector in self._connectors for layer in connector]
-
-    @property
-    def notes(self) -> Sequence[str]:
-        return self._notes
-
-    def build(self, teacher_outputs: Sequence[Any], student_outputs: Sequence[Any]) -> None:
-        tap_pairs(
-            "OFD", teacher_outputs, student_outputs, at_least=1, equal_channels=False,
-            equal_ranks=True,
-        )
-        taps = list(zip(teacher_outputs, student_outputs, strict=True))
-        self._connectors = [
-            _connector(student, teacher.shape[-1], f"connector{number}")
-            for number, (teacher, student) in enumerate(taps, start=1)
-        ]
-        self._margins = [_normalization_margin(teacher) for teacher, _ in taps]
-        self._notes = []
-        for number, (teacher, student) in enumerate(taps, start=1):
-            sizes = ["x".join(map(str, tap.shape[1:-1])) for tap in (teacher, student)]
-            if sizes[0] != sizes[1]:
-                self._notes.append(
-                    f"tap {number} of the teacher ({described(teacher)}): averaged from {sizes[0]} "
-                    f"to {sizes[1]}"
-                )
-
-    def compute_loss(
-        self,
-        teacher_outputs: Sequence[tf.Tensor],
-        student_outputs: Sequence[tf.Tensor],
-        **context: Any,
-    ) -> tf.Tensor:
-        """``sum over taps of partial_l2 / 2^(taps - i)`` for tap i = 1 to the number of taps.
-
-        Args:
-            teacher_outputs, student_outputs: taps ``[B, H, W, D]`` or ``[B, D]``, shallow to deep;
-                channels and sizes may differ.
-        """
-        training = context.get("stage") is not None
-        total = 0.0
-        parts = zip(
-            teacher_outputs, student_outputs, self._connectors, self._margins, strict=True
-        )
-        for i, (teacher, student, (convolution, normalization), margin) in enumerate(parts, 1):
-            student = normalization(convolution(at_least_float32(student)), training=training)
-            teacher = tf.cast(tf.stop_gradient(teacher), student.dtype)
-            if len(teacher.shape) == 4:
-                teacher = adaptive_average_pool(teacher, student.shape[1:3])
-            if margin is None:
-                margin = batch_margin(teacher)
-            loss = partial_l2(student, tf.maximum(teacher, tf.cast(margin, teacher.dtype)))
-            total += loss / 2.0 ** (len(self._connectors) - i)
-        return total
-
-
-register("CO")(OFD)
-
-
 def partial_l2(student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
-    """``(student - teacher)^2`` summed over a sample's entries, but where the teacher is at most 0
-    and the student below it; mean over the batch (Heo et al., section 3.4).
+    """``sum (T - S)^2`` over an image's entries, except where ``S <= T <= 0``; mean over the batch
+    (section 3.4).
 
     Args:
-        student: ``[B, ...]``.
-        teacher: ``[B, ...]``, after the margin ReLU.
+        student: S, ``[B, ...]``.
+        teacher: T, ``[B, ...]``, after the margin ReLU.
     """
     counts = (student > teacher) | (teacher > 0)
     squares = tf.where(counts, tf.square(student - teacher), 0)
     return tf.reduce_mean(tf.reduce_sum(squares, axis=list(range(1, len(squares.shape)))))
+
+
+def overhaul_loss(
+    teacher: Sequence[tf.Tensor],
+    student: Sequence[tf.Tensor],
+    margins: Sequence[np.ndarray | None],
+) -> tf.Tensor:
+    """The sum over taps of ``2^-d partial_l2(S, max(T, margin))``, d the number of deeper taps.
+
+    Args:
+        teacher, student: taps ``[B, ...]``, shallow to deep, of one shape in each pair.
+        margins: of each tap ``[D]``; None: the `batch_margin`.
+    """
+    loss, last = 0.0, len(margins) - 1
+    for i, (theirs, ours, margin) in enumerate(zip(teacher, student, margins, strict=True)):
+        margin = batch_margin(theirs) if margin is None else tf.cast(margin, theirs.dtype)
+        loss += partial_l2(ours, tf.maximum(theirs, margin)) / 2.0 ** (last - i)
+    return loss
 
 
 def batch_margin(teacher: tf.Tensor) -> tf.Tensor:
@@ -144,7 +72,7 @@ def batch_margin(teacher: tf.Tensor) -> tf.Tensor:
 def normalized_margin(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
     """The mean of a normal variable where it is negative (Heo et al., eq. 3).
 
-    Where it hardly ever is, as in the paper's code: three deviations below 0.
+    Where it hardly ever is negative: three deviations below 0, as in the paper's code.
 
     Args:
         mean, deviation: ``[D]``, of the channels; the deviation >= 0.
@@ -160,10 +88,77 @@ def normalized_margin(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
     return margin
 
 
+@register("OFD")
+class OFD(Method):
+    """Heo et al., "A comprehensive overhaul of feature distillation", ICCV 2019.
+
+    The student's taps, each through a connector of 1x1 convolution and batch normalisation, are
+    matched to the teacher's, whose negative responses are cut off at a margin: the mean of a
+    channel's negative responses. Where sizes differ, the teacher's map is averaged to the
+    student's. Also registered as ``CO``.
+
+    The paper taps what goes into a ReLU, and computes the margins from the teacher's batch
+    normalisation there. So do we where a tap is the output of a batch normalisation. Of any other
+    tap the margins are the means over the negative responses of the batch. The output of a ReLU has
+    none: there the margin is 0, and where the teacher is silent the student may be anything up to
+    0.
+
+    Args:
+        weight: of this loss, next to the main loss (the paper's code for CIFAR-100, mdistiller).
+    """
+
+    paper = "Heo et al., ICCV 2019, arXiv 1904.01866"
+    reads = Maps(sizes="adapted")
+
+    weight: float = option(1e-3, above=0)
+
+    def build(self, teacher: Any, student: Any, *, samples: int | None = None) -> Loss:
+        self.check_features(teacher, student)
+        taps = self.reads.pairs(teacher, student)
+        margins = [_normalization_margin(theirs) for theirs, _ in taps]
+        connectors = [
+            _connector(ours, theirs.shape[-1], f"connector{number}")
+            for number, (theirs, ours) in enumerate(taps, start=1)
+        ]
+
+        def loss(teacher: Any, student: Any, *, training: bool) -> tf.Tensor:
+            connected = [
+                tf.cast(normalization(convolution(tap), training=training), tap.dtype)
+                for (convolution, normalization), tap in zip(connectors, student, strict=True)
+            ]
+            sized = [_sized(*pair) for pair in zip(teacher, connected, strict=True)]
+            return overhaul_loss(sized, connected, margins)
+
+        return self.make_loss(
+            teacher, student, with_context(loss, self.name),
+            layers=[layer for connector in connectors for layer in connector],
+            notes=_size_notes(taps),
+        )
+
+
+register("CO")(OFD)
+
+
+def _size_notes(taps: Sequence[tuple[Any, Any]]) -> list[str]:
+    """A line for each tap at which the teacher's map is averaged."""
+    return [
+        f"tap {number} of the teacher ({describe(theirs)}): averaged from "
+        f"{size_text(theirs.shape[1:-1])} to {size_text(ours.shape[1:-1])}"
+        for number, (theirs, ours) in enumerate(taps, start=1)
+        if theirs.shape[1:-1] != ours.shape[1:-1]
+    ]
+
+
+def _sized(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
+    """The teacher's map ``[B, H, W, D]`` averaged to the student's size; other taps as they are."""
+    if len(teacher.shape) != 4:
+        return teacher
+    return adaptive_average_pool(teacher, tuple(student.shape[1:3]))
+
+
 def _normalization_margin(tap: Any) -> np.ndarray | None:
     """`normalized_margin` of a tap that is the output of a batch normalisation, else None."""
-    history = getattr(tap, "_keras_history", None)
-    layer = history.operation if history else None
+    layer = producer(tap)
     if not isinstance(layer, keras.layers.BatchNormalization):
         return None
     channels = tap.shape[-1]

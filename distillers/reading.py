@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 
 import tensorflow as tf
 
-from distillers.checks import check_tap_pairs, describe, same_classes
+from distillers.checks import check_known_size, check_tap_pairs, describe, kind_of, same_classes
 from op_util.pooling import adaptive_average_pool
 from op_util.precision import at_least_float32
 from registry import UserError
@@ -78,40 +78,38 @@ class Embedding(Reading):
 
 @dataclasses.dataclass(frozen=True)
 class Logits(Reading):
-    """The logits ``[B, classes]``, of equal classes.
-
-    Attributes:
-        used: False where the hyper-parameters give the logits no weight; then they may differ.
-    """
+    """The logits ``[B, classes]``, of equal classes."""
 
     key: ClassVar[str] = "logits"
-    used: bool = True
 
     def check(self, method: str, teacher: Any, student: Any) -> list[str]:
-        if self.used:
-            same_classes(method, teacher, student)
+        same_classes(method, teacher, student)
         return []
 
 
 @dataclasses.dataclass(frozen=True)
 class Maps(Reading):
-    """The taps, shallow to deep, ``[B, H, W, D]`` (maps) or ``[B, D]`` (vectors), in pairs.
+    """The taps, shallow to deep, in pairs: maps ``[B, H, W, D]``, tokens ``[B, N, D]`` or vectors
+    ``[B, D]``.
 
     Attributes:
         at_least: how many pairs the method needs.
-        sizes: height and width at a pair: ``"any"``; ``"equal"``; or ``"smaller"``: the larger map
-            is averaged to the size of the smaller.
+        sizes: height and width at a pair: ``"any"``; ``"equal"``; ``"smaller"``: the larger map is
+            averaged to the size of the smaller; or ``"adapted"``: the method itself brings them to
+            one size. Unless any will do, tokens must be of one number.
         channels: ``"any"``; ``"equal"``; or ``"adapt"``: where they differ, a 1x1 convolution that
             is trained with the student brings its tap to the teacher's (see `Method.build`).
-        vectors: ``"keep"``, or ``"skip"``: vectors are left out.
+        vectors: ``"keep"``, or ``"skip"``: all but maps are left out.
+        tokens: whether the method takes tokens.
         mixed: whether a map may be paired with a vector.
     """
 
     key: ClassVar[str] = "maps"
     at_least: int = 1
-    sizes: Literal["any", "equal", "smaller"] = "any"
+    sizes: Literal["any", "equal", "smaller", "adapted"] = "any"
     channels: Literal["any", "equal", "adapt"] = "any"
     vectors: Literal["keep", "skip"] = "keep"
+    tokens: bool = True
     mixed: bool = False
 
     def check(self, method: str, teacher: Any, student: Any) -> list[str]:
@@ -127,6 +125,7 @@ class Maps(Reading):
                 f"{method} compares maps and needs at least {self.at_least}; of {len(teacher)} "
                 f"taps, {len(teacher) - len(pairs)} are vectors: name layers that give maps"
             )
+        self._check_tokens(method, pairs)
         if self.sizes != "smaller":
             return []
         return [
@@ -136,22 +135,38 @@ class Maps(Reading):
             if len(ours.shape) == 4 and theirs.shape[1:-1] != ours.shape[1:-1]
         ]
 
+    def _check_tokens(self, method: str, pairs: list[tuple[Any, Any]]) -> None:
+        """Raise UserError where there are tokens that the method cannot compare."""
+        for pair in pairs:
+            tokens = [tap for tap in pair if len(tap.shape) == 3]
+            if tokens and not self.tokens:
+                raise UserError(
+                    f"{method} compares maps [H, W, D] and vectors [D], and {describe(tokens[0])} "
+                    "gives tokens: name layers that give maps or vectors"
+                )
+            if len(tokens) == 2 and self.sizes != "any" and pair[0].shape[1] != pair[1].shape[1]:
+                raise UserError(
+                    f"{method} needs as many tokens of the teacher as of the student at each tap: "
+                    f"the teacher has {pair[0].shape[1]} ({describe(pair[0])}), the student "
+                    f"{pair[1].shape[1]} ({describe(pair[1])})"
+                )
+
     def prepare(
         self, teacher: Any, student: Any, *, learns: bool = False
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Lists of taps of the teacher and of the student."""
         pairs = [
             super(Maps, self).prepare(*pair, learns=learns)
-            for pair in self.pairs(as_taps(teacher), as_taps(student))
+            for pair in self.pairs(teacher, student)
         ]
         if self.sizes == "smaller":
             pairs = [at_one_size(*pair) for pair in pairs]
         return [theirs for theirs, _ in pairs], [ours for _, ours in pairs]
 
-    def pairs(self, teacher: Sequence[Any], student: Sequence[Any]) -> list[tuple[Any, Any]]:
+    def pairs(self, teacher: Any, student: Any) -> list[tuple[Any, Any]]:
         """The taps that are compared, in pairs of the teacher's and the student's."""
         return [
-            (theirs, ours) for theirs, ours in zip(teacher, student, strict=True)
+            (theirs, ours) for theirs, ours in zip(as_taps(teacher), as_taps(student), strict=True)
             if self.vectors == "keep" or len(ours.shape) == 4
         ]
 
@@ -162,13 +177,14 @@ class LastMap(Reading):
 
     Attributes:
         maps_only: whether it has to be a map ``[B, H, W, D]``.
-        sizes: as of `Maps`.
+        sizes: ``"any"``; ``"smaller"``: the larger map is averaged to the size of the smaller; or
+            ``"adapted"``: the method itself compares them at the smaller size.
         channels: ``"any"``, or ``"equal"``.
     """
 
     key: ClassVar[str] = "maps"
     maps_only: bool = True
-    sizes: Literal["any", "smaller"] = "any"
+    sizes: Literal["any", "smaller", "adapted"] = "any"
     channels: Literal["any", "equal"] = "any"
 
     def check(self, method: str, teacher: Any, student: Any) -> list[str]:
@@ -176,10 +192,11 @@ class LastMap(Reading):
             if not len(as_taps(taps)):
                 raise UserError(f"{method} compares the last tap, and the {network} has none")
             last = as_taps(taps)[-1]
+            check_known_size(method, f"the last tap of the {network}", last)
             if self.maps_only and len(last.shape) != 4:
                 raise UserError(
-                    f"{method} compares the last tap, which must be a map; the {network}'s is a "
-                    f"vector ({describe(last)}): name a layer that gives a map last"
+                    f"{method} compares the last tap, which must be a map; the {network}'s is "
+                    f"{kind_of(last)} ({describe(last)}): name a layer that gives a map last"
                 )
         theirs, ours = as_taps(teacher)[-1], as_taps(student)[-1]
         if self.channels == "equal" and theirs.shape[-1] != ours.shape[-1]:

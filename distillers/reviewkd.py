@@ -2,124 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from distillers.checks import described, positive, tap_pairs
-from distillers.method import Method
+from distillers.checks import describe
+from distillers.loss import Loss
+from distillers.method import Method, with_context
+from distillers.reading import Embedding, Maps, as_taps, size_text
 from distillers.registration import register
 from nets.layers import batch_normalization
 from op_util.pooling import adaptive_average_pool, nearest
-from op_util.precision import at_least_float32
+from plugins import option
 
 WIDEST = 512  # channels in which maps are fused
 PYRAMID = (4, 2, 1)  # sizes to which maps are averaged for the hierarchical context loss
 
 
-@register("ReviewKD")
-@dataclasses.dataclass(eq=False)
-class ReviewKD(Method):
-    """Chen, Liu, Zhao & Jia, "Distilling knowledge via knowledge review", CVPR 2021.
-
-    From deep to shallow each of the student's maps is fused with what the deeper ones have become,
-    by attention (`AttentionFusion`), and compared with the teacher's map of that depth by a
-    hierarchical context loss (`hierarchical_context_loss`). The deepest level is the embedding, as
-    in the paper's code for classification, unless the deepest tap is a vector itself. Channels and
-    sizes of teacher and student may differ: the fusion brings the student's to the teacher's.
+def hierarchical_context_loss(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
+    """HCL (section 3.3): the mean squared difference of the maps, and of the maps averaged to 4x4,
+    2x2 and 1x1 as far as that is smaller; a mean, weighted by 1, 1/2, 1/4 and so on.
 
     Args:
-        weight: of this loss, next to the main loss. Paper and mdistiller: 0.6 to 8, by the pair of
-            networks; 1 where they name none.
-        warmup: epochs in which the weight grows to its full size (paper, mdistiller: 20 of 240),
-            of which the first has its share, as in mdistiller.
-    """
-
-    paper = "Chen et al., CVPR 2021, arXiv 2104.09044"
-    reads = ("maps", "embedding")
-
-    weight: float = 1.0
-    warmup: int = 20
-
-    def __post_init__(self) -> None:
-        positive("ReviewKD", weight=self.weight, warmup=self.warmup)
-        self._fusions: list[AttentionFusion] = []  # shallow to deep
-        self._notes: list[str] = []
-
-    @property
-    def distillation_weight(self) -> float:
-        return self.weight
-
-    @property
-    def layers(self) -> Sequence[keras.layers.Layer]:
-        return self._fusions
-
-    @property
-    def notes(self) -> Sequence[str]:
-        return self._notes
-
-    def build(self, teacher_outputs: dict[str, Any], student_outputs: dict[str, Any]) -> None:
-        tap_pairs(
-            "ReviewKD", teacher_outputs["maps"], student_outputs["maps"], at_least=1,
-            equal_channels=False, equal_ranks=True,
-        )
-        taps = list(zip(_levels(teacher_outputs), _levels(student_outputs), strict=True))
-        middle = min(WIDEST, taps[-1][1].shape[-1])
-        self._fusions = [
-            AttentionFusion(
-                student.shape[-1], middle, teacher.shape[-1], fuses=number < len(taps),
-                name=f"fusion{number}",
-            )
-            for number, (teacher, student) in enumerate(taps, start=1)
-        ]
-        self._notes = [
-            f"tap {number} ({described(student)}): fused into {_size(teacher)}, from "
-            f"{_size(student)}"
-            for number, (teacher, student) in enumerate(taps, start=1)
-            if _size(teacher) != _size(student)
-        ]
-
-    def compute_loss(
-        self,
-        teacher_outputs: dict[str, Any],
-        student_outputs: dict[str, Any],
-        **context: Any,
-    ) -> tf.Tensor:
-        """The sum over levels of `hierarchical_context_loss`, times what the warm-up lets through.
-
-        Args:
-            teacher_outputs, student_outputs: ``maps``, taps ``[B, H, W, D]`` or ``[B, D]``, shallow
-                to deep, and ``embedding [B, D]``.
-        """
-        teacher, student = (
-            [_as_map(at_least_float32(level)) for level in _levels(outputs)]
-            for outputs in (teacher_outputs, student_outputs)
-        )
-        training = context.get("stage") is not None
-        loss, deeper = 0.0, None
-        for fusion, theirs, ours in zip(
-            reversed(self._fusions), reversed(teacher), reversed(student), strict=True
-        ):
-            found, deeper = fusion(ours, deeper, size=tuple(theirs.shape[1:3]), training=training)
-            loss += hierarchical_context_loss(found, tf.cast(tf.stop_gradient(theirs), found.dtype))
-        return self._share(context.get("epoch"), loss.dtype) * loss
-
-    def _share(self, epoch: Any, dtype: tf.DType) -> tf.Tensor:
-        """The share of the weight in an epoch, counted from 0; all of it where none is given."""
-        if epoch is None:
-            return tf.ones([], dtype)
-        return tf.minimum((tf.cast(epoch, dtype) + 1) / self.warmup, 1)
-
-
-def hierarchical_context_loss(student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
-    """The mean squared difference of maps, and of the same averaged to 4x4, 2x2 and 1x1 as far as
-    that is smaller: a mean, weighted by 1, 1/2, 1/4 and so on (Chen et al., section 3.3).
-
-    Args:
-        student, teacher: ``[B, H, W, D]``.
+        teacher, student: ``[B, H, W, D]`` of one shape.
     """
     loss, weight, weights = tf.reduce_mean(tf.square(student - teacher)), 1.0, 1.0
     for size in PYRAMID:
@@ -132,12 +39,34 @@ def hierarchical_context_loss(student: tf.Tensor, teacher: tf.Tensor) -> tf.Tens
     return loss / weights
 
 
+def review_loss(
+    teacher: Sequence[tf.Tensor],
+    student: Sequence[tf.Tensor],
+    fusions: Sequence[AttentionFusion],
+    training: bool,
+) -> tf.Tensor:
+    """The sum over levels, from deep to shallow, of the `hierarchical_context_loss` of the
+    teacher's map and what the student's was fused to.
+
+    Args:
+        teacher, student: maps ``[B, H, W, D]``, shallow to deep.
+        fusions: of each level.
+        training: whether the fusions normalise by the batch.
+    """
+    loss, deeper = 0.0, None
+    levels = list(zip(teacher, student, fusions, strict=True))
+    for theirs, ours, fusion in reversed(levels):
+        found, deeper = fusion(ours, deeper, size=tuple(theirs.shape[1:3]), training=training)
+        loss += hierarchical_context_loss(theirs, tf.cast(found, theirs.dtype))
+    return loss
+
+
 class AttentionFusion(keras.layers.Layer):
-    """Attention based fusion (Chen et al., section 3.2) of a map with the deeper ones' fusion.
+    """ABF (section 3.2): attention based fusion of a map with what the deeper ones were fused to.
 
     Args:
         inputs, middle, outputs: channels of the student's map, of the fusion, and of the teacher's.
-        fuses: whether there is a deeper one.
+        fuses: whether there is a deeper map.
     """
 
     def __init__(self, inputs: int, middle: int, outputs: int, fuses: bool, name: str):
@@ -167,9 +96,11 @@ class AttentionFusion(keras.layers.Layer):
             maps: the student's, ``[B, H, W, D]``.
             deeper: the fusion of the deeper ones, ``[B, H', W', middle]``.
             size: height and width of the teacher's map.
+            training: whether to normalise by the batch.
 
         Returns:
-            What is to be like the teacher's map, and the fusion ``[B, *size, middle]``.
+            What is compared with the teacher's map ``[B, *size, outputs]``, and the fusion
+            ``[B, *size, middle]``.
         """
         fused = self.reduction_normalization(self.reduction(maps), training=training)
         if self.attention is not None:
@@ -196,16 +127,62 @@ class AttentionFusion(keras.layers.Layer):
         return layer
 
 
-def _levels(outputs: dict[str, Any]) -> list[Any]:
+@register("ReviewKD")
+class ReviewKD(Method):
+    """Chen, Liu, Zhao & Jia, "Distilling knowledge via knowledge review", CVPR 2021.
+
+    From deep to shallow, each of the student's maps is fused with the fusion of the deeper ones by
+    attention (`AttentionFusion`), and compared with the teacher's map of that depth by a
+    hierarchical context loss (`hierarchical_context_loss`). The deepest level is the embedding, as
+    in the paper's code for classification, unless the deepest tap is a vector itself. Channels and
+    sizes of teacher and student may differ: the fusion brings the student's to the teacher's.
+
+    Args:
+        weight: of this loss, next to the main loss. Paper and mdistiller: 0.6 to 8, by the pair of
+            networks; 1 where they name none.
+        warmup: share of the run's epochs over which the weight grows to its full size (paper,
+            mdistiller: 20 of 240 epochs); 0: it has its full size from the start.
+    """
+
+    paper = "Chen et al., CVPR 2021, arXiv 2104.09044"
+    reads = (Maps(sizes="adapted", tokens=False), Embedding())
+
+    weight: float = option(1.0, above=0)
+    warmup: float = option(0.083, minimum=0, maximum=1)
+
+    def build(self, teacher: Any, student: Any, *, samples: int | None = None) -> Loss:
+        self.check_features(teacher, student)
+        levels = list(zip(_levels(teacher), _levels(student), strict=True))
+        middle = min(WIDEST, levels[-1][1].shape[-1])
+        fusions = [
+            AttentionFusion(
+                ours.shape[-1], middle, theirs.shape[-1], fuses=number < len(levels),
+                name=f"fusion{number}",
+            )
+            for number, (theirs, ours) in enumerate(levels, start=1)
+        ]
+
+        def loss(teacher: Any, student: Any, *, training: bool) -> tf.Tensor:
+            maps = ([_as_map(level) for level in _levels(each)] for each in (teacher, student))
+            return review_loss(*maps, fusions, training)
+
+        notes = [
+            f"tap {number} ({describe(ours)}): fused into {size_text(theirs.shape[1:])}, from "
+            f"{size_text(ours.shape[1:])}"
+            for number, (theirs, ours) in enumerate(levels, start=1)
+            if tuple(theirs.shape[1:]) != tuple(ours.shape[1:])
+        ]
+        return self.make_loss(
+            teacher, student, with_context(loss, self.name), layers=fusions, notes=notes
+        )
+
+
+def _levels(features: dict[str, Any]) -> list[Any]:
     """The taps, and the embedding where the deepest tap is a map."""
-    maps = list(outputs["maps"])
-    return maps if len(maps[-1].shape) == 2 else [*maps, outputs["embedding"]]
+    maps = list(as_taps(features["maps"]))
+    return maps if len(maps[-1].shape) == 2 else [*maps, features["embedding"]]
 
 
 def _as_map(level: tf.Tensor) -> tf.Tensor:
     """``[B, D]`` as ``[B, 1, 1, D]``; maps as they are."""
     return level[:, None, None] if len(level.shape) == 2 else level
-
-
-def _size(level: Any) -> str:
-    return "x".join(map(str, level.shape[1:]))

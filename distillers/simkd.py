@@ -2,143 +2,152 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from distillers.checks import described, positive, same_classes
-from distillers.maps import last_maps, size_notes, smaller_size
-from distillers.method import Method, Stage
+from distillers.checks import describe
+from distillers.loss import Loss, Stage, Trains
+from distillers.method import Method, with_context
+from distillers.reading import LastMap, Logits, as_taps, smaller_size
 from distillers.registration import register
 from nets.layers import batch_normalization
-from op_util.precision import at_least_float32
+from plugins import option
 from registry import UserError
 
 
+def reuse_loss(teacher: tf.Tensor, projected: tf.Tensor) -> tf.Tensor:
+    """``||f_teacher - P(f_student)||^2`` (equation 2), a mean over batch and features.
+
+    Args:
+        teacher: last maps ``[B, H, W, D]``.
+        projected: the student's last maps through the projector P, of the same shape.
+    """
+    return tf.reduce_mean(tf.square(projected - teacher))
+
+
+class Projector:
+    """P: a bottleneck of 1x1, 3x3 and 1x1 convolutions, each with batch normalisation and ReLU.
+
+    Args:
+        inputs, inner, outputs: channels of the student's map, within, and of the teacher's map.
+        size: height and width at which the maps are compared; the student's is brought to it.
+
+    Attributes:
+        layers: convolutions and normalisations in turn, built, float32.
+    """
+
+    def __init__(self, inputs: int, inner: int, outputs: int, size: tuple[int, int]):
+        self.layers: list[keras.layers.Layer] = []
+        self._size = size
+        for number, (channels, kernel) in enumerate(((inner, 1), (inner, 3), (outputs, 1)), 1):
+            name = f"projector{number}"
+            convolution = keras.layers.Conv2D(
+                channels, kernel, padding="same", use_bias=False, kernel_initializer="he_normal",
+                dtype="float32", name=name,
+            )
+            normalization = batch_normalization(f"{name}_normalization", dtype="float32")
+            convolution.build((None, None, None, inputs))
+            normalization.build((None, None, None, channels))
+            self.layers += [convolution, normalization]
+            inputs = channels
+
+    def __call__(self, maps: Any, training: bool | None) -> Any:
+        """The student's last map ``[B, H, W, D]``, real or symbolic, as the teacher's, float32.
+
+        Args:
+            training: whether to normalise by the batch; None: as the model that it is a part of.
+        """
+        maps = resized(keras.ops.cast(maps, "float32"), self._size)
+        for convolution, normalization in zip(self.layers[::2], self.layers[1::2], strict=True):
+            maps = keras.ops.relu(normalization(convolution(maps), training=training))
+        return maps
+
+
 @register("SimKD")
-@dataclasses.dataclass(eq=False)
 class SimKD(Method):
     """Chen, Mei, Zhang, Wang, Feng & Chen, "Knowledge distillation with the reused teacher
     classifier", CVPR 2022.
 
-    The student's last map, through a projector, is to be the teacher's; there is no other loss. The
-    deployed model is the student up to its last tap, the projector, and a copy of what the teacher
-    has after its last tap, which is not trained. The student's own classifier is neither trained
-    nor used.
+    The student's last map, through a projector, is matched to the teacher's; there is no other
+    loss. The deployed model is the student up to its last tap, the projector, and a copy of what
+    the teacher has after its last tap, which is not trained. The student's own classifier is
+    neither trained nor used.
 
-    The projector is a bottleneck of 1x1, 3x3 and 1x1 convolutions, each with batch normalisation
-    and ReLU; so the teacher's last tap is to come after a ReLU. Where the last maps differ in size,
-    the loss compares them at the smaller, and the teacher's classifier gets the size it knows.
+    The projector ends in a ReLU (see `Projector`), so the teacher's last tap should come after one.
+    Where the last maps differ in size, the loss compares them at the smaller, and the teacher's
+    classifier gets the size that it was built for.
 
     Args:
         factor: the teacher's channels per channel within the bottleneck (the paper's 2).
     """
 
     paper = "Chen et al., CVPR 2022, arXiv 2203.14001"
-    reads = ("maps", "logits")
-    stages = (Stage("train", main_loss=False, trains="taps", taps=(-1,)),)
+    reads = (LastMap(sizes="adapted"), Logits())
+    main_weight = 0.0
 
-    factor: float = 2.0
+    factor: float = option(2.0, above=0)
 
-    def __post_init__(self) -> None:
-        positive("SimKD", factor=self.factor)
-        self._projector: list[tuple[keras.layers.Layer, keras.layers.Layer]] = []
-        self._classifier: keras.Model | None = None
-        self._notes: list[str] = []
-
-    @property
-    def main_weight(self) -> float:
-        return 0.0
-
-    @property
-    def layers(self) -> Sequence[keras.layers.Layer]:
-        return [layer for pair in self._projector for layer in pair]
-
-    @property
-    def notes(self) -> Sequence[str]:
-        return self._notes
-
-    def build(self, teacher_outputs: dict[str, Any], student_outputs: dict[str, Any]) -> None:
-        same_classes("SimKD", teacher_outputs["logits"], student_outputs["logits"])
-        theirs, ours = last_maps("SimKD", teacher_outputs["maps"], student_outputs["maps"])
-        self._notes = size_notes([theirs], [ours], first=len(student_outputs["maps"]))
-        self._their_size, self._size = tuple(theirs.shape[1:3]), smaller_size(theirs, ours)
-        self._student_map = ours
-        inner = round(theirs.shape[-1] / self.factor)
+    def build(self, teacher: Any, student: Any, *, samples: int | None = None) -> Loss:
+        notes = self.check_features(teacher, student)
+        theirs, ours = as_taps(teacher["maps"])[-1], as_taps(student["maps"])[-1]
+        channels, size = theirs.shape[-1], smaller_size(theirs, ours)
+        inner = round(channels / self.factor)
         if inner < 1:
-            raise UserError(
-                f"SimKD: a bottleneck of {theirs.shape[-1]} / {self.factor} channels has none"
-            )
-        self._projector = _projector(ours.shape[-1], inner, theirs.shape[-1])
-        if isinstance(theirs, keras.KerasTensor):
-            self._classifier = _copied_classifier(theirs, teacher_outputs["logits"])
+            raise UserError(f"SimKD: a bottleneck of {channels} / {self.factor} channels has none")
+        projector = Projector(ours.shape[-1], inner, channels, size)
+        classify = _reused_classifier(theirs, teacher["logits"])
 
-    def compute_loss(
-        self, teacher_outputs: dict[str, Any], student_outputs: dict[str, Any], **context: Any
-    ) -> tf.Tensor:
-        """The mean over batch and features of ``(projector(student) - teacher)^2``, last maps.
+        def loss(teacher: Any, student: Any, *, training: bool) -> tf.Tensor:
+            theirs = resized(teacher["maps"], size)
+            return reuse_loss(theirs, tf.cast(projector(student["maps"], training), theirs.dtype))
 
-        Args:
-            teacher_outputs, student_outputs: ``maps``, a list whose last is ``[B, H, W, D]``.
-            **context: with a ``stage`` the projector normalises by the batch, and takes note of its
-                statistics; without one, by the statistics that it has noted.
-        """
-        ours = self._projected(student_outputs["maps"][-1], training="stage" in context)
-        theirs = tf.stop_gradient(at_least_float32(teacher_outputs["maps"][-1]))
-        theirs = tf.cast(_resized(theirs, self._size), ours.dtype)
-        return tf.reduce_mean(tf.square(ours - theirs))
+        def deploy(student: keras.Model) -> keras.Model:
+            logits = classify(projector(ours, training=None))
+            return _deployed(student, ours, logits)
 
-    def logits(self, student: dict[str, Any]) -> tf.Tensor:
-        """The teacher's classifier's logits of the student's projected map."""
-        return self._classify(self._projected(student["maps"][-1], training=False))
+        def logits(student: Any) -> tf.Tensor:
+            return classify(projector(as_taps(student["maps"])[-1], training=False))
 
-    def deployed(self, student: keras.Model) -> keras.Model:
-        """From the student's input to the teacher's classifier's logits; named
-        ``STUDENT_with_teacher_classifier``.
-
-        Raises:
-            UserError: `build` was not given symbolic tensors.
-        """
-        if self._classifier is None:
-            raise UserError("SimKD deploys a model of the layers' symbolic outputs: build it first")
-        inputs = keras.utils.get_source_inputs(self._student_map)
-        return keras.Model(
-            inputs[0] if len(inputs) == 1 else inputs,
-            self._classify(self._projected(self._student_map, training=None)),
-            name=f"{student.name}_with_teacher_classifier",
+        stage = Stage(
+            loss=with_context(loss, self.name), main_weight=self.main_weight,
+            trains=Trains.TO_TAPS, taps=(-1,), layers=projector.layers,
+        )
+        return Loss(
+            self, [stage], layers=projector.layers, notes=notes, deploy=deploy, logits=logits
         )
 
-    def _projected(self, maps: Any, training: bool | None) -> Any:
-        """The student's last map, real or symbolic, as the teacher's: ``[B, h, w, D_teacher]``."""
-        maps = _resized(keras.ops.cast(maps, "float32"), self._size)
-        for convolution, normalization in self._projector:
-            maps = keras.ops.relu(normalization(convolution(maps), training=training))
-        return maps
 
-    def _classify(self, projected: Any) -> Any:
-        return self._classifier(_resized(projected, self._their_size), training=False)
+def _deployed(student: keras.Model, last_tap: Any, logits: Any) -> keras.Model:
+    """The model from the student's input to `logits`, ``STUDENT_with_teacher_classifier``."""
+    inputs = keras.utils.get_source_inputs(last_tap)
+    return keras.Model(
+        inputs[0] if len(inputs) == 1 else inputs, logits,
+        name=f"{student.name}_with_teacher_classifier",
+    )
 
 
-def _projector(
-    given: int, inner: int, made: int
-) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
-    """Built pairs of a convolution and its batch normalisation."""
-    layers = []
-    for number, (channels, kernel) in enumerate(((inner, 1), (inner, 3), (made, 1)), start=1):
-        name = f"projector{number}"
-        convolution = keras.layers.Conv2D(
-            channels, kernel, padding="same", use_bias=False, kernel_initializer="he_normal",
-            dtype="float32", name=name,
-        )
-        normalization = batch_normalization(f"{name}_normalization", dtype="float32")
-        convolution.build((None, None, None, given))
-        normalization.build((None, None, None, channels))
-        layers.append((convolution, normalization))
-        given = channels
-    return layers
+def _reused_classifier(last_tap: Any, logits: Any) -> Callable[[Any], Any]:
+    """From a projected map ``[B, h, w, D]``, real or symbolic, to the logits of a frozen copy of
+    what the teacher has after its last tap.
+
+    Args:
+        last_tap, logits: the teacher's. Where they are not symbolic, there is nothing to copy, and
+            calling the classifier raises UserError.
+    """
+    if not isinstance(last_tap, keras.KerasTensor):
+        return _refuse_to_classify
+    classifier, size = _copied_classifier(last_tap, logits), tuple(last_tap.shape[1:3])
+    return lambda projected: classifier(resized(projected, size), training=False)
+
+
+def _refuse_to_classify(projected: Any) -> Any:
+    raise UserError(
+        "SimKD reuses the teacher's classifier, for which it has to be built from the symbolic "
+        "outputs of the networks' layers"
+    )
 
 
 def _copied_classifier(last_tap: keras.KerasTensor, logits: keras.KerasTensor) -> keras.Model:
@@ -152,7 +161,7 @@ def _copied_classifier(last_tap: keras.KerasTensor, logits: keras.KerasTensor) -
     except ValueError as error:
         raise UserError(
             f"SimKD reuses what the teacher has after its last tap, but its logits do not come "
-            f"from {described(last_tap)} alone: name another layer as the last tap"
+            f"from {describe(last_tap)} alone: name another layer as the last tap"
         ) from error
     copy = keras.models.clone_model(shared)
     copy.set_weights(shared.get_weights())
@@ -161,7 +170,7 @@ def _copied_classifier(last_tap: keras.KerasTensor, logits: keras.KerasTensor) -
     return copy
 
 
-def _resized(maps: Any, size: tuple[int, int]) -> Any:
+def resized(maps: Any, size: tuple[int, int]) -> Any:
     """Maps ``[B, H, W, D]``, real or symbolic, averaged or repeated where one size divides the
     other, else bilinear."""
     own = tuple(maps.shape[1:3])
