@@ -95,5 +95,5 @@ def test_trains_all_of_the_student_and_nothing_else():
 def test_nonsense_is_refused():
     with pytest.raises(UserError, match="NST: weight must be above 0"):
         NST(weight=-1.0)
-    with pytest.raises(UserError, match="all 1 taps are vectors"):
+    with pytest.raises(UserError, match="of 1 taps, 1 are vectors"):
         NST().build([tf.zeros([2, 5])], [tf.zeros([2, 5])])
