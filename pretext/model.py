@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from nets import Encoder, copy_encoder
-from nets.keras_graph import BuiltModel
+from nets.keras_graph import BuiltModel, Untracked
 from op_util import replicas
 from op_util.weight_decay import with_weight_decay
 from pretext.balance import Balance, Step
@@ -122,14 +122,14 @@ class MultiTask(BuiltModel):
         """Make necks, heads, the projection, and the encoder's maps of each size of view."""
         # Views stay as large as they are.
         self._standardize = dataclasses.replace(self.encoder.standardize, size=None)
-        self._maps = _Untracked({})
+        self._maps = Untracked({})
 
         def feature_shape(shape: tuple[int, int, int]) -> Sequence[int]:
-            if shape not in self._maps.held:
-                self._maps.held[shape] = map_model(self.encoder, shape)
-            return self._maps.held[shape].output_shape[1:]
+            if shape not in self._maps.value:
+                self._maps.value[shape] = map_model(self.encoder, shape)
+            return self._maps.value[shape].output_shape[1:]
 
-        self._parts = _Untracked(
+        self._parts = Untracked(
             [build_task(task, images, feature_shape, WIDTH) for task in self.tasks]
         )
         self.task_layers = [layer for part in self.parts for layer in (part.neck, part.head)]
@@ -138,7 +138,7 @@ class MultiTask(BuiltModel):
     @property
     def parts(self) -> list[BuiltTask]:
         """Each task with its views, neck and head."""
-        return self._parts.held
+        return self._parts.value
 
     # Keras' interface
 
@@ -262,7 +262,7 @@ class MultiTask(BuiltModel):
         """The encoder's last maps of all tasks' views; those of one size in one pass."""
         places = [(task, view) for task, views in enumerate(inputs) for view in range(len(views))]
         maps: dict[tuple[int, int], tf.Tensor] = {}
-        for shape, model in self._maps.held.items():
+        for shape, model in self._maps.value.items():
             own = [place for place in places if self.parts[place[0]].views.shape == shape]
             joined = tf.concat([inputs[task][view] for task, view in own], axis=0)
             encoded = model(self._standardize(255.0 * joined), training=True)
@@ -400,14 +400,6 @@ class MultiTask(BuiltModel):
             with self.distribute_strategy.scope():
                 for variable, value in zip(variables, kept, strict=True):
                     variable.assign(value)
-
-
-class _Untracked:
-    """Hides models and layers from Keras, which tracks them elsewhere: each weight is to be in a
-    checkpoint once."""
-
-    def __init__(self, held: Any):
-        self.held = held
 
 
 class _EpochCounter(keras.callbacks.Callback):

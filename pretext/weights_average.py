@@ -10,17 +10,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from nets.keras_graph import Untracked
+
 # Not aggregated: each replica assigns to a copy of its own, and all assign the same.
 _STATE: dict[str, Any] = {
     "initializer": "zeros", "trainable": False, "autocast": False, "aggregation": "none",
 }
-
-
-class _Untracked:
-    """Holds variables where Keras does not look: they are saved where they belong."""
-
-    def __init__(self, variables: Sequence[keras.Variable]):
-        self.variables = list(variables)
 
 
 class WeightsAverage(keras.layers.Layer):
@@ -42,12 +37,12 @@ class WeightsAverage(keras.layers.Layer):
     ):
         super().__init__(dtype="float32", name=name)
         self.decay = decay
-        self._averaged = _Untracked(variables)
+        self._averaged = Untracked(list(variables))
         self.averages = [
             self.add_weight(
                 shape=variable.shape, dtype=variable.dtype, name=f"average{number}", **_STATE
             )
-            for number, variable in enumerate(self._averaged.variables)
+            for number, variable in enumerate(self._averaged.value)
         ]
         self.updates = self.add_weight(shape=(), dtype="int64", name="updates", **_STATE)
         self.built = True
@@ -57,7 +52,7 @@ class WeightsAverage(keras.layers.Layer):
         so for its own copies, which are equal."""
         done = tf.cast(self.updates.value, tf.float32)
         decay = tf.minimum(tf.constant(self.decay), 1 - 1 / (done + 1))
-        for average, variable in zip(self.averages, self._averaged.variables, strict=True):
+        for average, variable in zip(self.averages, self._averaged.value, strict=True):
             moved = tf.cast(1 - decay, average.dtype) * (variable.value - average.value)
             average.value.assign_add(moved)
         self.updates.value.assign_add(1)
@@ -69,12 +64,12 @@ class WeightsAverage(keras.layers.Layer):
         if not self.updates.numpy():
             yield
             return
-        own = _values(self._averaged.variables)
-        _assign(self._averaged.variables, _values(self.averages))
+        own = _values(self._averaged.value)
+        _assign(self._averaged.value, _values(self.averages))
         try:
             yield
         finally:
-            _assign(self._averaged.variables, own)
+            _assign(self._averaged.value, own)
 
 
 def _values(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
