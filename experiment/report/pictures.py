@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -18,6 +20,7 @@ from experiment.report.statistics import spread
 _TRUTH, _FOUND = "#39d353", "#ff8c1a"
 _SURE = 0.3
 _BAR, _WIDEST = 0.28, 15.0  # inches
+_LETTERS_PER_INCH = 13  # of a legend's text
 
 
 def bars(
@@ -47,10 +50,22 @@ def bars(
     for axes, (title, figures) in zip(every, panels.items(), strict=True):
         _bar_groups(axes, figures, compared)
         axes.set_title(title, fontsize=11, loc="left")
-    handles, labels = every[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(compared)),
-                  fontsize=8, frameon=False)
+    _legend_that_fits(figure, *every[0].get_legend_handles_labels())
     save(figure, path)
+
+
+def _legend_that_fits(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
+    """A legend below everything, in as many columns as fit; names wider than the figure are
+    wrapped."""
+    letters = int(figure.get_figwidth() * _LETTERS_PER_INCH)
+    labels = [textwrap.fill(label, letters) for label in labels]
+    for columns in range(min(4, len(labels)), 0, -1):
+        legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns,
+                               fontsize=8, frameon=False)
+        figure.draw_without_rendering()
+        if legend.get_window_extent().width <= figure.bbox.width or columns == 1:
+            return
+        legend.remove()
 
 
 def _bar_groups(

@@ -46,6 +46,19 @@ def fit_line(head: str, parts: Sequence[str], tail: str, width: int) -> str:
     return line[:width]
 
 
+def wrap_line(parts: Sequence[str], width: int = 80) -> str:
+    """All of `parts`, in as few lines of at most `width` columns as they need; no part is broken
+    unless it is longer than a line."""
+    lines = [""]
+    for part in parts:
+        joined = f"{lines[-1]}  {part}" if lines[-1] else part
+        if len(joined) <= width or not lines[-1]:
+            lines[-1] = joined
+        else:
+            lines.append(f"    {part}")
+    return "\n".join(lines)
+
+
 class Progress:
     """Shows how far a stage is.
 
@@ -121,7 +134,7 @@ class Progress:
             self._write(f"\r{line.ljust(self.width)}\n")
         else:
             parts = [self._head(epoch), *shown_metrics(logs), tail, self._left_after(epoch)]
-            self._write("  ".join(part for part in parts if part) + "\n")
+            self._write(wrap_line([part for part in parts if part]) + "\n")
 
     def _left_after(self, epoch: int) -> str:
         """The time that the stage's remaining epochs take if they take as long as the last one that

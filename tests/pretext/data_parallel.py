@@ -18,7 +18,7 @@ CASES = {
         "names": ("rotation", "instance"), "memory_of": IMAGES, "ensemble_weight": 1.0,
         "average_decay": 0.9,
     },
-    "relational": {"regularizer": "relational", "balance_name": "none"},
+    "relational": {"regularizer": "relational", "balance": "none"},
 }
 MEASURED = ("relational",)  # by a `BiasLog` too, which takes long
 

@@ -47,7 +47,7 @@ def test_measuring_changes_nothing():
 
 def test_a_task_that_does_not_pull_has_no_cosine():
     model = multi_task(("rotation", "instance"))
-    for layer in model.tasks[0].layers:
+    for layer in (model.parts[0].neck, model.parts[0].head):
         for variable in layer.trainable_variables:
             variable.assign(tf.zeros_like(variable))
     found = Measurement(model, sample())()

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import pretext
 from registry import UserError
-from tests.pretext.examples import images, uniform
+from tests.pretext.examples import Example, images, uniform
 
 CENTRE = 0.5
 CROP, ASPECT, TOP, LEFT, MIRROR = range(5)
@@ -17,7 +16,7 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE, IS_JITTERED, KEEPS_COLOUR = range(5, 11)
 
 def one_view(x, changes, **hyper_parameters):
     """The first view where nothing happens but `changes`: whole, upright, its own colours."""
-    task = pretext.create("instance", x.shape[1:], **hyper_parameters)
+    task = Example("instance", x.shape[1:], **hyper_parameters)
     draws = np.full((len(x), task.draws), CENTRE, np.float32)
     draws[:, [CROP, KEEPS_COLOUR]] = 1 - 2**-24
     draws[:, IS_JITTERED] = 0
@@ -74,14 +73,14 @@ def test_a_fifth_keeps_its_colours(x):
 
 
 def test_both_views_differ():
-    task = pretext.create("instance", (32, 32, 1))
+    task = Example("instance", (32, 32, 1))
     x = images(6, (32, 32, 1))
     first, second = task.views(tf.constant(x), tf.constant(uniform(6, task)))[0]
     assert np.all(np.max(np.abs(first - second), axis=(1, 2, 3)) > 0.1)
 
 
 def test_loss_and_retrieval_by_loop():
-    task = pretext.create("instance", (32, 32, 3), temperature=0.3)
+    task = Example("instance", (32, 32, 3), temperature=0.3)
     assert task.couples_samples
     z = np.random.default_rng(0).normal(size=(6, 2, 5)).astype(np.float32)
     z[:3, 1] = z[:3, 0] + 0.1
@@ -103,7 +102,7 @@ def test_loss_and_retrieval_by_loop():
 
 
 def test_h_is_the_views_mean_and_each_is_projected_for_itself():
-    task = pretext.create("instance", (32, 32, 3))
+    task = Example("instance", (32, 32, 3))
     task.build((4, 4, 8), 16)
     random = np.random.default_rng(0)
     maps = [tf.constant(random.normal(size=(3, 4, 4, 8)), tf.float32) for _ in range(2)]
@@ -116,4 +115,4 @@ def test_h_is_the_views_mean_and_each_is_projected_for_itself():
 @pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"smallest_crop": 0.0}, {"jitter": 2.0}])
 def test_nonsense_is_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
-        pretext.create("instance", (32, 32, 3), **wrong)
+        Example("instance", (32, 32, 3), **wrong)

@@ -5,9 +5,8 @@ import pytest
 import tensorflow as tf
 from scipy.special import log_softmax
 
-import pretext
 from registry import UserError
-from tests.pretext.examples import images
+from tests.pretext.examples import Example, images
 
 
 def views(task, x):
@@ -16,7 +15,7 @@ def views(task, x):
 
 def test_the_encoder_sees_no_colour():
     x = images(3, (32, 32, 3))
-    (view,), _ = views(pretext.create("colorization", (32, 32, 3)), x)
+    (view,), _ = views(Example("colorization", (32, 32, 3)), x)
     expected = x @ np.array([0.299, 0.587, 0.114])
     for channel in range(3):
         np.testing.assert_allclose(view[..., channel], expected, atol=1e-6)
@@ -25,7 +24,7 @@ def test_the_encoder_sees_no_colour():
 @pytest.mark.parametrize("step", [0.05, 0.1, 0.25])
 def test_each_coarse_pixel_has_the_class_of_its_chroma(step):
     """A head that is sure of the right classes shows colours to within half a square."""
-    task = pretext.create("colorization", (28, 32, 3), step=step)
+    task = Example("colorization", (28, 32, 3), step=step)
     x = np.random.default_rng(0).random((5, 7, 8, 3)).repeat(4, axis=1).repeat(4, axis=2)
     _, (classes, chroma, _) = views(task, x.astype(np.float32))
     coarse = x[:, ::4, ::4]
@@ -48,7 +47,7 @@ def test_each_coarse_pixel_has_the_class_of_its_chroma(step):
 
 def test_every_displayable_colour_has_a_class_of_its_square():
     """Also the corners of the colour cube, whose squares lie at the rim."""
-    task = pretext.create("colorization", (32, 32, 3))
+    task = Example("colorization", (32, 32, 3))
     corners = np.array(np.meshgrid([0, 1], [0, 1], [0, 1])).T.reshape(8, 1, 1, 3)
     x = np.broadcast_to(corners, (8, 32, 32, 3)).astype(np.float32)
     _, target = views(task, x)
@@ -59,7 +58,7 @@ def test_every_displayable_colour_has_a_class_of_its_square():
 
 
 def test_loss_by_loop():
-    task = pretext.create("colorization", (32, 32, 3))
+    task = Example("colorization", (32, 32, 3))
     _, target = views(task, images(2, (32, 32, 3)))
     task.build((4, 4, 8), 16)
     shape = task.predict(tf.zeros([2, 16])).shape
@@ -72,8 +71,8 @@ def test_loss_by_loop():
 
 def test_grey_is_refused():
     with pytest.raises(UserError, match="3 channels.*not 1"):
-        pretext.create("colorization", (28, 28, 1))
-    task = pretext.create("colorization", (8, 8, 3))
+        Example("colorization", (28, 28, 1))
+    task = Example("colorization", (8, 8, 3))
     x = np.random.default_rng(0).integers(0, 256, size=(4, 8, 8, 3), dtype=np.uint8)
     task.check_images(x)
     with pytest.raises(UserError, match="grey"):
@@ -82,5 +81,5 @@ def test_grey_is_refused():
 
 @pytest.mark.parametrize("wrong", [{"step": 0.0}, {"temperature": 0.0}])
 def test_nonsense_is_refused(wrong):
-    with pytest.raises(UserError, match="step from"):
-        pretext.create("colorization", (32, 32, 3), **wrong)
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        Example("colorization", (32, 32, 3), **wrong)

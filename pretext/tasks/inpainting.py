@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
+from plugins import option
 from pretext.heads import decoder, dense, places, with_places
-from pretext.registration import register
-from pretext.task import Task
+from pretext.registration import TASKS
+from pretext.task import Images, Task, Views
 from registry import UserError
 
 _GREY = 0.5
 
 
-@register("inpainting")
-@dataclasses.dataclass(eq=False)
+@TASKS.register("inpainting")
 class Inpainting(Task):
     """Pathak et al., "Context encoders: feature learning by inpainting", CVPR 2016.
 
-    Their reconstruction loss (equation 1) without the adversarial one; the hidden part is a
-    rectangle at a random place, where they hide the centre or several blocks.
+    Their reconstruction loss (equation 1) without the adversarial one. The hidden part is a
+    rectangle at a random place; the paper hides the centre or several blocks.
 
     Args:
-        smallest, largest: the rectangle's height as a share of the image's, drawn in between; its
+        smallest, largest: the rectangle's height is drawn between these shares of the image's; its
             width likewise.
     """
 
@@ -34,27 +34,26 @@ class Inpainting(Task):
     metric = "squared error of the hidden part"
     metric_rises = False
 
-    smallest: float = 0.35
-    largest: float = 0.65
+    smallest: float = option(0.35, above=0, maximum=0.99)
+    largest: float = option(0.65, above=0, maximum=0.99)
 
     def check(self) -> None:
-        if not 0 < self.smallest <= self.largest < 1:
+        if self.smallest > self.largest:
             raise UserError(
-                "inpainting: 0 < smallest <= largest < 1 expected, not smallest "
-                f"{self.smallest} and largest {self.largest}"
+                f"inpainting: smallest is {self.smallest} and largest is {self.largest}: give a "
+                "largest of at least smallest"
             )
 
-    @property
-    def draws(self) -> int:
-        return 4
+    def views(self, images: Images) -> Views:
+        height, width, _ = images.shape
 
-    def views(self, images: tf.Tensor, uniform: tf.Tensor) -> tuple[list[tf.Tensor], Any]:
-        """The image with a grey rectangle; the image, and where the rectangle is (1, else 0)."""
-        height, width, _ = self.image_shape
-        rows = self._inside(uniform[:, 0], uniform[:, 1], height)
-        columns = self._inside(uniform[:, 2], uniform[:, 3], width)
-        is_hidden = (rows[:, :, None] & columns[:, None, :])[..., None]
-        return [tf.where(is_hidden, _GREY, images)], (images, tf.cast(is_hidden, tf.float32))
+        def make(batch: tf.Tensor, uniform: tf.Tensor) -> tuple[list[tf.Tensor], Any]:
+            rows = self._inside(uniform[:, 0], uniform[:, 1], height)
+            columns = self._inside(uniform[:, 2], uniform[:, 3], width)
+            is_hidden = (rows[:, :, None] & columns[:, None, :])[..., None]
+            return [tf.where(is_hidden, _GREY, batch)], (batch, tf.cast(is_hidden, tf.float32))
+
+        return Views(images.shape, draws=4, make=make)
 
     def _inside(self, extent: tf.Tensor, place: tf.Tensor, side: int) -> tf.Tensor:
         """Whether each of `side` rows is in the rectangle: bool ``[B, side]``, true for at least
@@ -65,18 +64,19 @@ class Inpainting(Task):
         row = tf.range(side, dtype=tf.float32)
         return (row >= first[:, None]) & (row < (first + length)[:, None])
 
-    def build(self, feature_shape: Sequence[int], width: int) -> None:
-        height, across, channels = self.image_shape
-        self._neck = dense("inpainting_neck", places(feature_shape), width)
-        self._head = decoder("inpainting_head", width, (height, across), channels)
-        self.layers = [self._neck, self._head]
+    def build(
+        self, images: Images, feature_shape: Sequence[int], width: int
+    ) -> tuple[keras.layers.Layer, keras.layers.Layer]:
+        height, across, channels = images.shape
+        return (
+            dense("inpainting_neck", places(feature_shape), width),
+            decoder("inpainting_head", width, (height, across), channels),
+        )
 
-    def embed(self, features: Sequence[tf.Tensor], training: bool = False) -> tf.Tensor:
-        return self._neck(with_places(features[0]))
-
-    def predict(self, h: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """The whole image, ``[B, H, W, C]``; only its hidden part is judged."""
-        return self._head(h, training=training)
+    def embed(
+        self, neck: keras.layers.Layer, features: Sequence[tf.Tensor], training: bool = False
+    ) -> tf.Tensor:
+        return neck(with_places(features[0]))
 
     def loss(self, output: tf.Tensor, target: Any) -> tf.Tensor:
         """The squared error of the hidden part, mean over the batch."""

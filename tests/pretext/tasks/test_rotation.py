@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import pretext
 from registry import UserError
-from tests.pretext.examples import images, uniform
+from tests.pretext.examples import Example, images, uniform
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (33, 33, 3), (40, 32, 3), (32, 41, 3)])
 def test_as_by_numpy(shape):
-    task = pretext.create("rotation", shape)
+    task = Example("rotation", shape)
     x = images(40, shape)
     (view,), turns = task.views(tf.constant(x), tf.constant(uniform(40, task)))
     side = min(shape[:2])
@@ -23,7 +22,7 @@ def test_as_by_numpy(shape):
 
 
 def test_all_angles_are_as_frequent():
-    task = pretext.create("rotation", (4, 4, 1))
+    task = Example("rotation", (4, 4, 1))
     draws = ((np.arange(400) + 0.5) / 400).astype(np.float32)[:, None]
     _, turns = task.views(tf.zeros([400, 4, 4, 1]), tf.constant(draws))
     np.testing.assert_array_equal(np.bincount(turns), [100] * 4)
@@ -31,4 +30,4 @@ def test_all_angles_are_as_frequent():
 
 def test_a_square_too_small_for_the_encoder_is_refused():
     with pytest.raises(UserError, match="24x40.*32x32"):
-        pretext.create("rotation", (24, 40, 3), minimum_size=32)
+        Example("rotation", (24, 40, 3), minimum_size=32)

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import pretext
-from pretext.jigsaw import permutations
+from pretext.tasks.jigsaw import permutations, tiling
 from registry import UserError
-from tests.pretext.examples import images, uniform
+from tests.pretext.examples import Example, images, uniform
 
 
 @pytest.mark.parametrize(("grid", "count", "distance"), [(2, 12, 3), (3, 72, 8)])
@@ -43,7 +42,7 @@ def found(tile, image):
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (47, 60, 3), (48, 50, 3)])
 def test_tiles_put_back_are_the_image(shape):
-    task = pretext.create("jigsaw", shape)
+    task = Example("jigsaw", shape)
     grid = 3 if min(shape[:2]) >= 48 else 2
     assert task.view_count == grid * grid
     x = images(30, shape)
@@ -66,12 +65,12 @@ def test_tiles_put_back_are_the_image(shape):
 
 
 def test_tiles_too_small_for_the_encoder_are_enlarged():
-    task = pretext.create("jigsaw", (32, 32, 3), minimum_size=16)
-    assert task.tile == (14, 14) and task.view_shape == (16, 16, 3)
+    task = Example("jigsaw", (32, 32, 3), minimum_size=16)
+    assert tiling(32, 32, 2).tile == (14, 14) and task.view_shape == (16, 16, 3)
     x = images(5, (32, 32, 3))
     draws = tf.constant(uniform(5, task))
     large, number = task.views(tf.constant(x), draws)
-    small, same = pretext.create("jigsaw", (32, 32, 3)).views(tf.constant(x), draws)
+    small, same = Example("jigsaw", (32, 32, 3)).views(tf.constant(x), draws)
     np.testing.assert_array_equal(number, same)
     for one, other in zip(large, small, strict=True):
         # Corner to corner, so the corners are the same.
@@ -79,14 +78,22 @@ def test_tiles_too_small_for_the_encoder_are_enlarged():
 
 
 def test_images_too_small_are_refused():
-    pretext.create("jigsaw", (18, 18, 3))
+    Example("jigsaw", (18, 18, 3))
     with pytest.raises(UserError, match="tiles of 7x15.*at least 18x18"):
-        pretext.create("jigsaw", (17, 32, 3))
+        Example("jigsaw", (17, 32, 3))
 
 
 def test_h_depends_on_the_order_of_the_tiles():
-    task = pretext.create("jigsaw", (32, 32, 3))
+    task = Example("jigsaw", (32, 32, 3))
     task.build((4, 4, 8), 16)
     random = np.random.default_rng(0)
     maps = [tf.constant(random.normal(size=(2, 4, 4, 8)), tf.float32) for _ in range(4)]
     assert np.max(np.abs(task.embed(maps) - task.embed(maps[::-1]))) > 0.01
+
+
+@pytest.mark.parametrize("grid", [2, 3])
+def test_the_number_of_tiles_can_be_set(grid):
+    task = Example("jigsaw", (32, 32, 3), tiles=grid)
+    assert task.view_count == grid**2
+    with pytest.raises(UserError, match="tiles must be from 2 to 3"):
+        Example("jigsaw", (32, 32, 3), tiles=4)

@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import pretext
 from registry import UserError
-from tests.pretext.examples import images, uniform
+from tests.pretext.examples import Example, images, uniform
 
 
 @pytest.mark.parametrize("masked", [0.0, 0.25, 0.6])
 def test_a_share_of_the_pixels_is_zero_and_the_rest_is_the_image(masked):
-    task = pretext.create("reconstruction", (32, 28, 3), masked=masked)
+    task = Example("reconstruction", (32, 28, 3), masked=masked)
     x = images(64, (32, 28, 3)) + 0.01
     (view,), target = task.views(tf.constant(x), tf.constant(uniform(64, task)))
     view = view.numpy()
@@ -28,7 +27,7 @@ def test_a_share_of_the_pixels_is_zero_and_the_rest_is_the_image(masked):
 
 
 def test_error_by_hand():
-    task = pretext.create("reconstruction", (2, 2, 1))
+    task = Example("reconstruction", (2, 2, 1))
     target = tf.constant([[[[0.0], [1.0]], [[0.5], [0.5]]], [[[1.0], [1.0]], [[1.0], [1.0]]]])
     output = tf.constant([[[[0.5], [1.0]], [[0.5], [0.0]]], [[[1.0], [1.0]], [[1.0], [3.0]]]])
     np.testing.assert_allclose(task.score(output, target), [0.125, 1.0])
@@ -37,4 +36,4 @@ def test_error_by_hand():
 
 def test_nonsense_is_refused():
     with pytest.raises(UserError, match="masked"):
-        pretext.create("reconstruction", (32, 32, 3), masked=1.0)
+        Example("reconstruction", (32, 32, 3), masked=1.0)
