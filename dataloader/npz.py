@@ -177,10 +177,14 @@ class Archive:
                 f"{self.file}: classes is {names.dtype} of shape {list(names.shape)}: "
                 f"a list of strings, one a class, expected"
             )
-        return tuple(
-            name.decode(errors="replace") if isinstance(name, bytes) else str(name)
-            for name in names.tolist()
-        )
+        try:
+            return tuple(
+                name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()
+            )
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{self.file}: classes holds {error.object!r}: text in UTF-8 expected"
+            ) from error
 
 
 class _Objects(Exception):
