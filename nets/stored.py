@@ -20,6 +20,7 @@ from .fused import fuse_batch_normalization
 from .keras_graph import holds_code, unknown_class
 from .logits import without_softmax
 from .preprocessing import Standardize
+from .pretrained import included_file, is_included
 from .registration import build, names
 from .weights import fill_from_h5, fill_from_mat, h5_file, unreadable
 
@@ -61,6 +62,7 @@ def load(
 ) -> Stored:
     """The network stored at `path`.
 
+    - ``pretrained:NAME``: a network that comes with the project, see `nets.pretrained`.
     - a run folder: ``student.keras``, with the preprocessing that ``summary.json`` tells.
     - ``.keras``, or ``.h5`` with a whole model: any functional model, without running code from
       the file. Each layer keeps the dtype policy that it was saved with, whatever the global one.
@@ -87,6 +89,9 @@ def load(
             model that is not functional or holds Python code, weights that do not fit (the layer
             and both shapes are named).
     """
+    if is_included(str(path)):
+        file, card = included_file(str(path))
+        return Stored(load_model(file), _preprocessing(card), has_logits=True)
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist; {_ACCEPTED}")
@@ -124,20 +129,25 @@ def _load_run(path: Path) -> Stored:
 def preprocessing_of(summary: Path) -> Standardize | None:
     """What the run's summary says under ``preprocessing``: ``mean``, ``deviation``, ``size``."""
     try:
-        stated = json.loads(summary.read_text()).get("preprocessing")
-        if stated is None:
-            return None
-        size = stated.get("size")
-        return Standardize(
-            mean=tuple(map(float, stated["mean"])),
-            deviation=tuple(map(float, stated["deviation"])),
-            size=None if size is None else (int(size[0]), int(size[1])),
-        )
+        return _preprocessing(json.loads(summary.read_text()))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError):
         raise UserError(
             f"{summary} is damaged: expected preprocessing with mean and deviation, "
             "a number a channel each"
         ) from None
+
+
+def _preprocessing(facts: Mapping[str, Any]) -> Standardize | None:
+    """What is stated under ``preprocessing``, or None."""
+    stated = facts.get("preprocessing")
+    if stated is None:
+        return None
+    size = stated.get("size")
+    return Standardize(
+        mean=tuple(map(float, stated["mean"])),
+        deviation=tuple(map(float, stated["deviation"])),
+        size=None if size is None else (int(size[0]), int(size[1])),
+    )
 
 
 @contextlib.contextmanager
