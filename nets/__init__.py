@@ -25,6 +25,7 @@ from .fused import fuse_batch_normalization
 from .keras_graph import Untracked, operations_before, output_layer_of, producer
 from .layer_list import list_layers
 from .logits import gives_probabilities, without_softmax
+from .memory import check_memory, limited_memory
 from .preprocessing import PREPROCESSING, Standardize, named_preprocessing
 from .registration import (
     build,
@@ -62,6 +63,7 @@ __all__ = [
     "Stored",
     "Untracked",
     "build",
+    "check_memory",
     "copy_encoder",
     "copy_model",
     "copy_state",
@@ -71,6 +73,7 @@ __all__ = [
     "declared_outputs",
     "encoder_of",
     "feature_extractor",
+    "limited_memory",
     "load",
     "load_encoder",
     "minimum_size",

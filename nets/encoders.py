@@ -21,6 +21,7 @@ from .functional import as_functional
 from .keras_graph import all_layers, output_layer_of
 from .preprocessing import Standardize
 from .registration import declared_outputs
+from .saved_models import check_saved_model
 from .stored import load, load_model, preprocessing_of
 
 ENCODER_FILE = "encoder.keras"
@@ -172,6 +173,8 @@ def copy_encoder(
     image = keras.Input((height, width, model.input_shape[-1]), name=model.inputs[0].name)
     try:
         copy = copy_model(model, inputs=image if size else None)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(
             f"encoder {model.name!r} cannot take images of {height}x{width}, only of "
@@ -243,11 +246,14 @@ class ExportedEncoder:
     """
 
     def __init__(self, path: str | os.PathLike):
-        """Raises UserError where `path` holds no such SavedModel."""
+        """Raises UserError where `path` holds no such SavedModel, or one that does more than
+        compute (see `nets.saved_models`)."""
+        check_saved_model(Path(path))
         try:
             self._module = tf.saved_model.load(str(path))
             self._signature = self._module.signatures["serving_default"]
-        except (OSError, KeyError, tf.errors.OpError) as error:
+        # A file can state anything, so TensorFlow can fail in any way.
+        except Exception as error:
             raise UserError(
                 f"{path} is no SavedModel for serving ({' '.join(str(error).split())[:150]}): "
                 "give export/1 of a TTE run"
