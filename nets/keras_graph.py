@@ -13,9 +13,10 @@ Keras 3.15. What each function relies on, and what to do when a new Keras change
 - `was_called`: ``_inbound_nodes`` again; an operation that was never called has none.
 - `all_layers`: ``Layer._flatten_layers``. Without it: walk over ``Model.layers``, and over the
   attributes of layers that hold others.
-- `replace_call`: Keras looks ``call`` up on the instance at each call, so that an instance's
-  attribute takes the class's place. Should Keras look on the class: give the layer a subclass
-  that keeps the name under which it is saved.
+- `inner_layers`: ``Layer._flatten_layers`` again, one level deep.
+- `replace_call`, `replaced_call`: Keras looks ``call`` up on the instance at each call, so that an
+  instance's attribute takes the class's place. Should Keras look on the class: give the layer a
+  subclass that keeps the name under which it is saved.
 - `BuiltModel`: ``Trainer._maybe_symbolic_build`` is called before the first step of `fit`. Should
   the name change, `fit` on several replicas fails with unequally large parts of a batch, which
   tests/pretext shows.
@@ -191,6 +192,11 @@ def all_layers(layer: keras.Layer) -> Iterator[keras.Layer]:
     return layer._flatten_layers()
 
 
+def inner_layers(layer: keras.Layer) -> list[keras.Layer]:
+    """The layers directly within a layer, in the order in which it got them."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
 def replace_call(layer: keras.Layer, call: Callable[..., Any]) -> None:
     """Let one layer compute by another function; it is saved, cloned and named as before.
 
@@ -199,6 +205,21 @@ def replace_call(layer: keras.Layer, call: Callable[..., Any]) -> None:
         call: takes the layer and what the layer's own ``call`` takes.
     """
     layer.call = MethodType(call, layer)
+
+
+@contextlib.contextmanager
+def replaced_call(layer: keras.Layer, call: Callable[..., Any]) -> Iterator[None]:
+    """Within it, one layer computes by another function, as after `replace_call`; afterwards by
+    the one that it had before."""
+    own = vars(layer).get("call")
+    replace_call(layer, call)
+    try:
+        yield
+    finally:
+        if own is None:
+            del layer.call
+        else:
+            layer.call = own
 
 
 @contextlib.contextmanager

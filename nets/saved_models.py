@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import tensorflow as tf
-from google.protobuf.message import DecodeError
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
@@ -72,8 +71,8 @@ def check_saved_model(path: Path) -> None:
     saved = SavedModel()
     try:
         saved.ParseFromString(file.read_bytes())
-    except DecodeError:
-        raise UserError(f"{file} is damaged: export the model again") from None
+    except Exception as error:  # DecodeError, whose module no package of ours is named after
+        raise UserError(f"{file} is damaged: export the model again") from error
     if len(saved.meta_graphs) != 1 or not saved.meta_graphs[0].HasField("object_graph_def"):
         raise UserError(
             f"{path} is no SavedModel of TensorFlow 2 with one graph: export the model again"
