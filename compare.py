@@ -22,10 +22,15 @@ from absl import flags
 import plugins
 from experiment.command.main import read, run
 from experiment.command.options import Options, as_flags, define_flags, flag, from_flags, option
-from experiment.report.comparison import TEACHER
 from registry import UserError
 from settings import distillation, known
-from settings.distillation import Settings, determining_settings, find_owners, given_settings
+from settings.distillation import (
+    TEACHER,
+    Settings,
+    determining_settings,
+    find_owners,
+    given_settings,
+)
 
 COMPARISON = "comparison"
 SCRIPT = Path(__file__).resolve().with_name("train_w_distill.py")
