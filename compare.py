@@ -22,10 +22,15 @@ from absl import flags
 import plugins
 from experiment.command.main import read, run
 from experiment.command.options import Options, as_flags, define_flags, flag, from_flags, option
-from experiment.report.comparison import TEACHER
 from registry import UserError
 from settings import distillation, known
-from settings.distillation import Settings, determining_settings, find_owners, given_settings
+from settings.distillation import (
+    TEACHER,
+    Settings,
+    determining_settings,
+    find_owners,
+    given_settings,
+)
 
 COMPARISON = "comparison"
 SCRIPT = Path(__file__).resolve().with_name("train_w_distill.py")
@@ -120,7 +125,7 @@ from experiment.command import quiet  # noqa: F401 (loads TensorFlow)
 # isort: split
 from experiment.grid.execution import execute
 from experiment.grid.runs import FAILED, Run, clear, listing, survey
-from experiment.report.comparison import describe, terminal_text, write_report
+from experiment.report.comparison import RESULTS, describe, terminal_text, write_report
 from experiment.run.folder import RunFolder
 from settings.networks import create_method
 
@@ -197,6 +202,7 @@ def plan_run(group: str, settings: Settings, folder: Path, teacher: Run | None) 
         command=(sys.executable, str(SCRIPT), *command_line(spelled, settings)),
         settings=determining_settings(spelled, method),
         needs=teacher if method.needs_teacher else None,
+        results=RESULTS,
     )
 
 

@@ -39,7 +39,7 @@ from distillers.stages import Part
 from experiment.command.main import run
 from experiment.command.options import values
 from experiment.report import curves, tables, vector_maps
-from experiment.report.distillation import final_table, layers_table, plan_table
+from experiment.report.distillation import RESULTS, final_table, layers_table, plan_table
 from experiment.run import devices, training
 from experiment.run.export import FILES as EXPORT_FILES
 from experiment.run.export import export_saved_model
@@ -92,8 +92,9 @@ def train(settings: Settings) -> dict[str, Any]:
         with folder:
             if folder.open(determining, settings.overwrite) != "finished":
                 complete(setup, folder)
-    print(final_table(folder.summary(), folder.path))
-    return folder.summary()
+    summary = folder.summary(RESULTS)
+    print(final_table(summary, folder.path))
+    return summary
 
 
 # What a run needs
@@ -245,7 +246,7 @@ def train_teacher(setup: Setup, folder: RunFolder) -> Setup:
         if own.open(determining, alone.overwrite) != "finished":
             print("no --teacher given: the teacher is trained first")
             complete(make_setup(alone, setup.data, setup.strategy, None), own)
-    top1 = own.summary()["student_top1"]
+    top1 = own.summary(["student_top1"])["student_top1"]
     print(f"teacher: {own.path}, top-1 {top1:.4f}")
     if top1 < BARELY_TRAINED / setup.data.classes:
         print(f"chance is {1 / setup.data.classes:.4f}: there is little to learn from this teacher")
@@ -450,7 +451,7 @@ def plan(settings: Settings) -> str:
     setup = prepare(settings)
     throughput, origin = settings.images_per_second, "as given"
     if throughput is None:
-        throughput, origin = measure(setup), f"measured on {MEASURED_STEPS} steps"
+        throughput, origin = measure(setup)
     return plan_table(
         settings, setup.data, setup.distiller,
         folder=f"{folder.path} ({state})",
@@ -464,8 +465,12 @@ def plan(settings: Settings) -> str:
     )
 
 
-def measure(setup: Setup) -> float:
-    """Train a few steps; how many images a second they took. The distiller is of no use then."""
+def measure(setup: Setup) -> tuple[float, str]:
+    """Train a few steps. The distiller is of no use afterwards.
+
+    Returns:
+        Images a second, and how they were measured.
+    """
     setup.distiller.enter(setup.distiller.parts(setup.settings.epochs)[0])
     compile_for(setup, setup.settings.epochs)
     steps = min(MEASURED_STEPS, setup.steps)
@@ -474,7 +479,8 @@ def measure(setup: Setup) -> float:
     train_steps(steps_per_epoch=1)  # traces the step
     began = time.monotonic()
     train_steps(steps_per_epoch=steps)
-    return steps * setup.settings.batch_size / (time.monotonic() - began)
+    seconds = time.monotonic() - began
+    return steps * setup.settings.batch_size / seconds, f"measured on {steps} steps"
 
 
 def describe_teacher(setup: Setup, folder: RunFolder) -> str:

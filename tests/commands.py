@@ -55,8 +55,8 @@ def caller(name, define, main, monkeypatch, capsys):
 
 
 def script_caller(name, begin, monkeypatch, capsys):
-    """``call(*arguments)`` gives status, out and err of the script `name`; ``begin()`` is the
-    script."""
+    """``call(*arguments)`` gives status, out, err and words of the script `name`; ``begin()`` is
+    the script."""
     few_scenes(monkeypatch)
 
     def call(*arguments):
@@ -65,6 +65,6 @@ def script_caller(name, begin, monkeypatch, capsys):
         with own_flags(lambda: None), pytest.raises(SystemExit) as end:
             begin()
         out, err = capsys.readouterr()
-        return SimpleNamespace(status=end.value.code or 0, out=out, err=err)
+        return SimpleNamespace(status=end.value.code or 0, out=out, err=err, words=arguments)
 
     return call

@@ -35,6 +35,7 @@ from experiment.run import arrays
 from experiment.run.checkpoints import Checkpoints
 from experiment.run.training import read_history
 from settings import distillation
+from settings.distillation import Settings
 from settings.networks import create_method
 from tests.commands import own_flags, script_caller
 from tests.processes import (
@@ -174,11 +175,14 @@ MISTAKES = {
     ),
     "hyper-parameter": (["--Distillation=SSKD_SVD(num_dvf=2)"], "did you mean 'num_dfv'"),
     "hyper-parameter of None": (["--Distillation=None", "--num_dfv=2"], "it has: none"),
-    "num_dfv=0": (["--num_dfv=0"], "num_dfv must be above 0, not 0"),
+    "num_dfv=0": (["--num_dfv=0"], "num_dfv must be at least 1, not 0"),
     "num_dfv=abc": (["--num_dfv=abc"], "num_dfv must be", "not 'abc'"),
-    "gradient": (["--gradient=exakt"], "'exakt' (did you mean 'exact'?); known: exact, published"),
+    "gradient": (["--gradient=exakt"], "'exakt' (did you mean 'exact'?); expected one of exact"),
     "temperature": (["--Distillation=Soft_logits", "--temperature=-1"], "must be above 0, not -1"),
-    "temperature nan": (["--Distillation=Soft_logits", "--temperature=nan"], "above 0, not nan"),
+    "temperature nan": (["--Distillation=Soft_logits", "--temperature=nan"], "a finite number"),
+    "a hyper-parameter of two methods": (
+        ["--Distillation=AT+SP", "--weight=1"], 'as in --Distillation "AT(weight=1.0)"',
+    ),
     "alpha": (["--Distillation=Soft_logits", "--alpha=2"], "alpha must be from 0 to 1, not 2"),
     "option": (["--student_options=widht=8"], "no option 'widht' (did you mean 'width'?)"),
     "option of another net": (["--student_options=dropout=0.5"], "its options: width, first"),
@@ -660,6 +664,63 @@ def test_runs_through(script, files, tmp_path, networks, arguments):
     assert ("student top-1, last epoch" in done.out) == classifies
     assert ("classification is not trained" in done.out) == (not classifies)
     assert f"(teacher: {summary['teacher_parameters']:,})" in done.out
+
+
+def test_a_run_from_python_is_that_of_the_command_line(script, files, tmp_path):
+    taps = ("tap1", "tap2", "tap3")
+    done = script(
+        *(word.format(files=files) for word in FEW_LAYERS), f"--dataset=npz:{files}/good.npz",
+        "--batch_size=16", "--crop_padding=2", "--epochs=2", "--Distillation=AT", "--weight=10",
+        f"--train_dir={tmp_path / 'command'}",
+    )
+    assert (done.status, done.err) == (0, "")
+    summary = train_w_distill.train(Settings(
+        Distillation="at", hyper_parameters={"weight": 10}, dataset=f"npz:{files}/good.npz",
+        batch_size=16, crop_padding=2, epochs=2, train_dir=str(tmp_path / "python"),
+        teacher=f"{files}/few_layers_teacher.keras", teacher_taps=taps,
+        student_model=f"{files}/few_layers_student.keras", student_taps=taps,
+    ))
+    command, python = (tmp_path / name for name in ("command", "python"))
+    for name in ("settings.json", ".written"):
+        assert (command / name).read_bytes() == (python / name).read_bytes(), name
+    assert set(json.loads((command / "summary.json").read_text())) == set(summary)
+    assert summary["settings"]["hyper_parameters"] == {"weight": 10.0}
+    for one, other in zip(
+        *(keras.models.load_model(folder / "student.keras").get_weights()
+          for folder in (command, python)), strict=True,
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    again = script(f"--train_dir={python}", *done.words[:-1])
+    assert again.status == 0 and "is finished" in again.out
+
+
+def test_a_dry_run_tells_steps_and_time_and_writes_nothing(script, files, tmp_path):
+    done = script(
+        *(word.format(files=files) for word in FEW_LAYERS), f"--dataset=npz:{files}/good.npz",
+        "--batch_size=16", "--crop_padding=2", "--epochs=7", "--Distillation=AT", "--dry_run",
+        f"--train_dir={tmp_path / 'run'}",
+    )
+    assert (done.status, done.err) == (0, "")
+    assert re.search(r"^steps +21$", done.out, re.MULTILINE)  # 3 of an epoch of 36 images
+    found = re.search(r"^time +about (\d+) s .* at (\d+) images/s \(measured on 3 steps\)$",
+                      done.out, re.MULTILINE)
+    assert found and int(found[1]) == pytest.approx(21 * 16 / int(found[2]), abs=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_teachers_run_has_nothing_of_the_students(tmp_path):
+    settings = Settings(
+        Distillation="AT", hyper_parameters={"weight": 3}, main_loss="none", teacher_epochs=4,
+        teacher_net="ResNet_teacher", student_net="ResNet_student", epochs=9,
+        teacher_taps=("block1",), student_taps=("block2",), teacher_preprocessing="tf",
+    )
+    alone = settings.of_teacher(tmp_path)
+    assert (alone.Distillation, alone.hyper_parameters, alone.main_loss, alone.epochs) == (
+        "None", {}, "cross_entropy", 4
+    )
+    assert alone.student_name() == "ResNet_teacher" and alone.teacher_net is None
+    assert (alone.student_taps, alone.student_preprocessing) == (("block1",), "tf")
+    assert alone.folder() == tmp_path and alone.teacher_epochs is None
 
 
 # Every method

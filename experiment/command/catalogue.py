@@ -19,6 +19,7 @@ from typing import Any
 from plugins import Plugin, option
 from registry import Registry
 
+ROOT = Path(__file__).parents[2]
 _BUILTINS = vars(builtins)
 _TYPES = {"Any": Any, "Sequence": Sequence, "option": option}
 # What evaluating raises where a name is of a module that is not ours, such as TensorFlow.
@@ -124,14 +125,13 @@ def _file_of(name: str) -> Path | None:
     spec = importlib.util.find_spec(top) if top else None
     if spec is None or spec.origin is None:
         return None
-    root = Path(__file__).parents[2]
     for folder in spec.submodule_search_locations or []:
         place = Path(folder, *parts)
         for file in (place / "__init__.py", place.with_suffix(".py")):
             if file.exists():
-                return file if file.is_relative_to(root) else None
+                return file if file.is_relative_to(ROOT) else None
     origin = Path(spec.origin)
-    return origin if not parts and origin.is_relative_to(root) else None
+    return origin if not parts and origin.is_relative_to(ROOT) else None
 
 
 @functools.cache

@@ -76,7 +76,10 @@ def _parse(description: str) -> list[str]:
     if any(argument in _HELP for argument in sys.argv[1:]):
         print(help_text(description))
         sys.exit(0)
-    words = flags.FLAGS(list(sys.argv))
+    try:
+        words = flags.FLAGS(list(sys.argv))
+    except UnicodeDecodeError as error:
+        raise UserError(f"the file that --flagfile names is no text in UTF-8: {error}") from None
     if len(words) > 1:
         raise UserError(
             f"unexpected argument {words[1]!r}; every setting is a flag, --NAME=VALUE"

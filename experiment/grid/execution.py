@@ -13,6 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 from experiment.grid.display import Display
@@ -21,7 +22,9 @@ from experiment.run.folder import SETTINGS, SUMMARY, RunFolder
 from experiment.run.interruption import Interrupted, Signals
 from registry import UserError
 
+_TIED = Path(__file__).with_name("tied.py")
 _REFRESH_SECONDS = 0.5
+_SAVING_SECONDS = 120  # in which a process that was asked to stop saves its state
 _KEPT_LINES = 200
 _ERROR = re.compile(r"error: |[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b")
 
@@ -77,12 +80,13 @@ def last_error(lines: Sequence[str], status: int) -> str:
 def _attempt(outcome: Outcome, signals: Signals, show: Callable[[str], None]) -> None:
     """Start the run's process, wait for it, and note in `outcome` how it ended."""
     folder, began = outcome.run.folder, time.monotonic()
+    _wait_until_free(folder)
     status, lines = _process(outcome.run, signals, show)
     outcome.process_seconds = time.monotonic() - began
     outcome.error = ""
     if status == 0 and (folder / SUMMARY).exists():
         try:
-            outcome.summary = RunFolder(folder).summary()
+            outcome.summary = RunFolder(folder).summary(outcome.run.results)
             outcome.status = FINISHED
         except UserError as damage:
             outcome.status, outcome.error = FAILED, str(damage)
@@ -92,6 +96,14 @@ def _attempt(outcome: Outcome, signals: Signals, show: Callable[[str], None]) ->
         outcome.status, outcome.error = FAILED, f"ended well, but without {SUMMARY}"
     else:
         outcome.status, outcome.error = FAILED, last_error(lines, status)
+
+
+def _wait_until_free(folder: Path) -> None:
+    """Wait while another process works in the folder: where a grid was killed, its run may still be
+    saving its state."""
+    deadline = time.monotonic() + _SAVING_SECONDS
+    while RunFolder(folder).is_in_use() and time.monotonic() < deadline:
+        time.sleep(_REFRESH_SECONDS)
 
 
 def _process(
@@ -105,7 +117,8 @@ def _process(
         # A process group of its own: Ctrl-C in a terminal would reach it twice, which means
         # "end at once".
         child = subprocess.Popen(
-            run.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            (sys.executable, str(_TIED), str(os.getpid()), *run.command),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, env={**os.environ, "PYTHONUNBUFFERED": "1"},
             process_group=0,
         )

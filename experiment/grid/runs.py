@@ -30,6 +30,7 @@ class Run:
         command: the process to start.
         settings: what its script gives to `RunFolder.open`.
         needs: a run that has to be finished before.
+        results: the entries that the summary of the finished run has to have.
     """
 
     group: str
@@ -38,6 +39,7 @@ class Run:
     command: tuple[str, ...]
     settings: Mapping[str, Any]
     needs: Run | None = None
+    results: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -98,7 +100,7 @@ def survey(runs: Sequence[Run], overwrite: bool = False) -> list[Outcome]:
         folder = RunFolder(run.folder)
         state = folder.state(run.settings, overwrite)
         status = {"new": WAITING, "resumed": UNFINISHED, "finished": FINISHED}[state]
-        summary = folder.summary() if status == FINISHED else None
+        summary = folder.summary(run.results) if status == FINISHED else None
         outcomes.append(Outcome(run, status, summary))
     return outcomes
 

@@ -25,6 +25,10 @@ from experiment.run.folder import RunFolder, write_text
 BASELINE = "None"  # the student trained alone
 TEACHER = "teacher"  # the run that trains the teacher
 SAME_TEACHER = 5e-3  # top-1 that measuring one teacher twice may differ by
+RESULTS = (  # what is read of each run's summary
+    "student_top1", "student_top1_last", "student_top1_best", "student_top5_last", "teacher_top1",
+    "images_per_second", "seconds", "parameters", "flops",
+)
 CLEAR = 2  # deviations of the baseline over its seeds
 
 

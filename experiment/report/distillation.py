@@ -9,6 +9,11 @@ from typing import Any
 from experiment.report import tables
 from experiment.run.durations import rough_duration
 
+RESULTS = (  # what `final_table` reads of a summary
+    "method", "dataset", "teacher_top1", "student_top1", "student_top1_last", "student_top1_best",
+    "student_top5", "agreement", "parameters", "flops", "images_per_second", "seconds",
+)
+
 
 def plan_table(
     settings: Any,

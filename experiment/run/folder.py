@@ -6,6 +6,7 @@ Names in the folder that every run has:
 - ``summary.json``: results; its presence says that the run is finished
 - ``.written``: what the run wrote, one name or pattern a line; only that is ever removed
 - ``.lock``: held while a process works in the folder; without it a folder is no run's
+- ``error.txt``: the traceback where files, disk or memory failed
 
 Files are written beside and renamed, so that one killed at any moment leaves either the old file or
 the new one. What is left of an unfinished one is called ``.partial-NAME``.
@@ -19,10 +20,11 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from experiment.run.failures import TRACEBACK, describe, write_traceback
 from registry import UserError
 
 PARTIAL = ".partial-"
@@ -138,8 +140,8 @@ def _shown(settings: Mapping[str, Any], name: str) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
-    except ValueError:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):  # also what is nested without end
         content = None
     if not isinstance(content, dict):
         raise UserError(
@@ -168,8 +170,18 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: object
+    ) -> None:
+        """Give the lock back. A failure of files, disk or memory becomes a UserError of one line
+        that names the file with its traceback."""
+        failure = describe(error) if self._lock is not None and error is not None else None
+        try:
+            if failure is not None:
+                place = write_traceback(error, self.path)
+                raise UserError(f"{failure}; details: {place}") from error
+        finally:
+            self.close()
 
     def __fspath__(self) -> str:
         return os.fspath(self.path)
@@ -237,7 +249,17 @@ class RunFolder:
                 self._clear()
                 self.overwritten = True
             write_json(self.path / SETTINGS, settings)
+        else:
+            self._remove_partial()
         return state
+
+    def _remove_partial(self) -> None:
+        """Remove what a killed process left of files that it was writing."""
+        for name in self._written():
+            *parents, last = PurePosixPath(name).parts
+            place = self.path.joinpath(*parents)
+            for path in [*place.glob(PARTIAL + last), *place.glob(f"{PARTIAL}old-{last}")]:
+                _remove(path)
 
     def _unwritable(self, error: OSError) -> UserError:
         return UserError(
@@ -255,6 +277,20 @@ class RunFolder:
         if not self.path.is_dir():
             return []
         return sorted(entry.name for entry in self.path.iterdir() if entry.name not in own)
+
+    def is_in_use(self) -> bool:
+        """Whether another process works in the folder."""
+        try:
+            lock = os.open(self.path / _LOCK, os.O_RDWR)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
 
     def _take_lock(self) -> None:
         # Opening must not truncate: it would wipe the number of the process that has the lock.
@@ -286,11 +322,25 @@ class RunFolder:
         parts = PurePosixPath(name).parts
         if not parts or parts[0] == "/" or ".." in parts:
             raise ValueError(f"{name!r} is not a name inside the folder")
-        written = self.path / _WRITTEN
-        names = written.read_text().splitlines() if written.exists() else []
+        names = self._written()
         if name not in names:
-            write_text(written, "".join(f"{entry}\n" for entry in [*names, name]))
+            write_text(self.path / _WRITTEN, "".join(f"{entry}\n" for entry in [*names, name]))
         return self.path.joinpath(*parts)
+
+    def _written(self) -> list[str]:
+        """The list of what the run wrote."""
+        path = self.path / _WRITTEN
+        try:
+            names = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        except UnicodeDecodeError:
+            names = [".."]
+        if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
+               for name in names):
+            raise UserError(
+                f"{path} is damaged: it lists what the run wrote; remove the folder or choose "
+                "another one"
+            )
+        return names
 
     def output(self, name: str) -> Path:
         """The path of the file `name` in the folder, noted as written by the run.
@@ -315,17 +365,34 @@ class RunFolder:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write `summary` to ``summary.json``, by which the run is finished."""
         write_json(self.path / SUMMARY, summary)
+        (self.path / TRACEBACK).unlink(missing_ok=True)  # of an attempt before
 
-    def summary(self) -> dict[str, Any]:
-        """What the finished run reported. Raises UserError where the file is damaged."""
-        return _read_json(self.path / SUMMARY)
+    def summary(self, needed: Iterable[str] = ()) -> dict[str, Any]:
+        """What the finished run reported.
+
+        Args:
+            needed: the entries that it has to have.
+
+        Raises:
+            UserError: the file is damaged, or lacks an entry.
+        """
+        path = self.path / SUMMARY
+        found = _read_json(path)
+        lacking = [name for name in needed if name not in found]
+        if lacking:
+            raise UserError(
+                f"{path} is damaged (it has no {lacking[0]!r}); remove it and rerun the same "
+                "command"
+            )
+        return found
 
     def _clear(self) -> None:
         """Remove what runs wrote here, but for the settings, which are to be replaced: without them
         it is no run's folder, and what is left could not be told from foreign files."""
+        names = self._written()
         (self.path / SUMMARY).unlink(missing_ok=True)
-        written = self.path / _WRITTEN
-        for name in written.read_text().splitlines() if written.exists() else []:
+        (self.path / TRACEBACK).unlink(missing_ok=True)
+        for name in names:
             *parents, last = PurePosixPath(name).parts
             place = self.path.joinpath(*parents)
             for path in list(place.glob(last)):
@@ -336,4 +403,4 @@ class RunFolder:
             while place != self.path and place.is_dir() and not any(place.iterdir()):
                 place.rmdir()
                 place = place.parent
-        written.unlink(missing_ok=True)
+        (self.path / _WRITTEN).unlink(missing_ok=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop, has saved its state and can be gone on with.
+    """The run was asked to stop, has saved its state and can be resumed.
 
     A KeyboardInterrupt, so that whatever lets Ctrl-C through lets this through, a loop over runs
     with ``except Exception`` included. Scripts end with `exit_status`, 128 + the signal's number
@@ -28,8 +30,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Signals:
-    """While entered, SIGTERM and SIGINT are only noted in `received`, to be acted on at a good
-    moment. A second one does what it did before: Ctrl-C twice ends the process at once.
+    """While entered, the first SIGTERM or SIGINT is only noted in `received`, to be acted on at a
+    good moment. A second one ends the process at once, after one line on stderr: files are written
+    so that a process may end at any moment.
 
     In other threads than the main one Python has no signal handlers, and nothing is noted.
     """
@@ -45,13 +48,16 @@ class Signals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._restore()
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        self._restore()
-
-    def _restore(self) -> None:
         while self._previous:
             number, handler = self._previous.popitem()
             signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is None:
+            self.received = number
+            return
+        # No buffered stream: the signal may have come while that was being written to.
+        name = signal.Signals(number).name
+        text = f"ended at once ({name}); rerun the same command to resume\n"
+        os.write(sys.__stderr__.fileno(), text.encode())
+        os._exit(128 + number)

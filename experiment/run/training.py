@@ -1,4 +1,4 @@
-"""One stage of a run through Keras' own ``Model.fit``, interrupted and gone on with at any step.
+"""One stage of a run through Keras' own ``Model.fit``, interrupted and resumed at any step.
 
 Where it differs from ``keras.callbacks.BackupAndRestore``: a stage goes on in the middle of an
 epoch with the metrics of its first part, the best weights and the history go with the state, what
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import signal
 import sys
 import time
@@ -104,10 +105,22 @@ def _metric_variables(model: keras.Model) -> dict[str, Any]:
     return numbered(variable for metric in model.metrics for variable in metric.variables)
 
 
-def _better(new: float, old: float | None, smaller: bool) -> bool:
-    if not np.isfinite(new):
+def _is_better(new: Mapping[str, Any], old: Mapping[str, Any] | None) -> bool:
+    """Whether an epoch is better than the best one before it: by the monitored value, of equal ones
+    by the validation loss, and of those that are equal in this too the later one.
+
+    Args:
+        new, old: ``monitor``, ``value`` and ``loss`` (None where it is not known).
+    """
+    if not np.isfinite(new["value"]):
         return False
-    return old is None or (new < old if smaller else new > old)
+    if old is None or old["monitor"] != new["monitor"]:
+        return True
+    if new["value"] != old["value"]:
+        return (new["value"] < old["value"]) == new["monitor"].endswith("loss")
+    losses = [each.get("loss") for each in (new, old)]
+    losses = [loss if loss is not None and np.isfinite(loss) else math.inf for loss in losses]
+    return losses[0] <= losses[1]
 
 
 class _Stage(keras.callbacks.Callback):
@@ -236,12 +249,12 @@ class _Stage(keras.callbacks.Callback):
                 f"monitor {self._monitor!r} is not among the logs; known: "
                 f"{', '.join(key for key in row if key not in ('epoch', 'stage'))}"
             )
-        best = self.progress["best"]
-        former = best["value"] if best and best["monitor"] == self._monitor else None
-        if _better(row[self._monitor], former, smaller=self._monitor.endswith("loss")):
-            self.progress["best"] = {
-                "monitor": self._monitor, "value": row[self._monitor], "epoch": row["epoch"]
-            }
+        found = {
+            "monitor": self._monitor, "value": row[self._monitor], "epoch": row["epoch"],
+            "loss": row.get("val_loss"),
+        }
+        if _is_better(found, self.progress["best"]):
+            self.progress["best"] = found
             self.best_arrays = {
                 name: read(variable) for name, variable in self._best_variables.items()
             }
@@ -270,7 +283,7 @@ class _Stage(keras.callbacks.Callback):
         if progress["step"]:
             place += f" and {progress['step']} of {self._steps_per_epoch} steps"
         how = " without --overwrite" if self._folder.overwritten else ""
-        print(f"interrupted ({name}) {place}; saved: the same command{how} goes on from here",
+        print(f"interrupted ({name}) {place}; saved: rerun the same command{how} to resume",
               file=sys.stderr, flush=True)
         raise Interrupted(self._signals.received)
 
@@ -303,7 +316,8 @@ def _rewrite_best(
 
 
 def load_best(folder: RunFolder, best_variables: Variables) -> dict[str, Any] | None:
-    """Set `best_variables` to the values of the best epoch: ``{"monitor", "value", "epoch"}``.
+    """Set `best_variables` to the values of the best epoch, and return ``{"monitor", "value",
+    "epoch", "loss"}``.
 
     None, and nothing set, where no epoch was best (no stage monitored anything, or only NaN came).
 
@@ -389,8 +403,9 @@ def fit(
         stage: name, for the history and the display.
         validation: batches for ``Model.evaluate`` after each epoch.
         monitor: the log by which the best epoch is chosen: the smallest if its name ends in
-            ``loss``, else the largest, the first of equal ones. None: this stage has no best epoch.
-            Another than that of the stage before begins anew.
+            ``loss``, else the largest; of equal ones that of the smaller ``val_loss``, then the
+            later. None: this stage has no best epoch. Another than that of the stage before begins
+            anew.
         best_variables: what to save in ``best.npz`` (see `load_best`); none where None.
         learning_rate: ``learning_rate(epoch)`` for the history; the optimizer's own, after the
             epoch, where None.
@@ -405,7 +420,8 @@ def fit(
     Returns:
         The progress of the run: ``epoch``, ``step``, ``stage``, ``history`` (a dict per epoch:
         ``epoch`` from 1, ``stage``, all logs, ``learning_rate``, ``seconds`` with validation,
-        ``images_per_second`` without), ``best`` (``monitor``, ``value``, ``epoch`` or None).
+        ``images_per_second`` without), ``best`` (``monitor``, ``value``, ``epoch``,
+        ``loss``; or None).
         If the run is past this stage nothing is trained; at its very end the model group has been
         restored.
 
@@ -423,6 +439,7 @@ def fit(
     if position >= (last_epoch, 0) and saved is not None:
         if position == (last_epoch, 0):
             restore(groups["model"], saved["model"], "model")
+            _Logs(folder, progress["history"]).close()  # may lack the last epoch
         _bring_up_to_date(folder, progress, saved)
         return progress
     best_arrays: dict[str, np.ndarray] = {}

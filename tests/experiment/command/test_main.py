@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,8 @@ def main(_):
         case "mistake": raise UserError("unknown net 'x';\\n known: y")
         case "stop": raise Interrupted(signal.SIGTERM)
         case "fault": raise ValueError("a fault of ours")
+        case "file": open("/no/such/file")
+        case "ctrl-c": raise KeyboardInterrupt
         case _: print("epochs", flags.FLAGS.epochs)
 
 run(main)
@@ -46,6 +49,8 @@ def test_good_flags():
         (["--do=mistake"], "error: unknown net 'x'; known: y"),
         (["extra"], "unexpected argument 'extra'"),
         (["--flagfile=/no/such/file"], "/no/such/file"),
+        (["--flagfile=/usr/bin/env"], "no text in UTF-8"),
+        (["--do=file"], "No such file or directory: '/no/such/file'; details: "),
     ],
 )
 def test_mistakes_take_one_line(arguments, message):
@@ -63,3 +68,20 @@ def test_faults_of_ours_keep_their_traceback():
 def test_interruption_exits_as_shells_expect():
     done = call("--do=stop")
     assert (done.returncode, done.stderr) == (143, "")
+
+
+def test_the_traceback_of_a_failed_file_is_where_the_line_says():
+    path = Path(call("--do=file").stderr.rpartition(" ")[2].strip())
+    assert "Traceback" in path.read_text() and "/no/such/file" in path.read_text()
+
+
+def test_ctrl_c_outside_of_training_takes_one_line():
+    done = call("--do=ctrl-c")
+    assert done.returncode == 130 and done.stderr.count("\n") == 1
+    code = (
+        "from experiment.command.main import read\n"
+        "read('', lambda: None, lambda: None)\n"
+        "raise KeyboardInterrupt  # as while TensorFlow is imported\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "interrupted\n")

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import os
@@ -189,6 +190,27 @@ def test_asked_to_stop_the_running_process_saves(tmp_path, number):
     assert done.stdout.splitlines()[0] == "1 of 3 runs are finished already"
     summary = json.loads((tmp_path / "A/seed2/summary.json").read_text())
     assert summary["begun"] == "resumed"
+
+
+def test_the_process_of_a_killed_grid_saves_and_ends_and_the_grid_goes_on(tmp_path):
+    command = [sys.executable, "-c", GRID.format(here=str(HERE), folder=str(tmp_path))]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log, deadline = tmp_path / "A/seed2.log", time.monotonic() + 60
+    while not (log.exists() and "accuracy" in log.read_text()):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "failed" not in done.stdout
+    assert (tmp_path / "A/seed2/saved").read_text() == "SIGTERM"
+    assert json.loads((tmp_path / "A/seed2/summary.json").read_text())["begun"] == "resumed"
+
+
+def test_a_run_whose_summary_lacks_results_has_failed(tmp_path):
+    run = dataclasses.replace(fake(tmp_path, "A", 1), results=("top1", "top5"))
+    outcomes, _, _ = carry_out([run])
+    assert outcomes[0].status == FAILED and "it has no 'top5'" in outcomes[0].error
 
 
 def test_a_line_runs_along_in_a_terminal(tmp_path, monkeypatch):

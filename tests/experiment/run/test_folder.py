@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -128,3 +129,91 @@ def test_replacing_leaves_old_or_new(tmp_path):
 def test_names_outside_are_refused(tmp_path):
     with pytest.raises(ValueError, match="not a name inside"):
         RunFolder(tmp_path).output("../x")
+
+
+def begun(path):
+    with RunFolder(path) as run:
+        run.open({"epochs": 3})
+        run.output("checkpoints/*.npz")
+        run.directory("export/1", "saved_model.pb")
+
+
+def test_what_a_killed_process_was_writing_is_removed_when_the_run_goes_on(tmp_path):
+    begun(tmp_path / "run")
+    left = [tmp_path / "run" / name for name in (
+        "checkpoints/.partial-000001-000002.npz", "export/.partial-1", "export/.partial-old-1",
+    )]
+    (tmp_path / "run/export").mkdir()
+    for path in left:
+        path.write_text("half")
+    other = tmp_path / "run/checkpoints/.partial-mine"
+    other.write_text("mine")
+    with RunFolder(tmp_path / "run") as run:
+        assert run.open({"epochs": 3}) == "resumed"
+    assert not any(path.exists() for path in left) and other.exists()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"../thesis.tex\n", b"/etc/passwd\n"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_damaged_list_of_what_was_written_removes_nothing(tmp_path, content, overwrite):
+    begun(tmp_path / "run")
+    (tmp_path / "thesis.tex").write_text("mine")
+    (tmp_path / "run" / ".written").write_bytes(content)
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(UserError, match=r"\.written is damaged"), run:
+        run.open({"epochs": 3}, overwrite=overwrite)
+    assert (tmp_path / "thesis.tex").exists() and (tmp_path / "run/settings.json").exists()
+
+
+def test_settings_nested_without_end_and_a_summary_of_another_shape(tmp_path):
+    begun(tmp_path / "run")
+    (tmp_path / "run/summary.json").write_text('{"accuracy": 1}')
+    run = RunFolder(tmp_path / "run")
+    assert run.summary(["accuracy"]) == {"accuracy": 1}
+    with pytest.raises(UserError, match=r"summary\.json is damaged \(it has no 'seconds'\)"):
+        run.summary(["accuracy", "seconds"])
+    for name in ("summary", "settings"):
+        (tmp_path / f"run/{name}.json").write_text('{"a":' * 100_000)
+    with pytest.raises(UserError, match=r"summary\.json is damaged"):
+        run.summary()
+    with pytest.raises(UserError, match=r"settings\.json is damaged"):
+        run.open({"epochs": 3})
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a.npz"), "the disk is full (a.npz): "),
+        (OSError("Can't write data (No space left on device)"), "the disk is full: "),
+        (MemoryError("Unable to allocate 3 GiB"), "out of memory: Unable to allocate 3 GiB; "),
+        (PermissionError(13, "Permission denied", "b"), "[Errno 13] Permission denied: 'b'"),
+    ],
+)
+def test_a_failure_of_the_machine_takes_one_line_that_names_the_traceback(
+    tmp_path, error, expected
+):
+    with pytest.raises(UserError) as told, RunFolder(tmp_path / "run") as run:
+        run.open({})
+        raise error
+    place = tmp_path / "run/error.txt"
+    assert str(told.value).startswith(expected) and str(told.value).endswith(f"details: {place}")
+    assert "Traceback" in place.read_text() and "raise error" in place.read_text()
+    with RunFolder(tmp_path / "run") as run:
+        assert run.open({}) == "resumed"  # the lock was given back
+        run.finish({})
+    assert not place.exists()
+
+
+def test_a_fault_of_ours_keeps_its_traceback(tmp_path):
+    with pytest.raises(ZeroDivisionError), RunFolder(tmp_path / "run") as run:
+        run.open({})
+        1 / 0  # noqa: B018
+    assert not (tmp_path / "run/error.txt").exists()
+
+
+def test_whether_another_process_works_in_the_folder(tmp_path):
+    assert not RunFolder(tmp_path / "run").is_in_use()
+    with RunFolder(tmp_path / "run") as run:
+        run.open({})
+        assert RunFolder(tmp_path / "run").is_in_use()
+    assert not RunFolder(tmp_path / "run").is_in_use()

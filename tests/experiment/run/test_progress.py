@@ -52,12 +52,18 @@ def test_losses_for_which_there_is_no_room_are_not_passed_over_in_silence(now):
     )
 
 
-def test_line_an_epoch_where_there_is_no_terminal():
+def test_line_an_epoch_where_there_is_no_terminal(now):
     stream = io.StringIO()
     lines = Progress("hint", 9, 10, 100, "auto", stream)
-    lines.begin(0, 0)
+    lines.begin(0, 4)  # the epoch of a run that goes on says nothing of the others
     assert not lines.wants_logs()
     lines.end(0, {"loss": 3e-7, "val_accuracy": 1.0}, 50.0)
     assert stream.getvalue() == "hint 1/9  val 1.00  loss 3.0e-07  50 images/s\n"
+    lines.begin(1, 0)
+    now[0] += 20
+    lines.end(1, {"loss": 3e-7}, 50.0)
+    assert stream.getvalue().endswith("\nhint 2/9  loss 3.0e-07  50 images/s  2:20 left\n")
+    lines.end(8, {"loss": 3e-7}, 50.0)
+    assert stream.getvalue().endswith("\nhint 9/9  loss 3.0e-07  50 images/s\n")
     with pytest.raises(ValueError, match="expected auto"):
         Progress("", 1, 1, 1, "loud")

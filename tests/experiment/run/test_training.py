@@ -143,8 +143,11 @@ def test_history_and_best_are_right(tmp_path, monkeypatch):
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert rows[0]["learning_rate"] == np.float32(0.05)
     accuracies = [row["val_accuracy"] for row in rows]
-    best = int(np.argmax(accuracies))
-    expected = {"monitor": "val_accuracy", "value": accuracies[best], "epoch": best + 1}
+    best = max(range(4), key=lambda i: (accuracies[i], -rows[i]["val_loss"], i))
+    expected = {
+        "monitor": "val_accuracy", "value": accuracies[best], "epoch": best + 1,
+        "loss": rows[best]["val_loss"],
+    }
     assert progress["best"] == expected
     with RunFolder(tmp_path / "run") as folder:
         assert training.load_best(folder, numbered(model.variables)) == expected
@@ -152,6 +155,31 @@ def test_history_and_best_are_right(tmp_path, monkeypatch):
     model.compile(metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")], loss="mse")
     accuracy = np.mean(np.argmax(model.predict(x, verbose=0), axis=1) == y)
     assert accuracy == pytest.approx(accuracies[best])
+
+
+def epoch(value, loss=None, monitor="val_accuracy"):
+    return {"monitor": monitor, "value": value, "loss": loss}
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "better"),
+    [
+        (epoch(0.5), None, True),
+        (epoch(np.nan), None, False),
+        (epoch(0.6, 2.0), epoch(0.5, 1.0), True),
+        (epoch(0.4, 0.1), epoch(0.5, 1.0), False),
+        (epoch(0.5, 0.9), epoch(0.5, 1.0), True),
+        (epoch(0.5, 1.1), epoch(0.5, 1.0), False),
+        (epoch(0.5, 1.0), epoch(0.5, 1.0), True),
+        (epoch(0.5), epoch(0.5), True),
+        (epoch(0.5, np.nan), epoch(0.5, 1.0), False),
+        (epoch(0.4, monitor="val_loss"), epoch(0.5, monitor="val_loss"), True),
+        (epoch(0.6, monitor="val_loss"), epoch(0.5, monitor="val_loss"), False),
+        (epoch(0.1), epoch(0.5, monitor="val_loss"), True),
+    ],
+)
+def test_of_equal_epochs_that_of_the_lower_loss_then_the_later_is_best(new, old, better):
+    assert training._is_better(new, old) == better
 
 
 def small(tmp_path, **changes):
