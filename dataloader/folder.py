@@ -14,7 +14,15 @@ import tensorflow as tf
 
 from dataloader.data import Images, MemoryImages, Split
 from dataloader.files import printable
-from dataloader.image_files import READ, decoded, examine, is_ordinary, pixels, white_of
+from dataloader.image_files import (
+    READ,
+    decoded,
+    decoders_listened_to,
+    examine,
+    is_ordinary,
+    pixels,
+    white_of,
+)
 from dataloader.image_folders import Facts, Found, find_images, read_cache, write_cache
 from dataloader.loading import Request, Source, register
 from dataloader.memory import check_memory, free_memory
@@ -22,7 +30,7 @@ from dataloader.resizing import resized
 from dataloader.splitting import rows_for_testing
 from registry import UserError
 
-DECODED_AT_START = 20_000
+DECODED_AT_START = 5_000
 """Of more images that stay on disk so many, evenly spaced, are decoded at the start to find
 damaged ones; of the others only the ends are looked at. What is found out is kept in a cache."""
 
@@ -102,6 +110,11 @@ class FileImages:
             UserError: one cannot be decoded; it is named.
         """
         array = np.empty([len(self), *self.shape], np.uint8)
+        with decoders_listened_to():
+            self._fill(array)
+        return MemoryImages(array, self.statistics_sample)
+
+    def _fill(self, array: np.ndarray) -> None:
         for start in range(0, len(self), _CHUNK):
             rows = range(start, min(start + _CHUNK, len(self)))
             try:
@@ -110,7 +123,6 @@ class FileImages:
                 files = self.files[start : rows.stop]
                 _check(files, [True] * len(files), os.path.dirname(files[0]))
                 raise UserError(f"{files[0]} or one after it: {error.message[:200]}") from error
-        return MemoryImages(array, self.statistics_sample)
 
 
 def _check(files: Sequence[str], decode: Sequence[bool], top: str | Path) -> Facts:

@@ -8,6 +8,7 @@ an EXIF note turns, CMYK, transparency, 16 bits, colour tables, and other format
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import io
 import os
 import re
@@ -59,7 +60,8 @@ _TURNS = {
 WHITES = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16))
 """Largest values of what cameras and scanners write into 16 bits."""
 
-# A limit is checked below, for which a warning of two lines is not needed.
+# Pillow warns of oddities in notes that do not matter here, and of a size that is checked below.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
@@ -252,7 +254,7 @@ def examine(files: Sequence[str | Path], decode: Sequence[bool]) -> list[Finding
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(files), _AT_ONCE):
             chunk = slice(start, start + _AT_ONCE)
-            with _jpeg_complaints() as complaints:
+            with decoders_listened_to() as complaints:
                 part = list(pool.map(_examine, files[chunk], decode[chunk]))
             if complaints:  # of which file, is not said
                 part = [
@@ -319,16 +321,26 @@ def _finding(contents: bytes) -> Finding:
 # something, and complains on the process' stderr alone; neither TensorFlow nor Pillow passes it on.
 _COMPLAINT = re.compile(rb"Corrupt JPEG data: |Premature end of JPEG file")
 _STRAY = re.compile(rb"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
+_LOGGED = re.compile(rb"[IWEF]\d{4} ")
 STRAY_SHARE = 0.05
 """Bytes behind the last pixel that some cameras write, as a share of the file; more is a hole."""
 
 
 @contextlib.contextmanager
-def _jpeg_complaints() -> Iterator[list[bytes]]:
-    """Collect the complaints of the decoder of JPEG; all else is written to stderr afterwards."""
+def decoders_listened_to() -> Iterator[list[bytes]]:
+    """Keep off stderr what decoders write there while images are decoded.
+
+    What makes them give up is raised as well. TensorFlow's log is passed on at the end.
+
+    Returns:
+        The complaints of the decoder of JPEG, filled in at the end.
+    """
     complaints: list[bytes] = []
     sys.stderr.flush()
     stderr = os.dup(2)
+    already = faulthandler.is_enabled()
+    if not already:  # a crash in here would otherwise say nothing
+        faulthandler.enable(stderr)
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:
@@ -336,17 +348,19 @@ def _jpeg_complaints() -> Iterator[list[bytes]]:
         finally:
             sys.stderr.flush()
             os.dup2(stderr, 2)
+            if not already:
+                faulthandler.disable()
             os.close(stderr)
             held.seek(0)
             for line in held:
                 if _COMPLAINT.match(line):
                     complaints.append(line.strip())
-                else:
+                elif _LOGGED.match(line):
                     os.write(2, line)
 
 
 def _examine_alone(file: str | Path) -> Finding:
-    with _jpeg_complaints() as complaints:
+    with decoders_listened_to() as complaints:
         finding = _examine(file, decode=True)
     for complaint in complaints:
         stray = _STRAY.match(complaint)

@@ -16,7 +16,15 @@ import numpy as np
 import tensorflow as tf
 
 from dataloader.files import Listing, decode_text, list_files, printable, read_bytes, read_lines
-from dataloader.image_files import NOT_READ, READ, Finding, examine, pixels, white_of
+from dataloader.image_files import (
+    NOT_READ,
+    READ,
+    Finding,
+    decoders_listened_to,
+    examine,
+    pixels,
+    white_of,
+)
 from dataloader.memory import check_memory
 from dataloader.resizing import resized
 from dataloader.scenes import SceneRequest, Scenes, SceneSplit, register
@@ -355,7 +363,7 @@ def _split(
         images[row] = resized(full, size).numpy()
         return full.shape[:2]
 
-    with tf.device("CPU:0"), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with decoders_listened_to(), tf.device("CPU:0"), ThreadPoolExecutor(os.cpu_count()) as pool:
         sizes = list(pool.map(read, range(len(annotated))))
     boxes, labels, difficult, notes = [], [], [], []
     for each, (height, width) in zip(annotated, sizes, strict=True):
