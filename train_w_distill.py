@@ -26,40 +26,34 @@ import dataclasses
 import functools
 import statistics
 import textwrap
-import time
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 import dataloader
 import nets
-from distillers import Distiller, Method, Sum
-from distillers.stages import Part
 from experiment.command.main import run
 from experiment.command.options import values
 from experiment.report import curves, tables, vector_maps
 from experiment.report.distillation import RESULTS, final_table, layers_table, plan_table
-from experiment.run import devices, training
+from experiment.run import training
 from experiment.run.export import FILES as EXPORT_FILES
 from experiment.run.export import export_saved_model
 from experiment.run.folder import RunFolder
 from experiment.run.variables import numbered
-from op_util.schedules import schedule
-from op_util.singular_vectors import decompose
 from settings.common import EVALUATION_BATCH, last_learning_rate
-from settings.networks import (
-    check_teacher,
-    create_method,
-    find_outputs,
-    load_teacher,
-    make_student,
-    resized,
-    standardize,
+from settings.networks import create_method, load_teacher, make_student, standardize
+from settings.run_setup import (
+    Setup,
+    compile_for,
+    make_setup,
+    measure,
+    prepare,
+    training_batches,
+    validation_batches,
 )
 
 PICTURED_IMAGES = 6
-MEASURED_STEPS = 5
 BARELY_TRAINED = 1.5  # times chance
 
 
@@ -95,130 +89,6 @@ def train(settings: Settings) -> dict[str, Any]:
     summary = folder.summary(RESULTS)
     print(final_table(summary, folder.path))
     return summary
-
-
-# What a run needs
-
-
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """What a run is made of.
-
-    Attributes:
-        settings: spelled out.
-        data: the data set.
-        strategy: in whose scope the networks were made.
-        distiller: the student and what trains it.
-        teacher: None where the method needs none.
-        teacher_is_trained: False where a teacher has to be trained first.
-    """
-
-    settings: Settings
-    data: dataloader.Data
-    strategy: tf.distribute.Strategy
-    distiller: Distiller
-    teacher: nets.Stored | None
-    teacher_is_trained: bool
-
-    @property
-    def steps(self) -> int:
-        """Steps of an epoch."""
-        return dataloader.steps_per_epoch(self.data.train, self.settings.batch_size)
-
-    def judges(self, part: Part) -> bool:
-        """Whether the best epoch is chosen among those of a part of the run: by validation images,
-        once the student learns to classify."""
-        learns = (
-            part.stage.main_weight > 0 or part.last == self.settings.epochs
-            or self.distiller.deployed is not self.distiller.student
-        )
-        return len(self.data.validation) > 0 and self.classifies and learns
-
-    @property
-    def classifies(self) -> bool:
-        """Whether anything trains the student's classification: without labels, only a method that
-        compares logits does."""
-        return self.settings.main_loss != "none" or self.distiller.method.does_read("logits")
-
-
-def prepare(settings: Settings) -> Setup:
-    """Load the data and make the networks. Writes nothing.
-
-    Raises:
-        UserError: settings, networks and data do not fit each other.
-    """
-    devices.prepare(settings.seed, settings.deterministic, settings.mixed_precision)
-    data = settings.load_data(settings.labelled_per_class)
-    training_batches(settings, data)
-    return make_setup(settings, data, devices.strategy(settings.strategy), settings.teacher_file())
-
-
-def make_setup(
-    settings: Settings,
-    data: dataloader.Data,
-    strategy: tf.distribute.Strategy,
-    teacher_file: str | None,
-) -> Setup:
-    """Make the networks of a run.
-
-    Args:
-        settings: spelled out.
-        data: as the settings say.
-        strategy: in whose scope the networks are made.
-        teacher_file: the trained teacher; None: it is to be trained.
-    """
-    method = create_method(settings)
-    with strategy.scope():
-        teacher = load_teacher(settings, data, teacher_file) if method.needs_teacher else None
-        distiller = make_distiller(settings, data, method, teacher)
-    distiller.parts(settings.epochs)  # there are enough epochs for all stages
-    is_trained = teacher is None or method.trains_teacher or teacher_file is not None
-    return Setup(settings, data, strategy, distiller, teacher, is_trained)
-
-
-def make_distiller(
-    settings: Settings,
-    data: dataloader.Data,
-    method: Method | Sum,
-    teacher: nets.Stored | None,
-) -> Distiller:
-    """The student and what trains it."""
-    student = make_student(settings, data)
-    arguments = {}
-    if teacher is not None:
-        check_teacher(teacher, method, data)
-        own = teacher.standardize
-        arguments = {
-            "teacher": teacher.model,
-            "teacher_outputs": find_outputs(
-                "teacher", teacher.model, settings.teacher_taps, method
-            ),
-            "teacher_preprocessing": resized(own, teacher.model) if own else standardize(
-                settings.teacher_preprocessing, data, teacher.model
-            ),
-        }
-    return Distiller(
-        student,
-        method,
-        student_outputs=find_outputs("student", student, settings.student_taps, method),
-        student_preprocessing=standardize(settings.student_preprocessing, data, student),
-        main_loss=settings.main_loss,
-        weight_decay=settings.weight_decay,
-        samples=len(data.train),
-        **arguments,
-    )
-
-
-def training_batches(
-    settings: Settings, data: dataloader.Data, epoch: int = 0, step: int = 0
-) -> tf.data.Dataset:
-    """The batches from this one on. Raises UserError where sizes do not fit the data."""
-    flip = data.default_flip if settings.flip is None else settings.flip
-    return dataloader.training_batches(
-        data.train, settings.batch_size, seed=settings.seed, epochs=settings.epochs,
-        augmentation=dataloader.Augmentation(flip, settings.rotation, settings.crop_padding),
-        start_epoch=epoch, start_step=step,
-    )
 
 
 # Training
@@ -288,21 +158,6 @@ def fit(setup: Setup, folder: RunFolder) -> dict[str, Any]:
     return progress
 
 
-def compile_for(setup: Setup, epochs: int) -> Any:
-    """Give the distiller an optimizer for so many epochs; its learning rate or schedule."""
-    settings = setup.settings
-    rate = schedule(settings.schedule, settings.learning_rate, epochs, setup.steps)
-    setup.distiller.compile(settings.make_optimizer(rate), jit_compile=settings.jit_compile)
-    return rate
-
-
-def validation_batches(data: dataloader.Data) -> tf.data.Dataset | None:
-    """The validation images; None where there are none."""
-    if not len(data.validation):
-        return None
-    return dataloader.evaluation_batches(data.validation, EVALUATION_BATCH)
-
-
 # Results
 
 
@@ -313,7 +168,7 @@ def summarize(setup: Setup, folder: RunFolder, progress: dict[str, Any]) -> dict
     preprocessing = write_student(setup, folder)
     history = progress["history"]
     curves.draw(history, folder.output("curves.png"))
-    draw_vectors(data, distiller, folder)
+    draw_pictures(setup, folder)
     teacher = setup.teacher and setup.teacher.model
     return {
         "method": settings.Distillation,
@@ -385,32 +240,21 @@ def compare_with_teacher(setup: Setup) -> dict[str, Any]:
     }
 
 
-def draw_vectors(data: dataloader.Data, distiller: Distiller, folder: RunFolder) -> None:
-    """Picture where in a few test images each tap's first singular vector is at work: the left
-    vectors of teacher and student as maps."""
+def draw_pictures(setup: Setup, folder: RunFolder) -> None:
+    """Draw what the method says is worth a picture, of a few test images."""
+    data, distiller = setup.data, setup.distiller
     if distiller.teacher is None:
         return
     # From all over the test images, which may be in the order of their classes.
     chosen = np.linspace(0, len(data.test) - 1, min(PICTURED_IMAGES, len(data.test)))
     images = data.test.images(chosen.astype(int))
-    taps = [
-        [tap for tap in features(images)["maps"] if len(tap.shape) == 4]
-        for features in (distiller.teacher_features, distiller.student_features)
-    ]
-    if len(taps[0]) == len(taps[1]) > 0:
-        maps = [list(zip(*first_left_vectors(each), strict=True)) for each in taps]
-        vector_maps.draw(images.numpy(), *maps, folder.output("singular_vectors.png"))
-
-
-def first_left_vectors(taps: list[tf.Tensor]) -> list[np.ndarray]:
-    """The first left singular vector ``[B, H, W]`` of each tap ``[B, H, W, D]``."""
-    maps = [tf.cast(tap, tf.float32) for tap in taps]
-    matrices = [tf.reshape(tap, [tap.shape[0], -1, tap.shape[3]]) for tap in maps]
-    found = decompose(matrices, [1] * len(maps), orientation="canonical", solver="svd")
-    return [
-        tf.reshape(one.left[:, :, 0], tap.shape[:3]).numpy()
-        for one, tap in zip(found, maps, strict=True)
-    ]
+    features = (distiller.teacher_features(images), distiller.student_features(images))
+    for member in distiller.method.members:
+        for name, (teacher, student) in member.pictures(*map(member.select, features)).items():
+            vector_maps.draw(
+                images.numpy(), list(zip(*map(np.asarray, teacher), strict=True)),
+                list(zip(*map(np.asarray, student), strict=True)), folder.output(f"{name}.png"),
+            )
 
 
 # What is shown
@@ -463,24 +307,6 @@ def plan(settings: Settings) -> str:
         throughput=throughput,
         origin=origin,
     )
-
-
-def measure(setup: Setup) -> tuple[float, str]:
-    """Train a few steps. The distiller is of no use afterwards.
-
-    Returns:
-        Images a second, and how they were measured.
-    """
-    setup.distiller.enter(setup.distiller.parts(setup.settings.epochs)[0])
-    compile_for(setup, setup.settings.epochs)
-    steps = min(MEASURED_STEPS, setup.steps)
-    batches = training_batches(setup.settings, setup.data)
-    train_steps = functools.partial(setup.distiller.fit, batches, shuffle=False, verbose=0)
-    train_steps(steps_per_epoch=1)  # traces the step
-    began = time.monotonic()
-    train_steps(steps_per_epoch=steps)
-    seconds = time.monotonic() - began
-    return steps * setup.settings.batch_size / seconds, f"measured on {steps} steps"
 
 
 def describe_teacher(setup: Setup, folder: RunFolder) -> str:

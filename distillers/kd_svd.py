@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -11,7 +12,7 @@ from distillers.method import Method
 from distillers.reading import Maps
 from distillers.registration import register
 from distillers.samples import sum_over_good
-from distillers.sskd_svd import svd_taps
+from distillers.sskd_svd import singular_vector_maps, svd_taps
 from op_util.alignment import align_taps
 from op_util.dfv import TapPair, compare_dfvs
 from op_util.matrices import as_matrix
@@ -71,6 +72,9 @@ class KD_SVD(Method):  # noqa: N801 (the authors' name)
     @property
     def reads(self) -> Maps:  # type: ignore[override]
         return svd_taps(self.adapter)
+
+    def pictures(self, teacher: Any, student: Any) -> dict[str, tuple[list[Any], list[Any]]]:
+        return singular_vector_maps(teacher, student)
 
     def loss(
         self, teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]

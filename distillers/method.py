@@ -114,6 +114,18 @@ class Method(Plugin, keras.distillation.DistillationLoss):
         """
         return self.make_loss(teacher, student)
 
+    def pictures(self, teacher: Any, student: Any) -> dict[str, tuple[list[Any], list[Any]]]:
+        """What is worth a picture after training.
+
+        Args:
+            teacher, student: the features that `reads` names, of a few images.
+
+        Returns:
+            For each picture, by name, spatial maps ``[B, H, W]`` of the teacher's and the student's
+            taps, to be drawn side by side.
+        """
+        return {}
+
     # What the parts of this package ask
 
     @property

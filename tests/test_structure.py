@@ -38,7 +38,8 @@ KERAS_PRIVATE = re.compile(
     r"_keras_history|_(in|out)bound_nodes|_flatten_layers|_maybe_symbolic_build|_run_through_graph"
     r"|_(operations|nodes)_by_depth|_self_setattr_tracking|_tracker\b|safe_mode=False|MethodType"
 )
-OTHERS_PRIVATE = {"_replace", "_get_function"}  # a named tuple's method; a tf.Graph's
+# Named tuples' method and attribute, `os._exit`, and a method of tf.Graph.
+OTHERS_PRIVATE = {"_replace", "_fields", "_exit", "_get_function"}
 NOT_YET_MOVED = {"distillers/checks.py", "distillers/keras_loss.py", "distillers/ofd.py"}
 NEEDED_WITHOUT_IMPORT = {
     "tensorboard",  # by tf.summary, and to look at logs

@@ -56,7 +56,7 @@ def _labels(keys: Sequence[str]) -> list[str]:
     return [" ".join(w) for w in words]
 
 
-def _draw_panel(axes: Axes, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
+def _draw_lines(axes: Axes, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
     epochs = [row["epoch"] for row in rows]
     # Points are drawn where a line has few of them, and one alone would not be seen.
     mark = "." if len(rows) <= 30 else None
@@ -102,31 +102,44 @@ def draw(
         for before, row in zip([{}, *history_rows], history_rows, strict=False)
         if row.get("stage") and row.get("stage") != before.get("stage")
     ]
-    for axes, (title, keys) in zip(every, panels, strict=False):
-        _draw_panel(axes, history_rows, keys)
-        axes.set_title(title, fontsize=11, loc="left", pad=14 if len(begins) > 1 else 6)
-        axes.set_xlabel("epoch", fontsize=9)
-        axes.tick_params(labelsize=8)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlim(history_rows[0]["epoch"] - 0.5, history_rows[-1]["epoch"] + 0.5)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        if title in ("loss", "distillation", "learning rate") and _log_scale_helps(axes):
-            axes.set_yscale("log")
-        if title == "share":
-            axes.set_ylim(-0.03, 1.03)
-        validated = any("(validation)" in line.get_label() for line in axes.lines)
-        if len(axes.lines) > _LINES_WITHIN:
-            axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-        elif len(axes.lines) > 1 or validated or title in ("distillation", "share"):
-            axes.legend(fontsize=8, frameon=False)
+    for axes, panel in zip(every, panels, strict=False):
+        _draw_panel(axes, history_rows, *panel)
         if len(begins) > 1:
-            for epoch, stage in begins:
-                axes.axvline(epoch - 0.5, color="0.6", lw=0.8, ls=":")
-                axes.annotate(
-                    stage, (epoch - 0.5, 1), xycoords=("data", "axes fraction"), fontsize=7,
-                    color="0.4", xytext=(2, 1), textcoords="offset points",
-                )
+            _mark_stages(axes, begins)
     for axes in every[len(panels):]:
         axes.remove()
     save(figure, path)
+
+
+def _draw_panel(
+    axes: Axes, rows: Sequence[Mapping[str, Any]], title: str, keys: Sequence[str]
+) -> None:
+    """Draw the columns `keys` of the history under their title."""
+    _draw_lines(axes, rows, keys)
+    stages = {row.get("stage") for row in rows} - {None, ""}
+    axes.set_title(title, fontsize=11, loc="left", pad=14 if len(stages) > 1 else 6)
+    axes.set_xlabel("epoch", fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlim(rows[0]["epoch"] - 0.5, rows[-1]["epoch"] + 0.5)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if title in ("loss", "distillation", "learning rate") and _log_scale_helps(axes):
+        axes.set_yscale("log")
+    if title == "share":
+        axes.set_ylim(-0.03, 1.03)
+    validated = any("(validation)" in line.get_label() for line in axes.lines)
+    if len(axes.lines) > _LINES_WITHIN:
+        axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    elif len(axes.lines) > 1 or validated or title in ("distillation", "share"):
+        axes.legend(fontsize=8, frameon=False)
+
+
+def _mark_stages(axes: Axes, begins: Sequence[tuple[int, str]]) -> None:
+    """Draw a line where each stage begins, with its name."""
+    for epoch, stage in begins:
+        axes.axvline(epoch - 0.5, color="0.6", lw=0.8, ls=":")
+        axes.annotate(
+            stage, (epoch - 0.5, 1), xycoords=("data", "axes fraction"), fontsize=7,
+            color="0.4", xytext=(2, 1), textcoords="offset points",
+        )

@@ -436,30 +436,25 @@ def fit(
     position = (progress["epoch"], progress["step"])
     if saved is None and first_epoch > 0 or position < (first_epoch, 0):
         raise ValueError(f"the run is at epoch {position[0]}, before stage {stage!r}")
-    if position >= (last_epoch, 0) and saved is not None:
-        if position == (last_epoch, 0):
-            restore(groups["model"], saved["model"], "model")
-            _Logs(folder, progress["history"]).close()  # may lack the last epoch
-        _bring_up_to_date(folder, progress, saved)
+    if saved is not None and position >= (last_epoch, 0):
+        _leave(folder, progress, saved, groups if position == (last_epoch, 0) else None)
         return progress
-    best_arrays: dict[str, np.ndarray] = {}
     if saved is not None:
         if not saved["metrics"].keys() <= read_all(_metric_variables(model)).keys():
             _build_metrics(model, batches(*position))
         restore(groups["model"], saved["model"], "model")
         if position > (first_epoch, 0) or restore_optimizer:
             restore(groups["optimizer"], saved["optimizer"], "optimizer")
-        best_arrays = saved["best"]
         _bring_up_to_date(folder, progress, saved)
     if position > (first_epoch, 0) and verbose != "silent":
-        print(f"going on after {position[0]} epochs and {position[1]} of {steps_per_epoch} steps")
+        print(f"resuming after {position[0]} epochs and {position[1]} of {steps_per_epoch} steps")
     progress["stage"] = stage
     display = Progress(stage, last_epoch, steps_per_epoch, images_per_epoch, verbose)
     with Signals() as signals:
         state = _Stage(
             checkpoints=checkpoints, folder=folder, groups=groups, progress=progress,
-            best_arrays=best_arrays, best_variables=best_variables or {}, monitor=monitor,
-            steps_per_epoch=steps_per_epoch, images_per_epoch=images_per_epoch,
+            best_arrays=saved["best"] if saved else {}, best_variables=best_variables or {},
+            monitor=monitor, steps_per_epoch=steps_per_epoch, images_per_epoch=images_per_epoch,
             learning_rate=learning_rate, checkpoint_minutes=checkpoint_minutes, display=display,
             signals=signals,
         )
@@ -469,6 +464,16 @@ def fit(
         finally:
             state.close()
     return progress
+
+
+def _leave(
+    folder: RunFolder, progress: dict[str, Any], saved: Any, groups: Mapping[str, Variables] | None
+) -> None:
+    """Leave a stage that the run has behind it; `groups` are restored where it is at its end."""
+    if groups is not None:
+        restore(groups["model"], saved["model"], "model")
+        _Logs(folder, progress["history"]).close()  # may lack the last epoch
+    _bring_up_to_date(folder, progress, saved)
 
 
 def _bring_up_to_date(folder: RunFolder, progress: dict[str, Any], saved: Any) -> None:

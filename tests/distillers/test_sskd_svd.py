@@ -401,3 +401,19 @@ def test_random_signs_are_those_of_image_and_epoch():
     assert float(again) == losses[1, 50] and len(set(losses.values())) > 3
     with pytest.raises(UserError, match="needs indices"):
         method.compute_loss(teacher, student)
+
+
+def test_its_picture_is_each_taps_first_left_vector():
+    random = np.random.default_rng(0)
+    maps = [random.normal(size=(2, 4, 4, 3)).astype(np.float32) for _ in range(2)]
+    vector = random.normal(size=(2, 5)).astype(np.float32)
+    method = distillers.create("SSKD_SVD")
+    pictures = method.pictures([*maps, vector], [maps[1], maps[0], vector])
+    (taps,) = pictures.values()
+    assert list(pictures) == ["singular_vectors"] and [len(each) for each in taps] == [2, 2]
+    for network, order in zip(taps, (maps, maps[::-1]), strict=True):
+        for found, tap in zip(network, order, strict=True):
+            left = np.linalg.svd(tap.reshape(2, 16, 3))[0][:, :, 0].reshape(2, 4, 4)
+            np.testing.assert_allclose(np.abs(found), np.abs(left), atol=1e-5)
+    assert method.pictures([vector], [vector]) == {}
+    assert distillers.create("AT").pictures(maps, maps) == {}

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from experiment.run import arrays, training
 from experiment.run.checkpoints import Checkpoints
@@ -155,6 +156,17 @@ def test_history_and_best_are_right(tmp_path, monkeypatch):
     model.compile(metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")], loss="mse")
     accuracy = np.mean(np.argmax(model.predict(x, verbose=0), axis=1) == y)
     assert accuracy == pytest.approx(accuracies[best])
+
+
+def test_a_run_killed_after_its_last_checkpoint_gets_its_last_epoch_in_tensorboard(tmp_path):
+    tiny_run.train(tmp_path / "run", verbose="silent")
+    (tmp_path / "run/summary.json").unlink()
+    for file in (tmp_path / "run/logs").iterdir():
+        file.unlink()
+    tiny_run.train(tmp_path / "run", verbose="silent")
+    (file,) = (tmp_path / "run/logs").iterdir()
+    logged = EventAccumulator(str(file)).Reload().Tensors("train/loss")
+    assert [event.step for event in logged] == [1, 2, 3, 4]
 
 
 def epoch(value, loss=None, monitor="val_accuracy"):
