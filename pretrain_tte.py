@@ -83,7 +83,7 @@ def main(settings: Settings) -> int | None:
         print(plan(settings, f"{folder.path} ({state})"))
         return None
     if state == "finished":
-        print(f"{folder.path} is finished; --overwrite starts anew")
+        print(f"{folder.path} is finished; --overwrite would start it anew")
     summary = train(settings)
     scores = {name: [metrics] for name, metrics in summary["targets"].items()}
     print(report.final_table(summary, folder.path), table(summarized(scores), TARGETS), "",
