@@ -404,7 +404,7 @@ def score_targets(settings: Settings, material: Material, encoder: nets.Encoder)
     }
     scores: Scores = {}
     for name, each in rows.items():
-        print(f"scoring {name} by target tasks", flush=True)
+        print(report.scoring(name), flush=True)
         found = scoring.score(own, each, material, settings.seed)
         scores[name] = [{target: score.metrics for target, score in found}]
     return scores

@@ -204,11 +204,14 @@ def test_dry_run_tells_the_memorys_size(script, files, tmp_path):
         assert (done.status, done.err) == (0, "")
         # 36 images, 4 tasks, 128 numbers; a count of 8 bytes an image.
         expected = 36 * (4 * 128 * size + 8)
-        assert f"temporal memory  {expected:,} bytes" in done.out
+        lines = [line for line in done.out.splitlines() if str(tmp_path) not in line]
+        assert max(map(len, lines)) <= 80
+        words = " ".join(done.out.split())
+        assert f"temporal memory {expected:,} bytes" in words
         for part in (f"{tmp_path / 'run'} (new)", "36 training images without labels",
                      "jigsaw (discriminative, 4 x 9x9)", "instance_temperature=0.5",
                      "triplet, weight"):
-            assert part in done.out
+            assert part in words
     assert not any(tmp_path.iterdir())
 
 
@@ -268,7 +271,8 @@ def test_a_run_from_python_is_that_of_the_command_line(script, files, tmp_path):
         train_dir=str(tmp_path / "python"),
     ))
     stated = json.loads((tmp_path / "command" / "summary.json").read_text())
-    assert summary["held_out"] == pytest.approx(stated["held_out"])
+    for task, metrics in stated["held_out"].items():
+        assert summary["held_out"][task] == pytest.approx(metrics, rel=1e-4)
     names = ("command", "python")
     written = [json.loads((tmp_path / name / "settings.json").read_text()) for name in names]
     assert written[0] == written[1]
@@ -348,8 +352,9 @@ def test_what_is_printed(finished):
     assert finished.err == ""
     lines = finished.out.splitlines()
     what = f"MobileNet_student by {METHOD} on 240 images"
-    assert lines[0] == f"pre-training {what} in {finished.folder}"
-    assert lines[1] == f"temporal memory: {240 * (4 * 128 * 4 + 8):,} bytes"
+    words = " ".join(finished.out.split())
+    assert words.startswith(f"pre-training {what} in {finished.folder} temporal memory: ")
+    assert f"temporal memory: {240 * (4 * 128 * 4 + 8):,} bytes" in lines
     last = rf"pre-train {EPOCHS}/{EPOCHS}  loss .* ensemble .* rotation .* images/s"
     assert re.search(last, " ".join(lines))
     for name in (METHOD, "random", "pixels"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from experiment.run.variables import numbered, read, restore
+from experiment.run.variables import numbered, read_all, restore
 from pretext.batch import Batch
 from tests.pretext.models import batches, images, multi_task, weights
 
@@ -46,7 +46,7 @@ def test_stopped_and_resumed_is_never_stopped(name):
     whole, first, resumed = (model_of(name) for _ in range(3))
     train(whole, 0, 2)
     train(first, 0, 1)
-    restore(state(resumed), read(state(first)))
+    restore(state(resumed), read_all(state(first)), "model")
     train(resumed, 1, 2)
     np.testing.assert_array_equal(weights(resumed), weights(whole))
     assert not np.array_equal(weights(first), weights(whole))
