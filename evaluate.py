@@ -67,7 +67,7 @@ def main(settings: Settings) -> None:
         print(plan(settings))
         return
     if state == "finished":
-        print(f"{folder.path} is finished; --overwrite starts anew")
+        print(f"{folder.path} is finished; --overwrite would start it anew")
     summary = evaluate(settings)
     print(bias_table(summary["bias"]) if settings.bias else table(summary["targets"], TARGETS))
     print(f"\nin {folder.path}: {', '.join(written(folder.path))}\n")

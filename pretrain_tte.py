@@ -83,7 +83,7 @@ def main(settings: Settings) -> int | None:
         print(plan(settings, f"{folder.path} ({state})"))
         return None
     if state == "finished":
-        print(f"{folder.path} is finished; --overwrite starts anew")
+        print(f"{folder.path} is finished; --overwrite would start it anew")
     summary = train(settings)
     scores = {name: [metrics] for name, metrics in summary["targets"].items()}
     print(report.final_table(summary, folder.path), table(summarized(scores), TARGETS), "",
@@ -404,7 +404,7 @@ def score_targets(settings: Settings, material: Material, encoder: nets.Encoder)
     }
     scores: Scores = {}
     for name, each in rows.items():
-        print(f"scoring {name} by target tasks", flush=True)
+        print(report.scoring(name), flush=True)
         found = scoring.score(own, each, material, settings.seed)
         scores[name] = [{target: score.metrics for target, score in found}]
     return scores

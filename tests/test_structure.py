@@ -29,8 +29,7 @@ MAY_IMPORT = {
     },
 }
 LIBRARY = set(MAY_IMPORT)
-# Nobody imports a script, but for one that scores as another does.
-RUNS = {"pretrain_tte": {"evaluate"}}
+# Nobody imports a script.
 SCRIPTS = {file.stem for file in ROOT.glob("*.py")} - LIBRARY
 NOT_PARTS = {"tests", "benchmarks"}
 KERAS_GRAPH = "nets/keras_graph.py"
@@ -87,8 +86,8 @@ def test_a_part_imports_only_what_it_may(part):
 
 
 @pytest.mark.parametrize("script", sorted(SCRIPTS))
-def test_scripts_import_the_library_and_what_they_run(script):
-    assert imported_by(script) & local() <= LIBRARY | RUNS.get(script, set())
+def test_scripts_import_the_library_alone(script):
+    assert imported_by(script) & local() <= LIBRARY
 
 
 def private_names(source):

@@ -14,5 +14,4 @@ from tests.virtual_devices import split_cpu
 
 split_cpu(2)
 script = importlib.import_module(sys.argv.pop(1))
-script.define()
-run(script.main)
+run(script.main, script.read_settings(script.__doc__))

@@ -22,10 +22,7 @@ def opening(encoder: str, method: str, images: int, folder: Path, memory_bytes: 
         folder: the run folder.
         memory_bytes: of the ensemble's memory; 0: it has none.
     """
-    lines = textwrap.wrap(
-        f"pre-training {encoder} by {method} on {images:,} images in {folder}", tables.WIDTH,
-        break_long_words=False, break_on_hyphens=False,
-    )
+    lines = [_fill(f"pre-training {encoder} by {method} on {images:,} images in {folder}")]
     if memory_bytes:
         lines.append(f"temporal memory: {memory_bytes:,} bytes")
     return "\n".join(lines)
@@ -46,7 +43,7 @@ def plan_table(
     """
     own = [f"{key}={value}" for key, value in settings.hyper_parameters.items()
            if value is not None]
-    return tables.table([{
+    return _wrapped({
         "run folder": folder,
         "data": f"{data.name}: {len(data.train)} training images without labels, "
         f"{len(data.validation)} validation, {len(data.test)} test images "
@@ -61,7 +58,27 @@ def plan_table(
         "epochs": settings.epochs,
         "batch": settings.batch_size,
         "target tasks": settings.targets.replace(",", ", ") or "none",
-    }])
+    })
+
+
+def _wrapped(row: Mapping[str, Any]) -> str:
+    """A line for each value, or several of at most 80 columns."""
+    indent = " " * (max(map(len, row)) + 2)
+    return "\n".join(
+        _fill(line, subsequent_indent=indent) for line in tables.table([row]).splitlines()
+    )
+
+
+def _fill(text: str, **indents: str) -> str:
+    """`text` in lines of at most 80 columns, as far as paths and names allow."""
+    return textwrap.fill(
+        text, tables.WIDTH, break_long_words=False, break_on_hyphens=False, **indents
+    )
+
+
+def scoring(name: str) -> str:
+    """The line before an encoder is scored."""
+    return _fill(f"scoring {name} by target tasks")
 
 
 def final_table(summary: Mapping[str, Any], folder: Path) -> str:
@@ -76,7 +93,7 @@ def final_table(summary: Mapping[str, Any], folder: Path) -> str:
         for task, found in summary["held_out"].items()
         for metric, value in found.items() if metric != "loss"
     }
-    return "\n" + tables.table([{
+    return "\n" + _wrapped({
         "method": summary["method"],
         "data": summary["dataset"],
         **metrics,
@@ -84,7 +101,7 @@ def final_table(summary: Mapping[str, Any], folder: Path) -> str:
         "images/s while training": summary["images_per_second"],
         "seconds of training": summary["seconds"],
         "in the run folder": str(folder),
-    }])
+    })
 
 
 def in_short(summary: Mapping[str, Any]) -> str:

@@ -19,6 +19,10 @@ CASES = {
         "average_decay": 0.9,
     },
     "relational": {"regularizer": "relational", "balance": "none"},
+    "barlow_twins": {"names": ("barlow_twins", "rotation"), "balance": "random"},
+    "vicreg": {"names": ("vicreg", "rotation"), "balance": "pcgrad"},
+    "simsiam": {"names": ("simsiam", "rotation"), "regularizer": "variance_covariance",
+                "balance": "uncertainty"},
 }
 MEASURED = ("relational",)  # by a `BiasLog` too, which takes long
 

@@ -2,6 +2,7 @@
 
 import matplotlib.image
 import numpy as np
+import pytest
 
 from experiment.report import pictures
 
@@ -63,3 +64,16 @@ def test_points_are_drawn_in_the_colours_of_their_classes(tmp_path):
     maps = {"left": np.array([[0, 0], [1, 1]]), "right": np.array([[1, 0], [0, 1]])}
     pictures.points(maps, np.array([0, 11]), [str(i) for i in range(12)], tmp_path / "points.png")
     assert len(drawn(tmp_path / "points.png", BLUE))
+
+
+@pytest.mark.parametrize("words", [8, 40])
+def test_a_legend_of_long_names_is_not_cut_off(tmp_path, monkeypatch, words):
+    figures, names = [], [f"{number} " + "run " * words for number in range(3)]
+    monkeypatch.setattr(pictures, "save", lambda figure, path: figures.append(figure))
+    pictures.bars({"one": {"metric": {name: [0.5] for name in names}}}, tmp_path / "bars.png")
+    (figure,) = figures
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box, whole = legend.get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0
+    assert len(legend.get_texts()) == 3

@@ -3,7 +3,7 @@ import io
 import pytest
 
 from experiment.run import progress
-from experiment.run.progress import Progress
+from experiment.run.progress import Progress, wrap_line
 
 LOGS = {"loss": 2.4, "main_loss": 2.31, "distillation_loss": 0.0123456, "accuracy": 0.4125,
         "top5": 0.7, "val_accuracy": 0.4, "val_main_loss": 2.5}
@@ -67,3 +67,11 @@ def test_line_an_epoch_where_there_is_no_terminal(now):
     assert stream.getvalue().endswith("\nhint 9/9  loss 3.0e-07  50 images/s\n")
     with pytest.raises(ValueError, match="expected auto"):
         Progress("", 1, 1, 1, "loud")
+
+
+def test_a_line_that_is_too_long_goes_on_below():
+    parts = [f"metric{number} 0.123" for number in range(12)]
+    lines = wrap_line(parts).splitlines()
+    assert len(lines) > 1 and all(len(line) <= 80 for line in lines)
+    assert [part for line in lines for part in line.strip().split("  ")] == parts
+    assert wrap_line(["a", "b 1"]) == "a  b 1"
