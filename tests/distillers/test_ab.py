@@ -6,9 +6,10 @@ import pytest
 import tensorflow as tf
 from scipy.special import log_softmax, softmax
 
+from distillers import Trains
 from distillers.ab import AB, boundary_loss
 from registry import UserError
-from tests.distillers.stages import check_gradients, larger_network
+from tests.distillers.harness import run_method_test
 
 SHAPES = [(3, 4, 4, 5), (3, 2, 2, 7), (3, 9)]
 
@@ -32,7 +33,7 @@ def by_loop(teacher, student, margin):
 
 @pytest.mark.parametrize("margin", [1.0, 0.3])
 def test_loss_equals_a_loop(margin):
-    """Without connectors, so without `build`; deeper taps weigh more."""
+    """Without connectors, so by itself; deeper taps weigh more."""
     teacher, student = features_of(0), features_of(1)
     weights = (0.25, 0.5, 1)
     expected = sum(
@@ -43,7 +44,6 @@ def test_loss_equals_a_loop(margin):
     for context in ({}, {"stage": "init"}):
         found = method.compute_loss(teacher, student, **context)
         np.testing.assert_allclose(found, 3 / 1000 * expected, rtol=1e-9)
-        np.testing.assert_allclose(method.compute(teacher, student, **context)[0], found)
 
 
 def test_connector():
@@ -53,14 +53,13 @@ def test_connector():
         for seed, shape in ((2, (3, 2, 2, 7)), (3, (3, 4, 4, 5)))
     )
     keras.utils.set_random_seed(0)
-    method = AB()
-    method.build(teacher, student)
-    (connector,) = method.layers
+    loss = AB().build(teacher, student)
+    (connector,) = loss.layers
     kernel = np.array(connector.kernel).reshape(5, 7)
     ours = np.array(student["maps"][0]).reshape(3, 2, 2, 2, 2, 5).mean(axis=(2, 4)) @ kernel
     expected = 3 / 1000 * by_loop(teacher["maps"][0], ours, 1.0)
-    np.testing.assert_allclose(method.compute_loss(teacher, student), expected, rtol=1e-5)
-    assert "1x1 adapter from 5 to 7 channels, resized from 4x4 to 2x2" in method.notes[0]
+    np.testing.assert_allclose(loss.compute_loss(teacher, student), expected, rtol=1e-5)
+    assert "1x1 adapter from 5 to 7 channels, resized from 4x4 to 2x2" in loss.notes[0]
 
 
 def test_gradient_at_the_boundary():
@@ -76,21 +75,22 @@ def test_gradient_at_the_boundary():
 
 def test_second_stage_is_soft_logits_where_they_have_a_weight():
     teacher, student = features_of(4), features_of(5)
-    method = AB(alpha=0.4)
+    loss = AB(alpha=0.4).build(teacher, student)
     p = softmax(teacher["logits"] / 3, axis=1)
     divergence = np.sum(p * (np.log(p) - log_softmax(student["logits"] / 3, axis=1)), axis=1)
-    found = method.compute(teacher, student, stage="train")[0]
-    np.testing.assert_allclose(found, 0.4 * 9 * divergence.mean(), rtol=1e-9)
-    assert method.main_weight == 0.6 and method.stages[1].distillation_loss
-    assert AB().main_weight == 1.0 and not AB().stages[1].distillation_loss
+    found = loss.compute_loss(teacher, student, stage="train")
+    np.testing.assert_allclose(found, 9 * divergence.mean(), rtol=1e-9)
+    assert (loss.stage("train").weight, loss.stage("train").main_weight) == (0.4, 0.6)
+    without = AB().build(teacher, student).stage("train")
+    assert (without.loss, without.main_weight) == (None, 1.0)
 
 
-def test_each_stage_trains_what_it_declares():
-    check_gradients(AB())
-    distiller = check_gradients(AB(alpha=0.5), teacher=larger_network(4, "teacher"))
-    assert [layer.name for layer in distiller.method.layers] == ["adapter1", "adapter2"]
-    init, train = distiller.method.stages
-    assert (init.trains, init.main_loss, train.new_optimizer) == ("taps", False, True)
+def test_training():
+    distiller = run_method_test(AB(alpha=0.5))
+    (loss,) = distiller.distillation_losses
+    assert [layer.name for layer in loss.layers] == ["adapter1", "adapter2"]
+    init, train = loss.stages
+    assert (init.trains, init.main_weight, train.new_optimizer) == (Trains.TO_TAPS, 0, True)
     np.testing.assert_allclose([init.share, train.share], [0.11, 0.89])
 
 
@@ -113,8 +113,8 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(UserError, match="AB .*the teacher has 3, the student 2"):
         AB().build(teacher, student)
     student = features_of(9, [SHAPES[0], (3, 2, 2, 8), SHAPES[2]])
-    with pytest.raises(UserError, match="AB needs equal channels at each tap: tap 2 has 7"):
-        AB().compute_loss(teacher, student)  # the connector is made by `build`
+    with pytest.raises(UserError, match=r"AB has layers of its own.*AB\(...\).build"):
+        AB().compute_loss(teacher, student)
     student = features_of(9)
     student["logits"] = tf.zeros([3, 5])
     with pytest.raises(UserError, match="AB .*the teacher has 6 logits, the student 5"):

@@ -10,6 +10,7 @@ import nets
 from distillers.cat_kd import class_activations
 from nets import feature_extractor
 from registry import UserError
+from tests.distillers.harness import run_method_test
 from tests.distillers.models import network, outputs
 
 CAT_KD = distillers.get("CAT_KD")
@@ -125,3 +126,7 @@ def test_what_makes_no_sense_is_refused():
     for wrong in ({"resolution": 0}, {"normalize": "x"}, {"weight": 0.0}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             CAT_KD(**wrong)
+
+
+def test_training():
+    run_method_test(CAT_KD())

@@ -7,6 +7,7 @@ from scipy.special import softmax
 
 import distillers
 from registry import UserError
+from tests.distillers.harness import run_method_test
 from tests.distillers.losses import assert_finite_in_bfloat16, assert_gradient, gradients
 
 DKD = distillers.get("DKD")
@@ -99,3 +100,7 @@ def test_what_makes_no_sense_is_refused():
     for wrong in ({"temperature": 0.0}, {"alpha": -1.0}, {"beta": np.nan}, {"warmup": 2}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             DKD(**wrong)
+
+
+def test_training():
+    run_method_test(DKD())

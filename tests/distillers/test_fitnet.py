@@ -6,9 +6,10 @@ import pytest
 import tensorflow as tf
 from scipy.special import log_softmax, softmax
 
+from distillers import Trains
 from distillers.fitnet import FitNet
 from registry import UserError
-from tests.distillers.stages import check_gradients, larger_network
+from tests.distillers.harness import run_method_test
 
 SHAPES = [(3, 4, 4, 5), (3, 2, 2, 7), (3, 9)]
 STUDENT_SHAPES = [(3, 4, 4, 3), (3, 4, 2, 4), (3, 4)]
@@ -22,16 +23,15 @@ def features_of(seed, shapes, dtype="float32"):
 
 def built(teacher, student, **hyper_parameters):
     keras.utils.set_random_seed(0)
-    method = FitNet(**hyper_parameters)
-    method.build(teacher, student)
-    (regressor,) = method.layers
+    loss = FitNet(**hyper_parameters).build(teacher, student)
+    (regressor,) = loss.layers
     regressor.bias.assign(np.random.default_rng(1).normal(size=regressor.bias.shape))
-    return method
+    return loss
 
 
-def predicted(method, ours):
+def predicted(loss, ours):
     """The regressor, position by position."""
-    (regressor,) = method.layers
+    (regressor,) = loss.layers
     kernel = np.array(regressor.kernel, np.float64).reshape(ours.shape[-1], -1)
     found = np.empty((*ours.shape[:-1], kernel.shape[1]))
     for place in np.ndindex(*ours.shape[:-1]):
@@ -42,49 +42,44 @@ def predicted(method, ours):
 @pytest.mark.parametrize(("hint_tap", "number"), [(-1, 1), (1, 0), (2, 1), (3, 2)])
 def test_hint_loss_equals_a_loop(hint_tap, number):
     teacher, student = features_of(2, SHAPES), features_of(3, STUDENT_SHAPES)
-    method = built(teacher, student, hint_tap=hint_tap)
-    expected = predicted(method, student["maps"][number])
+    loss = built(teacher, student, hint_tap=hint_tap)
+    expected = predicted(loss, student["maps"][number])
     if number == 1:
         expected = expected.reshape(3, 2, 2, 2, 7).mean(axis=2)
     expected = np.mean((np.array(teacher["maps"][number]) - expected) ** 2)
-    for context in ({}, {"stage": "hint"}):
-        found = method.compute_loss(teacher, student, **context)
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
-        np.testing.assert_allclose(method.compute(teacher, student, **context)[0], found)
-    assert f"tap {number + 1}" in method.notes[0]
+    found = loss.compute_loss(teacher, student, stage="hint")
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert f"tap {number + 1}" in loss.notes[0]
 
 
 def test_second_stage_is_soft_logits():
     teacher, student = features_of(4, SHAPES), features_of(5, STUDENT_SHAPES)
-    method = built(teacher, student, temperature=3.0, alpha=0.2)
+    loss = built(teacher, student, temperature=3.0, alpha=0.2)
     p = softmax(teacher["logits"] / 3, axis=1)
     divergence = np.sum(p * (np.log(p) - log_softmax(student["logits"] / 3, axis=1)), axis=1)
-    found = method.compute_loss(teacher, student, stage="train")
+    found = loss.compute_loss(teacher, student, stage="train")
     np.testing.assert_allclose(found, 9 * divergence.mean(), rtol=1e-5)
-    weighted, figures = method.compute(teacher, student, stage="train")
-    np.testing.assert_allclose(weighted, 0.2 * found)
-    assert (method.main_weight, method.distillation_weight, figures) == (0.8, 1.0, {})
+    assert (loss.stage("train").weight, loss.stage("train").main_weight) == (0.2, 0.8)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
 def test_the_middle_tap(count):
-    method = built(features_of(6, SHAPES[:1] * count), features_of(7, STUDENT_SHAPES[:1] * count))
-    assert method.stages[0].taps == ({1: 0, 2: 0, 3: 1, 4: 1, 5: 2}[count],)
+    loss = built(features_of(6, SHAPES[:1] * count), features_of(7, STUDENT_SHAPES[:1] * count))
+    assert loss.stages[0].taps == ({1: 0, 2: 0, 3: 1, 4: 1, 5: 2}[count],)
 
 
-def test_each_stage_trains_what_it_declares():
-    check_gradients(FitNet(hint_tap=1))
-    distiller = check_gradients(FitNet(hint_tap=2), teacher=larger_network(4, "teacher"))
-    hint, train = distiller.method.stages
-    assert (hint.taps, hint.main_loss, train.trains, train.new_optimizer) == ((1,), False, "all", 1)
+@pytest.mark.parametrize("hint_tap", [1, 2])
+def test_training(hint_tap):
+    hint, train = run_method_test(FitNet(hint_tap=hint_tap)).distillation_losses[0].stages
+    assert (hint.taps, hint.main_weight, hint.trains) == ((hint_tap - 1,), 0, Trains.TO_TAPS)
+    assert (train.trains, train.new_optimizer) == (Trains.ALL, True)
     np.testing.assert_allclose([hint.share, train.share], [0.11, 0.89])
 
 
 def test_without_soft_logits_the_classes_may_differ():
     teacher, student = features_of(8, SHAPES), features_of(9, STUDENT_SHAPES)
     teacher["logits"] = tf.zeros([3, 9])
-    assert not built(teacher, student, alpha=0.0).stages[1].distillation_loss
-    check_gradients(FitNet(alpha=0.0))
+    assert built(teacher, student, alpha=0.0).stages[1].loss is None
     with pytest.raises(UserError, match="FitNet .*the teacher has 9 logits, the student 6"):
         built(teacher, student, alpha=0.1)
 
@@ -93,10 +88,10 @@ def test_without_soft_logits_the_classes_may_differ():
 def test_gradient_is_finite(dtype):
     teacher, student = features_of(10, SHAPES, dtype), features_of(11, SHAPES, dtype)
     student["maps"][1] = tf.zeros_like(student["maps"][1])
-    method = built(teacher, student)
+    built_loss = built(teacher, student)
     with tf.GradientTape() as tape:
         tape.watch(student["maps"])
-        loss = method.compute_loss(teacher, student)
+        loss = built_loss.compute_loss(teacher, student, stage="hint")
     assert loss.dtype == tf.float32
     gradients = tape.gradient(loss, student["maps"])
     assert gradients[0] is None and gradients[2] is None

@@ -6,9 +6,10 @@ import pytest
 import tensorflow as tf
 from scipy.signal import correlate
 
+from distillers import Trains
 from distillers.ft import FT, factor_loss, reconstruction_loss
 from registry import UserError
-from tests.distillers.stages import check_gradients, larger_network
+from tests.distillers.harness import run_method_test
 
 SHAPES = [(2, 8, 8, 3), (2, 4, 5, 6)]
 STUDENT_SHAPES = [(2, 8, 8, 3), (2, 4, 5, 4)]
@@ -21,17 +22,16 @@ def maps_of(seed, shapes, dtype="float32"):
 
 def built(teacher, student, **hyper_parameters):
     keras.utils.set_random_seed(0)
-    method = FT(**hyper_parameters)
-    method.build(teacher, student)
+    loss = FT(**hyper_parameters).build(teacher, student)
     random = np.random.default_rng(1)
-    for layer in method.layers:
+    for layer in loss.layers:
         layer.bias.assign(random.normal(size=layer.bias.shape))
-    return method
+    return loss
 
 
-def convolved(method, part, maps):
+def convolved(loss, part, maps):
     """Three convolutions with leaky ReLU; a transposed one is that of the turned kernel."""
-    for layer in method.layers:
+    for layer in loss.layers:
         if layer.name.startswith(part):
             kernel = np.array(layer.kernel, np.float64)
             if "decoder" in part:
@@ -64,35 +64,30 @@ def test_factor_loss_equals_a_loop():
 
 def test_stages_losses():
     teacher, student = maps_of(3, SHAPES), maps_of(4, STUDENT_SHAPES)
-    method = built(teacher, student)
-    factor = convolved(method, "paraphraser_encoder", np.array(teacher[1], np.float64))
+    loss = built(teacher, student)
+    factor = convolved(loss, "paraphraser_encoder", np.array(teacher[1], np.float64))
     assert factor.shape == (2, 4, 5, 3)
-    made = convolved(method, "paraphraser_decoder", factor)
-    found = method.compute_loss(teacher, student, stage="paraphraser")
+    made = convolved(loss, "paraphraser_decoder", factor)
+    found = loss.compute_loss(teacher, student, stage="paraphraser")
     true = np.array(teacher[1], np.float64)
     relative = [np.sum((made[i] - true[i]) ** 2) / np.sum(true[i] ** 2) for i in range(2)]
     np.testing.assert_allclose(found, np.mean(relative), rtol=1e-5)
-    np.testing.assert_allclose(method.compute(teacher, student, stage="paraphraser")[0], found)
-    translated = convolved(method, "translator", np.array(student[1], np.float64))
+    translated = convolved(loss, "translator", np.array(student[1], np.float64))
     expected = factor_loss_by_loop(factor, translated)
     for context in ({}, {"stage": "train"}):
-        found = method.compute_loss(teacher, student, **context)
+        found = loss.compute_loss(teacher, student, **context)
         np.testing.assert_allclose(found, expected, rtol=1e-5)
-        np.testing.assert_allclose(method.compute(teacher, student, **context)[0], 500 * found)
+    assert [stage.weight for stage in loss.stages] == [1.0, 500.0]
 
 
-def test_each_stage_trains_what_it_declares():
-    check_gradients(FT())
-    distiller = check_gradients(FT(), teacher=larger_network(4, "teacher"))
-    (note,) = distiller.method.notes
-    assert note.startswith("tap 2 ") and "compared at 2x2" in note
-    paraphraser, train = distiller.method.stages
-    assert (paraphraser.trains, paraphraser.main_loss, train.new_optimizer) == (
-        "nothing", False, True,
-    )
-    assert set(paraphraser.layers) | set(train.layers) == {
-        layer.name for layer in distiller.method.layers
-    }
+def test_training():
+    distiller = run_method_test(FT())
+    (note,) = distiller.notes
+    assert note.startswith("last tap ") and "compared at 2x2" in note
+    paraphraser, train = distiller.distillation_losses[0].stages
+    assert (paraphraser.trains, paraphraser.main_weight) == (Trains.NOTHING, 0)
+    assert train.new_optimizer
+    assert [*paraphraser.layers, *train.layers] == distiller.method_layers
     np.testing.assert_allclose([paraphraser.share, train.share], [0.11, 0.89])
 
 
@@ -104,15 +99,14 @@ def test_the_paraphraser_learns_maps_of_any_size_alike():
     for scale in (1.0, 64.0):
         keras.utils.set_random_seed(0)
         teacher = [tf.nn.relu(maps + 1) * scale]
-        method = FT()
-        method.build(teacher, teacher)  # biases of zero, and not trained: all is homogeneous
+        built_loss = FT().build(teacher, teacher)  # biases of zero: all is homogeneous
         optimizer = keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True)
         kernels = [
-            layer.kernel for layer in method.layers if layer.name.startswith("paraphraser")
+            layer.kernel for layer in built_loss.layers if layer.name.startswith("paraphraser")
         ]
         for _ in range(20):
             with tf.GradientTape() as tape:
-                loss = method.compute_loss(teacher, teacher, stage="paraphraser")
+                loss = built_loss.compute_loss(teacher, teacher, stage="paraphraser")
             optimizer.apply(tape.gradient(loss, [kernel.value for kernel in kernels]), kernels)
         after[scale] = float(loss)
     assert after[1.0] < 0.5
@@ -135,13 +129,12 @@ def test_gradient_is_finite(dtype, student):
     maps = {
         "equal": teacher, "zero": tf.zeros_like(teacher), "constant": tf.ones_like(teacher)
     }[student]
-    method = FT()
-    method.build([teacher], [maps])  # biases of zero, so that zeros stay zeros
+    built_loss = FT().build([teacher], [maps])  # biases of zero, so that zeros stay zeros
     with tf.GradientTape() as tape:
         tape.watch(maps)
-        loss = method.compute_loss([teacher + 0], [maps + 0])
+        loss = built_loss.compute_loss([teacher + 0], [maps + 0])
     assert loss.dtype == tf.float32 and np.isfinite(loss)
-    translator = [layer.kernel for layer in method.layers if "translator" in layer.name]
+    translator = [layer.kernel for layer in built_loss.layers if "translator" in layer.name]
     for gradient in tape.gradient(loss, [maps, *(kernel.value for kernel in translator)]):
         assert np.all(np.abs(tf.cast(gradient, tf.float32)) < 100)
 
@@ -155,5 +148,5 @@ def test_nonsense_is_refused(wrong):
 def test_taps_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="rate 0.01 of the 6 channels"):
         built(maps_of(6, SHAPES), maps_of(7, STUDENT_SHAPES), rate=0.01)
-    with pytest.raises(UserError, match="FT compares the last tap, .* tap 1 is a vector"):
+    with pytest.raises(UserError, match="FT compares the last tap, .* teacher's is a vector"):
         built(maps_of(6, [(2, 5)]), maps_of(7, [(2, 5)]))

@@ -7,6 +7,7 @@ from scipy.special import log_softmax, softmax
 
 import distillers
 from registry import UserError
+from tests.distillers.harness import run_method_test
 from tests.distillers.losses import assert_finite_in_bfloat16, gradients
 
 Hard_logits = distillers.get("Hard_logits")
@@ -33,3 +34,7 @@ def test_weights_and_refusals():
         Hard_logits(alpha=2)
     with pytest.raises(UserError, match="6 logits, the student 5"):
         Hard_logits().build(tf.zeros([2, 6]), tf.zeros([2, 5]))
+
+
+def test_training():
+    run_method_test(Hard_logits())

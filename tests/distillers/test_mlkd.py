@@ -7,6 +7,7 @@ from scipy.special import softmax
 
 import distillers
 from registry import UserError
+from tests.distillers.harness import run_method_test
 from tests.distillers.losses import assert_finite_in_bfloat16, assert_gradient, gradients
 
 MLKD = distillers.get("MLKD")
@@ -64,3 +65,7 @@ def test_hyper_parameters():
             MLKD(**wrong)
     with pytest.raises(UserError, match="6 logits, the student 5"):
         MLKD().build(tf.zeros([2, 6]), tf.zeros([2, 5]))
+
+
+def test_training():
+    run_method_test(MLKD())

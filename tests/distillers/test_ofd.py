@@ -8,8 +8,7 @@ import tensorflow as tf
 import distillers
 from distillers.ofd import batch_margin, normalized_margin
 from registry import UserError
-from tests.distillers.models import network
-from tests.distillers.stages import check_gradients, larger_network
+from tests.distillers.harness import run_method_test
 
 
 def taps_of(seed, dtype=tf.float64, shapes=((4, 4, 3), (2, 2, 5), (6,))):
@@ -18,16 +17,14 @@ def taps_of(seed, dtype=tf.float64, shapes=((4, 4, 3), (2, 2, 5), (6,))):
 
 
 def built(teacher, student, **settings):
-    method = distillers.get("OFD")(**settings)
-    method.build(teacher, student)
-    return method
+    return distillers.get("OFD")(**settings).build(teacher, student)
 
 
-def connected(method, student, training):
+def connected(loss, student, training):
     """The student's taps through the connectors' weights, by NumPy."""
     found = []
     for number, tap in enumerate(student):
-        convolution, normalization = method.layers[2 * number : 2 * number + 2]
+        convolution, normalization = loss.layers[2 * number : 2 * number + 2]
         kernel = np.asarray(convolution.kernel, np.float64).reshape(tap.shape[-1], -1)
         maps = np.asarray(tap, np.float64) @ kernel
         axes = tuple(range(maps.ndim - 1))
@@ -54,28 +51,27 @@ def by_loop(teacher, student):
     return total
 
 
-@pytest.mark.parametrize("stage", [None, "train"])
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("activated", [False, True])
-def test_loss_equals_a_loop(stage, activated):
+def test_loss_equals_a_loop(training, activated):
     teacher, student = taps_of(0), taps_of(1, shapes=((4, 4, 2), (2, 2, 7), (3,)))
     if activated:
         teacher = [tf.nn.relu(tap) for tap in teacher]
-    method = built(teacher, student)
-    expected = by_loop(
-        [tap.numpy() for tap in teacher], connected(method, student, training=stage is not None)
-    )
-    context = {} if stage is None else {"stage": stage}
-    found = method.compute_loss(teacher, student, **context)
+    loss = built(teacher, student)
+    expected = by_loop([tap.numpy() for tap in teacher], connected(loss, student, training))
+    noted = np.array(loss.layers[1].moving_mean)
+    found = loss.compute_loss(teacher, student, training=training)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert np.array_equal(noted, loss.layers[1].moving_mean) != training
 
 
 def test_a_larger_teacher_is_averaged():
     teacher, student = taps_of(2, shapes=((4, 6, 3),)), taps_of(3, shapes=((2, 3, 4),))
-    method = built(teacher, student)
+    loss = built(teacher, student)
     averaged = teacher[0].numpy().reshape(4, 2, 2, 3, 2, 3).mean(axis=(2, 4))
-    expected = by_loop([averaged], connected(method, student, training=False))
-    np.testing.assert_allclose(method.compute_loss(teacher, student), expected, rtol=1e-5)
-    (note,) = method.notes
+    expected = by_loop([averaged], connected(loss, student, training=False))
+    np.testing.assert_allclose(loss.compute_loss(teacher, student), expected, rtol=1e-5)
+    (note,) = loss.notes
     assert "tap 1" in note and "from 4x6 to 2x3" in note
 
 
@@ -104,14 +100,14 @@ def test_margins_come_from_the_batch_normalisation_that_is_tapped():
     layer.beta.assign([0.2, -1.0, 0.1])
     teacher = [normalised, keras.layers.ReLU()(normalised)]
     student = [keras.Input((4, 4, 2)), keras.Input((4, 4, 2))]
-    method = built(teacher, student)
+    loss = built(teacher, student)
     expected = normalized_margin(np.array([0.2, -1.0, 0.1]), np.array([1.0, 2.0, 0.5]))
     very_negative = [tf.fill([1, 4, 4, 3], -100.0), tf.zeros([1, 4, 4, 3])]
-    for layer in method.layers[::2]:
+    for layer in loss.layers[::2]:
         layer.kernel.assign(tf.zeros_like(layer.kernel))
     # The student gives 0 everywhere: above the margins at the first tap, where they are the target,
     # and at most 0 where the second tap is silent.
-    found = method.compute_loss(very_negative, [tf.zeros([1, 4, 4, 2])] * 2)
+    found = loss.compute_loss(very_negative, [tf.zeros([1, 4, 4, 2])] * 2)
     np.testing.assert_allclose(found, 16 * np.sum(expected**2) / 2, rtol=1e-5)
 
 
@@ -120,10 +116,10 @@ def test_margins_come_from_the_batch_normalisation_that_is_tapped():
 def test_finite_and_no_gradient_for_the_teacher(change, dtype):
     teacher = [change(tap) for tap in taps_of(5, dtype)]
     student = [change(tap) for tap in taps_of(6, dtype)]
-    method = built(teacher, student)
+    built_loss = built(teacher, student)
     with tf.GradientTape() as tape:
         tape.watch([*teacher, *student])
-        loss = method.compute_loss(teacher, student, stage="train")
+        loss = built_loss.compute_loss(teacher, student, training=True)
     gradients = tape.gradient(loss, [*teacher, *student], unconnected_gradients="none")
     assert np.isfinite(loss)
     assert gradients[:3] == [None] * 3
@@ -142,8 +138,9 @@ def test_what_does_not_fit_is_refused():
         distillers.get("OFD")(weight=0.0)
     with pytest.raises(UserError, match="OFD .* tap 1 is a map .* a vector"):
         built([tf.zeros([1, 4, 4, 3])], [tf.zeros([1, 3])])
+    with pytest.raises(UserError, match="OFD has layers of its own"):
+        distillers.get("OFD")().compute_loss(taps_of(7), taps_of(8))
 
 
-def test_gradients_reach_what_is_trained():
-    for teacher in (network(2, "teacher", width=2), larger_network(2, "teacher")):
-        check_gradients(distillers.get("OFD")(weight=1.0), teacher=teacher)
+def test_training():
+    run_method_test(distillers.get("OFD")(weight=1.0))

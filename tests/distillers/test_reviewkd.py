@@ -7,10 +7,11 @@ from scipy.signal import correlate2d
 from scipy.special import expit
 
 import distillers
+from distillers.objective import weight_in_epoch
 from distillers.reviewkd import hierarchical_context_loss
+from distillers.stages import run_stages
 from registry import UserError
-from tests.distillers.models import network
-from tests.distillers.stages import check_gradients, larger_network
+from tests.distillers.harness import make_distiller, run_method_test
 
 
 def outputs_of(seed, shapes, embedding=None, dtype=tf.float32):
@@ -21,9 +22,7 @@ def outputs_of(seed, shapes, embedding=None, dtype=tf.float32):
 
 
 def built(teacher, student, **settings):
-    method = distillers.get("ReviewKD")(**settings)
-    method.build(teacher, student)
-    return method
+    return distillers.get("ReviewKD")(**settings).build(teacher, student)
 
 
 def pooled(maps, size):
@@ -57,11 +56,11 @@ def enlarged(maps, size):
     return maps.repeat(size // maps.shape[1], axis=1).repeat(size // maps.shape[2], axis=2)
 
 
-def by_numpy(method, teacher, student, training):
+def by_numpy(loss, teacher, student, training):
     """Deep to shallow, with the layers' weights."""
     total, fused = 0.0, None
     for level in reversed(range(len(teacher))):
-        layer, ours, theirs = method.layers[level], student[level], teacher[level]
+        layer, ours, theirs = loss.layers[level], student[level], teacher[level]
         kernel = np.asarray(layer.reduction.kernel, np.float64)[0, 0]
         maps = normalised(ours @ kernel, layer.reduction_normalization, training)
         if fused is not None:
@@ -80,50 +79,50 @@ def test_loss_equals_numpy(training):
     """Three maps and the embedding; the teacher's maps are larger and wider."""
     teacher = outputs_of(0, ((16, 16, 3), (8, 8, 6), (4, 4, 7)), embedding=7)
     student = outputs_of(1, ((8, 8, 2), (4, 4, 4), (2, 2, 6)), embedding=6)
-    method = built(teacher, student)
-    for layer in method.layers[:-1]:
+    loss = built(teacher, student)
+    for layer in loss.layers[:-1]:
         layer.attention.bias.assign([0.3, -0.2])
     levels = [
         [np.asarray(one, np.float64) for one in outputs["maps"]]
         + [np.asarray(outputs["embedding"], np.float64)[:, None, None]]
         for outputs in (teacher, student)
     ]
-    expected = by_numpy(method, *levels, training)
-    context = {"stage": "train"} if training else {}
-    np.testing.assert_allclose(
-        method.compute_loss(teacher, student, **context), expected, rtol=1e-4
-    )
-    assert len(method.layers) == 4 and method.layers[-1].attention is None
-    assert len(method.notes) == 4
-    assert "tap 1" in method.notes[0] and "16x16x3, from 8x8x2" in method.notes[0]
+    expected = by_numpy(loss, *levels, training)
+    found = loss.compute_loss(teacher, student, training=training)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert len(loss.layers) == 4 and loss.layers[-1].attention is None
+    assert len(loss.notes) == 4
+    assert "tap 1" in loss.notes[0] and "16x16x3, from 8x8x2" in loss.notes[0]
 
 
 @pytest.mark.parametrize("size", [16, 8, 4, 2, 1])
 def test_hierarchical_context(size):
     random = np.random.default_rng(2)
     student, teacher = random.normal(size=(2, 3, size, size, 5))
-    found = hierarchical_context_loss(tf.constant(student), tf.constant(teacher))
+    found = hierarchical_context_loss(tf.constant(teacher), tf.constant(student))
     np.testing.assert_allclose(found, context_loss(student, teacher), rtol=1e-12)
 
 
 def test_warm_up():
-    teacher = outputs_of(3, ((4, 4, 3),))
-    student = outputs_of(4, ((4, 4, 3),))
-    method = built(teacher, student, warmup=4)
-    full = float(method.compute_loss(teacher, student))
-    for epoch, share in ((0, 0.25), (2, 0.75), (3, 1), (9, 1)):
-        found = method.compute_loss(teacher, student, epoch=tf.constant(epoch))
-        np.testing.assert_allclose(found, share * full, rtol=1e-6)
+    """The weight of the first 20 of 240 epochs, by default; the loss itself is not weighted."""
+    method = distillers.get("ReviewKD")(weight=0.6)
+    (stage,) = run_stages([make_distiller(method).distillation_losses[0]])
+    weights = [float(weight_in_epoch(stage.terms[0], tf.constant(e), 240)) for e in (0, 9, 19, 99)]
+    np.testing.assert_allclose(weights, [0.6 / 20, 0.3, 0.6, 0.6], rtol=0.005)
+    teacher, student = (outputs_of(seed, ((4, 4, 3),)) for seed in (3, 4))
+    loss = built(teacher, student)
+    losses = {
+        float(loss.compute_loss(teacher, student, epoch=tf.constant(epoch))) for epoch in (0, 99)
+    }
+    assert len(losses) == 1
 
 
 def test_a_vector_as_the_deepest_tap_is_the_deepest_level():
     teacher, student = (outputs_of(seed, ((4, 4, 3), (6,))) for seed in (5, 6))
-    method = built(teacher, student)
-    assert [layer.name for layer in method.layers] == ["fusion1", "fusion2"]
+    loss = built(teacher, student)
+    assert [layer.name for layer in loss.layers] == ["fusion1", "fusion2"]
     changed = {**teacher, "embedding": teacher["embedding"] + 1}
-    assert float(method.compute_loss(teacher, student)) == float(
-        method.compute_loss(changed, student)
-    )
+    assert float(loss.compute_loss(teacher, student)) == float(loss.compute_loss(changed, student))
 
 
 @pytest.mark.parametrize("change", [tf.zeros_like, tf.ones_like, lambda x: x])
@@ -133,10 +132,10 @@ def test_finite_and_no_gradient_for_the_teacher(change, dtype):
     teacher, student = (
         tf.nest.map_structure(change, outputs_of(seed, shapes, dtype=dtype)) for seed in (7, 8)
     )
-    method = built(teacher, student)
+    built_loss = built(teacher, student)
     with tf.GradientTape() as tape:
         tape.watch([teacher, student])
-        loss = method.compute_loss(teacher, student, stage="train", epoch=0)
+        loss = built_loss.compute_loss(teacher, student, training=True)
     gradients = tape.gradient(loss, [*teacher["maps"], *student["maps"]])
     assert np.isfinite(loss)
     assert gradients[:2] == [None] * 2
@@ -146,14 +145,18 @@ def test_finite_and_no_gradient_for_the_teacher(change, dtype):
 
 
 def test_what_does_not_fit_is_refused():
-    for wrong in ({"weight": -1.0}, {"warmup": 0}):
-        with pytest.raises(UserError, match="ReviewKD: .* must be above 0"):
+    for wrong, message in (
+        ({"weight": -1.0}, "weight must be above 0"), ({"warmup": 20}, "warmup must be from 0 to 1")
+    ):
+        with pytest.raises(UserError, match=f"ReviewKD: {message}"):
             distillers.get("ReviewKD")(**wrong)
+    tokens = {"maps": [tf.zeros([2, 9, 5])], "embedding": tf.zeros([2, 5])}
+    with pytest.raises(UserError, match=r"ReviewKD compares maps .* \(2, 9, 5\) gives tokens"):
+        built(tokens, tokens)
     one, other = outputs_of(9, ((4, 4, 3),)), outputs_of(9, ((4, 4, 3), (2, 2, 3)))
     with pytest.raises(UserError, match="ReviewKD .* teacher has 1, the student 2"):
         built(one, other)
 
 
-def test_gradients_reach_what_is_trained():
-    for teacher in (network(2, "teacher", width=2), larger_network(2, "teacher")):
-        check_gradients(distillers.get("ReviewKD")(weight=1.0), teacher=teacher)
+def test_training():
+    run_method_test(distillers.get("ReviewKD")())

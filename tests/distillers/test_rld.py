@@ -7,6 +7,7 @@ from scipy.special import softmax
 
 import distillers
 from registry import UserError
+from tests.distillers.harness import run_method_test
 from tests.distillers.losses import assert_finite_in_bfloat16, assert_gradient, gradients
 
 RLD = distillers.get("RLD")
@@ -86,3 +87,7 @@ def test_hyper_parameters():
                   {"standardize": "perhaps"}, {"warmup": 2.0}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             RLD(**wrong)
+
+
+def test_training():
+    run_method_test(RLD())

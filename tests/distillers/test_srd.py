@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import distillers
 from registry import UserError
+from tests.distillers.harness import run_method_test
 from tests.distillers.losses import assert_finite_in_bfloat16, assert_gradient, gradients
 
 SRD = distillers.get("SRD")
@@ -56,3 +57,7 @@ def test_what_makes_no_sense_is_refused():
     for wrong in ({"projector": "some"}, {"weight": 0.0}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             SRD(**wrong)
+
+
+def test_training():
+    run_method_test(SRD())

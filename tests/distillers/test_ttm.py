@@ -8,6 +8,7 @@ from scipy.special import softmax
 import distillers
 from distillers.soft_logits import soft_cross_entropy
 from registry import UserError
+from tests.distillers.harness import run_method_test
 from tests.distillers.losses import assert_finite_in_bfloat16, assert_gradient, gradients
 
 TTM = distillers.get("TTM")
@@ -49,3 +50,7 @@ def test_what_makes_no_sense_is_refused():
     for wrong in ({"power": 0.0}, {"weight": -1.0}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             TTM(**wrong)
+
+
+def test_training():
+    run_method_test(TTM())

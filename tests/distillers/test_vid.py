@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 from distillers.vid import VID, surprise
 from registry import UserError
-from tests.distillers.stages import check_gradients, larger_network
+from tests.distillers.harness import run_method_test
 
 SHAPES = [(3, 4, 4, 5), (3, 2, 2, 7), (3, 9)]
 STUDENT_SHAPES = [(3, 4, 4, 3), (3, 2, 2, 7), (3, 4)]
@@ -21,16 +21,15 @@ def maps_of(seed, shapes):
 
 def built(teacher, student):
     keras.utils.set_random_seed(0)
-    method = VID()
-    method.build(teacher, student)
-    for layer in method.layers:
+    loss = VID().build(teacher, student)
+    for layer in loss.layers:
         layer.scale.assign(np.random.default_rng(1).normal(size=layer.scale.shape))
-    return method
+    return loss
 
 
-def by_loop(method, teacher, student):
+def by_loop(loss, teacher, student):
     total = 0.0
-    for layer, theirs, ours in zip(method.layers, teacher, student, strict=True):
+    for layer, theirs, ours in zip(loss.layers, teacher, student, strict=True):
         first, second, third = (np.array(one.kernel, np.float64) for one in layer.regressor)
         variance = np.log1p(np.exp(np.array(layer.scale, np.float64))) + 1e-5
         values = []
@@ -47,9 +46,9 @@ def by_loop(method, teacher, student):
 
 def test_loss_equals_a_loop():
     teacher, student = maps_of(2, SHAPES), maps_of(3, STUDENT_SHAPES)
-    method = built(teacher, student)
-    found = method.compute_loss(teacher, student)
-    np.testing.assert_allclose(found, by_loop(method, teacher, student), rtol=1e-5)
+    loss = built(teacher, student)
+    found = loss.compute_loss(teacher, student)
+    np.testing.assert_allclose(found, by_loop(loss, teacher, student), rtol=1e-5)
 
 
 def test_surprise_is_a_gaussian_density():
@@ -64,18 +63,17 @@ def test_surprise_is_a_gaussian_density():
 
 def test_larger_maps_are_averaged():
     teacher, student = maps_of(5, [(3, 4, 2, 5)]), maps_of(6, [(3, 2, 4, 3)])
-    method = built(teacher, student)
+    loss = built(teacher, student)
     smaller = [np.reshape(teacher[0], (3, 2, 2, 2, 5)).mean(axis=2)]
     ours = [np.reshape(student[0], (3, 2, 2, 2, 3)).mean(axis=3)]
-    found = method.compute_loss(teacher, student)
-    np.testing.assert_allclose(found, by_loop(method, smaller, ours), rtol=1e-5)
-    assert "compared at 2x2" in method.notes[0]
+    found = loss.compute_loss(teacher, student)
+    np.testing.assert_allclose(found, by_loop(loss, smaller, ours), rtol=1e-5)
+    assert "compared at 2x2" in loss.notes[0]
 
 
 def test_initial_variance():
-    method = VID(initial_variance=3.0)
-    method.build(*[maps_of(7, SHAPES)] * 2)
-    for layer, tap in zip(method.layers, maps_of(7, SHAPES), strict=True):
+    loss = VID(initial_variance=3.0).build(*[maps_of(7, SHAPES)] * 2)
+    for layer, tap in zip(loss.layers, maps_of(7, SHAPES), strict=True):
         np.testing.assert_allclose(layer(tap)[1], np.full(tap.shape[-1], 3.0), rtol=1e-6)
 
 
@@ -88,20 +86,18 @@ def test_gradient_is_finite(student, dtype):
         "zero": [tf.zeros_like(tap) for tap in teacher],
         "constant": [tf.ones_like(tap) for tap in teacher],
     }[student]
-    method = built(teacher, maps)
+    built_loss = built(teacher, maps)
     with tf.GradientTape() as tape:
         tape.watch(maps)
-        loss = method.compute_loss([tap + 0 for tap in teacher], [tap + 0 for tap in maps])
+        loss = built_loss.compute_loss([tap + 0 for tap in teacher], [tap + 0 for tap in maps])
     assert loss.dtype == tf.float32 and np.isfinite(loss)
     for gradient in tape.gradient(loss, maps):
         assert np.all(np.isfinite(tf.cast(gradient, tf.float32)))
 
 
-def test_trains_all_of_the_student_and_its_layers():
-    check_gradients(VID())
-    distiller = check_gradients(VID(), teacher=larger_network(4, "teacher"))
-    ours = {layer.name for layer in distiller.method.layers}
-    assert ours == {"gaussian1", "gaussian2"}
+def test_training():
+    distiller = run_method_test(VID())
+    assert {layer.name for layer in distiller.method_layers} == {"gaussian1", "gaussian2"}
 
 
 @pytest.mark.parametrize("wrong", [{"weight": 0.0}, {"initial_variance": 0.0}])
@@ -110,6 +106,10 @@ def test_nonsense_is_refused(wrong):
         VID(**wrong)
 
 
-def test_a_map_against_a_vector_is_refused():
+def test_what_does_not_fit_is_refused():
     with pytest.raises(UserError, match="VID .*tap 1 is a map .* and a vector"):
         VID().build([tf.zeros([2, 4, 4, 5])], [tf.zeros([2, 5])])
+    with pytest.raises(UserError, match="VID needs as many tokens .* the teacher has 9 .* 4"):
+        VID().build([tf.zeros([2, 9, 5])], [tf.zeros([2, 4, 5])])
+    with pytest.raises(UserError, match="VID has layers of its own"):
+        VID().compute_loss(maps_of(9, SHAPES), maps_of(9, STUDENT_SHAPES))

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import distillers
 from registry import UserError
+from tests.distillers.harness import run_method_test
 from tests.distillers.losses import assert_finite_in_bfloat16, assert_gradient
 
 WKD_F = distillers.get("WKD_F")
@@ -96,3 +97,7 @@ def test_hyper_parameters():
     for wrong in ({"grid": 0}, {"mean_weight": -1.0}, {"projector": "conv"}, {"weight": 0.0}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             WKD_F(**wrong)
+
+
+def test_training():
+    run_method_test(WKD_F())

@@ -12,6 +12,7 @@ import nets
 from distillers.wkd_l import wasserstein_distance
 from nets import feature_extractor
 from registry import UserError
+from tests.distillers.harness import run_method_test
 from tests.distillers.losses import assert_finite_in_bfloat16, assert_gradient, gradients
 from tests.distillers.models import network, outputs
 
@@ -119,3 +120,7 @@ def test_what_makes_no_sense_is_refused():
     without = feature_extractor(model, nets.outputs_of(model, taps=["shallow"]))
     with pytest.raises(UserError, match="teacher's logits, and they come from 'scores'"):
         WKD_L().build(without.output["logits"], tf.zeros([2, 6]))
+
+
+def test_training():
+    run_method_test(WKD_L())

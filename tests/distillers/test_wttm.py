@@ -7,6 +7,7 @@ from scipy.special import softmax
 
 import distillers
 from registry import UserError
+from tests.distillers.harness import run_method_test
 from tests.distillers.losses import assert_finite_in_bfloat16, assert_gradient
 
 TTM, WTTM = distillers.get("TTM"), distillers.get("WTTM")
@@ -45,3 +46,7 @@ def test_what_makes_no_sense_is_refused():
         WTTM().build(tf.zeros([2, 6]), tf.zeros([2, 5]))
     with pytest.raises(UserError, match="power"):
         WTTM(power=-0.1)
+
+
+def test_training():
+    run_method_test(WTTM())
