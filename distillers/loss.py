@@ -65,6 +65,8 @@ class Context(NamedTuple):
     @classmethod
     def of(cls, **given: Any) -> Context:
         """From keyword arguments: what is no field of this is one of the `extras`."""
+        if given.get("labels") is not None:
+            given["labels"] = tf.cast(tf.convert_to_tensor(given["labels"]), tf.int32)
         fields = {name: value for name, value in given.items() if name in cls._fields}
         return cls(**fields, extras={k: v for k, v in given.items() if k not in fields})
 

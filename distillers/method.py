@@ -206,10 +206,14 @@ class Method(Plugin, keras.distillation.DistillationLoss):
         Raises:
             TypeError: one of them is neither a field of `Context` nor among the method's `extras`.
         """
-        unknown = given.keys() - _CONTEXT - set(self.extras)
+        unknown = [name for name in given if not self.takes(name)]
         if unknown:
-            raise TypeError(f"{self.name} takes no {', '.join(sorted(unknown))}")
+            raise TypeError(f"{self.name} takes no {', '.join(unknown)}")
         return Context.of(**given)
+
+    def takes(self, name: str) -> bool:
+        """Whether `compute_loss` has a keyword argument `name`."""
+        return name in _CONTEXT or name in self.extras
 
     def compute_loss(self, teacher_outputs: Any, student_outputs: Any, **context: Any) -> tf.Tensor:
         """The loss, unweighted, a scalar.

@@ -71,11 +71,18 @@ class Sum(keras.distillation.DistillationLoss):
 
         Args:
             teacher_outputs, student_outputs: dicts of all that the methods read.
-            **context: see `Method.compute_loss`.
+            **context: see `Method.compute_loss`; each method gets what it takes.
+
+        Raises:
+            TypeError: no method takes one of the keyword arguments.
         """
+        for name in context:
+            if not any(member.takes(name) for member in self.members):
+                raise TypeError(f"{self.name} takes no {name}")
         total = 0.0
         for member in self.members:
             teacher, student = map(member.select, (teacher_outputs, student_outputs))
-            loss = member.compute_loss(teacher, student, **context)
+            given = {name: value for name, value in context.items() if member.takes(name)}
+            loss = member.compute_loss(teacher, student, **given)
             total += member.distillation_weight * tf.cast(loss, tf.float32)
         return total

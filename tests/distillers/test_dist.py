@@ -7,6 +7,7 @@ from scipy.special import softmax
 
 import distillers
 from registry import UserError
+from tests.distillers.harness import run_method_test
 from tests.distillers.losses import assert_finite_in_bfloat16, assert_gradient, gradients
 
 DIST = distillers.get("DIST")
@@ -53,3 +54,7 @@ def test_what_makes_no_sense_is_refused():
     for wrong in ({"temperature": -1.0}, {"beta": -1.0}, {"gamma": np.nan}, {"weight": 0.0}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             DIST(**wrong)
+
+
+def test_training():
+    run_method_test(DIST())

@@ -7,6 +7,7 @@ from scipy.special import softmax
 
 import distillers
 from registry import UserError
+from tests.distillers.harness import run_method_test
 from tests.distillers.losses import assert_finite_in_bfloat16, assert_gradient, gradients
 
 DKD = distillers.get("DKD")
@@ -78,21 +79,28 @@ def test_a_batch_without_labels_and_logits_of_any_size():
     assert_finite_in_bfloat16(DKD(), teacher, student, labels=LABELS)
 
 
-@pytest.mark.parametrize(
-    ("epoch", "warmup", "share"), [(0, 20, 0.05), (9, 20, 0.5), (19, 20, 1), (50, 20, 1), (0, 0, 1)]
-)
-def test_warmup_is_of_the_training(epoch, warmup, share):
+def test_warm_up_is_a_share_of_the_run():
+    """20 of the authors' 240 epochs; it belongs to the stage, not to the loss."""
     teacher, student = (tf.constant(x) for x in logits(4))
-    method, context = DKD(warmup=warmup), {"labels": LABELS, "epoch": tf.constant(epoch)}
-    whole = method.compute_loss(teacher, student, **context)
-    np.testing.assert_allclose(method.compute(teacher, student, **context)[0], share * whole)
+    loss = DKD(weight=3.0).build(teacher, student)
+    assert (loss.stage().warmup, loss.stage().weight) == (0.083, 3)
+    assert round(240 * loss.stage().warmup) == 20
+    losses = [
+        DKD(warmup=warmup).compute_loss(teacher, student, labels=LABELS, epoch=tf.constant(0))
+        for warmup in (0, 1)
+    ]
+    assert losses[0] == losses[1] != 0
 
 
 def test_what_makes_no_sense_is_refused():
     with pytest.raises(UserError, match="6 logits, the student 5"):
         DKD().build(tf.zeros([2, 6]), tf.zeros([2, 5]))
-    with pytest.raises(UserError, match="DKD needs the labels"):
+    with pytest.raises(UserError, match="DKD needs labels"):
         DKD().compute_loss(tf.zeros([2, 5]), tf.zeros([2, 5]))
-    for wrong in ({"temperature": 0.0}, {"alpha": -1.0}, {"beta": np.nan}, {"warmup": -1}):
+    for wrong in ({"temperature": 0.0}, {"alpha": -1.0}, {"beta": np.nan}, {"warmup": 2}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             DKD(**wrong)
+
+
+def test_training():
+    run_method_test(DKD())

@@ -7,6 +7,7 @@ from scipy.special import softmax
 
 import distillers
 from registry import UserError
+from tests.distillers.harness import run_method_test
 from tests.distillers.losses import assert_finite_in_bfloat16, gradients
 
 DML = distillers.get("DML")
@@ -55,3 +56,7 @@ def test_what_makes_no_sense_is_refused():
     for wrong in ({"temperature": 0.0}, {"weight": -1.0}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             DML(**wrong)
+
+
+def test_training():
+    run_method_test(DML())

@@ -7,6 +7,7 @@ from scipy.special import softmax
 
 import distillers
 from registry import UserError
+from tests.distillers.harness import run_method_test
 from tests.distillers.losses import assert_finite_in_bfloat16, assert_gradient, gradients
 
 LogitStd = distillers.get("LogitStd")
@@ -60,3 +61,7 @@ def test_what_makes_no_sense_is_refused():
     for wrong in ({"temperature": 0.0}, {"weight": 0.0}, {"label_weight": -0.1}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             LogitStd(**wrong)
+
+
+def test_training():
+    run_method_test(LogitStd())

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import distillers
 from registry import UserError
+from tests.distillers.harness import run_method_test
 from tests.distillers.losses import assert_finite_in_bfloat16, assert_gradient, gradients
 
 PKT = distillers.get("PKT")
@@ -72,3 +73,7 @@ def test_low_precision():
 def test_what_makes_no_sense_is_refused():
     with pytest.raises(UserError, match="weight"):
         PKT(weight=0.0)
+
+
+def test_training():
+    run_method_test(PKT())

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 import distillers
 from registry import UserError
+from tests.distillers.harness import run_method_test
 from tests.distillers.losses import assert_finite_in_bfloat16, assert_gradient, gradients
 
 RKD = distillers.get("RKD")
@@ -89,3 +90,7 @@ def test_what_makes_no_sense_is_refused():
     for wrong in ({"distance_weight": -1.0}, {"angle_weight": np.nan}, {"weight": 0.0}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             RKD(**wrong)
+
+
+def test_training():
+    run_method_test(RKD())

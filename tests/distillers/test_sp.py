@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import distillers
 from registry import UserError
+from tests.distillers.harness import run_method_test
 from tests.distillers.losses import gradients
 
 SP = distillers.get("SP")
@@ -80,3 +81,7 @@ def test_what_makes_no_sense_is_refused():
         SP().build([tf.zeros([1, 2])], [])
     with pytest.raises(UserError, match="weight"):
         SP(weight=-3.0)
+
+
+def test_training():
+    run_method_test(SP())

@@ -34,13 +34,15 @@ def moved(method, **options):
 def test_a_person_writes_sums_with_plus():
     method = distillers.create("sskd-svd(num_dfv=2)+Soft_Logits", temperature="2", solver="svd")
     assert isinstance(method, Sum)
-    svd, soft = method.terms
+    svd, soft = method.members
     assert (svd.num_dfv, svd.solver, soft.temperature) == (2, "svd", 2.0)
     assert distillers.spelled(" sskd-svd( num_dfv=2 )+ soft-logits") == (
         "SSKD_SVD(num_dfv=2)+Soft_logits"
     )
     assert method.settings()["SSKD_SVD.num_dfv"] == 2
-    assert (method.main_weight, set(method.reads)) == (0.7, {"maps", "logits"})
+    assert method.name == "SSKD_SVD+Soft_logits" and method.needs_teacher
+    assert [method.does_read(key) for key in ("maps", "embedding", "logits")] == [True, False, True]
+    assert distiller_of(method).stage.main_weight == 0.7
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,45 @@ def test_sums_that_make_no_sense_are_refused(specification, message):
         distillers.create(specification)
 
 
+@pytest.mark.parametrize(
+    ("specification", "message"),
+    [
+        ("AT+SP", r"AT and SP both have 'weight': give it with one of them, as in AT\(weight=7\)"),
+        ("AT(weight=1)+SP", "AT and SP both have 'weight'"),
+        ("AT+SP+Soft_logits", "AT and SP both have 'weight'"),
+    ],
+)
+def test_a_hyper_parameter_that_several_members_have_is_refused(specification, message):
+    with pytest.raises(UserError, match=message):
+        distillers.create(specification, weight=7)
+
+
+def test_hyper_parameters_of_each_member():
+    at, sp = distillers.create("AT(weight=1)+SP(weight=2)").members
+    assert (at.weight, sp.weight) == (1, 2)
+    at, soft = distillers.create("AT+Soft_logits", weight="7", alpha=0.5).members
+    assert (at.weight, soft.alpha) == (7, 0.5)
+
+
+def test_metrics_of_each_member_have_its_name():
+    """SSKD_SVD and KD_SVD both say which share of the images they dropped."""
+    _, logs = moved(distillers.create("SSKD_SVD+KD_SVD"))
+    for name in ("SSKD_SVD", "KD_SVD"):
+        assert {f"{name}_loss", f"{name}_dropped_share"} <= set(logs)
+    assert "dropped_share" not in logs and "weighted_distillation_loss" not in logs
+    _, alone = moved(distillers.create("SSKD_SVD"))
+    assert "dropped_share" in alone and "SSKD_SVD_loss" not in alone
+
+
+def test_a_method_of_one_stage_takes_part_where_there_is_a_main_loss():
+    """FSP's first stage has none: it stays FSP's alone."""
+    stages = distiller_of(distillers.create("FSP(staged=true)+Soft_logits")).stages
+    names = [[term.name for term in stage.terms] for stage in stages]
+    assert names == [["FSP"], ["Soft_logits"]]
+    with pytest.raises(UserError, match="one method with stages, not FSP and FitNet"):
+        distiller_of(distillers.create("FSP(staged=true)+FitNet"))
+
+
 def test_hyper_parameter_that_no_member_has():
     with pytest.raises(UserError, match="num_dvf.*num_dfv"):
         distillers.create("SSKD_SVD+Soft_logits", num_dvf=1)
@@ -68,8 +109,9 @@ def test_without_a_main_loss_the_gradients_add_up():
     together, logs = moved(Sum((SSKD_SVD(), SoftLogits(alpha=0.5))), main_loss="none")
     for one, other, both in zip(*alone, together, strict=True):
         np.testing.assert_allclose(one + other, both, rtol=1e-4, atol=1e-6)
-    total = logs["SSKD_SVD_loss"] + 0.5 * logs["Soft_logits_loss"]
-    np.testing.assert_allclose(logs["distillation_loss"], total, rtol=1e-5)
+    svd, soft = logs["SSKD_SVD_loss"], logs["Soft_logits_loss"]
+    np.testing.assert_allclose(logs["distillation_loss"], svd + soft, rtol=1e-5)
+    np.testing.assert_allclose(logs["weighted_distillation_loss"], svd + 0.5 * soft, rtol=1e-5)
 
 
 def test_what_is_clipped_is_clipped_against_main_and_added_losses():
@@ -92,6 +134,18 @@ def test_the_loss_of_a_sum_called_by_itself():
     fsp = FSP().compute_loss(*(f["maps"] for f in found))
     soft = SoftLogits().compute_loss(*(f["logits"] for f in found))
     np.testing.assert_allclose(total, fsp + 0.4 * soft, rtol=1e-6)
+
+
+def test_each_member_gets_what_it_takes():
+    x, labels = tf.random.normal([3, 5]), [0, 1, 2]
+    wkd, soft = distillers.create("WKD_L(gamma=1)"), SoftLogits(alpha=0.5)
+    total = Sum((wkd, soft)).compute_loss(
+        {"logits": x}, {"logits": -x}, labels=labels, teacher_classifier=tf.eye(5)
+    )
+    alone = wkd.compute_loss(x, -x, labels=labels, teacher_classifier=tf.eye(5))
+    np.testing.assert_allclose(total, alone + 0.5 * soft.compute_loss(x, -x), rtol=1e-6)
+    with pytest.raises(TypeError, match="WKD_L.Soft_logits takes no classifier"):
+        Sum((wkd, soft)).compute_loss({"logits": x}, {"logits": x}, classifier=tf.eye(5))
 
 
 # Keras' losses in our distiller

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from op_util.pooling import adaptive_average_pool, nearest
+from op_util.pooling import adaptive_average_pool, cell_bounds, nearest
 
 SIZES = [(8, 6, 4, 3), (7, 5, 4, 2), (4, 4, 1, 1), (2, 3, 4, 6), (3, 5, 5, 7), (4, 6, 4, 6)]
 
@@ -29,3 +29,8 @@ def test_against_loops(sizes):
     found = adaptive_average_pool(tf.constant(maps), (rows, columns))
     np.testing.assert_allclose(found, averaged, rtol=1e-12, atol=1e-15)
     np.testing.assert_array_equal(nearest(tf.constant(maps), (rows, columns)), sampled)
+
+
+def test_bounds_of_cells():
+    assert cell_bounds(6, 3) == [(0, 2), (2, 4), (4, 6)]
+    assert cell_bounds(7, 3) == [(0, 3), (2, 5), (4, 7)]
