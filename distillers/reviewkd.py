@@ -57,7 +57,7 @@ def review_loss(
     levels = list(zip(teacher, student, fusions, strict=True))
     for theirs, ours, fusion in reversed(levels):
         found, deeper = fusion(ours, deeper, size=tuple(theirs.shape[1:3]), training=training)
-        loss += hierarchical_context_loss(theirs, tf.cast(found, theirs.dtype))
+        loss += hierarchical_context_loss(tf.cast(theirs, found.dtype), found)
     return loss
 
 

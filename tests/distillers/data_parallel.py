@@ -61,16 +61,17 @@ def train(strategy, name):
             samples=38,
         )
     data, logs = batches("SSKD_SVD" in name), {}
-    for stage in method.stages:
-        distiller.start_stage(stage)
+    parts = distiller.parts(len(distiller.stages))
+    for part in parts:
+        distiller.enter(part)
         with strategy.scope():
             rate = RATES.get(name, RATE)
             distiller.compile(keras.optimizers.SGD(rate, momentum=0.9, nesterov=True))
         history = distiller.fit(
-            data.repeat(2), shuffle=False, verbose=0,
+            data.repeat(2), shuffle=False, verbose=0, initial_epoch=part.first, epochs=part.last,
             validation_data=data if name in JUDGED else None,
         )
-        logs |= {f"{stage.name}: {key}": values for key, values in history.history.items()}
+        logs |= {f"{part.stage.name}: {key}": values for key, values in history.history.items()}
     weights = [*distiller.weights, *(teacher.weights if method.trains_teacher else [])]
     weights = np.concatenate([np.ravel(w.numpy()) for w in weights])
     ours = np.concatenate([np.ravel(w.numpy()) for w in student.weights])

@@ -14,6 +14,7 @@ import tensorflow as tf
 import distillers
 from distillers.crd import drawn_rows
 from registry import UserError
+from tests.distillers.harness import run_method_test
 from tests.distillers.losses import gradients
 from tests.distillers.models import batch, network, outputs
 
@@ -35,9 +36,7 @@ def embeddings(seed, samples=5):
 def built(seed=0, **hyper_parameters):
     keras.utils.set_random_seed(seed)
     method = CRD(**{"embedding_size": SIZE, "temperature": TEMPERATURE, **hyper_parameters})
-    method.begin(ROWS, 3)
-    method.build(*(tf.constant(x) for x in embeddings(0)))
-    return method
+    return method.build(*(tf.constant(x) for x in embeddings(0)), samples=ROWS)
 
 
 def unit(x):
@@ -47,8 +46,8 @@ def unit(x):
 class ByHand:
     """What CRD computes and remembers, image by image in float64; draws are all rows."""
 
-    def __init__(self, method):
-        self.layers = [[np.array(w, np.float64) for w in layer.weights] for layer in method.layers]
+    def __init__(self, loss):
+        self.layers = [[np.array(w, np.float64) for w in layer.weights] for layer in loss.layers]
         self.teacher_rows, self.student_rows = self.layers[2][:2]
         self.labels = np.full(ROWS, -1)
         self.sums = None
@@ -100,8 +99,8 @@ class ByHand:
 def test_losses_and_memory_equal_loops():
     """Three steps: unlabelled images, an image that comes again, and a smaller last batch in which
     one is twice."""
-    method = built()
-    by_hand, memory = ByHand(method), method.layers[2]
+    crd = built()
+    by_hand, memory = ByHand(crd), crd.layers[2]
     for step, (indices, labels) in enumerate(
         [
             (INDICES, LABELS),
@@ -111,8 +110,8 @@ def test_losses_and_memory_equal_loops():
     ):
         teacher, student = embeddings(step + 1, len(indices))
         context = {"labels": labels, "indices": indices.astype("int64")}
-        alone = method.compute_loss(tf.constant(teacher), tf.constant(student), **context)
-        loss, _ = method.compute(tf.constant(teacher), tf.constant(student), **context)
+        alone = crd.compute_loss(teacher, student, **context)
+        loss = crd.compute_loss(teacher, student, training=True, **context)
         assert alone == loss
         np.testing.assert_allclose(loss, by_hand.step(teacher, student, indices, labels), rtol=1e-5)
         for found, expected in (
@@ -124,41 +123,63 @@ def test_losses_and_memory_equal_loops():
         assert int(memory.steps) == step + 1
 
 
-def test_the_loss_alone_changes_nothing():
-    method = built()
-    before = [np.array(weight) for layer in method.layers for weight in layer.weights]
-    method.compute_loss(*embeddings(1), labels=LABELS, indices=INDICES)
-    after = [weight for layer in method.layers for weight in layer.weights]
+def test_the_loss_changes_nothing_unless_in_training():
+    loss = built()
+    before = [np.array(weight) for layer in loss.layers for weight in layer.weights]
+    loss.compute_loss(*embeddings(1), labels=LABELS, indices=INDICES)
+    after = [weight for layer in loss.layers for weight in layer.weights]
     for one, other in zip(before, after, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_gradients_reach_both_layers_and_no_memory():
-    method = built()
-    teacher, student = (tf.constant(x) for x in embeddings(1))
-    variables = [v for layer in method.layers for v in layer.trainable_variables]
-    assert len(variables) == 4
-    with tf.GradientTape() as tape:
-        tape.watch((teacher, student))
-        loss, _ = method.compute(teacher, student, labels=LABELS, indices=INDICES)
-    theirs, ours, *others = tape.gradient(loss, [teacher, student, *(v.value for v in variables)])
-    assert theirs is None and np.any(ours)
-    assert all(np.any(gradient) for gradient in others)
-    assert len(method.layers[2].non_trainable_weights) == 5
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_embedding_that_is_not_finite_is_not_remembered(value):
+    """All else of the memory is as if its image had not been there."""
+    teacher, student = embeddings(1)
+    student[1, 2] = value
+    teacher[4, 0] = value
+    loss = built()
+    memory = loss.layers[2]
+    first = [np.array(rows) for rows in (memory.teacher, memory.student)]
+    loss.compute_loss(teacher, student, labels=LABELS, indices=INDICES, training=True)
+    for rows, before, bad in zip((memory.teacher, memory.student), first, (4, 1), strict=True):
+        moved = np.any(np.array(rows) != before, axis=1)
+        assert set(np.flatnonzero(moved)) == set(INDICES) - {INDICES[bad]}
+        assert np.all(np.isfinite(rows))
+    assert np.all(np.isfinite(memory.log_sums)) and int(memory.steps) == 1
+    again = loss.compute_loss(*embeddings(2), labels=LABELS, indices=INDICES)
+    assert np.isfinite(again)
+
+
+def test_a_batch_without_a_finite_embedding_is_no_update():
+    loss = built()
+    bad = [np.full_like(x, np.nan) for x in embeddings(1)]
+    loss.compute_loss(*bad, labels=LABELS, indices=INDICES, training=True)
+    first = [np.array(weight) for weight in built().layers[2].weights]
+    for name, weight, expected in zip(
+        ("teacher", "student", "labels", "log_sums", "steps"), loss.layers[2].weights, first,
+        strict=True,
+    ):
+        assert name == "labels" or np.array_equal(weight, expected), name
+
+
+def test_training():
+    distiller = run_method_test(CRD(embedding_size=8))
+    assert len(distiller.method_layers[2].non_trainable_weights) == 5
 
 
 def test_gradient_is_that_of_finite_differences():
     """After a first batch, since Z, a constant of the loss, would move with the differences."""
-    method = built()
+    loss = built()
     teacher, student = embeddings(1)
     context = {"labels": LABELS, "indices": INDICES}
-    method.compute(teacher, student, **context)
+    loss.compute_loss(teacher, student, training=True, **context)
     step = 1e-3 * np.random.default_rng(2).normal(size=student.shape)
-    by_hand = [ByHand(method) for _ in range(2)]
+    by_hand = [ByHand(loss) for _ in range(2)]
     for one in by_hand:
-        one.sums = np.exp(method.layers[2].log_sums.numpy().astype(float))
-        one.labels = method.layers[2].labels.numpy().copy()
-    _, _, ours = gradients(method, teacher, student, **context)
+        one.sums = np.exp(loss.layers[2].log_sums.numpy().astype(float))
+        one.labels = loss.layers[2].labels.numpy().copy()
+    _, _, ours = gradients(loss, teacher, student, **context)
     losses = [
         one.step(teacher, student + s, INDICES, LABELS)
         for one, s in zip(by_hand, (step, -step), strict=True)
@@ -180,34 +201,31 @@ def test_draws():
 
 def test_fewer_negatives_are_drawn_where_there_are_fewer():
     assert "all 12 images" in built().notes[0]
-    method = built(negatives=4)
-    assert not method.notes
-    losses = [
-        float(method.compute(*embeddings(1), labels=LABELS, indices=INDICES)[0]) for _ in range(2)
-    ]
+    loss = built(negatives=4)
+    assert not loss.notes
+    context = {"labels": LABELS, "indices": INDICES, "training": True}
+    losses = [float(loss.compute_loss(*embeddings(1), **context)) for _ in range(2)]
     assert np.all(np.isfinite(losses)) and losses[0] != losses[1]
 
 
 def test_images_of_one_class_and_zeros():
     """Without any negative only the positive counts; a zero embedding has no direction."""
-    method = built(samples=0)
-    method.layers[2].labels.assign(np.ones(ROWS))
+    crd = built()
+    crd.layers[2].labels.assign(np.ones(ROWS))
     teacher, student = embeddings(3)
     student[0] = 0
     loss, _, ours = gradients(
-        method, teacher, student, labels=np.ones(5, "int32"), indices=INDICES
+        crd, teacher, student, labels=np.ones(5, "int32"), indices=INDICES
     )
     assert np.isfinite(loss) and np.all(np.isfinite(ours)) and not np.any(ours[0])
     half = [tf.cast(tf.constant(x), tf.bfloat16) for x in (teacher, student)]
-    assert np.isfinite(method.compute_loss(*half, indices=INDICES))
+    assert np.isfinite(crd.compute_loss(*half, indices=INDICES))
 
 
 def distiller_of(negatives):
     student, teacher = network(1, "student"), network(2, "teacher", width=2)
-    method = CRD(negatives=negatives, embedding_size=8)
-    method.begin(21, 6)
     distiller = distillers.Distiller(
-        student, method, teacher,
+        student, CRD(negatives=negatives, embedding_size=8), teacher, samples=21,
         student_outputs=outputs(student), teacher_outputs=outputs(teacher),
     )
     distiller.compile(keras.optimizers.SGD(0.05))
@@ -228,7 +246,7 @@ def test_a_run_goes_on_bit_for_bit(tmp_path):
         [*one.student.weights, *(w for layer in one.method_layers for w in layer.weights)]
         for one in (whole, second)
     )
-    assert int(whole.method.layers[2].steps) == 12
+    assert int(whole.method_layers[2].steps) == 12
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(np.array(one), np.array(other), err_msg=one.path)
 
@@ -242,9 +260,7 @@ def test_several_devices_have_the_memory_of_one():
         "from distillers import create\n"
         "from tests.virtual_devices import compare_all\n"
         "def crd(negatives):\n"
-        "    method = create('CRD', negatives=negatives, embedding_size=8)\n"
-        "    method.begin(21, 6)\n"
-        "    return method\n"
+        "    return create('CRD', negatives=negatives, embedding_size=8)\n"
         "parallel.METHODS = {'all': lambda: crd(100), 'some': lambda: crd(10)}\n"
         "compare_all(parallel.compare)\n"
     )
@@ -264,11 +280,12 @@ def test_several_devices_have_the_memory_of_one():
 
 
 def test_what_makes_no_sense_is_refused():
-    with pytest.raises(UserError, match="begin"):
-        CRD().build(tf.zeros([2, 3]), tf.zeros([2, 3]))
-    with pytest.raises(UserError, match="two training images or more, there are 1"):
-        CRD().begin(1, 1)
-    with pytest.raises(UserError, match="indices"):
+    for samples in (None, 1):
+        with pytest.raises(UserError, match="number of training images, two or more, not [01]"):
+            CRD().build(tf.zeros([2, 3]), tf.zeros([2, 3]), samples=samples)
+    with pytest.raises(UserError, match="CRD has layers of its own"):
+        CRD(samples=9).compute_loss(*embeddings(0), indices=INDICES)
+    with pytest.raises(UserError, match="CRD needs indices"):
         built().compute_loss(*embeddings(0))
     for wrong in ([-1] * 5, [0, 1, 2, 3, ROWS]):
         with pytest.raises(tf.errors.InvalidArgumentError, match="CRD"):
@@ -281,9 +298,8 @@ def test_what_makes_no_sense_is_refused():
             CRD(**wrong)
 
 
-def test_samples_stand_in_for_begin():
-    method = CRD(samples=9)
-    method.build(*(tf.constant(x) for x in embeddings(0)))
-    assert method.layers[2].teacher.shape == (9, 128)
-    norms = np.linalg.norm(method.layers[2].teacher, axis=1)
+def test_the_number_of_images_by_itself():
+    memory = CRD(samples=9).build(*embeddings(0)).layers[2]
+    assert memory.teacher.shape == (9, 128)
+    norms = np.linalg.norm(memory.teacher, axis=1)
     assert 0.8 < norms.mean() < 1.2

@@ -1,16 +1,15 @@
 """MHGD against plain NumPy."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from scipy.special import log_softmax, softmax
 
 import distillers
-from distillers import Distiller
+from distillers import Context, Trains
 from registry import UserError
-from tests.distillers.models import batch, network, outputs
-from tests.distillers.stages import check_gradients
+from tests.distillers.harness import begin_stage, make_distiller, run_method_test
+from tests.distillers.models import batch
 from tests.reference import as_matrices, right_vectors
 
 SHAPES = (5, 4, 6), (3, 4, 8), (7,)
@@ -23,15 +22,14 @@ def taps_of(seed, dtype=tf.float64, batch=6, shapes=SHAPES):
 
 
 def built(taps=None, **settings):
-    method = distillers.get("MHGD")(**settings)
     taps = taps or taps_of(0)
-    method.build(taps, taps)
+    loss = distillers.get("MHGD")(**settings).build(taps, taps)
     random = np.random.default_rng(1)
-    for layer in method.layers:  # as after some training
+    for layer in loss.layers:  # as after some training
         for variable in layer.weights:
             values = random.normal(size=variable.shape) * 0.5
             variable.assign(np.abs(values) + 0.2 if "variance" in variable.name else values)
-    return method
+    return loss
 
 
 def nodes_of(teacher, student):
@@ -76,38 +74,72 @@ def graph(layer, top, bottom, training):
 
 def test_graph_loss_equals_numpy():
     teacher, student = taps_of(2), taps_of(3)
-    method = built(heads=3)
+    loss = built(heads=3)
     theirs, ours = nodes_of(teacher, student)
     expected = 0.0
-    for i, layer in enumerate(method.layers):
+    for i, layer in enumerate(loss.layers):
         g_teacher, g_student = (
             log_softmax(np.tanh(graph(layer, nodes[i], nodes[i + 1], training=False)), axis=-1)
             for nodes in (theirs, ours)
         )
         expected += np.sum(np.exp(g_student) * (g_student - g_teacher))
-    found = method.compute_loss(teacher, student)
+    found = loss.compute_loss(teacher, student)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
-    np.testing.assert_allclose(method.compute_loss(teacher, student, stage="train"), found)
-    np.testing.assert_allclose(method.compute_loss(teacher, teacher), 0, atol=1e-5)
+    np.testing.assert_allclose(loss.compute_loss(teacher, student, stage="train"), found)
+    np.testing.assert_allclose(loss.compute_loss(teacher, teacher), 0, atol=1e-5)
 
 
-def test_estimation_loss_equals_numpy():
+@pytest.mark.parametrize("training", [False, True])
+def test_estimation_loss_equals_numpy(training):
     teacher = taps_of(4)
-    method = built(heads=3, drop_heads=False)
+    loss = built(heads=3, drop_heads=False)
     nodes, _ = nodes_of(teacher, teacher)
     expected = 0.0
-    for layer, top, bottom in zip(method.layers, nodes, nodes[1:], strict=False):
-        attention = softmax(graph(layer, top, bottom, training=True), axis=-1)
+    for layer, top, bottom in zip(loss.layers, nodes, nodes[1:], strict=False):
+        attention = softmax(graph(layer, top, bottom, training), axis=-1)
         value = normalised(
-            top @ np.asarray(layer.value.kernel), layer.value_normalization, training=True
+            top @ np.asarray(layer.value.kernel), layer.value_normalization, training
         )
         gathered = np.stack([one @ np.maximum(value, 0) for one in attention], axis=2)
         estimate = gathered.reshape(len(top), -1) @ np.asarray(layer.estimator.kernel)
         estimate += np.asarray(layer.estimator.bias)
         estimate /= np.linalg.norm(estimate, axis=1, keepdims=True)
         expected += np.mean(1 - np.sum(estimate * bottom, axis=1))
-    found = method.compute_loss(teacher, taps_of(5), stage="attention")
+    found = loss.compute_loss(teacher, taps_of(5), stage="attention", training=training)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("stage", ["attention", "train"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_sample_that_is_not_finite_is_left_out(stage, value):
+    """The loss, its gradient and the batch's statistics are those of the other samples, times
+    B / good where the loss is a sum."""
+    teacher, student = ([tap.numpy() for tap in taps_of(seed)] for seed in (11, 12))
+    good = np.array([True, False, True, True, False, True])
+    teacher[0][1, 2, 1, 3] = teacher[1][1] = teacher[2][1] = value
+    (student if stage == "train" else teacher)[1][4, 0, 0, 0] = value
+    pairs = {}  # in the first pair, and in the second, other samples might be bad
+    for name, rows in (("all", slice(None)), ("good", good)):
+        loss = built(heads=3, drop_heads=False)
+        taps = [[tf.constant(tap[rows]) for tap in taps] for taps in (teacher, student)]
+        with tf.GradientTape() as tape:
+            tape.watch(taps[1])
+            found, metrics = loss.compute(
+                *taps, Context(training=True), loss.stage(stage)
+            )
+        ours = tape.gradient(found, taps[1], unconnected_gradients="zero")
+        statistics = [w.numpy() for layer in loss.layers for w in layer.non_trainable_weights]
+        pairs[name] = found, ours, statistics, metrics["dropped_share"]
+    found, ours, statistics, dropped = pairs["all"]
+    expected, wanted, usual, none = pairs["good"]
+    scale = 6 / 4 if stage == "train" else 1
+    np.testing.assert_allclose(found, scale * expected, rtol=1e-5)
+    np.testing.assert_allclose([dropped, none], [2 / 6, 0], rtol=1e-5)
+    for one, other in zip(ours, wanted, strict=True):
+        assert not np.any(one.numpy()[~good])
+        np.testing.assert_allclose(one.numpy()[good], scale * other, rtol=1e-3, atol=1e-6)
+    for one, other in zip(statistics, usual, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_heads_are_dropped_alike_for_the_same_images_and_epoch():
@@ -121,35 +153,36 @@ def test_heads_are_dropped_alike_for_the_same_images_and_epoch():
     assert len({round(loss, 6) for loss in losses}) == 3
 
 
-def test_gradients_reach_the_attention_in_its_stage_and_only_the_student_after():
-    method = distillers.get("MHGD")()
-    check_gradients(method)
-    first, second = method.stages
-    assert (first.trains, first.layers, first.main_loss) == ("nothing", None, False)
-    assert (second.trains, second.layers, second.new_optimizer) == ("all", (), True)
+def test_training():
+    """With adapters from the student's channels to the teacher's. In bfloat16 another candidate may
+    be the likest."""
+    distiller = run_method_test(distillers.get("MHGD")(), rounding=0.05)
+    first, second = distiller.distillation_losses[0].stages
+    assert (first.trains, first.main_weight) == (Trains.NOTHING, 0)
+    assert (second.trains, second.new_optimizer) == (Trains.ALL, True)
+    assert [layer.name for layer in first.layers] == ["attention1"]
+    assert [layer.name for layer in second.layers] == ["adapter1", "adapter2"]
+    assert "1x1 adapter from 6 to 8 channels" in distiller.notes[0]
 
 
 def test_the_attentions_loss_is_logged_as_it_is():
     """It is a mean over the batch, unlike the student's."""
-    student, teacher = network(1, "student"), network(2, "teacher", width=2)
-    distiller = Distiller(
-        student, distillers.get("MHGD")(drop_heads=False), teacher,
-        student_outputs=outputs(student), teacher_outputs=outputs(teacher),
-    )
-    distiller.start_stage(distiller.method.stages[0])
-    distiller.compile(keras.optimizers.SGD(0.01))
-    taps = distiller.teacher_features(batch(4)["image"])["maps"]
-    expected = distiller.method.compute_loss(taps, taps, stage="attention")
+    distiller = make_distiller(distillers.get("MHGD")(drop_heads=False))
+    begin_stage(distiller, 0, 0.01)
+    (loss,) = distiller.distillation_losses
+    features = distiller.teacher_features(batch(4)["image"])["maps"]
+    ours = distiller.student_features(batch(4)["image"])["maps"]
+    expected = loss.compute_loss(features, ours, stage="attention", training=True)
     logged = distiller.fit(tf.data.Dataset.from_tensors(batch(4)), verbose=0).history
     np.testing.assert_allclose(logged["distillation_loss"], [expected], rtol=1e-4)
 
 
 def test_the_student_gets_a_gradient_from_the_graph_and_the_teacher_none():
     teacher, student = taps_of(7, tf.float32), taps_of(8, tf.float32)
-    method = built()
+    built_loss = built()
     with tf.GradientTape() as tape:
         tape.watch([*teacher, *student])
-        loss = method.compute_loss(teacher, student)
+        loss = built_loss.compute_loss(teacher, student)
     gradients = tape.gradient(loss, [*teacher, *student])
     assert gradients[:3] == [None] * 3
     assert all(np.any(gradient != 0) for gradient in gradients[3:])
@@ -174,21 +207,23 @@ def test_always_finite(change, dtype, stage):
             [change(tap) for tap in taps] if whose == name else taps
             for name, taps in (("teacher", teacher), ("student", student))
         ]
-        method = built()
-        variables = [v.value for layer in method.layers for v in layer.trainable_variables]
+        built_loss = built()
+        variables = [v.value for layer in built_loss.layers for v in layer.trainable_variables]
         with tf.GradientTape() as tape:
             tape.watch([*maps[1], *variables])
-            loss = method.compute_loss(*maps, stage=stage, epoch=0)
+            loss = built_loss.compute_loss(*maps, stage=stage, epoch=0, training=True)
         assert np.isfinite(loss)
         for gradient in tape.gradient(loss, [*maps[1], *variables]):
             assert gradient is None or np.all(np.isfinite(tf.cast(gradient, tf.float32)))
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(UserError, match="MHGD: heads must be above 0"):
+    with pytest.raises(UserError, match="MHGD: heads must be at least 1"):
         distillers.get("MHGD")(heads=0)
     with pytest.raises(UserError, match="MHGD: attention_share must be from 0 to 1"):
         distillers.get("MHGD")(attention_share=1.5)
     taps = [[tf.zeros([2, 4, 4, 3]), tf.zeros([2, 2, 2, size])] for size in (5, 6)]
     with pytest.raises(UserError, match="MHGD .* tap 2 has 5 in the teacher.* 6 in the student"):
-        distillers.get("MHGD")().build(*taps)
+        distillers.get("MHGD")(adapter="none").build(*taps)
+    with pytest.raises(UserError, match="MHGD has layers of its own"):
+        distillers.get("MHGD")().compute_loss(*taps)

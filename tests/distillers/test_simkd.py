@@ -6,11 +6,11 @@ import pytest
 import tensorflow as tf
 
 import nets
-from distillers import Distiller
+from distillers import Distiller, Trains
 from distillers.simkd import SimKD
 from registry import UserError
-from tests.distillers.models import CLASSES, batch, network, outputs
-from tests.distillers.stages import check_gradients, larger_network
+from tests.distillers.harness import make_distiller, run_method_test
+from tests.distillers.models import CLASSES, batch, larger_network, network, outputs
 
 
 def features_of(seed, shape, dtype="float32", classes=CLASSES):
@@ -22,19 +22,18 @@ def features_of(seed, shape, dtype="float32", classes=CLASSES):
 def built(teacher, student, **hyper_parameters):
     """With statistics and scales that are not those of the start."""
     keras.utils.set_random_seed(0)
-    method = SimKD(**hyper_parameters)
-    method.build(teacher, student)
+    loss = SimKD(**hyper_parameters).build(teacher, student)
     random = np.random.default_rng(1)
-    for layer in method.layers[1::2]:
+    for layer in loss.layers[1::2]:
         for variable in layer.variables:
             variable.assign(random.uniform(0.5, 1.5, size=variable.shape))
-    return method
+    return loss
 
 
-def projected(method, maps, training):
+def projected(loss, maps, training):
     """1x1, 3x3 and 1x1 convolution, each normalised and cut at 0, in float64."""
     maps = np.array(maps, np.float64)
-    for convolution, norm in zip(method.layers[::2], method.layers[1::2], strict=True):
+    for convolution, norm in zip(loss.layers[::2], loss.layers[1::2], strict=True):
         kernel = np.array(convolution.kernel, np.float64)
         reach = kernel.shape[0] // 2
         padded = np.pad(maps, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
@@ -48,39 +47,41 @@ def projected(method, maps, training):
     return maps
 
 
-@pytest.mark.parametrize("context", [{}, {"stage": "train"}])
-def test_loss(context):
+@pytest.mark.parametrize("training", [False, True])
+def test_loss(training):
     teacher, student = features_of(2, (3, 4, 5, 8)), features_of(3, (3, 4, 5, 3))
-    method = built(teacher, student)
-    assert [layer.kernel.shape[2:] for layer in method.layers[::2]] == [(3, 4), (4, 4), (4, 8)]
-    expected = projected(method, student["maps"][1], training=bool(context))
+    loss = built(teacher, student)
+    assert [layer.kernel.shape[2:] for layer in loss.layers[::2]] == [(3, 4), (4, 4), (4, 8)]
+    expected = projected(loss, student["maps"][1], training)
     expected = np.mean((expected - teacher["maps"][1]) ** 2)
-    noted = np.array(method.layers[1].moving_mean)
-    found = method.compute_loss(teacher, student, **context)
+    noted = np.array(loss.layers[1].moving_mean)
+    found = loss.compute_loss(teacher, student, training=training)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert np.array_equal(noted, method.layers[1].moving_mean) != bool(context)
+    assert np.array_equal(noted, loss.layers[1].moving_mean) != training
 
 
 def test_maps_are_compared_at_the_smaller_size():
     teacher, student = features_of(4, (3, 4, 4, 8)), features_of(5, (3, 2, 2, 3))
-    method = built(teacher, student, factor=4.0)
-    ours = projected(method, student["maps"][1], training=False)
+    loss = built(teacher, student, factor=4.0)
+    ours = projected(loss, student["maps"][1], training=False)
     smaller = np.reshape(teacher["maps"][1], (3, 2, 2, 2, 2, 8)).mean(axis=(2, 4))
     np.testing.assert_allclose(
-        method.compute_loss(teacher, student), np.mean((ours - smaller) ** 2), rtol=1e-5
+        loss.compute_loss(teacher, student), np.mean((ours - smaller) ** 2), rtol=1e-5
     )
     teacher, student = features_of(6, (3, 2, 2, 8)), features_of(7, (3, 4, 4, 3))
-    method = built(teacher, student)
+    loss = built(teacher, student)
     smaller = np.reshape(student["maps"][1], (3, 2, 2, 2, 2, 3)).mean(axis=(2, 4))
-    expected = np.mean((projected(method, smaller, training=False) - teacher["maps"][1]) ** 2)
-    np.testing.assert_allclose(method.compute_loss(teacher, student), expected, rtol=1e-5)
-    assert method.notes[0].startswith("tap 2 ") and "compared at 2x2" in method.notes[0]
+    expected = np.mean((projected(loss, smaller, training=False) - teacher["maps"][1]) ** 2)
+    np.testing.assert_allclose(loss.compute_loss(teacher, student), expected, rtol=1e-5)
+    assert loss.notes[0].startswith("last tap ") and "compared at 2x2" in loss.notes[0]
 
 
-def test_trains_the_encoder_and_the_projector():
-    distiller = check_gradients(SimKD())
-    assert len(distiller.method.layers) == 6
-    check_gradients(SimKD(), teacher=larger_network(4, "teacher"))
+def test_training():
+    """Of the encoder and the projector."""
+    distiller = run_method_test(SimKD())
+    (stage,) = distiller.distillation_losses[0].stages
+    assert (stage.trains, stage.taps, stage.main_weight) == (Trains.TO_TAPS, (-1,), 0)
+    assert len(stage.layers) == 6
 
 
 @pytest.mark.parametrize("larger", ["neither", "teacher", "student"])
@@ -94,27 +95,27 @@ def test_deployed_model(larger):
     )
     distiller.compile(keras.optimizers.SGD(0.1))
     distiller.fit(tf.data.Dataset.from_tensors(batch(3)), verbose=0, shuffle=False)
-    deployed, method = distiller.method.deployed(student), distiller.method
+    deployed, (loss,) = distiller.deployed, distiller.distillation_losses
     image = batch(4)["image"]
     ours = distiller.student_features(image)["maps"][1].numpy()
     if larger == "student":
         ours = ours.reshape(8, 2, 2, 2, 2, -1).mean(axis=(2, 4))
     # Both classifiers average over positions, so that repeating them changes nothing.
-    pooled = projected(method, ours, training=False).mean(axis=(1, 2))
+    pooled = projected(loss, ours, training=False).mean(axis=(1, 2))
     kernel, bias = (np.array(v) for v in teacher.get_layer("scores").variables)
     np.testing.assert_allclose(deployed(image), pooled @ kernel + bias, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(distiller(image), deployed(image), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
-        method.logits(distiller.student_features(image)), deployed(image), rtol=1e-4, atol=1e-5
+        loss.logits(distiller.student_features(image)), deployed(image), rtol=1e-4, atol=1e-5
     )
     encoder = keras.Model(student.input, student.get_layer("deep").output)
     parts = [nets.count_parameters(encoder), kernel.size, bias.size]
-    parts += [int(np.prod(v.shape)) for layer in method.layers for v in layer.variables]
+    parts += [int(np.prod(v.shape)) for layer in loss.layers for v in layer.variables]
     assert nets.count_parameters(deployed) == sum(parts)
     shared = {id(v) for v in teacher.variables} & {id(v) for v in deployed.variables}
     assert not shared
     saved = {id(v) for v in distiller.variables}
-    ours = [*student.variables, *(v for layer in method.layers for v in layer.variables)]
+    ours = [*student.variables, *(v for layer in loss.layers for v in layer.variables)]
     assert {id(v) for v in ours} <= saved
     copies = {id(v) for v in deployed.variables} - {id(v) for v in ours}
     assert len(copies) == 2 and not copies & saved
@@ -123,12 +124,10 @@ def test_deployed_model(larger):
 
 def test_deployed_model_is_saved_and_loaded(tmp_path):
     student, teacher = larger_network(1, "student"), network(2, "teacher")
-    method = SimKD()
-    Distiller(
-        student, method, teacher,
+    deployed = Distiller(
+        student, SimKD(), teacher,
         student_outputs=outputs(student), teacher_outputs=outputs(teacher),
-    )
-    deployed = method.deployed(student)
+    ).deployed
     deployed.save(tmp_path / "student.keras")
     loaded = keras.models.load_model(tmp_path / "student.keras", safe_mode=True)
     image = batch(5)["image"]
@@ -150,34 +149,32 @@ def test_sizes_that_do_not_divide():
         features = (
             nets.feature_extractor(model, outputs(model)).output for model in (teacher, student)
         )
-        method = SimKD()
-        method.build(*features)
-        assert method.deployed(student)(tf.zeros([2, ours, ours, 3])).shape == (2, CLASSES)
-        maps = [tf.ones([2, size, size, 6]) for size in (theirs, ours)]
-        assert np.isfinite(method.compute_loss({"maps": maps[:1]}, {"maps": maps[1:]}))
+        loss = SimKD().build(*features)
+        assert loss.deploy(student)(tf.zeros([2, ours, ours, 3])).shape == (2, CLASSES)
+        found = loss.compute_loss(*(
+            {"maps": [tf.ones([2, size, size, 6])], "logits": tf.zeros([2, CLASSES])}
+            for size in (theirs, ours)
+        ))
+        assert np.isfinite(found)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("context", [{}, {"stage": "train"}])
-def test_gradient_is_finite(dtype, context):
+@pytest.mark.parametrize("training", [False, True])
+def test_gradient_is_finite(dtype, training):
     """Also at maps without any variance."""
     teacher, student = features_of(8, (3, 4, 5, 8), dtype), features_of(9, (3, 4, 5, 3), dtype)
-    method = built(teacher, student)
+    built_loss = built(teacher, student)
     for maps in (student["maps"][1], tf.zeros_like(student["maps"][1])):
         with tf.GradientTape() as tape:
             tape.watch(maps)
             student["maps"][1] = maps + 0
-            loss = method.compute_loss(teacher, student, **context)
+            loss = built_loss.compute_loss(teacher, student, training=training)
         assert loss.dtype == tf.float32 and np.isfinite(loss)
         assert np.all(np.isfinite(tf.cast(tape.gradient(loss, maps), tf.float32)))
 
 
 def test_mixed_precision():
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        distiller = check_gradients(SimKD(), teacher=larger_network(4, "teacher"))
-    finally:
-        keras.config.set_dtype_policy("float32")
+    distiller = make_distiller(SimKD(), policies=("mixed_bfloat16", "mixed_bfloat16"))
     logits = distiller.predict(batch(5)["image"], verbose=0)
     assert logits.dtype == np.float32 and np.all(np.isfinite(logits))
 
@@ -190,11 +187,12 @@ def test_nonsense_is_refused():
         SimKD(factor=100.0).build(teacher, student)
     with pytest.raises(UserError, match="the teacher has 6 logits, the student 5"):
         SimKD().build(teacher, features_of(11, (3, 4, 5, 3), classes=5))
-    with pytest.raises(UserError, match="tap 2 is a vector"):
+    with pytest.raises(UserError, match="last tap, .* the teacher's is a vector"):
         SimKD().build(features_of(10, (3, 8)), features_of(11, (3, 8)))
-    method = built(teacher, student)
     with pytest.raises(UserError, match="symbolic"):
-        method.deployed(network(1, "student"))
+        built(teacher, student).deploy(network(1, "student"))
+    with pytest.raises(UserError, match="SimKD has layers of its own"):
+        SimKD().compute_loss(teacher, student)
 
 
 def test_a_classifier_that_needs_more_than_the_last_tap_is_refused():
