@@ -16,6 +16,7 @@ from dataloader.data import Images, MemoryImages, Split
 from dataloader.files import printable
 from dataloader.image_files import (
     READ,
+    WHITES,
     decoded,
     decoders_listened_to,
     examine,
@@ -68,6 +69,9 @@ class FileImages:
         self._ordinary, self._white = ordinary, white
         with tf.init_scope(), tf.device("CPU:0"):
             self._paths = tf.constant([os.fsencode(file) for file in files], tf.string)
+        # One graph for each store: as a method of the class, each store would count as a retracing.
+        rows = tf.TensorSpec([None], tf.int64)
+        self._fetch = tf.function(self._read_all, input_signature=[rows], autograph=False)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -94,9 +98,11 @@ class FileImages:
         image = tf.cond(same, lambda: image, lambda: resized(image, size))
         return tf.ensure_shape(image, self.shape)
 
-    @tf.function(reduce_retracing=True)
     def fetch(self, rows: tf.Tensor) -> tf.Tensor:
         """Images of `rows` (int64 [B]) as uint8 [B,H,W,C]."""
+        return self._fetch(rows)
+
+    def _read_all(self, rows: tf.Tensor) -> tf.Tensor:
         return tf.map_fn(
             self._read,
             tf.gather(self._paths, rows),
@@ -148,8 +154,9 @@ def _check(files: Sequence[str], decode: Sequence[bool], top: str | Path) -> Fac
             f"folder:{printable(top)}: {len(damaged)} of {len(files)} images cannot be read: "
             f"{', '.join(damaged[:NAMED])}{more}: repair or remove them"
         )
-    white = white_of(max(finding.brightest for finding in found))
-    if white < 2**16 - 1 and any(finding.brightest for finding in found):
+    brightest = max(finding.brightest for finding in found)
+    white = white_of(brightest)
+    if 0 < brightest <= WHITES[-2]:
         logging.getLogger(__name__).warning(
             "folder:%s: no image of 16 bits has a value above %d, which is taken for white",
             printable(top), white,

@@ -289,6 +289,13 @@ def _ends(file: str | Path) -> Finding:
     return Finding()
 
 
+def begins_as_image(file: str | Path) -> bool:
+    """Whether the regular file `file` begins as images do that are read. Raises OSError."""
+    with open(open_regular(file), "rb") as opened:
+        start = opened.read(12)
+    return start.startswith(_STARTS) and (start[:4] != b"RIFF" or start[8:] == b"WEBP")
+
+
 def _check_ends(start: bytes, end: bytes) -> None:
     if not start:
         raise ImageFault("empty file")

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dataloader.files import check_regular, list_files, printable, read_bytes, subfolders
-from dataloader.image_files import NOT_READ, READ
+from dataloader.image_files import NOT_READ, READ, begins_as_image
 from registry import UserError
 
 TRAIN, TEST = "train", "test"
@@ -78,11 +78,18 @@ def find_images(top: Path) -> Found:
     if not class_names:
         raise UserError(f"{printable(top / parts[TRAIN])} has no class folders: CLASS/* expected")
     folders = [str(top), *(str(top / name) for name in parts.values())]
+    misnamed: list[str] = []
     train, test, validation = (
-        _images_of_classes(top, parts[part], class_names, folders) if part in parts else None
+        _images_of_classes(top, parts[part], class_names, folders, misnamed)
+        if part in parts else None
         for part in (TRAIN, TEST, VALIDATION[0])
     )
     notes = [*_passed_over(top, set(parts.values())), *_loose(top, ["", *parts.values()])]
+    if misnamed:
+        notes.append(
+            f"{printable(top)}: by their names no images, but by their content: "
+            f"{_named(misnamed)}; not read"
+        )
     return Found(class_names, train, test, validation, notes, folders)
 
 
@@ -103,9 +110,9 @@ def _parts(top: Path) -> dict[str, str]:
 
 
 def _images_of_classes(
-    top: Path, part: str, class_names: Sequence[str], folders: list[str]
+    top: Path, part: str, class_names: Sequence[str], folders: list[str], misnamed: list[str]
 ) -> list[list[str]]:
-    """For each class the paths of its images in `part`; adds to `folders`."""
+    """For each class the paths of its images in `part`; adds to `folders` and `misnamed`."""
     there = set(subfolders(top / part))
     unknown = sorted(there - set(class_names))
     if unknown:
@@ -122,9 +129,18 @@ def _images_of_classes(
             for file in listing.others:
                 if _suffix(file) in READ:
                     check_regular(top / part / name / file)
-            paths = [f"{part}/{name}/{file}" for file in listing.files]
-            images[-1] += [path for path in paths if _is_read(top, path)]
+            for file in listing.files:
+                path = f"{part}/{name}/{file}"
+                if _is_read(top, path):
+                    images[-1].append(path)
+                elif begins_as_image(top / path):
+                    misnamed.append(path)
     return images
+
+
+def _named(files: Sequence[str]) -> str:
+    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+    return ", ".join(map(printable, files[:NAMED])) + more
 
 
 def _suffix(file: str) -> str:
@@ -166,11 +182,9 @@ def _loose(top: Path, places: Sequence[str]) -> list[str]:
     for place in places:
         images = sorted(_images_in(top / place))
         if images:
-            named = ", ".join(printable(name) for name in images[:NAMED])
-            more = f" and {len(images) - NAMED} more" if len(images) > NAMED else ""
+            verb = "is" if len(images) == 1 else "are"
             notes.append(
-                f"{printable(top / place)}: {named}{more} {'is' if len(images) == 1 else 'are'} in "
-                "no class folder and not read"
+                f"{printable(top / place)}: {_named(images)} {verb} in no class folder and not read"
             )
     return notes
 
@@ -224,8 +238,9 @@ def write_cache(top: Path, found: Found, facts: Facts, listed_at: float) -> None
             "version": CACHE_VERSION, "changed": changed, "found": asdict(found),
             "facts": asdict(facts),
         }
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as written:
-            json.dump(kept, written)
-        os.replace(written.name, file)
+        with tempfile.TemporaryDirectory(dir=file.parent) as unfinished:
+            written = Path(unfinished) / file.name
+            written.write_text(json.dumps(kept))
+            os.replace(written, file)
     except OSError:  # no place, or none that can be written to: the next start lists again
         return

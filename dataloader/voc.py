@@ -19,6 +19,7 @@ from dataloader.files import Listing, decode_text, list_files, printable, read_b
 from dataloader.image_files import (
     NOT_READ,
     READ,
+    WHITES,
     Finding,
     decoders_listened_to,
     examine,
@@ -114,7 +115,10 @@ def voc(request: SceneRequest) -> Scenes:
     notes += _refuse_or_note(f"voc:{top}", bad, request.max_bad, len(names))
     if not class_names:
         raise UserError(f"voc:{top}: no class is in two training images: name them, or add images")
-    white = white_of(max((finding.brightest for finding in findings), default=0))
+    brightest = max((finding.brightest for finding in findings), default=0)
+    white = white_of(brightest)
+    if 0 < brightest <= WHITES[-2]:
+        notes.append(f"voc:{top}: no image of 16 bits has a value above {white}, taken for white")
     splits = []
     for names in lists:
         chosen = [good[name] for name in names if name in good and name not in bad]

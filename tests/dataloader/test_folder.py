@@ -175,11 +175,29 @@ def test_images_that_are_passed_over_are_told(top, caplog):
     save(picture(0), top / "0.png")
     for number in range(5):
         save(picture(0), top / "train" / f"loose {number}.png")
+    ant = top / "train" / "ant"
+    for name in ("no ending", "0.png~", "1.webp.part"):
+        save(picture(0), ant / "x.webp" if "webp" in name else ant / "x.png")
+        (ant / ("x.webp" if "webp" in name else "x.png")).rename(ant / name)
+    (ant / "notes.txt").write_text("B M is no image")
+    (ant / "sound.wav").write_bytes(b"RIFF\0\0\0\0WAVE")
+    (ant / "empty").touch()
     load(top)
     told = "\n".join(caplog.messages)
     assert "extra has images, but is not read" in told and "0.png is in no class folder" in told
     assert "loose 0.png, loose 1.png, loose 2.png and 2 more are in no class folder" in told
-    assert len(caplog.messages) == 3
+    assert "train/ant/0.png~, train/ant/1.webp.part, train/ant/no ending; not read" in told
+    assert len(caplog.messages) == 4
+
+
+def test_sixteen_bits_that_hold_fewer_are_told(tmp_path, caplog):
+    values = np.linspace(0, 4095, 960).round().astype(np.uint16).reshape(24, 40)
+    for number in range(6):
+        save(values, tmp_path / "train" / f"c{number % 2}" / f"{number}.png")
+    found = load(tmp_path, in_memory="no").train.images([0]).numpy()
+    np.testing.assert_allclose(found[0, ..., 0], values * (255 / 4095), atol=0.51)
+    message, = caplog.messages
+    assert "has a value above 4095" in message
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "endless link"])

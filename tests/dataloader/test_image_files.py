@@ -185,6 +185,7 @@ def test_ends(tmp_path, decode):
     ]
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_more_pixels_than_memory_is_asked_for(tmp_path):
     """A few bytes that promise 10^9 or 10^8 pixels."""
     for number, side in enumerate((40_000, 10_000)):
