@@ -9,13 +9,16 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from docs import reference_pages  # noqa: E402 (found from the repository's root)
+def on_startup(**_: Any) -> None:
+    """Have the project's packages found; MkDocs undoes this where it is done on import."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages, and those of methods and packages to the navigation."""
+    from docs import reference_pages
+
     for path, text in reference_pages.pages().items():
         files.append(File.generated(config, path, content=text))
     names = [method.name for method in reference_pages.methods()]

@@ -1,23 +1,20 @@
-"""The pages that are made from the sources say what the sources do.
+"""The pages that are made from the sources say what the code does.
 
 The sources are parsed when the documentation is built, and imported here: two ways to one answer.
 """
 
-import ast
 import re
 from pathlib import Path
 
 import pytest
 
 import distillers
-import settings.distillation
-import settings.evaluation
-import settings.pretraining
-from docs import reference_pages, sources
+from docs import reference_pages
+from plugins import option
 from tests.test_structure import LIBRARY
 
 ROOT = Path(__file__).parents[1]
-METHODS = {name: method for method in sources.methods() for name in method.names}
+METHODS = {name: method for method in reference_pages.methods() for name in method.names}
 
 
 def test_every_method_has_a_page_under_its_own_name():
@@ -30,18 +27,19 @@ def test_every_method_has_a_page_under_its_own_name():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_hyper_parameters_and_their_defaults_are_those_of_the_method(name):
-    method, fields = distillers.get(name)(), METHODS[name].fields
-    assert {field.name: ast.literal_eval(field.default) for field in fields} == method.settings()
-    assert all(field.about for field in fields), "each is described under Args:"
+    page = reference_pages.method_page(METHODS[name])
+    rows = re.findall(r"^\| `(\w+)` \| `[^|]+` \| (.*?) \| .*? \| (.+) \|$", page, re.MULTILINE)
+    defaults = {key: default.strip("`") for key, default, _ in rows}
+    settings = distillers.get(name)().settings()
+    assert defaults == {key: "" if v in (None, ()) else str(v) for key, v in settings.items()}
+    assert all(about.strip() for _, _, about in rows), "each is described under Args:"
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_what_a_method_compares_is_what_it_reads(name):
     method = distillers.get(name)()
-    kinds = {type(reading).__name__ for reading in method.readings} if method.needs_teacher else ()
-    assert METHODS[name].reads == [sources.READINGS[kind] for kind in kinds] or set(
-        METHODS[name].reads
-    ) == {sources.READINGS[kind] for kind in kinds}
+    kinds = [type(reading).__name__ for reading in method.readings] if method.needs_teacher else []
+    assert METHODS[name].reads == [reference_pages.READINGS[kind] for kind in kinds]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -49,7 +47,7 @@ def test_a_method_says_where_it_is_from_and_how_it_is_computed(name):
     method, page = METHODS[name], reference_pages.method_page(METHODS[name])
     assert method.summary and method.text and method.paper
     assert (ROOT / method.file).read_text() in page
-    if distillers.get(name).needs_teacher:
+    if distillers.get(name).needs_teacher and not re.search(r"\[`\w+`\]\(\w+\.md\)", page):
         assert method.formulas, "the formula is in the docstring of a public function or of `loss`"
     for paragraph in re.findall(r"Departures?:.*", distillers.get(name).__doc__ or ""):
         assert method.departures and paragraph[:40] in page
@@ -57,11 +55,11 @@ def test_a_method_says_where_it_is_from_and_how_it_is_computed(name):
 
 def test_every_setting_has_its_row_in_the_table_of_flags():
     page = reference_pages.pages()["reference/flags.md"]
-    for module in (settings.distillation, settings.evaluation, settings.pretraining):
-        assert module.Settings.__dataclass_fields__
-        for name, field in module.Settings.__dataclass_fields__.items():
-            if field.metadata:
-                assert f"| `--{name}` |" in page, name
+    for command, settings in reference_pages.SETTINGS.items():
+        section = page.partition(f"\n## {command}\n")[2].partition("\n## ")[0]
+        fields = {name for name, field in settings.__dataclass_fields__.items() if field.metadata}
+        assert len(fields) > 10
+        assert set(re.findall(r"^\| `--(\w+)` \|", section, re.MULTILINE)) == fields
 
 
 def test_every_module_has_its_place_in_the_reference():
@@ -71,19 +69,25 @@ def test_every_module_has_its_place_in_the_reference():
         assert f"\n::: {package}." in pages[f"reference/{package}.md"]
 
 
-def test_ranges_and_choices_are_told_in_words():
-    declared = ast.parse(
-        'class A:\n    """A.\n\n    Args:\n        a, b: both.\n    """\n'
-        "    a: int = option(1, minimum=1)\n    b: float = option(0.5, minimum=0, maximum=1)\n"
-        '    c: str = option("x", "what", group="run", choices=("x", "y|z"))\n'
-        "    d: ClassVar[int] = 3\n    e: float = option(1.0, above=0, maximum=2)\n"
-    ).body[0]
-    described = sources.described_fields(sources.docstring_of(declared))
-    found = [sources.read_field(part, described) for part in declared.body]
-    assert [(f.name, f.default, f.allowed, f.about, f.group) for f in found if f] == [
-        ("a", "1", "at least 1", "both.", ""), ("b", "0.5", "0 to 1", "both.", ""),
-        ("c", "'x'", "`x`, `y|z`", "what", "Run"), ("e", "1.0", "above 0, at most 2", "", ""),
-    ]
+@pytest.mark.parametrize(("declared", "words"), [
+    (option(1, minimum=1), "at least 1"), (option(0.5, minimum=0, maximum=1), "0 to 1"),
+    (option("x", choices=("x", "y")), "`x`, `y`"), (option(1.0, above=0), "above 0"),
+    (option(1.0, above=0, maximum=2), "above 0, at most 2"), (option(True), ""),
+])
+def test_ranges_and_choices_are_put_in_words(declared, words):
+    assert reference_pages.allowed(declared.metadata) == words
+
+
+def test_a_docstring_ends_at_its_first_section():
+    text = """One line.
+
+    More, with ``Args:`` in it.
+
+    Args:
+        a: of no interest.
+    """
+    assert reference_pages.without_sections(text) == "One line.\n\nMore, with ``Args:`` in it."
+    assert reference_pages.without_sections("Args:\n    a: b.") == ""
 
 
 def test_a_table_escapes_what_would_divide_a_cell():
