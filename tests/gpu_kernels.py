@@ -50,15 +50,26 @@ def without_gpu_kernel(function) -> set[str]:
 def waits_for_the_host(function) -> set[str]:
     """Where tensors are copied from the GPU to the host, ``producer -> consumer``, because the
     consumer takes them from the host's memory. What comes from the host (batches, shapes,
-    constants, int32 arguments) needs no copy."""
+    int32 arguments) needs no copy, and what is made of constants alone is computed once, when
+    TensorFlow folds them."""
     found = set()
     for graph in graphs_of(function):
         for operation in graph.get_operations():
+            if _is_constant(operation):
+                continue
             for tensor, on_host in zip(operation.inputs, _memory(operation).inputs, strict=True):
                 producer = tensor.op
                 if on_host and not _memory(producer).outputs[tensor.value_index]:
                     found.add(f"{_described(producer)} -> {_described(operation)}")
     return found
+
+
+def _is_constant(operation: tf.Operation, depth: int = 4) -> bool:
+    """Whether it is a constant, or made of constants in a few operations."""
+    if operation.type == "Const" or not depth:
+        return operation.type == "Const"
+    inputs = [tensor.op for tensor in operation.inputs]
+    return bool(inputs) and all(_is_constant(one, depth - 1) for one in inputs)
 
 
 def _described(operation: tf.Operation) -> str:
