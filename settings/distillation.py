@@ -87,12 +87,13 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         None, "tte:RUN, whose encoder's weights the student begins with", group=NETWORKS
     )
     teacher_preprocessing: str = option(
-        "data", "what the teacher was trained with, where its file does not say; data: the data "
-        "set's channel statistics, none: 0..255, tf: -1..1, torch: ImageNet's statistics",
-        group=NETWORKS, choices=known.PREPROCESSING,
+        "auto", "what the teacher was trained with, where its file does not say; auto: what its "
+        "layers tell, else data; data: the data set's channel statistics, none: 0..255, tf: -1..1, "
+        "torch: ImageNet's statistics",
+        group=NETWORKS, choices=("auto", *known.PREPROCESSING),
     )
     student_preprocessing: str = option(
-        "data", "likewise of the student", group=NETWORKS, choices=known.PREPROCESSING
+        "auto", "likewise of the student", group=NETWORKS, choices=("auto", *known.PREPROCESSING)
     )
     teacher_taps: tuple[str, ...] | None = option(
         None, "layers of the teacher to compare, shallow to deep, if not its own", group=NETWORKS
