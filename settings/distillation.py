@@ -13,7 +13,14 @@ from absl import flags
 
 import plugins
 from experiment.command.main import read
-from experiment.command.options import compared, define_flag, define_flags, from_flags, option
+from experiment.command.options import (
+    base_type,
+    compared,
+    define_flag,
+    define_flags,
+    from_flags,
+    option,
+)
 from experiment.report.methods import methods_table
 from registry import UserError, nearest, plain
 from settings import known
@@ -286,7 +293,8 @@ def hyper_parameters() -> dict[str, tuple[Any, list[str]]]:
             if key not in taken:
                 kind, lines = found.get(key, (kinds[key], []))
                 line = f"{name} (default {field.default}): {texts.get(key, '')}"
-                found[key] = (kind if kind == kinds[key] else str, [*lines, line])
+                same = base_type(kind) == base_type(kinds[key])
+                found[key] = (kind if same else str, [*lines, line])
     return found
 
 

@@ -10,6 +10,7 @@ import keras
 import dataloader
 import nets
 from distillers import Method, Sum, create
+from nets.pretrained import is_included
 from registry import UserError, plain
 from settings import known
 from settings.distillation import Settings
@@ -124,7 +125,7 @@ def find_outputs(
 
 def check_exists(role: str, file: str) -> None:
     """Raise UserError unless the model's file exists."""
-    if not Path(file).exists():
+    if not is_included(file) and not Path(file).exists():
         raise UserError(
             f"--{role}_model: {file} does not exist; expected a model in a file (.keras or .h5), "
             "or keras.applications:NAME"
