@@ -43,6 +43,9 @@ class Method(Plugin, keras.distillation.DistillationLoss):
         extras: names of further keyword-only parameters of `loss`, such as the teacher's
             classifier. `build` finds them in symbolic networks; where the loss is called by itself,
             the caller gives them.
+        usual_weight: of this loss, where `weight` is None or no hyper-parameter.
+        weight_without_normalization: the same for a student without normalisation layers; None: no
+            other.
     """
 
     reads: ClassVar[Reading | tuple[Reading, ...]] = Maps()
@@ -53,6 +56,8 @@ class Method(Plugin, keras.distillation.DistillationLoss):
     trains_teacher: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ()
     extras: ClassVar[tuple[str, ...]] = ()
+    usual_weight: ClassVar[float] = 1.0
+    weight_without_normalization: ClassVar[float | None] = None
 
     # What a method says
 
