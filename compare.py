@@ -22,7 +22,8 @@ from absl import flags
 import plugins
 from experiment.command.main import read, run
 from experiment.command.options import Options, as_flags, define_flags, flag, from_flags, option
-from registry import UserError
+from experiment.report.methods import methods_table
+from registry import UserError, plain
 from settings import distillation, known
 from settings.distillation import (
     TEACHER,
@@ -77,6 +78,9 @@ def define() -> None:
 def given() -> tuple[Comparison, Settings]:
     """What the command line gives: of the comparison, and of all its runs."""
     comparison = from_flags(Comparison)
+    if plain(comparison.Distillation) == "help":
+        print(methods_table(known.declared_methods()))
+        sys.exit(0)
     settings = given_settings()
     if settings.train_dir is not None:
         raise UserError("--train_dir is of one run; give --compare_dir, the folder of all runs")

@@ -61,8 +61,6 @@ def main(settings: Settings) -> None:
     """Train, or only show what the settings ask for."""
     if settings.list_layers:
         print(list_layers(settings))
-    elif settings.dry_run:
-        print(plan(settings))
     else:
         train(settings)
 
@@ -70,13 +68,17 @@ def main(settings: Settings) -> None:
 def train(settings: Settings) -> dict[str, Any]:
     """Train the run that `settings` describe, or what is left of it, and return its summary.
 
-    The command line gives the same run: the same folder and the same files.
+    The command line gives the same run: the same folder and the same files. With ``dry_run`` the
+    plan is printed instead, nothing is written, and the summary is empty.
 
     Raises:
         UserError: the settings are wrong, do not fit each other or the data, or the run folder
             holds another run. Nothing is written then.
     """
     settings = settings.spelled()
+    if settings.dry_run:
+        print(plan(settings))
+        return {}
     determining = determining_settings(settings, create_method(settings))
     folder = RunFolder(settings.folder())
     if folder.state(determining, settings.overwrite) == "finished":
@@ -287,8 +289,11 @@ def notes(setup: Setup) -> list[str]:
 
 
 def plan(settings: Settings) -> str:
-    """What a run would do, and a guess at the time that it takes. Writes nothing."""
-    settings = settings.spelled()
+    """What a run would do, and a guess at the time that it takes. Writes nothing.
+
+    Args:
+        settings: spelled out.
+    """
     method = create_method(settings)
     folder = RunFolder(settings.folder())
     state = folder.state(determining_settings(settings, method), settings.overwrite)

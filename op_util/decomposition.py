@@ -21,6 +21,7 @@ import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
 from op_util.graphs import made_once
+from op_util.precision import product
 
 Device = Literal["CPU", "GPU", "XLA"]
 
@@ -74,7 +75,14 @@ class Eigenpairs(NamedTuple):
 
 def transposed_product(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """``a^T b`` for batches ``[B, n, p]`` and ``[B, n, q]`` -> ``[B, p, q]``."""
-    return tf.matmul(a, b, transpose_a=True)
+    return product(a, b, transpose_a=True)
+
+
+def diagonal(matrices: tf.Tensor) -> tf.Tensor:
+    """The diagonals ``[B, n]`` of ``[B, n, n]``. `tf.linalg.diag_part` waits for the host on a
+    GPU, which holds the number that it pads with."""
+    size = matrices.shape[-1]
+    return tf.reshape(matrices, [-1, size * size])[:, :: size + 1]
 
 
 def device_of(tensor: tf.Tensor) -> Device:
@@ -158,13 +166,14 @@ def _refined(gram: tf.Tensor, vectors: tf.Tensor, times: int) -> Eigenpairs:
     themselves as they are."""
     vectors = _orthogonalized(vectors)
     for _ in range(times):
-        image = transposed_product(vectors, tf.matmul(gram, vectors))
-        values = tf.linalg.diag_part(image)
-        blur = tf.norm(image - tf.linalg.diag(values), axis=[1, 2], keepdims=True)
+        image = transposed_product(vectors, product(gram, vectors))
+        values = diagonal(image)
+        off_diagonal = image * (1 - tf.eye(image.shape[-1], dtype=image.dtype))
+        blur = tf.norm(off_diagonal, axis=[1, 2], keepdims=True)
         gap = values[:, None, :] - values[:, :, None]
         # No pair turns by more than 1/8: what that does to lengths can be mended.
         turn = tf.where(tf.abs(gap) > 8 * blur, tf.math.divide_no_nan(image, gap), 0)
-        vectors = _orthogonalized(vectors + tf.matmul(vectors, turn))
+        vectors = _orthogonalized(vectors + product(vectors, turn))
     return Eigenpairs(values, vectors)
 
 
@@ -172,7 +181,7 @@ def _orthogonalized(vectors: tf.Tensor) -> tf.Tensor:
     """Columns that are nearly orthonormal, made so to about the square of what they lack (a step
     of Newton and Schulz)."""
     identity = tf.eye(vectors.shape[2], dtype=vectors.dtype)
-    return tf.matmul(vectors, 1.5 * identity - 0.5 * transposed_product(vectors, vectors))
+    return product(vectors, 1.5 * identity - 0.5 * transposed_product(vectors, vectors))
 
 
 def leading_eigenpairs(
@@ -288,9 +297,10 @@ def _first_block(gram: tf.Tensor, block: int) -> tf.Tensor:
     start = tf.random.stateless_normal(
         [gram.shape[-1], block], seed=[20180906, 1807], dtype=gram.dtype
     )
-    columns = tf.einsum("bij,jk->bik", gram, start)
+    rows = tf.reshape(gram, [-1, gram.shape[-1]])
+    columns = tf.reshape(product(rows, start), [-1, gram.shape[-1], block])
     for _ in range(FIRST_PRODUCTS - 1):
-        columns = tf.matmul(gram, columns)
+        columns = product(gram, columns)
     # Of a matrix of low rank these are dependent: what the first pass leaves of them is rounding,
     # which the second, in the projection, makes orthogonal.
     return _orthonormal(columns)
@@ -302,11 +312,11 @@ def _rayleigh_ritz(
     """The best approximate eigenpairs in the span of ``block [B, n, p]``, by decomposing the
     ``p x p`` core, and the norms ``[B, count]`` of the residuals ``G v - theta v`` of the first."""
     basis = _orthonormal(block)
-    image = tf.matmul(gram, basis)
+    image = product(gram, basis)
     values, rotation = full_eigenpairs(transposed_product(basis, image), device)
-    pairs = Eigenpairs(values, tf.matmul(basis, rotation))
+    pairs = Eigenpairs(values, product(basis, rotation))
     # The basis is orthonormal but for the shift in its factor; Rayleigh quotients forgive that.
-    vectors, images = pairs.vectors[:, :, :count], tf.matmul(image, rotation[:, :, :count])
+    vectors, images = pairs.vectors[:, :, :count], product(image, rotation[:, :, :count])
     square = tf.reduce_sum(vectors**2, axis=1, keepdims=True)
     quotient = tf.math.divide_no_nan(
         tf.reduce_sum(vectors * images, axis=1, keepdims=True), square
@@ -324,7 +334,7 @@ def _orthonormal(block: tf.Tensor) -> tf.Tensor:
     columns = tf.math.divide_no_nan(block, tf.norm(block, axis=1, keepdims=True))
     factor = tf.linalg.cholesky(transposed_product(columns, columns) + shift * identity)
     inverse = tf.linalg.triangular_solve(factor, tf.broadcast_to(identity, tf.shape(factor)))
-    return tf.matmul(columns, inverse, transpose_b=True)
+    return product(columns, inverse, transpose_b=True)
 
 
 def _chebyshev_filter(gram: tf.Tensor, pairs: Eigenpairs) -> tf.Tensor:
@@ -332,8 +342,8 @@ def _chebyshev_filter(gram: tf.Tensor, pairs: Eigenpairs) -> tf.Tensor:
     the block has found, and lets those above grow as fast as any quadratic polynomial can."""
     values = pairs.values[:, None, :]
     bound = tf.maximum(values[:, :, -1:], values[:, :, :1] / RANGE)
-    once = tf.math.divide_no_nan(2.0, bound) * tf.matmul(gram, pairs.vectors) - pairs.vectors
-    return tf.math.divide_no_nan(4.0, bound) * tf.matmul(gram, once) - 2 * once - pairs.vectors
+    once = tf.math.divide_no_nan(2.0, bound) * product(gram, pairs.vectors) - pairs.vectors
+    return tf.math.divide_no_nan(4.0, bound) * product(gram, once) - 2 * once - pairs.vectors
 
 
 def _converged(values: tf.Tensor, residual: tf.Tensor, exact: int) -> tf.Tensor:

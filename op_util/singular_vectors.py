@@ -26,13 +26,14 @@ from op_util.decomposition import (
     Device,
     Eigenpairs,
     device_of,
+    diagonal,
     epsilon_of,
     full_eigenpairs,
     leading_eigenpairs,
     transposed_product,
 )
 from op_util.graphs import made_once
-from op_util.precision import at_least_float32
+from op_util.precision import at_least_float32, product
 
 SOLVERS = ("auto", "svd")
 ORIENTATIONS = ("canonical", "as_computed")
@@ -176,7 +177,9 @@ def differentiable(
         return found._replace(good=found.good & one.good)
 
     def fast() -> tuple[tf.Tensor, ...]:
-        return pick(*found)
+        index, *others = pick(*found)
+        # On a GPU, branches hand over int32 in the host's memory.
+        return tf.cast(index, tf.int64), *others
 
     def slow() -> tuple[tf.Tensor, ...]:
         pairs = zip(pick(*map(again, found)), fast(), strict=True)
@@ -223,28 +226,28 @@ def exact_gradient(found: Decomposition, index: tf.Tensor, upstream: tf.Tensor) 
     sigma = tf.gather(found.spectrum.values, index, batch_dims=1)[:, None, :]
     chosen = columns(right, index)
     along = transposed_product(right, upstream)  # [B, k, m]
-    rest = upstream - tf.matmul(right, along)
-    rest -= tf.matmul(right, transposed_product(right, rest))  # once more, for its rounding
+    rest = upstream - product(right, along)
+    rest -= product(right, transposed_product(right, rest))  # once more, for its rounding
     inverse = _inverse_gaps(found, index)
     count = right.shape[2]
     known = inverse[:, :count] * along
-    w = tf.matmul(right, known)
+    w = product(right, known)
     if x.shape[1] >= x.shape[2]:
         w += _on_complement(found, index, inverse, rest)
-        image = tf.matmul(x, w / root) / root
+        image = product(x, w / root) / root
     else:
         # (s^2 - X^T X)^+ = (1 + X^T (s^2 - X X^T)^+ X) / s^2
-        pulled = tf.matmul(x, rest / root) / root
+        pulled = product(x, rest / root) / root
         y = _on_complement(found, index, inverse, pulled)
         inverse_square = tf.math.divide_no_nan(tf.ones_like(sigma), sigma**2)
-        w += inverse_square * (rest + tf.matmul(x, y / root, transpose_a=True) / root)
-        image = tf.matmul(x, w / root) / root
+        w += inverse_square * (rest + product(x, y / root, transpose_a=True) / root)
+        image = product(x, w / root) / root
     images = tf.concat([sigma * columns(found.left, index), image], axis=2)
     factors = (images, tf.concat([w, chosen], axis=2) / scale)
     # Where the sample is dropped or the vector has no singular value, nothing is to be learned.
     present = tf.gather(found.values, index, batch_dims=1)[:, None, :] > 0
     keep = found.good[:, None, None] & tf.tile(present, [1, 1, 2])
-    return tf.matmul(*(tf.where(keep, factor, 0) for factor in factors), transpose_b=True)
+    return product(*(tf.where(keep, factor, 0) for factor in factors), transpose_b=True)
 
 
 def _inverse_gaps(found: Decomposition, index: tf.Tensor) -> tf.Tensor:
@@ -270,7 +273,7 @@ def _on_complement(
     Where not all eigenvectors are known, those that are give a start that leaves little to solve.
     """
     vectors = found.spectrum.vectors
-    start = tf.matmul(vectors, inverse * transposed_product(vectors, b))
+    start = product(vectors, inverse * transposed_product(vectors, b))
     if vectors.shape[2] == vectors.shape[1]:
         return start
     shift = tf.gather(found.spectrum.values, index, batch_dims=1)[:, None, :] ** 2
@@ -297,10 +300,10 @@ def _solve_on_complement(
     smallest = _tie(b.dtype) * found.spectrum.values[:, :1, None] ** 2
 
     def project(z: tf.Tensor) -> tf.Tensor:
-        return z - tf.matmul(leading, transposed_product(leading, z))
+        return z - product(leading, transposed_product(leading, z))
 
     def apply(z: tf.Tensor) -> tf.Tensor:
-        return project(shift * z - tf.matmul(found.gram, z))
+        return project(shift * z - product(found.gram, z))
 
     def unfinished(step, z, residual, direction, norm):
         return (step < limit) & tf.reduce_any(norm > target)
@@ -346,7 +349,7 @@ def _solve_in_full(
     gap = shift - values[:, :, None]
     tie = _tie(b.dtype) * values[:, :1, None]
     inverse = tf.where(gap > tie, tf.math.divide_no_nan(tf.ones_like(gap), gap), 0)
-    solved = tf.matmul(vectors, inverse * transposed_product(vectors, b))
+    solved = product(vectors, inverse * transposed_product(vectors, b))
     return tf.tensor_scatter_nd_update(z, rows, tf.where(unsolved, solved, old))
 
 
@@ -374,7 +377,7 @@ def published_gradient(found: Decomposition, index: tf.Tensor, upstream: tf.Tens
     across = tf.where(found.good[:, None, None], tf.math.divide_no_nan(across, sigma), 0)
     good = tf.reduce_sum(tf.cast(found.good, x.dtype))
     scale = tf.cast(tf.shape(x)[0], x.dtype) / (good + 1e-3)
-    return scale * tf.matmul(left, across, transpose_b=True)
+    return scale * product(left, across, transpose_b=True)
 
 
 def _by_svd(x: tf.Tensor, count: int) -> Decomposition:
@@ -402,7 +405,7 @@ def _by_gram(
 ) -> list[Decomposition]:
     """Leading vectors from the Gram matrices; those of one size are solved for together."""
     grams = [_gram(x) for x in matrices]
-    traces = [tf.linalg.trace(gram) for gram in grams]
+    traces = [tf.reduce_sum(diagonal(gram), axis=1) for gram in grams]
     # An entry that is not finite makes the trace so; the squares of tiny ones vanish.
     good = [tf.math.is_finite(trace) for trace in traces]
     vanished = [_vanished(x, trace, device) for x, trace in zip(matrices, traces, strict=True)]
@@ -456,7 +459,7 @@ def _from_eigenpairs(
     spectrum = Eigenpairs(tf.sqrt(pairs.values), pairs.vectors)
     relative, vectors = spectrum.values[:, :count], pairs.vectors[:, :, :count]
     tall = x.shape[1] >= x.shape[2]
-    image = tf.matmul(x, vectors, transpose_a=not tall) / scale
+    image = product(x, vectors, transpose_a=not tall) / scale
     other = tf.math.divide_no_nan(image, relative[:, None, :])
     left, right = (other, vectors) if tall else (vectors, other)
     # In v = X^T u / s a turn of u towards a vector is magnified by that one's singular value.
@@ -517,13 +520,13 @@ def _canonical(found: Decomposition) -> Decomposition:
 def _gram(x: tf.Tensor) -> tf.Tensor:
     """Gram matrix ``[B, n, n]`` of the smaller side of ``x [B, N, D]``."""
     tall = x.shape[1] >= x.shape[2]
-    return tf.matmul(x, x, transpose_a=tall, transpose_b=not tall)
+    return product(x, x, transpose_a=tall, transpose_b=not tall)
 
 
 def columns(vectors: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
     """Columns ``index [B, m]`` of ``vectors [B, n, k]``, by a product (faster than gathering)."""
     choice = tf.one_hot(index, vectors.shape[2], axis=1, dtype=vectors.dtype)
-    return tf.matmul(vectors, choice)
+    return product(vectors, choice)
 
 
 def _tie(dtype: tf.DType) -> float:

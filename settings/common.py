@@ -132,12 +132,7 @@ class RunSettings(Options):
         False, "remove what an earlier run left in the run folder", group=RUN, same_run=True
     )
     dry_run: bool = option(
-        False, "say what would run and how long it may take, and write nothing", group=RUN,
-        same_run=True,
-    )
-    images_per_second: float | None = option(
-        None, "throughput, for the time that --dry_run tells (default: measured on a few steps)",
-        group=RUN, above=0, same_run=True,
+        False, "say what would run, and write nothing", group=RUN, same_run=True
     )
     checkpoint_minutes: float = option(
         10.0, "time between two checkpoints within an epoch", group=RUN, above=0, same_run=True

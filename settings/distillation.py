@@ -17,7 +17,7 @@ from experiment.command.options import compared, define_flag, define_flags, from
 from experiment.report.methods import methods_table
 from registry import UserError, nearest, plain
 from settings import known
-from settings.common import DATA, TRAINING, DataSettings, RunSettings, TrainingSettings
+from settings.common import DATA, RUN, TRAINING, DataSettings, RunSettings, TrainingSettings
 
 NETWORKS, METHOD = "networks", "method"
 TEACHER = "teacher"  # in a run folder, the folder of the run that trained the teacher
@@ -108,6 +108,11 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
     teacher_epochs: int | None = option(
         None, "epochs of a teacher that is trained first (default: as many)", group=TRAINING,
         minimum=1,
+    )
+
+    images_per_second: float | None = option(
+        None, "throughput, for the time that --dry_run tells (default: measured on a few steps)",
+        group=RUN, above=0, same_run=True,
     )
 
     hyper_parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)

@@ -65,6 +65,7 @@ def benchmarks() -> list[tuple[str, ...]]:
     return [c for c in found if c[0] == "python" and c[1].startswith("benchmarks/")]
 
 
+THROUGHPUT = "--images_per_second=100"  # so that a dry run does not measure it
 TRAININGS = of_scripts(document for document in DOCUMENTS if document not in RESULTS)
 # Runs of hours, on data and with teachers that are not here.
 LONG_RUNS = [command for command in of_scripts(RESULTS) if command not in TRAININGS]
@@ -149,6 +150,7 @@ def test_training_command_as_a_dry_run(command, place, monkeypatch, capsys):
     words = [str(ROOT / word) if (ROOT / word).is_file() else word for word in command[1:]]
     # The presets are for CIFAR-100, which would have to be downloaded.
     data = ["--dataset", "digits"] if "--flagfile" in words else []
+    data += [THROUGHPUT] if command[1] == "train_w_distill.py" else []
     # What was made for the commands after them is a run of other settings.
     again = ["--overwrite"] if "--train_dir" in words else []
     before = listing(place)
@@ -161,7 +163,7 @@ def test_training_command_as_a_dry_run(command, place, monkeypatch, capsys):
 @pytest.mark.parametrize("command", LONG_RUNS, ids=lambda command: shlex.join(command)[:160])
 def test_long_run_as_a_dry_run_on_the_digits(command, tmp_path, monkeypatch, capsys):
     instead = {
-        "train_w_distill.py": ["--dataset=digits", "--train_images="],
+        "train_w_distill.py": ["--dataset=digits", "--train_images=", THROUGHPUT],
         "compare.py": ["--dataset=digits", "--train_images=", "--teacher="],
         "pretrain_tte.py": ["--dataset=digits", "--train_images="],
         "evaluate.py": ["--dataset=digits", "--train_images=", "--encoder=pixels", "--nobias"],

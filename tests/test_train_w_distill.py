@@ -258,7 +258,7 @@ MISTAKES = {
     ),
     "no images": (["--teacher={files}/vector.keras", "--teacher_taps=one"], "(None, 3)"),
     # Taps
-    "no taps": (["--teacher={files}/own.keras"], "give --teacher_taps a,b,c"),
+    "no taps": (["--teacher={files}/own.keras"], "must be given: --teacher_taps a,b,c"),
     "unknown tap": (["--teacher_taps=stage1,stag2"], "no layer 'stag2' (did you mean 'stage2'?)"),
     "unknown tap of the student": (["--student_taps=conv,stage4"], "'MobileNet_student'", "'conv'"),
     "one tap": (["--teacher_taps=stage1", "--student_taps=stage1"], "at least 2"),

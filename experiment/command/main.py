@@ -6,6 +6,8 @@ run(main, settings)
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 from types import TracebackType
@@ -41,6 +43,8 @@ def read(description: str, define: Callable[[], None], make: Callable[[], Settin
         return make()
     except (UserError, flags.Error) as error:
         _refuse(error)
+    except BrokenPipeError:
+        _leave_closed_pipe()
 
 
 def run(main: Callable[..., int | None], *settings: Any) -> NoReturn:
@@ -61,6 +65,8 @@ def run(main: Callable[..., int | None], *settings: Any) -> NoReturn:
         _refuse(error)
     except Interrupted as interruption:  # what to do next was printed where it was raised
         sys.exit(interruption.exit_status)
+    except BrokenPipeError:
+        _leave_closed_pipe()
     except KeyboardInterrupt:
         print(_RESUME, file=sys.stderr, flush=True)
         sys.exit(130)
@@ -92,6 +98,12 @@ def _refuse(error: Exception) -> NoReturn:
         error = error.__context__  # absl would state flag and value a second time
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     sys.exit(2)
+
+
+def _leave_closed_pipe() -> NoReturn:
+    """End as shells expect where nobody reads on, as in ``... | head``."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed
+    sys.exit(128 + signal.SIGPIPE)
 
 
 def _one_line_when_interrupted(

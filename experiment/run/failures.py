@@ -5,16 +5,22 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+import textwrap
 import traceback
 from pathlib import Path
 
+from registry import UserError
+
 TRACEBACK = "error.txt"
+_LONGEST = 400  # characters; TensorFlow tells the whole state of its memory
 _FULL = "no space left on device"
 
 
 def describe(error: BaseException) -> str | None:
     """One line about a failure of files, disk or memory; None: `error` is of another kind."""
-    text = " ".join(str(error).split())
+    if isinstance(error, UserError):
+        return None
+    text = textwrap.shorten(str(error), _LONGEST, placeholder=" ...")
     # Errors of TensorFlow and h5py are of classes of their own.
     if _FULL in text.lower() or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         place = getattr(error, "filename", None)

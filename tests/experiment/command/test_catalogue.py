@@ -81,6 +81,7 @@ def test_constants():
         (["train_w_distill.py", "--net=VVG"], 2),
         (["train_w_distill.py", "--Distillation=AT(weight=-1)"], 2),
         (["compare.py", "--help"], 0),
+        (["compare.py", "--Distillation=help"], 0),
         (["compare.py", "--Distillation=AT,SP", "--weight=1"], 2),
     ],
 )

@@ -85,3 +85,13 @@ def test_ctrl_c_outside_of_training_takes_one_line():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "interrupted\n")
+
+
+def test_a_closed_pipe_ends_in_silence():
+    code = (
+        "from experiment.command.main import read, run; "
+        "run(print, *[read('', lambda: None, lambda: 'line\\n' * 100000)])"
+    )
+    command = f"{sys.executable} -c \"{code}\" | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (141, "")
