@@ -3,6 +3,7 @@
 The sources are parsed when the documentation is built, and imported here: two ways to one answer.
 """
 
+import inspect
 import re
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def test_every_method_has_a_page_under_its_own_name():
 @pytest.mark.parametrize("name", METHODS)
 def test_hyper_parameters_and_their_defaults_are_those_of_the_method(name):
     page = reference_pages.method_page(METHODS[name])
-    rows = re.findall(r"^\| `(\w+)` \| `[^|]+` \| (.*?) \| .*? \| (.+) \|$", page, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| `[^`]+` \| (.*?) \| .*? \| (.+) \|$", page, re.MULTILINE)
     defaults = {key: default.strip("`") for key, default, _ in rows}
     settings = distillers.get(name)().settings()
     assert defaults == {key: "" if v in (None, ()) else str(v) for key, v in settings.items()}
@@ -39,7 +40,10 @@ def test_hyper_parameters_and_their_defaults_are_those_of_the_method(name):
 def test_what_a_method_compares_is_what_it_reads(name):
     method = distillers.get(name)()
     kinds = [type(reading).__name__ for reading in method.readings] if method.needs_teacher else []
-    assert METHODS[name].reads == [reference_pages.READINGS[kind] for kind in kinds]
+    expected = [reference_pages.READINGS[kind] for kind in kinds]
+    depends = isinstance(inspect.getattr_static(distillers.get(name), "reads"), property)
+    found = METHODS[name].reads
+    assert set(expected) <= set(found) if depends else expected == found
 
 
 @pytest.mark.parametrize("name", METHODS)
