@@ -12,7 +12,7 @@ import pytest
 import distillers
 from docs import reference_pages
 from plugins import option
-from tests.test_structure import LIBRARY
+from tests.test_structure import LIBRARY, MAY_IMPORT
 
 ROOT = Path(__file__).parents[1]
 METHODS = {name: method for method in reference_pages.methods() for name in method.names}
@@ -97,3 +97,12 @@ def test_a_docstring_ends_at_its_first_section():
 def test_a_table_escapes_what_would_divide_a_cell():
     made = reference_pages.table(["a", "b"], [["x | y", "`p|q` and\n |r|"]])
     assert made.splitlines()[2] == r"| x \| y | `p|q` and \|r\| |"
+
+
+def test_the_layout_that_contributors_read_is_the_one_that_is_enforced():
+    layout = (ROOT / "CONTRIBUTING.md").read_text().partition("\n## Layout\n")[2]
+    rows = re.findall(r"^\| `(\w+)(?:/|\.py)` \| .* \| (.*) \|$", layout, re.MULTILINE)
+    told = {part: set(re.findall(r"`(\w+)`", parts)) for part, parts in rows if part != "docs"}
+    assert told.pop("settings") == {"targets"}, "all but"
+    assert MAY_IMPORT["settings"] == LIBRARY - {"settings", "targets"}
+    assert told == {part: parts for part, parts in MAY_IMPORT.items() if part != "settings"}
