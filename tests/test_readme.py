@@ -188,7 +188,8 @@ def test_example_of_the_library(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     planned = []
     monkeypatch.setattr(
-        train_w_distill, "train", lambda settings: planned.append(train_w_distill.plan(settings))
+        train_w_distill, "train",
+        lambda settings: planned.append(train_w_distill.plan(settings.spelled())),
     )
     exec(compile(example, "example", "exec"), {})
     assert bool(planned) == ("Settings(" in example)
