@@ -1,11 +1,13 @@
-"""Compare distillation methods: the same training for each method and several seeds, one teacher.
+"""Compare distillation methods by the same training, with one teacher and several
+seeds.
 
     python compare.py --Distillation None,FSP,Soft_logits,SSKD_SVD --seeds 3
 
-Every flag of train_w_distill.py may be given and holds for all runs; a method's hyper-parameters
-may also be given with its name, as in --Distillation 'None,SSKD_SVD,SSKD_SVD(num_dfv=2)'. If
-interrupted, rerun the same command to resume; it tries again what failed. With further methods or
-more seeds it runs these.
+Every flag of train_w_distill.py may be given and holds for all runs; a method's
+hyper-parameters may also be given with its name, as in
+--Distillation 'None,SSKD_SVD,SSKD_SVD(num_dfv=2)'. If interrupted, rerun the
+same command to resume; it tries again what failed. With further methods or more
+seeds it runs these.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python train_w_distill.py --Distillation SSKD_SVD
 
-trains a teacher on handwritten digits, distils it into a student, and writes settings, logs,
-curves, weights and a model for serving to the run folder. If interrupted, rerun the same command to
-resume. From Python:
+trains a teacher on handwritten digits, distils it into a student, and writes
+settings, logs, curves, weights and a model for serving to the run folder. If
+interrupted, rerun the same command to resume. From Python:
 
     from train_w_distill import Settings, train
     summary = train(Settings(Distillation="AT", epochs=20))
