@@ -192,7 +192,7 @@ def test_a_memory_larger_than_what_is_free(script, files, tmp_path, monkeypatch)
     assert done.status == 2 and done.err.count("\n") == 1
     for part in ("the temporal memory of 36 images and 4 tasks needs", "--memory_dtype float16"):
         assert part in done.err
-    done = script(*arguments, "--batch_size=16", "--ensemble=weights", "--dry_run")
+    done = script(*arguments, "--batch_size=16", "--ensemble=weights", "--targets=", "--dry_run")
     assert (done.status, done.err) == (0, "")
     assert not any(tmp_path.iterdir())
 

@@ -35,7 +35,7 @@ def include(run: Path, name: str, folder: Path = FOLDER) -> dict:
         "name": name,
         "network": settings["student_net"],
         "options": settings["student_options"],
-        "dataset": summary["dataset"],
+        "dataset": _without_folder(summary["dataset"]),
         "method": summary["method"],
         "recipe": {key: settings[key] for key in RECIPE},
         "top1_last_epoch": summary["student_top1_last"],
@@ -47,6 +47,12 @@ def include(run: Path, name: str, folder: Path = FOLDER) -> dict:
     }
     (folder / f"{name}.json").write_text(json.dumps(card, indent=2) + "\n")
     return card
+
+
+def _without_folder(dataset: str) -> str:
+    """``npz:cifar100.npz`` for ``npz:/folder/cifar100.npz``: where it was says nothing."""
+    kind, mark, path = dataset.rpartition(":")
+    return f"{kind}{mark}{Path(path).name}"
 
 
 if __name__ == "__main__":
