@@ -2,128 +2,162 @@
 
     python evaluate.py --encoder runs/RUN,random:runs/RUN,pixels --target all
 
---encoder takes several at commas and puts them side by side: the folder of a
-TTE or distillation run, a Keras model (.keras), an export of a TTE run
-(RUN/export/1), random:NET for a registered network with fresh weights,
+--encoder takes several, separated by commas, and puts them side by side: the
+folder of a TTE or distillation run, a Keras model (.keras), an export of a TTE
+run (RUN/export/1), random:NET for a registered network with fresh weights,
 random:RUN for fresh weights in that run's network, or pixels. Of a run of
-several seeds (pretrain_tte.py --seeds) each seed scores its own encoder. The
-same command again goes on where it was cut off.
+several seeds (pretrain_tte.py --seeds) each seed scores its own encoder. If
+interrupted, rerun the same command to resume. From Python:
+
+    from evaluate import Settings, evaluate
+    summary = evaluate(Settings(encoder=("runs/RUN", "pixels")))
 
     python evaluate.py --encoder runs/ALL,runs/ROTATION,runs/JIGSAW --bias
 
-tells by how much the loss of each task is worse on the encoder of a run of
-several tasks than on that of a run of this task alone, heads trained anew.
+measures how much worse the loss of each task is on the encoder of a run of
+several tasks than on that of a run of this task alone, with new heads.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import textwrap
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from settings.evaluation import RANDOM, Settings, of_seed, read_settings
 
-from experiment import quiet  # noqa: F401 (before TensorFlow)
+if __name__ == "__main__":
+    # Before TensorFlow is loaded, which takes seconds: --help and mistakes are answered at once.
+    GIVEN = read_settings(__doc__ or "")
 
 # isort: split
-import keras
-import numpy as np
+from experiment.command import quiet  # noqa: F401 (loads TensorFlow)
+
+# isort: split
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import dataloader
 import nets
 import pretext
 import targets
 from dataloader.statistics import channel_statistics
-from experiment import devices, pictures, report
-from experiment.folder import RunFolder, write_json
-from experiment.main import run
-from experiment.options import compared, from_flags
-from experiment.projector import FILES as PROJECTOR_FILES
-from experiment.projector import write_projector
-from experiment.scoreboard import Figures, Scores, draw_bars, summarized, table
-from experiment.statistics import spread
+from experiment.command.main import run
+from experiment.command.options import compared
+from experiment.report.evaluation import bias_table, draw_detections, draw_embeddings
+from experiment.report.scoreboard import Scores, draw_bars, summarized, table
+from experiment.run import devices
+from experiment.run.folder import RunFolder, write_json
 from pretext.bias import retrained_heads, task_bias
-from registry import UserError, nearest
-from settings.evaluation import PIXELS, RANDOM, Settings, define, is_export, of_seed
+from pretext.task import Images
+from registry import UserError
+from targets import scoring
+from targets.encoders import check_backbone, check_channels, open_encoder, scene_images
+from targets.target import TARGETS, Material
 
 SCORES = "scores.json"
 MAPPED_IMAGES = 1000
-PICTURED_SCENES = 8
 
 
-def main(_: list[str]) -> None:
-    """Score all encoders, print and write what came out."""
-    settings = from_flags(Settings).checked()
+def main(settings: Settings) -> None:
+    """Score all encoders and print the result."""
     folder = RunFolder(settings.folder())
-    if folder.state(compared(settings), settings.overwrite) == "finished" and not settings.dry_run:
-        print(f"{folder.path} is finished; --overwrite would start anew")
-        summary = folder.summary()
-        print(bias_table(summary["bias"]) if settings.bias else table(summary["targets"]))
-        return
-    devices.prepare(settings.seed, settings.deterministic)
-    if settings.bias:
-        measure_bias(settings, folder)
-        return
-    data, scenes = load(settings)
-    names = names_of(settings.encoder)
-    first = open_encoders(settings, settings.seed, data, scenes)  # mistakes are told first
+    state = folder.state(compared(settings), settings.overwrite)
     if settings.dry_run:
-        print(f"{', '.join(names)} by {', '.join(settings.targets())}, into {folder.path}")
+        print(plan(settings))
         return
+    if state == "finished":
+        print(f"{folder.path} is finished; --overwrite would start it anew")
+    summary = evaluate(settings)
+    print(bias_table(summary["bias"]) if settings.bias else table(summary["targets"], TARGETS))
+    print(f"\nin {folder.path}: {', '.join(written(folder.path))}\n")
+
+
+def evaluate(settings: Settings) -> dict[str, Any]:
+    """Score all encoders, or measure the bias of runs, and write the result to the run folder.
+
+    Returns:
+        The summary: ``targets`` has, by encoder, target and metric, ``mean``, ``deviation`` and
+        ``values``; ``bias`` what `measure_bias` found.
+
+    Raises:
+        UserError: settings do not go together, or encoders do not fit the data.
+    """
+    settings = settings.spelled()
+    folder = RunFolder(settings.folder())
+    if folder.state(compared(settings), settings.overwrite) == "finished":
+        return folder.summary()
+    devices.prepare(settings.seed, settings.deterministic)
+    work = open_bias(settings) if settings.bias else open_all(settings)
     with folder:
         folder.open(compared(settings), settings.overwrite)
-        scores = score_all(settings, names, first, data, scenes, folder)
-        summary = summarized(scores)
-        write(folder, settings, summary, scores, data, scenes, first)
-        print(table(summary))
-        print(f"\nin {folder.path}: {', '.join(written(folder))}\n")
+        work.run(settings, folder)
+    return folder.summary()
 
 
-# What is scored, and on what
+def plan(settings: Settings) -> str:
+    """What would be scored. Raises UserError as `evaluate` does."""
+    devices.prepare(settings.seed, settings.deterministic)
+    if settings.bias:
+        pairs = ", ".join(f"{multi.name} for {task}" for multi, task in open_bias(settings).pairs)
+        return f"bias of {pairs}, into {settings.folder()}"
+    names = ", ".join(open_all(settings).encoders)
+    return f"{names} by {', '.join(settings.target_names())}, into {settings.folder()}"
 
 
-def load(settings: Settings) -> tuple[dataloader.Data | None, dataloader.Scenes | None]:
-    """What the target tasks need: a classification set, a detection set."""
-    data = scenes = None
-    if settings.targets() != ("detection",):
-        data = settings.load_data()
-    if "detection" in settings.targets():
-        size = settings.scene_size
-        scenes = dataloader.load_scenes(
-            settings.scenes_name(),
-            size=size and (size, size),
-            seed=settings.data_seed,
-            max_bad=settings.max_bad,
-            class_names=settings.scene_classes,
-            data_dir=settings.data_dir,
+def written(folder: Path) -> list[str]:
+    """The names of the files for people to look at."""
+    names = sorted(path.name for path in folder.iterdir())
+    files = [name for name in names if name.endswith((".png", "targets.json", "bias.json"))]
+    return [*files, *(name for name in names if name == "projector")]
+
+
+# Target tasks
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """Encoders and what they are scored on.
+
+    Attributes:
+        material: the data of the targets.
+        encoders: those of the first seed, by their short names.
+    """
+
+    material: Material
+    encoders: dict[str, targets.Representation]
+
+    def run(self, settings: Settings, folder: RunFolder) -> None:
+        """Score all encoders and write the result."""
+        scores = score_all(settings, self, folder)
+        write(settings, self, summarized(scores), folder)
+
+
+def open_all(settings: Settings) -> Scoring:
+    """Load the data and the encoders. Raises UserError if they do not fit."""
+    data = settings.load_data() if settings.needs("classes") else None
+    scenes = settings.load_scenes() if settings.needs("scenes") else None
+    material = Material(data, scenes)
+    for note in scenes.notes if scenes is not None else ():
+        print(note)
+    for target in settings.targets():
+        target.check_material(material)
+    opened = open_encoders(settings, settings.seed, material)
+    if all(target.needs_maps for target in settings.targets()) and not any(
+        isinstance(encoder, nets.Encoder) for encoder in opened
+    ):
+        raise UserError(
+            f"--encoder {','.join(settings.encoder)} has no feature maps, which --target "
+            f"{settings.target} needs: give a network, or another --target"
         )
-        for note in scenes.notes:
-            print(note)
-    return data, scenes
-
-
-def names_of(encoders: Sequence[str]) -> list[str]:
-    """Short names: a path's last part (of an export, RUN/export/1) where no other has it."""
-    short = [short_name(text) for text in encoders]
-    return [
-        name if short.count(name) == 1 else text
-        for name, text in zip(short, encoders, strict=True)
-    ]
-
-
-def short_name(encoder: str) -> str:
-    """What is told of a path; what is no path stays."""
-    mark = RANDOM if encoder.startswith(RANDOM) else ""
-    parts = Path(encoder.removeprefix(mark)).parts
-    return mark + "/".join(parts[-3:] if "export" in parts[-2:] else parts[-1:])
+    return Scoring(material, dict(zip(short_names(settings.encoder), opened, strict=True)))
 
 
 def open_encoders(
-    settings: Settings, seed: int, data: dataloader.Data | None, scenes: dataloader.Scenes | None
+    settings: Settings, seed: int, material: Material
 ) -> list[targets.Representation]:
-    """All encoders of a seed, those of fresh weights too. Raises UserError."""
+    """All encoders of a seed, those with fresh weights too. Raises UserError."""
+    data, scenes = material.data, material.scenes
     images = data.train if data is not None else scene_images(scenes)
     statistics = (
         (data.channel_mean, data.channel_deviation) if data is not None
@@ -136,180 +170,85 @@ def open_encoders(
         own = of_seed(text, seed)
         encoder = open_encoder(own, images, standardize, of_files, settings.net_options, seed)
         check_channels(encoder, images.image_shape)
-        if "detection" in settings.targets():
+        if scenes is not None:
             check_backbone(encoder, scenes)
         opened.append(encoder)
     return opened
 
 
-def open_encoder(
-    text: str,
-    images: dataloader.Split,
-    standardize: nets.Standardize,
-    of_files: nets.Standardize,
-    net_options: Sequence[str] = (),
-    seed: int = 0,
-) -> targets.Representation:
-    """What ``--encoder`` calls `text`.
-
-    Args:
-        text: see the flag.
-        images: by which fresh weights get their batch statistics; their shape is that of pixels
-            and registered networks.
-        standardize: the preprocessing of fresh registered networks.
-        of_files: the preprocessing of files, which state none.
-        net_options: of registered networks, as name=value.
-        seed: of fresh weights, which are those that a run with this seed begins with.
-
-    Raises:
-        UserError: there is no such encoder.
-    """
-    if text == PIXELS:
-        return targets.raw_pixels(images.image_shape)
-    if text.startswith(RANDOM):
-        name = text.removeprefix(RANDOM)
-        if Path(name).exists():
-            stored = nets.load_encoder(name, of_files)
-            keras.utils.set_random_seed(seed)
-            fresh = nets.fuse_batch_normalization(keras.models.clone_model(stored.model))
-            encoder = nets.Encoder(fresh, stored.standardize)
-        else:
-            options = nets.parse_options(net_options)
-            keras.utils.set_random_seed(seed)
-            model = nets.build(name, images.image_shape, 1, **options)
-            encoder = nets.encoder_of(model, standardize)
-        batches = dataloader.evaluation_batches(images, targets.images_at_once(images.image_shape))
-        nets.recompute_batch_statistics(
-            encoder.model, (encoder.standardize(batch["image"]) for batch in batches)
-        )
-        return encoder
-    if not Path(text).exists():
-        raise UserError(
-            f"encoder {text} does not exist{nearest(text, (PIXELS,))}; expected the folder of a "
-            "run, a model (.keras or .h5), RUN/export/1, random:NET, random:RUN or pixels"
-        )
-    if is_export(text):
-        return nets.ExportedEncoder(text)
-    return nets.load_encoder(text, of_files)
-
-
-def scene_images(scenes: dataloader.Scenes) -> dataloader.Split:
-    """The training scenes without their boxes."""
-    store = dataloader.MemoryImages(scenes.train.images)
-    return dataloader.Split.whole(store, np.full(len(store), -1))
-
-
-def check_channels(encoder: targets.Representation, image_shape: Sequence[int]) -> None:
-    """Raise UserError where the encoder cannot take images of this shape (height, width, channels),
-    resized where need be."""
-    taken = encoder.image_shape
-    if isinstance(encoder, nets.ExportedEncoder) and tuple(taken) != tuple(image_shape):
-        raise UserError(
-            f"{encoder.name} is an export for images of {'x'.join(map(str, taken))}, the data's "
-            f"are {'x'.join(map(str, image_shape))}: give another --image_size, or its run folder"
-        )
-    if image_shape[-1] not in (1, taken[-1]):
-        raise UserError(
-            f"encoder {encoder.name} takes images of {taken[-1]} channels, the data's have "
-            f"{image_shape[-1]}: give an encoder for such images"
-        )
-
-
-def check_backbone(encoder: targets.Representation, scenes: dataloader.Scenes) -> None:
-    """Raise UserError where a network cannot take images of the scenes' size."""
-    if isinstance(encoder, nets.Encoder):
-        nets.copy_encoder(encoder, scenes.image_shape[:2])
-
-
-# Scoring
-
-
-def score_all(
-    settings: Settings,
-    names: Sequence[str],
-    first: Sequence[targets.Representation],
-    data: dataloader.Data | None,
-    scenes: dataloader.Scenes | None,
-    folder: RunFolder,
-) -> Scores:
-    """The figures of every encoder and seed. Each is kept in ``scores.json`` as soon as it is
-    there, and not found again; what detectors of the first seed find is pictured."""
+def score_all(settings: Settings, work: Scoring, folder: RunFolder) -> Scores:
+    """The metrics of every encoder and seed. Each is kept in ``scores.json`` as soon as it is
+    known, and not computed again; what detectors of the first seed find is drawn."""
     kept = folder.output(SCORES)
-    scores: Scores = json.loads(kept.read_text()) if kept.exists() else {name: [] for name in names}
+    scores: Scores = (
+        json.loads(kept.read_text()) if kept.exists() else {name: [] for name in work.encoders}
+    )
     for place, seed in enumerate(range(settings.seed, settings.seed + settings.seeds)):
         if all(len(each) > place for each in scores.values()):
             continue
-        encoders = first if place == 0 else open_encoders(settings, seed, data, scenes)
-        for name, encoder in zip(names, encoders, strict=True):
+        encoders = list(work.encoders.values())
+        if place:
+            encoders = open_encoders(settings, seed, work.material)
+        for name, encoder in zip(work.encoders, encoders, strict=True):
             if len(scores[name]) > place:
                 continue
-            figures: Figures = {}
-            began = time.monotonic()
-            for target, found, detections in score(settings, encoder, seed, data, scenes):
-                figures[target] = found
+            metrics, began = {}, time.monotonic()
+            for target, found in scoring.score(settings.targets(), encoder, work.material, seed):
+                metrics[target] = found.metrics
                 seconds, began = time.monotonic() - began, time.monotonic()
                 print(f"{name}  seed {seed}  {target}  {seconds:.0f} s", flush=True)
-                if detections is not None and place == 0:
-                    picture = folder.output(f"detections-{file_name(name)}.png")
-                    draw_detections(detections, picture)
-            scores[name].append(figures)
+                if found.detections is not None and place == 0:
+                    file = folder.output(f"detections-{file_name(name)}.png")
+                    draw_detections(found.detections, file)
+            scores[name].append(metrics)
             write_json(kept, scores)
     return scores
 
 
-def score(
-    settings: Settings,
-    encoder: targets.Representation,
-    seed: int,
-    data: dataloader.Data | None,
-    scenes: dataloader.Scenes | None,
-) -> Iterator[tuple[str, dict[str, float], targets.Detections | None]]:
-    """The target tasks of `settings` on one encoder: name, figures, and what was detected. A task
-    that the encoder cannot serve as it has no maps is left out."""
-    if "classification" in settings.targets():
-        yield "classification", targets.classification(
-            encoder, data, seed=seed, fractions=settings.label_fractions(),
-            steps=settings.fine_tuning_steps,
-        ), None
-    if "detection" in settings.targets() and isinstance(encoder, nets.Encoder):
-        detections = targets.detect(
-            encoder, scenes, seed=seed, steps=settings.detection_steps,
-            trains_encoder=settings.train_encoder,
-        )
-        yield "detection", detections.figures(), detections
-    if "clustering" in settings.targets():
-        yield "clustering", targets.clustering(
-            encoder, data, seed=seed, restarts=settings.restarts,
-            tuning_steps=settings.metric_steps,
-        ), None
-
-
-# What came out
-
-
 def write(
-    folder: RunFolder,
-    settings: Settings,
-    summary: Mapping[str, Any],
-    scores: Scores,
-    data: dataloader.Data | None,
-    scenes: dataloader.Scenes | None,
-    encoders: Sequence[targets.Representation],
+    settings: Settings, work: Scoring, summary: dict[str, Any], folder: RunFolder
 ) -> None:
-    """``targets.json``, pictures, the projector's files, and the summary that says: finished."""
+    """``targets.json``, pictures, the projector's files, and the summary that marks the end."""
+    data, scenes = work.material.data, work.material.scenes
     facts = {
         "dataset": data and data.name,
         "scenes": scenes and {
             "name": scenes.name, "size": scenes.image_shape[:2], "notes": scenes.notes
         },
         "seeds": list(range(settings.seed, settings.seed + settings.seeds)),
-        "encoders": dict(zip(scores, settings.encoder, strict=True)),
+        "encoders": dict(zip(work.encoders, settings.encoder, strict=True)),
     }
     write_json(folder.output("targets.json"), {**facts, "targets": summary})
-    draw_bars(summary, folder.output("targets.png"))
-    if "clustering" in settings.targets():
-        draw_embeddings(settings, data, dict(zip(scores, encoders, strict=True)), folder)
+    draw_bars(summary, TARGETS, folder.output("targets.png"))
+    if data is not None and "clustering" in settings.target_names():
+        map_embeddings(settings, work, folder)
     folder.finish({"kind": "evaluation", **facts, "targets": summary})
+
+
+def map_embeddings(settings: Settings, work: Scoring, folder: RunFolder) -> None:
+    """Draw maps of test images of all classes by t-SNE, and write embeddings for TensorBoard."""
+    data = work.material.data
+    split = data.test.take(targets.rows_of_all_classes(data.test.labels, MAPPED_IMAGES))
+    vectors = {name: targets.embeddings(each, split) for name, each in work.encoders.items()}
+    maps = {name: targets.plane_map(each, settings.seed) for name, each in vectors.items()}
+    images = split.images(range(len(split))).numpy()
+    draw_embeddings(vectors, maps, images, split.labels, data.class_names, folder)
+
+
+def short_names(encoders: Sequence[str]) -> list[str]:
+    """Short names: a path's last part (of an export, RUN/export/1) if no other has it."""
+    short = [short_name(text) for text in encoders]
+    return [
+        name if short.count(name) == 1 else text
+        for name, text in zip(short, encoders, strict=True)
+    ]
+
+
+def short_name(encoder: str) -> str:
+    """The last part of a path; anything else as it is."""
+    mark = RANDOM if encoder.startswith(RANDOM) else ""
+    parts = Path(encoder.removeprefix(mark)).parts
+    return mark + "/".join(parts[-3:] if "export" in parts[-2:] else parts[-1:])
 
 
 def file_name(name: str) -> str:
@@ -317,110 +256,66 @@ def file_name(name: str) -> str:
     return name.strip("/").replace("/", "_").replace(":", "_")
 
 
-def draw_detections(detections: targets.Detections, path: Path) -> None:
-    """Picture what was found in the first test scenes, over what is there."""
-    test, names = detections.scenes.test, detections.scenes.class_names
-    chosen = range(min(PICTURED_SCENES, len(test)))
-    pictures.boxes(
-        test.images[: len(chosen)],
-        [(test.boxes[i], [names[label] for label in test.labels[i]]) for i in chosen],
-        [
-            (found.boxes, [names[label] for label in found.labels], found.scores)
-            for found in detections.found[: len(chosen)]
-        ],
-        path,
-    )
-
-
-def draw_embeddings(
-    settings: Settings,
-    data: dataloader.Data,
-    encoders: Mapping[str, targets.Representation],
-    folder: RunFolder,
-) -> None:
-    """Maps of the test images' embeddings by t-SNE, and the embeddings for TensorBoard."""
-    split = data.test.take(np.arange(min(MAPPED_IMAGES, len(data.test))))
-    vectors = {name: targets.embeddings(encoder, split) for name, encoder in encoders.items()}
-    maps = {name: targets.plane_map(each, settings.seed) for name, each in vectors.items()}
-    pictures.points(maps, split.labels, data.class_names, folder.output("embedding.png"))
-    write_projector(
-        folder.directory("projector", *PROJECTOR_FILES),
-        vectors,
-        split.images(np.arange(len(split))).numpy(),
-        [data.class_names[label] for label in split.labels],
-    )
-
-
-def written(folder: RunFolder) -> list[str]:
-    """The names of what a person may want to look at."""
-    there = sorted(path.name for path in folder.path.iterdir())
-    return [name for name in there if Path(name).suffix == ".png" or name == "targets.json"] + [
-        name for name in there if name == "projector"
-    ]
-
-
 # Bias
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedOn:
-    """The encoders of a TTE run, one a seed, and the tasks that they were trained by."""
+    """The encoders of a TTE run, one for each seed, and the tasks that trained them."""
 
     name: str
     encoders: tuple[nets.Encoder, ...]
     tasks: tuple[str, ...]
 
 
-def measure_bias(settings: Settings, folder: RunFolder) -> None:
-    """Print and write by how much each run of several tasks serves each of them worse than the run
-    of that task alone."""
+@dataclasses.dataclass(frozen=True)
+class Bias:
+    """The runs whose bias is measured.
+
+    Attributes:
+        data: to train and judge heads on.
+        pairs: a run of several tasks, and one of its tasks.
+        single: for each of these tasks the run of it alone.
+    """
+
+    data: dataloader.Data
+    pairs: list[tuple[TrainedOn, str]]
+    single: dict[str, TrainedOn]
+
+    def run(self, settings: Settings, folder: RunFolder) -> None:
+        """Measure and write."""
+        bias = measure_bias(settings, self)
+        write_json(folder.output("bias.json"), bias)
+        folder.finish({"kind": "bias", "dataset": self.data.name, "bias": bias})
+
+
+def open_bias(settings: Settings) -> Bias:
+    """Load the runs. Raises UserError if there is nothing to compare, or they do not fit."""
     seeds = range(settings.seed, settings.seed + settings.seeds)
-    runs = [trained_on(name, path, seeds) for name, path in
-            zip(names_of(settings.encoder), settings.encoder, strict=True)]
+    names = short_names(settings.encoder)
+    runs = [trained_on(*each, seeds) for each in zip(names, settings.encoder, strict=True)]
     single = {each.tasks[0]: each for each in runs if len(each.tasks) == 1}
     pairs = [(each, task) for each in runs if len(each.tasks) > 1
              for task in each.tasks if task in single]
     if not pairs:
-        told = "; ".join(f"{each.name}: {', '.join(each.tasks)}" for each in runs)
+        found = "; ".join(f"{each.name}: {', '.join(each.tasks)}" for each in runs)
         raise UserError(
             f"--bias compares a run of several tasks with runs of one of them alone, but --encoder "
-            f"has {told}"
+            f"has {found}"
         )
     data = settings.load_data()
     for each in runs:
         check_channels(each.encoders[0], data.image_shape)
-    for multi, task in pairs:
-        new_task(task, multi.encoders[0], data)  # can work on these images
-    for each in runs:
         missing = [task for task in each.tasks if task not in single]
         if missing:
             print(f"{each.name}: no run of {' or '.join(missing)} alone is given; left out")
-    if settings.dry_run:
-        told = ", ".join(f"{multi.name} for {task}" for multi, task in pairs)
-        print(f"bias of {told}, into {folder.path}")
-        return
-    with folder:
-        folder.open(compared(settings), settings.overwrite)
-        alone = {
-            task: task_losses(settings, single[task], task, data)
-            for task in dict.fromkeys(task for _, task in pairs)
-        }
-        bias: dict[str, dict[str, dict[str, list[float]]]] = {}
-        for multi, task in pairs:
-            losses = task_losses(settings, multi, task, data)
-            bias.setdefault(multi.name, {})[task] = {
-                "multi": losses,
-                "single": alone[task],
-                "bias": [task_bias(*pair) for pair in zip(losses, alone[task], strict=True)],
-            }
-        write_json(folder.output("bias.json"), bias)
-        folder.finish({"kind": "bias", "dataset": data.name, "bias": bias})
-        print(bias_table(bias))
-        print(f"\nin {folder.path}: bias.json\n")
+    for multi, task in pairs:
+        pretext.TASKS.get(task)().views(images_for(multi.encoders[0], data))
+    return Bias(data, pairs, single)
 
 
 def trained_on(name: str, path: str, seeds: Sequence[int]) -> TrainedOn:
-    """The TTE run at `path`. Raises UserError where there is none."""
+    """The TTE run at `path`. Raises UserError if there is none."""
     encoders, tasks = [], ()
     for seed in seeds:
         own = Path(of_seed(path, seed))
@@ -433,10 +328,31 @@ def trained_on(name: str, path: str, seeds: Sequence[int]) -> TrainedOn:
     return TrainedOn(name, tuple(encoders), tasks)
 
 
+def measure_bias(
+    settings: Settings, work: Bias
+) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """How much worse each run of several tasks serves each of them than the run of that task
+    alone: by run and task ``multi`` and ``single``, the losses by seed, and ``bias``."""
+    alone = {
+        task: task_losses(settings, work.single[task], task, work.data)
+        for task in dict.fromkeys(task for _, task in work.pairs)
+    }
+    bias: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for multi, task in work.pairs:
+        losses = task_losses(settings, multi, task, work.data)
+        bias.setdefault(multi.name, {})[task] = {
+            "multi": losses,
+            "single": alone[task],
+            "bias": [task_bias(*pair) for pair in zip(losses, alone[task], strict=True)],
+        }
+    return bias
+
+
 def task_losses(
     settings: Settings, run: TrainedOn, task: str, data: dataloader.Data
 ) -> list[float]:
-    """The task's loss on the test images with a head trained on the frozen encoder, by seed."""
+    """The task's loss on the test images, with a new head trained on the frozen encoder, by
+    seed."""
     began = time.monotonic()
     batch_size = min(settings.bias_batch_size, len(data.train))
     held_out = dataloader.evaluation_batches(data.test, batch_size)
@@ -446,7 +362,7 @@ def task_losses(
             data.train, batch_size, seed=seed, epochs=1, augmentation=dataloader.Augmentation.none()
         )
         found = retrained_heads(
-            encoder, [new_task(task, encoder, data)], batches, held_out,
+            encoder, [pretext.TASKS.get(task)()], images_for(encoder, data), batches, held_out,
             epochs=settings.bias_epochs, seed=seed,
         )
         losses.append(found[task]["loss"])
@@ -454,29 +370,11 @@ def task_losses(
     return losses
 
 
-def new_task(name: str, encoder: nets.Encoder, data: dataloader.Data) -> pretext.Task:
-    """The task with its defaults. Raises UserError where it cannot work on such images."""
+def images_for(encoder: nets.Encoder, data: dataloader.Data) -> Images:
+    """The data's images as tasks see them that train the encoder's heads."""
     smallest = nets.minimum_size(encoder.name) or min(data.image_shape[:2])
-    return pretext.create(name, data.image_shape, smallest)
-
-
-def bias_table(bias: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> str:
-    """Each task of each run of several, at most 80 columns wide."""
-    about = (
-        "Bias: held-out loss of a task on the encoder trained by several tasks, divided by that on "
-        "the encoder trained by the task alone, minus one, heads trained anew on both, %."
-    )
-    rows = [
-        {
-            "encoder": name, "task": task, "bias": spread(found["bias"]).text(100, sign=True),
-            "loss, several": spread(found["multi"]).text(),
-            "loss, alone": spread(found["single"]).text(),
-        }
-        for name, tasks in bias.items() for task, found in tasks.items()
-    ]
-    return "\n".join(["", textwrap.fill(about, report.WIDTH), "", report.table(rows)])
+    return Images(data.image_shape, smallest)
 
 
 if __name__ == "__main__":
-    define()
-    run(main)
+    run(main, GIVEN)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiment import quiet  # noqa: E402, F401 (before TensorFlow)
+from experiment.command import quiet  # noqa: E402, F401 (before TensorFlow)
 
 # isort: split
 
@@ -24,8 +24,8 @@ from absl import flags
 from timing import medians
 
 import nets
-from experiment import report
-from experiment.main import run
+from experiment.command.main import run
+from experiment.report import tables
 
 flags.DEFINE_list(
     "nets", ["ResNet_student", "ResNet_teacher", "MobileNet_student", "ResNeXt_student"],
@@ -63,7 +63,7 @@ def main(_: list[str]) -> None:
                 row[f"{what}, Keras"] = 1e3 * FLAGS.batch_size / keras_own
                 row[f"{what}, ratio"] = keras_own / ours
             rows.append(row)
-    print(f"images a second, batch {FLAGS.batch_size}, 32x32\n{report.table(rows)}", flush=True)
+    print(f"images a second, batch {FLAGS.batch_size}, 32x32\n{tables.table(rows)}", flush=True)
 
 
 def functions(model: keras.Model) -> dict[str, Callable[[], tf.Tensor]]:

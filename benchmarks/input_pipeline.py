@@ -14,15 +14,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiment import quiet  # noqa: E402, F401 (before TensorFlow)
+from experiment.command import quiet  # noqa: E402, F401 (before TensorFlow)
 
 # isort: split
 
 from absl import flags
 
 import dataloader
-from experiment import report
-from experiment.main import run
+from experiment.command.main import run
+from experiment.report import tables
 
 flags.DEFINE_string("dataset", "digits", "as of train_w_distill.py", module_name="benchmark")
 flags.DEFINE_integer("batch_size", 128, "images a batch", module_name="benchmark")
@@ -41,7 +41,7 @@ def main(_: list[str]) -> None:
     ):
         speeds = [images_per_second(data.train, augmentation) for _ in range(FLAGS.rounds)]
         rows.append({"augmentation": name, "images/s": statistics.median(speeds)})
-    print(f"{data.name}, {len(data.train)} images, batch {FLAGS.batch_size}\n{report.table(rows)}")
+    print(f"{data.name}, {len(data.train)} images, batch {FLAGS.batch_size}\n{tables.table(rows)}")
 
 
 def images_per_second(split: dataloader.Split, augmentation: dataloader.Augmentation) -> float:

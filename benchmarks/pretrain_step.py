@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiment import quiet  # noqa: E402, F401 (before TensorFlow)
+from experiment.command import quiet  # noqa: E402, F401 (before TensorFlow)
 
 # isort: split
 
@@ -28,15 +28,18 @@ from absl import flags
 from timing import medians
 
 import nets
+import plugins
 import pretext
-from experiment import report
-from experiment.main import run
-from pretext.model import WIDTH, MultiTask
+from experiment.command.main import run
+from experiment.report import tables
+from pretext.model import MultiTask
+from pretext.registration import create_tasks
 
 flags.DEFINE_string("net", "MobileNet_student", "the encoder", module_name="benchmark")
 flags.DEFINE_list("net_options", ["width=64"], "its options", module_name="benchmark")
 flags.DEFINE_string(
-    "tasks", "reconstruction,rotation,jigsaw,instance", "at commas", module_name="benchmark"
+    "tasks", "reconstruction,rotation,jigsaw,instance", "separated by commas",
+    module_name="benchmark",
 )
 flags.DEFINE_integer("batch_size", 256, "images a step", module_name="benchmark")
 flags.DEFINE_integer("image_size", 32, "height and width, in pixels", module_name="benchmark")
@@ -45,14 +48,14 @@ flags.DEFINE_integer("rounds", 11, "timings of each figure", module_name="benchm
 flags.DEFINE_bool("mixed_precision", False, "compute in bfloat16", module_name="benchmark")
 FLAGS = flags.FLAGS
 
-# Of all tasks: regularizer, whether there is a memory, decay of the weights' average.
-TOGETHER: dict[str, tuple[str, bool, float | None]] = {
-    "plain sum": ("none", False, None),
-    "+ triplet": ("triplet", False, None),
-    "+ relational": ("relational", False, None),
-    "+ temporal": ("none", True, None),
-    "+ weights": ("none", False, 0.99),
-    "TTE (triplet, temporal)": ("triplet", True, None),
+# Regularizer and ensemble of all tasks together.
+TOGETHER = {
+    "plain sum": ("none", "none"),
+    "+ triplet": ("triplet", "none"),
+    "+ relational": ("relational", "none"),
+    "+ temporal": ("none", "temporal"),
+    "+ weights": ("none", "weights"),
+    "TTE (triplet, temporal)": ("triplet", "temporal"),
 }
 
 
@@ -60,12 +63,13 @@ def main(_: list[str]) -> None:
     """Time all of it and print two tables."""
     tf.get_logger().setLevel("ERROR")  # it takes many small functions for one that is traced anew
     keras.config.set_dtype_policy("mixed_bfloat16" if FLAGS.mixed_precision else "float32")
-    names = pretext.parse(FLAGS.tasks)
+    tasks = create_tasks(FLAGS.tasks)
+    names = [task.name for task in tasks]
     batch = random_batch()
-    steps = {name: make_step([name], ("none", False, None), batch) for name in names}
-    steps.update({name: make_step(names, added, batch) for name, added in TOGETHER.items()})
+    steps = {task.name: make_step([task], "none", "none", batch) for task in tasks}
+    steps.update({name: make_step(tasks, *added, batch) for name, added in TOGETHER.items()})
     times = medians(steps, FLAGS.rounds)
-    views = {name: pretext.create(name, image_shape()).view_count for name in names}
+    views = {task.name: task.views(pretext.Images(image_shape())).count for task in tasks}
     single = sum(times[name] for name in names)
     rows = [
         {
@@ -80,7 +84,7 @@ def main(_: list[str]) -> None:
     ]
     policy = keras.config.dtype_policy().name
     print(f"{FLAGS.net} ({','.join(FLAGS.net_options)}), batch {FLAGS.batch_size}, "
-          f"{FLAGS.image_size}x{FLAGS.image_size}, {policy}\n{report.table(rows)}", flush=True)
+          f"{FLAGS.image_size}x{FLAGS.image_size}, {policy}\n{tables.table(rows)}", flush=True)
 
 
 def image_shape() -> tuple[int, int, int]:
@@ -89,24 +93,21 @@ def image_shape() -> tuple[int, int, int]:
 
 
 def make_step(
-    names: Sequence[str], added: tuple[str, bool, float | None], batch: Mapping[str, tf.Tensor]
+    tasks: Sequence[pretext.Task], regularizer: str, ensemble: str, batch: Mapping[str, tf.Tensor]
 ) -> Callable[[], Any]:
     """One training step of these tasks on `batch`, as Keras would run it."""
-    regularizer, has_memory, decay = added
     keras.utils.set_random_seed(0)
     network = nets.build(FLAGS.net, image_shape(), 1, **nets.parse_options(FLAGS.net_options))
     encoder = nets.encoder_of(network, nets.Standardize((128.0,) * 3, (64.0,) * 3))
     smallest = nets.minimum_size(encoder.name) or FLAGS.image_size
-    memory = None
-    if has_memory:
-        memory = pretext.ensemble.TemporalMemory(FLAGS.train_images, len(names), WIDTH)
     model = MultiTask(
         encoder,
-        [pretext.create(name, image_shape(), smallest) for name in names],
-        balance=pretext.balance.create("scale", len(names)),
-        regularizer=pretext.regularizers.create(regularizer, len(names)),
-        memory=memory,
-        average_decay=decay,
+        tasks,
+        pretext.Images(image_shape(), smallest),
+        balance=plugins.create(pretext.BALANCES, "scale"),
+        regularizer=plugins.create(pretext.REGULARIZERS, regularizer),
+        ensemble=plugins.create(pretext.ENSEMBLES, ensemble),
+        train_images=FLAGS.train_images,
     )
     model.compile(keras.optimizers.Adam(1e-4))
     model.optimizer.build(model.trainable_variables)

@@ -10,16 +10,14 @@ loss: what SSKD_SVD would cost if its singular vectors and DFVs were free.
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from collections.abc import Callable, Mapping
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiment import quiet  # noqa: E402, F401 (before TensorFlow)
+from experiment.command import quiet  # noqa: E402, F401 (before TensorFlow)
 
 # isort: split
 
@@ -32,12 +30,13 @@ from timing import medians
 import distillers
 import nets
 from distillers.distiller import Distiller
+from distillers.reading import Maps
 from distillers.registration import name_of
-from distillers.sskd_svd import as_matrix, weighted_gram
-from experiment import report
-from experiment.main import run
+from experiment.command.main import run
+from experiment.report import tables
 from op_util.alignment import Aligned, align_taps
-from op_util.dfv import dfv_distance
+from op_util.dfv import compare_dfvs
+from op_util.matrices import as_matrix
 
 flags.DEFINE_string("net", "VGG", "pair of networks", module_name="benchmark")
 flags.DEFINE_integer("batch_size", 128, "images a step", module_name="benchmark")
@@ -54,17 +53,15 @@ CLASSES = 100
 TRAINING_IMAGES = 10_000  # CRD compares with that many
 
 
-@dataclasses.dataclass(eq=False)
 class MeanSquare(distillers.Method):
     """The bound: nothing could be cheaper that compares the same taps."""
 
-    combination = "clip"
+    reads = Maps()
+    combination = distillers.Combination.CLIP
 
-    def compute_loss(
-        self, teacher_outputs: list[tf.Tensor], student_outputs: list[tf.Tensor], **context: Any
-    ) -> tf.Tensor:
+    def loss(self, teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]) -> tf.Tensor:
         """Mean square of all taps."""
-        pairs = zip(teacher_outputs, student_outputs, strict=True)
+        pairs = zip(teacher, student, strict=True)
         return tf.add_n([tf.reduce_mean(tf.cast(t - s, tf.float32) ** 2) for t, s in pairs])
 
 
@@ -122,7 +119,7 @@ def print_steps(steps: Mapping[str, Callable[[], Any]], ratios: Mapping[str, str
         for name in steps
     ]
     policy = keras.config.dtype_policy().name
-    print(f"\n{FLAGS.net}, batch {FLAGS.batch_size}, {policy}\n{report.table(rows)}", flush=True)
+    print(f"\n{FLAGS.net}, batch {FLAGS.batch_size}, {policy}\n{tables.table(rows)}", flush=True)
 
 
 def make_step(method: distillers.Method, batch: Mapping[str, tf.Tensor]) -> Callable[[], Any]:
@@ -137,7 +134,7 @@ def make_step(method: distillers.Method, batch: Mapping[str, tf.Tensor]) -> Call
         student, method, teacher, student_preprocessing=standardize,
         teacher_preprocessing=standardize, samples=TRAINING_IMAGES,
     )
-    distiller.start_stage(method.stages[-1])
+    distiller.enter(distiller.parts(epochs=len(distiller.stages))[-1])
     distiller.compile()
     distiller.optimizer.build(distiller.variables_to_train())
     step = tf.function(distiller.train_step, autograph=False)
@@ -200,8 +197,7 @@ def time_losses() -> None:
 
     def dfv_loss(vectors: list[tf.Tensor]) -> tf.Tensor:
         taps = [Aligned(v, *one[1:]) for v, one in zip(vectors, aligned, strict=True)]
-        grams = [weighted_gram(tap, 1) for tap in taps]
-        return tf.add_n([tf.reduce_sum(dfv_distance(*pair)) for pair in pairwise(grams)])
+        return tf.add_n([tf.reduce_sum(pair.squares) for pair in compare_dfvs(taps, 1)])
 
     figures = {
         "four taps, auto": vectors("auto"),
@@ -215,7 +211,7 @@ def time_losses() -> None:
     times = medians(figures, FLAGS.rounds)
     rows = [{"forward and backward": name, "ms": value} for name, value in times.items()]
     print(f"\nsingular vectors of teacher and student, and DFV loss, batch {FLAGS.batch_size}, "
-          f"float32\n{report.table(rows)}")
+          f"float32\n{tables.table(rows)}")
     print(f"four taps: svd / auto = {times['four taps, svd'] / times['four taps, auto']:.1f}",
           flush=True)
 
@@ -225,7 +221,7 @@ def time_growth() -> None:
 
     def loss_of(num_dfv: int, teacher: list[tf.Tensor]) -> Callable[..., tf.Tensor]:
         method = distillers.SSKD_SVD(num_dfv=num_dfv)
-        return lambda student: method.compute_loss(teacher, student)
+        return lambda student: method.loss(teacher, student)[0]
 
     def synthetic(batch: int, size: int) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         random = np.random.default_rng(0)
@@ -251,7 +247,7 @@ def time_growth() -> None:
             "growth with": what, "value": value, "ms": times["loss"],
             "memory MB": intermediate_megabytes(loss_of(num_dfv, teacher), student),
         })
-    print(f"\nSSKD_SVD loss, forward and backward, float32\n{report.table(rows)}", flush=True)
+    print(f"\nSSKD_SVD loss, forward and backward, float32\n{tables.table(rows)}", flush=True)
 
 
 def intermediate_megabytes(loss: Callable[..., tf.Tensor], inputs: list[tf.Tensor]) -> float:

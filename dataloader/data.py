@@ -17,6 +17,9 @@ class Images(Protocol):
     shape: tuple[int, int, int]
     """(height, width, channels) of every image."""
 
+    statistics_sample: int | None
+    """Images that the channel statistics are computed from; None: all of them."""
+
     def __len__(self) -> int:
         """Number of images."""
 
@@ -30,12 +33,14 @@ class MemoryImages:
     Args:
         array: uint8 [N,H,W,C]. It is kept once, as a tensor on the CPU, whatever number of splits
             and pipelines read from it.
+        statistics_sample: see `Images`.
     """
 
-    def __init__(self, array: np.ndarray):
+    def __init__(self, array: np.ndarray, statistics_sample: int | None = None):
         if array.dtype != np.uint8 or array.ndim != 4:
             raise ValueError(f"uint8 [N,H,W,C] expected, not {array.dtype} {array.shape}")
         self.shape = tuple(int(size) for size in array.shape[1:])
+        self.statistics_sample = statistics_sample
         # An eager tensor is captured by a tf.data function as an input; a numpy array would be
         # written into its graph, which may not exceed 2 GB and is copied at every turn.
         with tf.init_scope(), tf.device("CPU:0"):
@@ -119,13 +124,15 @@ class Data:
 
     Attributes:
         name: as `load` was given it, spelled as it is registered.
-        class_names: the name of each class.
+        class_names: the name of each class, all of them different; the numbers ``"0"`` to
+            ``"n-1"`` where the source has no names, see `has_class_names`.
         image_shape: (height, width, channels).
         channel_mean: mean of each channel over the training images, in 0..255.
         channel_deviation: standard deviation of each channel, in 0..255, positive.
         default_flip: whether a mirrored image is as good as the image (not so for digits).
         train: what is trained on; labels may be -1 (unlabelled).
-        validation: cut from the training images, to choose the best epoch by; may be empty.
+        validation: the set's own validation images or else cut from the training images, to
+            choose the best epoch by; may be empty.
         test: only for reporting.
     """
 
@@ -143,3 +150,9 @@ class Data:
     def classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    @property
+    def has_class_names(self) -> bool:
+        """Whether the names say more than the numbers of the classes, so that those of two sets
+        can be compared."""
+        return self.class_names != tuple(map(str, range(self.classes)))

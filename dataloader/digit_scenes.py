@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from dataloader.digits import TEST_SEED, TEST_SHARE
+from dataloader.memory import check_memory
 from dataloader.resizing import resized
 from dataloader.scenes import SceneRequest, Scenes, SceneSplit, register
 from dataloader.splitting import rows_for_testing
@@ -35,6 +36,11 @@ def digit_scenes(request: SceneRequest) -> Scenes:
     test = rows_for_testing(found.target, TEST_SHARE, TEST_SEED)
     train = np.setdiff1d(np.arange(len(grey)), test)
     size = request.size or DEFAULT_SIZE
+    count = TRAIN_SCENES + TEST_SCENES
+    check_memory(
+        count * size[0] * size[1] * 3, f"{count} scenes of {size[0]}x{size[1]}",
+        "give a smaller --scene_size",
+    )
     return Scenes(
         name="digits",
         class_names=tuple(str(digit) for digit in found.target_names),

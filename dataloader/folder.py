@@ -1,32 +1,51 @@
-"""Images in folders, decoded as they are needed."""
+"""Images in folders, one a class: decoded as they are needed, or once where they fit in memory."""
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from dataloader.data import Split
-from dataloader.image_files import decoded, fault_of
+from dataloader.data import Images, MemoryImages, Split
+from dataloader.files import printable
+from dataloader.image_files import (
+    READ,
+    WHITES,
+    decoded,
+    decoders_listened_to,
+    examine,
+    is_ordinary,
+    pixels,
+    white_of,
+)
+from dataloader.image_folders import Facts, Found, find_images, read_cache, write_cache
 from dataloader.loading import Request, Source, register
+from dataloader.memory import check_memory, free_memory
 from dataloader.resizing import resized
 from dataloader.splitting import rows_for_testing
 from registry import UserError
 
-READ = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
-NOT_READ = (".webp", ".tif", ".tiff", ".heic", ".avif", ".jp2", ".ppm", ".pgm")
-"""Images all the same: to pass over them in silence would be to lose data."""
+DECODED_AT_START = 5_000
+"""Of more images that stay on disk so many, evenly spaced, are decoded at the start to find
+damaged ones; of the others only the ends are looked at. What is found out is kept in a cache."""
 
-DECODED_AT_START = 20_000
-"""So many images are decoded at the start to find damaged ones; of further ones only the ends are
-looked at, which finds what is empty, cut off or no image."""
+MEMORY_SHARE = 0.25
+"""Of the free memory, that images are decoded into without being asked to."""
 
+STATISTICS_SAMPLE = 2000
 TEST_SHARE = 0.2
-"""Of the training images, where there is no test folder."""
+"""Of the training images, where there is neither test nor validation folder."""
+NAMED = 5
+"""So many damaged images are named in one line."""
+BATCH = 128
+"""Images that there has to be memory for, whatever is done with them."""
+_CHUNK = 256
 
 
 class FileImages:
@@ -36,111 +55,204 @@ class FileImages:
         files: one a row.
         shape: (height, width, channels) to bring each image to, by resizing (bilinear, without
             keeping the aspect ratio); channels 1 or 3.
+        ordinary: whether TensorFlow's decoder is right for all of them, see `image_files`.
+        white: see `image_files.pixels`.
     """
 
-    def __init__(self, files: Sequence[Path], shape: tuple[int, int, int]):
+    statistics_sample = STATISTICS_SAMPLE
+
+    def __init__(
+        self, files: Sequence[str], shape: tuple[int, int, int], *, ordinary: bool, white: int
+    ):
         self.shape = shape
+        self.files = files
+        self._ordinary, self._white = ordinary, white
         with tf.init_scope(), tf.device("CPU:0"):
-            self._files = tf.constant([os.fsencode(file) for file in files], tf.string)
+            self._paths = tf.constant([os.fsencode(file) for file in files], tf.string)
+        # One graph for each store: as a method of the class, each store would count as a retracing.
+        rows = tf.TensorSpec([None], tf.int64)
+        self._fetch = tf.function(self._read_all, input_signature=[rows], autograph=False)
 
     def __len__(self) -> int:
-        return int(self._files.shape[0])
+        return len(self.files)
+
+    def _decode(self, contents: tf.Tensor) -> tf.Tensor:
+        """uint8 [h,w,C]."""
+        channels = self.shape[-1]
+        if self._ordinary:
+            return decoded(contents, channels)
+
+        def by_pillow(contents: bytes) -> np.ndarray:
+            return pixels(contents, channels, self._white)
+
+        image = tf.cond(
+            tf.ensure_shape(tf.numpy_function(is_ordinary, [contents], tf.bool), ()),
+            lambda: decoded(contents, channels),
+            lambda: tf.numpy_function(by_pillow, [contents], tf.uint8),
+        )
+        return tf.ensure_shape(image, (None, None, channels))
 
     def _read(self, file: tf.Tensor) -> tf.Tensor:
-        image, size = decoded(tf.io.read_file(file), self.shape[-1]), self.shape[:2]
+        image, size = self._decode(tf.io.read_file(file)), self.shape[:2]
         same = tf.reduce_all(tf.shape(image)[:2] == size)
         image = tf.cond(same, lambda: image, lambda: resized(image, size))
         return tf.ensure_shape(image, self.shape)
 
-    @tf.function(reduce_retracing=True)
     def fetch(self, rows: tf.Tensor) -> tf.Tensor:
         """Images of `rows` (int64 [B]) as uint8 [B,H,W,C]."""
+        return self._fetch(rows)
+
+    def _read_all(self, rows: tf.Tensor) -> tf.Tensor:
         return tf.map_fn(
             self._read,
-            tf.gather(self._files, rows),
+            tf.gather(self._paths, rows),
             fn_output_signature=tf.TensorSpec(self.shape, tf.uint8),
         )
 
+    def decoded_once(self) -> MemoryImages:
+        """The same images in memory.
 
-def _check(files: Sequence[Path], folder: Path) -> bool:
-    """Look for damaged images; whether all images (that were decoded) are grey.
+        Raises:
+            UserError: one cannot be decoded; it is named.
+        """
+        array = np.empty([len(self), *self.shape], np.uint8)
+        with decoders_listened_to():
+            self._fill(array)
+        return MemoryImages(array, self.statistics_sample)
+
+    def _fill(self, array: np.ndarray) -> None:
+        for start in range(0, len(self), _CHUNK):
+            rows = range(start, min(start + _CHUNK, len(self)))
+            try:
+                array[start : rows.stop] = self.fetch(tf.constant(rows, tf.int64)).numpy()
+            except tf.errors.OpError as error:
+                files = self.files[start : rows.stop]
+                _check(files, [True] * len(files), os.path.dirname(files[0]))
+                raise UserError(f"{files[0]} or one after it: {error.message[:200]}") from error
+
+
+def _check(files: Sequence[str], decode: Sequence[bool], top: str | Path) -> Facts:
+    """Look for damaged images.
+
+    Args:
+        files: paths.
+        decode: for each whether to decode it.
+        top: the folder, for messages.
 
     Raises:
         UserError: there are damaged images; the first are named.
     """
-    with tf.device("CPU:0"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        decode = np.arange(len(files)) < DECODED_AT_START
-        found = list(pool.map(fault_of, files, decode.tolist()))
+    found = examine(files, decode)
     damaged = [
-        f"{file.relative_to(folder)} ({fault})"
-        for file, (fault, _) in zip(files, found, strict=True)
-        if fault
+        f"{printable(os.path.relpath(file, top))} ({finding.fault})"
+        for file, finding in zip(files, found, strict=True)
+        if finding.fault
     ]
     if damaged:
-        more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+        more = f" and {len(damaged) - NAMED} more" if len(damaged) > NAMED else ""
         raise UserError(
-            f"folder:{folder}: {len(damaged)} of {len(files)} images cannot be read: "
-            f"{', '.join(damaged[:5])}{more}: repair or remove them"
+            f"folder:{printable(top)}: {len(damaged)} of {len(files)} images cannot be read: "
+            f"{', '.join(damaged[:NAMED])}{more}: repair or remove them"
         )
-    return all(grey for _, grey in found[:DECODED_AT_START])
-
-
-def _classes(folder: Path) -> list[str]:
-    return sorted(
-        entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."
+    brightest = max(finding.brightest for finding in found)
+    white = white_of(brightest)
+    if 0 < brightest <= WHITES[-2]:
+        logging.getLogger(__name__).warning(
+            "folder:%s: no image of 16 bits has a value above %d, which is taken for white",
+            printable(top), white,
+        )
+    looked_at = [finding for finding, full in zip(found, decode, strict=True) if full]
+    return Facts(
+        grey=all(finding.grey for finding in looked_at),
+        ordinary=all(finding.ordinary for finding in found),
+        white=white,
     )
 
 
-def _images(folder: Path, class_names: Sequence[str]) -> tuple[list[Path], np.ndarray]:
-    """The images of each class in the order of their names, and their labels (int64 [N])."""
-    files, labels = [], []
-    for label, name in enumerate(class_names):
-        for file in sorted((folder / name).iterdir()) if (folder / name).is_dir() else []:
-            suffix = file.suffix.lower()
-            if suffix in NOT_READ:
-                raise UserError(f"{file}: {suffix} images are not read: convert to JPEG or PNG")
-            if suffix in READ and file.name[0] != ".":
-                files.append(file)
-                labels.append(label)
-    return files, np.array(labels, np.int64)
+def _is_for_memory(request: Request, count: int, size: tuple[int, int], top: Path) -> bool:
+    """Whether to decode `count` images at once. Raises UserError where memory does not suffice."""
+    height, width = size
+    what = f"folder:{printable(top)} ({{}} images of {height}x{width})"
+    check_memory(BATCH * height * width * 3, what.format(BATCH), "give a smaller image_size")
+    needed = count * height * width * 3
+    if request.in_memory == "yes":
+        check_memory(needed, what.format(count), "give a smaller image_size, or in_memory=no")
+    return request.in_memory == "yes" or (
+        request.in_memory == "auto" and needed <= MEMORY_SHARE * free_memory()
+    )
 
 
-def _size(file: Path) -> tuple[int, int]:
-    """(height, width) of the image in `file`."""
-    height, width = decoded(tf.io.read_file(os.fsencode(file)), channels=3).shape[:2]
-    return int(height), int(width)
+def _listed(top: Path) -> tuple[Found, Facts | None]:
+    """The images, and what is known of them already. Raises UserError."""
+    known = read_cache(top)
+    if known:
+        return known
+    try:
+        return find_images(top), None
+    except OSError as error:
+        raise UserError(
+            f"{printable(error.filename or top)}: {error.strerror or error}; a folder of images "
+            "expected"
+        ) from error
 
 
-@register("folder", argument="DIR")
+def _joined(parts: list[list[list[str]]], top: Path) -> tuple[list[str], list[np.ndarray]]:
+    """Paths of all images one part after the other, and the labels (int64 [N]) of each part."""
+    files = [os.path.join(top, file) for part in parts for file in chain(*part)]
+    labels = [np.repeat(np.arange(len(part)), [len(files) for files in part]) for part in parts]
+    return files, labels
+
+
+@register("folder", argument="DIR", lazy=True)
 def folder(request: Request) -> Source:
-    """``folder:DIR``: images in ``DIR/train/CLASS/*`` and ``DIR/test/CLASS/*``; without ``test`` a
-    stratified fifth of the training images by the data seed.
+    """``folder:DIR``: images in ``DIR/train/CLASS``, ``DIR/test/CLASS`` and ``DIR/val/CLASS`` (or
+    ``valid``, ``validation``), at any depth.
 
-    JPEG, PNG, BMP and GIF (its first picture) by their extension; other files are passed over.
-    Images are resized to `image_size`, by default the size of the first image; all of them are
-    grey where all are, otherwise all have three colours. The first 20,000 are decoded once at the
-    start to find damaged ones. A JPEG's note on how it is to be turned (EXIF) is not followed.
+    Without ``test`` the images of ``val`` are the test images; without both a stratified fifth of
+    the training images is, by the data seed. JPEG, PNG, BMP, GIF, WebP and TIFF by their
+    extension; other files are passed over, images that are not read are refused by name. How they
+    are read, see `image_files`. They are resized to `image_size`, by default the size of the
+    first image; all of them are grey where all are, otherwise all have three colours. Damaged ones
+    are looked for at the start.
+
+    Images are decoded once where they take up to a quarter of the free memory, otherwise whenever
+    they are needed (`in_memory`); batches are the same.
     """
-    top = Path(request.argument).expanduser()
-    if not (top / "train").is_dir():
-        raise UserError(f"no such folder: {top / 'train'} (DIR/train/CLASS/* expected)")
-    class_names = _classes(top / "train")
-    files, labels = _images(top / "train", class_names)
-    if not files:
-        raise UserError(f"{top / 'train'} has no images: CLASS/* ({', '.join(READ)}) expected")
-    test_files, test_labels = [], np.zeros([0], np.int64)
-    if (top / "test").is_dir():
-        unknown = [name for name in _classes(top / "test") if name not in class_names]
-        if unknown:
-            raise UserError(f"{top / 'test'} has the class {unknown[0]!r}, {top / 'train'} has not")
-        test_files, test_labels = _images(top / "test", class_names)
-    grey = _check(files + test_files, top)
-    shape = (*(request.image_size or _size(files[0])), 1 if grey else 3)
-    train = Split.whole(FileImages(files, shape), labels)
-    if (top / "test").is_dir():
-        test = Split.whole(FileImages(test_files, shape), test_labels)
-    else:
-        chosen = rows_for_testing(labels, TEST_SHARE, request.seed)
-        test = train.take(chosen)
-        train = train.take(np.setdiff1d(np.arange(len(files)), chosen))
-    return Source(f"folder:{top}", tuple(class_names), train, test)
+    top, began = Path(request.argument).expanduser(), time.time()
+    found, facts = _listed(top)
+    for note in found.notes:
+        logging.getLogger(__name__).warning("%s", note)
+    parts = [part for part in (found.train, found.test, found.validation) if part is not None]
+    files, labels = _joined(parts, top)
+    if not len(labels[0]):
+        raise UserError(f"{printable(top)} has no images in train/CLASS/* ({', '.join(READ)})")
+    size = request.image_size or examine(files[:1], [True])[0].size or (1, 1)  # refused below
+    in_memory = _is_for_memory(request, len(files), size, top)
+    if facts is None:
+        most = len(files) if in_memory else DECODED_AT_START
+        decode = np.zeros(len(files), bool)
+        decode[np.linspace(0, len(files) - 1, min(most, len(files))).round().astype(int)] = True
+        facts = _check(files, decode.tolist(), top)
+        if len(files) > DECODED_AT_START:
+            write_cache(top, found, facts, began)
+    shape = (*size, 1 if facts.grey else 3)
+    splits, start = [], 0
+    for part in labels:
+        paths = files[start : start + len(part)]
+        images: Images = FileImages(paths, shape, ordinary=facts.ordinary, white=facts.white)
+        splits.append(Split.whole(images.decoded_once() if in_memory else images, part))
+        start += len(part)
+    return _source(request, f"folder:{top}", found, splits)
+
+
+def _source(request: Request, name: str, found: Found, splits: list[Split]) -> Source:
+    """The source of the training, test and validation images that are there, in this order."""
+    train, *others = splits
+    if others:
+        validation = others[1] if len(others) > 1 else None
+        return Source(
+            name, tuple(found.class_names), train, test=others[0], validation=validation
+        )
+    chosen = rows_for_testing(train.labels, TEST_SHARE, request.seed)
+    rest = np.setdiff1d(np.arange(len(train)), chosen)
+    return Source(name, tuple(found.class_names), train.take(rest), test=train.take(chosen))

@@ -1,72 +1,376 @@
-"""Images in files: decoding, and what is wrong with one."""
+"""Images in files: what is wrong with one, and its pixels as a person sees them.
+
+Ordinary files, JPEG and PNG with 8 bits of grey or colour and nothing else to observe, are decoded
+by TensorFlow, which is fast and works in a graph. All others go through Pillow: photographs that
+an EXIF note turns, CMYK, transparency, 16 bits, colour tables, and other formats.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
+import io
+import os
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
-ENDS = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND"), (b"GIF8", b"\x3b"), (b"BM", b""))
-"""How the file of each format begins and (within the last bytes) ends."""
+from dataloader.files import open_regular, read_bytes
+
+READ = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff",
+)  # fmt: skip
+NOT_READ = (
+    ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".ppm", ".pgm", ".pbm", ".pnm", ".tga",
+    ".psd", ".exr", ".hdr", ".dng", ".svg",
+)  # fmt: skip
+"""Images all the same: to pass over them in silence would be to lose data."""
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
+KNOWN = "JPEG, PNG, BMP, GIF, WebP or TIFF"
+_JPEG = ("JPEG", "MPO")  # MPO: several JPEGs in one file, the first one counts
+_STARTS = (
+    b"\xff\xd8", b"\x89PNG", b"BM", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"
+)  # fmt: skip
+_ENDS = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND"), (b"GIF8", b"\x3b"))
+"""How files of these formats begin, and end within their last bytes."""
+
+_GREY = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
+_ORIENTATION = 274
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF's number (Exif 2.32, tag 274): how to turn an image upright."""
+
+WHITES = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16))
+"""Largest values of what cameras and scanners write into 16 bits."""
+
+# Pillow warns of oddities in notes that do not matter here, and of a size that is checked below.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class ImageFault(Exception):
+    """What is wrong with an image, in a few words."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What there is to know about an image file.
+
+    Attributes:
+        fault: what is wrong with it, or ``""``.
+        ordinary: whether TensorFlow reads it as it is meant.
+        grey: whether it has grey values only.
+        size: (height, width) as a person sees it; None where it was not looked at.
+        brightest: the largest value of an image of 16 bits; 0: another one.
+    """
+
+    fault: str = ""
+    ordinary: bool = False
+    grey: bool = False
+    size: tuple[int, int] | None = None
+    brightest: int = 0
+
+
+def white_of(brightest: int) -> int:
+    """The value that counts as white, by the largest value of all images of 16 bits of a set.
+
+    Ten, twelve and fourteen bits, and eight, are often written into sixteen as they are.
+    """
+    return next(white for white in WHITES if brightest <= white)
+
+
+# Decoding
 
 
 def decoded(contents: tf.Tensor, channels: int) -> tf.Tensor:
-    """The image in `contents` (a string scalar) as uint8 [h,w,channels]; a GIF's first one."""
-
-    def bitmap() -> tf.Tensor:
-        # The decoder of BMP does not convert between grey, colour and transparency.
-        image = tf.io.decode_bmp(contents, channels=0)
-        grey = tf.shape(image)[-1] == 1
-        return tf.gather(image, tf.where(grey, [0] * channels, [*range(channels)]), axis=-1)
-
-    def other() -> tf.Tensor:
-        return tf.io.decode_image(contents, channels=channels, expand_animations=False)
-
-    image = tf.cond(tf.strings.substr(contents, 0, 2) == b"BM", bitmap, other)
+    """The ordinary image in `contents` (a string scalar) as uint8 [h,w,channels]."""
+    image = tf.io.decode_image(contents, channels=channels, expand_animations=False)
     return tf.ensure_shape(image, (None, None, channels))
 
 
-def _is_grey(contents: bytes) -> bool:
-    """Whether the file of an image (that can be decoded) holds grey values."""
-    if contents.startswith(b"\x89PNG"):
-        return contents[25] in (0, 4)
-    if contents.startswith(b"\xff\xd8"):
-        return int(tf.image.extract_jpeg_shape(contents)[2]) == 1
-    if contents.startswith(b"BM"):
-        return contents[28:30] == b"\x08\x00"
+def is_ordinary(contents: bytes) -> bool:
+    """Whether `decoded` gives what a person sees in the file. False for what is no image."""
+    try:
+        return _is_ordinary(_opened(contents), contents)
+    except ImageFault:
+        return False
+
+
+def pixels(contents: bytes, channels: int, white: int = WHITES[-1]) -> np.ndarray:
+    """Any image that is read, as a person sees it.
+
+    Turned as its EXIF note says. Transparent parts show white, or black where the picture would
+    vanish before white. Of several pictures in a file the first.
+
+    Args:
+        contents: the file's bytes.
+        channels: 1 for grey, 3 for colour.
+        white: of images of 16 bits, the value that becomes 255, see `white_of`.
+
+    Returns:
+        uint8 [h,w,channels].
+
+    Raises:
+        ImageFault: it cannot be read.
+    """
+    image = _opened(contents)
+    if _is_ordinary(image, contents):
+        return _by_tensorflow(contents, channels).numpy()
+    shown = _flat(_turned(_eight_bits(image, contents, white), image))
+    converted = np.asarray(shown.convert("L" if channels == 1 else "RGB"))
+    return converted.reshape(*converted.shape[:2], channels)
+
+
+def _opened(contents: bytes) -> Image.Image:
+    """The image, of which no more than the header is read. Raises ImageFault."""
+    try:
+        image = Image.open(io.BytesIO(contents), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ImageFault(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels") from error
+    except Exception as error:  # Pillow promises no kind of exception for bytes that are no image
+        raise ImageFault(f"not a {KNOWN}") from error
+    width, height = image.size
+    if width * height > Image.MAX_IMAGE_PIXELS:
+        raise ImageFault(f"{width}x{height}: more than {Image.MAX_IMAGE_PIXELS:,} pixels")
+    return image
+
+
+def _is_ordinary(image: Image.Image, contents: bytes) -> bool:
+    if image.format in _JPEG:
+        return image.mode in ("L", "RGB") and _orientation(image) == 1
+    if image.format == "PNG":
+        bits, note = contents[24], b"eXIf" in contents
+        plain = image.mode in ("L", "RGB", "P") and "transparency" not in image.info
+        return bits == 8 and plain and not note
     return False
 
 
-def _has_colour_table(contents: bytes) -> bool:
-    """Whether a BMP of 8 bits is not grey: the decoder would give the places in its table."""
-    if not (contents.startswith(b"BM") and contents[28:30] == b"\x08\x00"):
-        return False
-    start = 14 + int.from_bytes(contents[14:18], "little")
-    table = np.frombuffer(contents[start : start + 1024], np.uint8).reshape(-1, 4)[:, :3]
-    return bool((table != np.arange(len(table))[:, None]).any())
+def _orientation(image: Image.Image) -> int:
+    try:
+        number = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a damaged note says nothing, as in every viewer
+        return 1
+    return number if number in _TURNS else 1
 
 
-def fault_of(file: Path, decode: bool) -> tuple[str, bool]:
-    """(what is wrong with the image in `file`, or ``""``; whether it is grey)."""
+def _turned(image: Image.Image, original: Image.Image) -> Image.Image:
+    """`image` turned as the note in `original`, which is loaded, says."""
+    number = _orientation(original)
+    return image.transpose(_TURNS[number]) if number in _TURNS else image
+
+
+def _deep_values(image: Image.Image, contents: bytes) -> np.ndarray | None:
+    """Values of an image of 16 bits, uint16 [h,w,1..4] (grey, colour, transparency last); None:
+    it has fewer bits."""
+    if image.format == "PNG" and contents[24] == 16:  # Pillow would drop the lower half
+        return _by_tensorflow(contents, channels=0, dtype=tf.uint16).numpy()
+    if image.mode.startswith("I;16"):
+        return np.asarray(_loaded(image)).astype(np.uint16)[..., None]
+    return None
+
+
+def _eight_bits(image: Image.Image, contents: bytes, white: int) -> Image.Image:
+    """The image with 8 bits a channel, not yet turned. Raises ImageFault."""
+    _loaded(image)
+    deep = _deep_values(image, contents)
+    if deep is None:
+        if image.mode in ("I", "F"):
+            raise ImageFault("32-bit grey values are not read: save it with 8 or 16 bits")
+        return image
+    if deep.shape[-1] in (2, 4):  # transparency has the whole range, whatever the colours have
+        limits = np.array([white] * (deep.shape[-1] - 1) + [WHITES[-1]])
+    else:
+        limits = np.array([white] * deep.shape[-1])
+    if (deep > limits).any():
+        raise ImageFault(f"values above {white}, the largest of the images looked at first")
+    values = np.rint(deep * (255 / limits)).astype(np.uint8)
+    return Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
+
+
+def _loaded(image: Image.Image) -> Image.Image:
     try:
-        contents = file.read_bytes()
-    except OSError as error:
-        return error.strerror or str(error), False
-    if not contents:
-        return "empty file", False
-    ends = [end for start, end in ENDS if contents.startswith(start)]
-    if not ends:
-        return "not a JPEG, PNG, BMP or GIF", False
-    # Some cameras and editors append a few bytes or zeros.
-    if ends[0] not in contents[-4096:]:
-        return "cut off", False
-    if not decode:
-        return "", False
-    if _has_colour_table(contents):
-        return "a BMP with a colour table: save it as PNG", False
+        image.load()
+    except Exception as error:  # see `_opened`
+        raise ImageFault(str(error)[:100] or type(error).__name__) from error
+    return image
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """The image before a ground, where it is transparent anywhere."""
+    if not image.has_transparency_data:
+        return image
+    over = image.convert("RGBA")
+    flat = {}
+    for ground in ("white", "black"):
+        flat[ground] = Image.alpha_composite(Image.new("RGBA", over.size, ground), over)
+        flat[ground] = flat[ground].convert("RGB")
+        if any(low != high for low, high in flat[ground].getextrema()):
+            return flat[ground]
+    return flat["white"]
+
+
+def _by_tensorflow(contents: bytes, channels: int, dtype: tf.DType = tf.uint8) -> tf.Tensor:
     try:
-        decoded(tf.constant(contents), channels=3)
+        with tf.device("CPU:0"):
+            return tf.io.decode_image(
+                contents, channels=channels, dtype=dtype, expand_animations=False
+            )
     except tf.errors.InvalidArgumentError as error:
-        return error.message.splitlines()[0].split("}} ")[-1][:100], False
-    return "", _is_grey(contents)
+        raise ImageFault(error.message.splitlines()[0].split("}} ")[-1][:100]) from error
+
+
+# Looking for damage
+
+
+def examine(files: Sequence[str | Path], decode: Sequence[bool]) -> list[Finding]:
+    """Look at image files.
+
+    Args:
+        files: their paths.
+        decode: for each whether to decode it; of others only the ends are looked at, which finds
+            what is empty, cut off, or no image.
+
+    Returns:
+        A finding a file.
+    """
+    found: list[Finding] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(files), _AT_ONCE):
+            chunk = slice(start, start + _AT_ONCE)
+            with decoders_listened_to() as complaints:
+                part = list(pool.map(_examine, files[chunk], decode[chunk]))
+            if complaints:  # of which file, is not said
+                part = [
+                    _examine_alone(file) if full and not finding.fault else finding
+                    for file, full, finding in zip(files[chunk], decode[chunk], part, strict=True)
+                ]
+            found += part
+    return found
+
+
+_AT_ONCE = 256
+
+
+def _examine(file: str | Path, decode: bool) -> Finding:
+    try:
+        if not decode:
+            return _ends(file)
+        contents = read_bytes(file)
+        return _finding(contents)
+    except OSError as error:
+        return Finding(error.strerror or str(error))
+    except ImageFault as fault:
+        return Finding(str(fault))
+
+
+def _ends(file: str | Path) -> Finding:
+    """By the first and last bytes alone. Raises OSError, ImageFault."""
+    with open(open_regular(file), "rb") as opened:
+        start = opened.read(8)
+        opened.seek(max(0, os.fstat(opened.fileno()).st_size - 4096))
+        _check_ends(start, opened.read())
+    return Finding()
+
+
+def begins_as_image(file: str | Path) -> bool:
+    """Whether the regular file `file` begins as images do that are read. Raises OSError."""
+    with open(open_regular(file), "rb") as opened:
+        start = opened.read(12)
+    return start.startswith(_STARTS) and (start[:4] != b"RIFF" or start[8:] == b"WEBP")
+
+
+def _check_ends(start: bytes, end: bytes) -> None:
+    if not start:
+        raise ImageFault("empty file")
+    if not start.startswith(_STARTS):
+        raise ImageFault(f"not a {KNOWN}")
+    # Some cameras and editors append a few bytes or zeros.
+    if any(start.startswith(first) and last not in end for first, last in _ENDS):
+        raise ImageFault("cut off")
+
+
+def _finding(contents: bytes) -> Finding:
+    """Raises ImageFault."""
+    _check_ends(contents[:8], contents[-4096:])
+    image = _opened(contents)
+    mode, (width, height) = image.mode, image.size
+    if image.format in (*_JPEG, "PNG"):  # it checks their sums and codes, Pillow not all of them
+        _by_tensorflow(contents, channels=0)
+    if _is_ordinary(image, contents):
+        return Finding(ordinary=True, grey=mode == "L", size=(height, width))
+    deep = _deep_values(image, contents)
+    # Not the transparency, which is the last of two or four channels.
+    brightest = 0 if deep is None else int(deep[..., : 3 if deep.shape[-1] > 2 else 1].max())
+    # An image of 32-bit "I" that is read is a grey PNG of 16 bits, as older Pillow calls it.
+    grey = mode in _GREY or (mode == "I" and deep is not None)
+    height, width = pixels(contents, channels=3).shape[:2]
+    return Finding(grey=grey, size=(height, width), brightest=brightest)
+
+
+# The decoder of JPEG goes on behind data that is missing or overwritten, fills the image with
+# something, and complains on the process' stderr alone; neither TensorFlow nor Pillow passes it on.
+_COMPLAINT = re.compile(rb"Corrupt JPEG data: |Premature end of JPEG file")
+_STRAY = re.compile(rb"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
+_LOGGED = re.compile(rb"[IWEF]\d{4} ")
+STRAY_SHARE = 0.05
+"""Bytes behind the last pixel that some cameras write, as a share of the file; more is a hole."""
+
+
+@contextlib.contextmanager
+def decoders_listened_to() -> Iterator[list[bytes]]:
+    """Keep off stderr what decoders write there while images are decoded.
+
+    What makes them give up is raised as well. TensorFlow's log is passed on at the end.
+
+    Returns:
+        The complaints of the decoder of JPEG, filled in at the end.
+    """
+    complaints: list[bytes] = []
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    already = faulthandler.is_enabled()
+    if not already:  # a crash in here would otherwise say nothing
+        faulthandler.enable(stderr)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield complaints
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            if not already:
+                faulthandler.disable()
+            os.close(stderr)
+            held.seek(0)
+            for line in held:
+                if _COMPLAINT.match(line):
+                    complaints.append(line.strip())
+                elif _LOGGED.match(line):
+                    os.write(2, line)
+
+
+def _examine_alone(file: str | Path) -> Finding:
+    with decoders_listened_to() as complaints:
+        finding = _examine(file, decode=True)
+    for complaint in complaints:
+        stray = _STRAY.match(complaint)
+        if not stray or int(stray[1]) > STRAY_SHARE * os.path.getsize(file):
+            return Finding(f"damaged ({complaint.decode(errors='replace')})")
+    return finding

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,12 @@ import numpy as np
 
 from dataloader.data import Data, Split
 from dataloader.splitting import keep_labels, validation_rows
-from dataloader.statistics import channel_statistics
+from dataloader.statistics import all_constant, channel_statistics
 from registry import Registry, UserError, nearest
 
 sources = Registry("data set")
+
+IN_MEMORY = ("auto", "yes", "no")
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +28,9 @@ class Source:
 
     Attributes:
         name: how the set is called.
-        class_names: the name of each class.
+        class_names: the name of each class; `numbered` where there are none.
         train, test: all images, labels in 0..classes-1.
+        validation: the set's own validation images; None: to be cut from the training images.
         default_flip: see `Data`.
         channel_statistics: published (mean, deviation) in 0..255, None: to be computed.
     """
@@ -33,6 +39,7 @@ class Source:
     class_names: tuple[str, ...]
     train: Split
     test: Split
+    validation: Split | None = None
     default_flip: bool = True
     channel_statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
@@ -46,12 +53,14 @@ class Request:
         data_dir: where downloaded sets are kept; None: the source's usual place.
         image_size: (height, width) to resize to; None: as the images are.
         seed: of a split that the source has to make itself.
+        in_memory: ``yes``, ``no`` or ``auto``; for sources that are registered as `lazy`.
     """
 
     argument: str
     data_dir: Path | None
     image_size: tuple[int, int] | None
     seed: int
+    in_memory: str = "auto"
 
 
 def register(name: str, **facts: Any) -> Callable[[Any], Any]:
@@ -59,9 +68,15 @@ def register(name: str, **facts: Any) -> Callable[[Any], Any]:
 
     Args:
         name: the name of the set, or what stands before the colon.
-        **facts: `argument` is what stands after the colon, for messages; none: no colon.
+        **facts: `argument` is what stands after the colon, for messages; none: no colon. `lazy`:
+            whether it can leave images on disk.
     """
     return sources.register(name, **facts)
+
+
+def numbered(classes: int) -> tuple[str, ...]:
+    """The names of classes that have none: ``"0"`` to ``"classes-1"``."""
+    return tuple(map(str, range(classes)))
 
 
 def unknown(name: str, further_names: Iterable[str] = ()) -> UserError:
@@ -85,28 +100,52 @@ def unknown(name: str, further_names: Iterable[str] = ()) -> UserError:
     )
 
 
-def _source(name: str) -> tuple[Callable[[Request], Source], str]:
-    """The data source for `name` and its argument."""
+def _source(name: str) -> tuple[Callable[[Request], Source], str, bool]:
+    """The data source for `name`, its argument, and whether it can leave images on disk."""
     kind, colon, argument = name.partition(":")
     if kind not in sources:
         if colon:
             raise unknown(name)
-        return sources.get("tfds"), name
-    source, expected = sources.get(kind), sources.facts(kind).get("argument")
+        return sources.get("tfds"), name, False
+    source, facts = sources.get(kind), sources.facts(kind)
+    expected = facts.get("argument")
     if expected and not argument:
         raise UserError(f"data set {name!r}: {sources.name(kind)}:{expected} expected")
     if colon and not expected:
         raise UserError(f"data set {name!r}: {sources.name(kind)!r} takes nothing after a colon")
-    return source, argument
+    return source, argument, facts.get("lazy", False)
+
+
+def check_class_names(where: str, names: Sequence[str]) -> None:
+    """Raise UserError, which begins with `where`, unless `names` are different lines of text.
+
+    They are compared between sets, and written to files with a line each."""
+    for name in names:
+        odd = any(unicodedata.category(each) in ("Cc", "Cs") for each in name)
+        if odd or not name.strip():
+            raise UserError(
+                f"{where}: class name {name!r}: text expected, in UTF-8 and without line breaks"
+            )
+    name, count = Counter(names).most_common(1)[0] if names else ("", 0)
+    if count > 1:
+        raise UserError(
+            f"{where}: class name {name!r} stands there {count} times: a different name for each "
+            "class expected"
+        )
 
 
 def _check_classes(source: Source) -> None:
-    """Raise UserError where a label is out of range or a class has no training image."""
+    """Raise UserError where class names are not usable, a part has no image, or a label is out of
+    range."""
     classes = len(source.class_names)
     if classes < 2:
         raise UserError(f"{source.name}: {classes} class: at least two are needed")
-    for part, split in (("training", source.train), ("test", source.test)):
-        if not len(split):
+    check_class_names(source.name, source.class_names)
+    parts = {"training": source.train, "test": source.test}
+    if source.validation is not None:
+        parts["validation"] = source.validation
+    for part, split in parts.items():
+        if not len(split) and part != "validation":
             raise UserError(f"{source.name}: there are no {part} images")
         wrong = split.labels[(split.labels < 0) | (split.labels >= classes)]
         if len(wrong):
@@ -135,28 +174,34 @@ def load(
     train_images: int | None = None,
     needs_classes: bool = True,
     seed: int = 0,
+    in_memory: str = "auto",
 ) -> Data:
     """Load a data set and split it.
 
-    First the validation images are taken out of the training images (stratified, by `seed`), then
-    the first `train_images` of the rest are kept, in the order in which the source has them, then
-    `labelled_per_class` labels of each class are kept (by `seed`) and the others become -1.
+    First the validation images are taken out of the training images (stratified, by `seed`),
+    unless the set has some of its own. Of the rest the first `train_images` are kept, in the order
+    in which the source has them. Of these `labelled_per_class` labels of each class are kept (by
+    `seed`), the others become -1.
 
     Args:
         name: ``digits``, ``npz:FILE``, ``folder:DIR`` or a tensorflow-datasets set by its name.
         data_dir: where tensorflow-datasets keeps its sets; None: its usual place.
         image_size: (height, width) to resize to (bilinear); None: as the images are.
         validation_fraction: share of the training images that become validation images, in
-            [0, 1); 0: none.
+            [0, 1); 0: none. Of a set that has its own, these are taken, unless it is 0.
         labelled_per_class: labels to keep of each class; None: all. Validation and test images
             keep theirs.
         train_images: training images to keep; None: all.
         needs_classes: whether each class needs an image among them. Without labels it does not.
         seed: of the splits, at least 0; not the seed of a training.
+        in_memory: whether images are held in memory, ``yes``, ``no`` (they are read from disk
+            whenever they are needed, where the source can do that: ``folder:``) or ``auto`` (where
+            they fit). Batches are the same.
 
     Returns:
         The data set. Channel statistics are those of its training split (of a sample of at most
-        2,000 images where they are read from files), the published ones for ``cifar100``.
+        2,000 images for ``folder:``), the published ones for ``cifar100``. A warning is logged
+        where every training image is of a single colour.
 
     Raises:
         UserError: the set is not known, not there or damaged, or an argument does not fit it.
@@ -167,15 +212,21 @@ def load(
         raise UserError(f"data seed {seed}: at least 0 expected")
     if image_size is not None and min(image_size) < 1:
         raise UserError(f"image size {image_size[0]}x{image_size[1]}: at least 1x1 expected")
-    make, argument = _source(name)
+    if in_memory not in IN_MEMORY:
+        raise UserError(f"in memory {in_memory!r}: {', '.join(IN_MEMORY)} expected")
+    make, argument, lazy = _source(name)
+    if in_memory == "no" and not lazy:
+        raise UserError(f"data set {name!r} is always held in memory: use folder:DIR, or auto")
     folder = Path(data_dir).expanduser() if data_dir is not None else None
-    source = make(Request(argument, folder, image_size, seed))
+    source = make(Request(argument, folder, image_size, seed, in_memory))
     _check_classes(source)
     _check_no_empty_class(
         source, source.train.labels, "to train on", "add images or remove the class"
     )
-    chosen = validation_rows(source.train.labels, validation_fraction, seed)
-    validation = source.train.take(chosen)
+    chosen, validation = np.zeros([0], np.int64), source.validation
+    if validation is None or not len(validation) or not validation_fraction:
+        chosen = validation_rows(source.train.labels, validation_fraction, seed)
+        validation = source.train.take(chosen)
     rest = np.setdiff1d(np.arange(len(source.train)), chosen)
     if train_images is not None:
         if not 1 <= train_images <= len(rest):
@@ -191,6 +242,11 @@ def load(
     if labelled_per_class is not None:
         labels = keep_labels(train.labels, labelled_per_class, seed, source.class_names)
         train = replace(train, labels=labels)
+    if all_constant(train):
+        logging.getLogger(__name__).warning(
+            "%s: every training image is of a single colour: is that how they are meant?",
+            source.name,
+        )
     mean, deviation = source.channel_statistics or channel_statistics(train)
     fill = tuple(round(value) for value in mean)
     return Data(

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import io
+import lzma
+import math
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from dataloader.data import MemoryImages, Split
-from dataloader.loading import Request, Source, register
+from dataloader.files import check_regular, printable
+from dataloader.loading import Request, Source, numbered, register
 from dataloader.memory import check_memory
 from dataloader.resizing import resized_array
 from registry import UserError
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
+LONGEST_HEADER = 10_000
+"""Bytes of an array's header, which NumPy limits likewise."""
 
 
 class Archive:
-    """An archive whose faults are told with the file's name. Never unpickles.
+    """An archive whose faults are told with the file's name.
+
+    Never unpickles. What an array says of its size is compared with what is there and with the
+    free memory before any memory is asked for.
 
     Args:
         file: its path.
@@ -31,16 +41,23 @@ class Archive:
 
     def __init__(self, file: str | Path, keys: Sequence[str] = KEYS):
         self.file = file = Path(file).expanduser()
-        if not file.is_file():
-            raise UserError(f"no such file: {file} (npz expected, with {', '.join(keys)})")
         try:
-            with zipfile.ZipFile(file) as archive:
-                self.sizes = {
-                    info.filename.removesuffix(".npy"): info.file_size
-                    for info in archive.infolist()
-                }
-            self.arrays = np.load(file, allow_pickle=False)
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            check_regular(file)
+        except FileNotFoundError as error:
+            raise UserError(
+                f"no such file: {printable(file)} (npz expected, with {', '.join(keys)})"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"{printable(file)}: {error.strerror} (npz expected, with {', '.join(keys)})"
+            ) from error
+        try:
+            self._archive = zipfile.ZipFile(file)
+            self.sizes = {
+                info.filename.removesuffix(".npy"): info.file_size
+                for info in self._archive.infolist()
+            }
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise UserError(
                 f"{file} is not a numpy archive, or it is cut off ({error}): "
                 f"make it with numpy.savez"
@@ -53,22 +70,34 @@ class Archive:
             )
 
     def read(self, key: str) -> np.ndarray:
-        """The array `key`. Raises UserError where it is damaged or holds Python objects."""
+        """The array `key`.
+
+        Raises:
+            UserError: it is damaged, holds Python objects, or does not fit into the memory.
+        """
+        where = f"{self.file}: {key}"
+        names = self._archive.namelist()
+        member = f"{key}.npy" if f"{key}.npy" in names else key
         try:
-            found = self.arrays[key]
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-            raise UserError(f"{self.file}: {key} is damaged ({error})") from error
-        except ValueError as error:
-            if "allow_pickle" in str(error):
-                raise UserError(
-                    f"{self.file}: {key} holds Python objects, which are not read because that "
-                    f"could run a program: save it as an array of numbers (or, for class names, "
-                    f"of strings)"
-                ) from error
-            raise UserError(f"{self.file}: {key} is damaged ({error})") from error
-        if not isinstance(found, np.ndarray):
-            raise UserError(f"{self.file}: {key} is damaged (it is not a numpy array)")
-        return found
+            with self._archive.open(member) as opened:
+                needed, header = _promised(opened)
+            if needed != self.sizes[key] - header:
+                raise ValueError(
+                    f"its header promises {needed:,} bytes, there are {self.sizes[key] - header:,}"
+                )
+        except _Objects as error:
+            raise UserError(
+                f"{where} holds Python objects, which are not read because that could run a "
+                f"program: save it as an array of numbers (or, for class names, of strings)"
+            ) from error
+        except _DAMAGE as error:
+            raise UserError(f"{where} is damaged ({error})") from error
+        check_memory(needed, where, "use folder:DIR, which can leave images on disk")
+        try:
+            with self._archive.open(member) as opened:
+                return np.lib.format.read_array(opened, allow_pickle=False)
+        except _DAMAGE as error:
+            raise UserError(f"{where} is damaged ({error})") from error
 
     def images(self, key: str) -> np.ndarray:
         """`key` as uint8 [N,H,W,C]. Raises UserError where it is no array of images."""
@@ -103,7 +132,10 @@ class Archive:
             advice = " (class numbers, not one-hot)" if labels.ndim == 2 else ""
             raise UserError(f"{where} has shape {list(labels.shape)}: [N] expected{advice}")
         if labels.dtype.kind not in "iu":
-            raise UserError(f"{where} is {labels.dtype}: integer class numbers from 0 on expected")
+            raise UserError(
+                f"{where} is {labels.dtype}{_what_is_odd(labels)}: integer class numbers from 0 on "
+                "expected"
+            )
         if len(labels) != len(images):
             raise UserError(
                 f"{where} has {len(labels)} labels for {len(images)} images: equal numbers expected"
@@ -113,24 +145,89 @@ class Archive:
                 f"{where} has a negative label ({labels.min()}): class numbers from 0 on expected "
                 f"(to train with few labels, see labelled_per_class)"
             )
-        if labels.max() > np.iinfo(np.int32).max:
+        if int(labels.max()) > np.iinfo(np.int64).max:
             raise UserError(f"{where} has the label {labels.max()}: class numbers expected")
         return labels.astype(np.int64)
 
-    def class_names(self, classes: int) -> tuple[str, ...]:
-        """From the key `classes` (strings, in order) or else numbers."""
-        if "classes" not in self.sizes:
-            return tuple(str(label) for label in range(classes))
+    def class_names(self, labels: np.ndarray) -> tuple[str, ...]:
+        """From the key `classes` (strings, in order) or else numbers, for `labels` int64 [N].
+
+        Raises:
+            UserError: `classes` are no names, or the labels are not 0..n-1: there are more classes
+                than images, or they are counted from 1.
+        """
+        low, classes = int(labels.min()), int(labels.max()) + 1
+        if classes > len(labels):
+            raise UserError(
+                f"{self.file} has the label {classes - 1} among {len(labels)} images: class "
+                "numbers from 0 on, without gaps, expected"
+            )
+        given = len(self._given_names()) if "classes" in self.sizes else classes - 1
+        if low == 1 and given == classes - 1:
+            raise UserError(
+                f"{self.file} has labels from 1 to {classes - 1}: class numbers from 0 on "
+                "expected; subtract 1"
+            )
+        return self._given_names() if "classes" in self.sizes else numbered(classes)
+
+    def _given_names(self) -> tuple[str, ...]:
         names = self.read("classes")
         if names.ndim != 1 or names.dtype.kind not in "US":
             raise UserError(
                 f"{self.file}: classes is {names.dtype} of shape {list(names.shape)}: "
                 f"a list of strings, one a class, expected"
             )
-        return tuple(
-            name.decode(errors="replace") if isinstance(name, bytes) else str(name)
-            for name in names.tolist()
-        )
+        try:
+            return tuple(
+                name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()
+            )
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{self.file}: classes holds {error.object!r}: text in UTF-8 expected"
+            ) from error
+
+
+class _Objects(Exception):
+    """An array holds Python objects."""
+
+
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError,
+    NotImplementedError,
+)  # fmt: skip
+"""What reading a damaged, encrypted or strangely packed member raises."""
+
+
+def _promised(member: IO[bytes]) -> tuple[int, int]:
+    """By the header of an array in NumPy's format: the bytes of its values, and of the header.
+
+    Raises:
+        _Objects: it holds Python objects.
+        ValueError: it is no such header.
+    """
+    start = io.BytesIO(member.read(LONGEST_HEADER))
+    version = np.lib.format.read_magic(start)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read is None:
+        raise ValueError(f"version {version[0]}.{version[1]} of NumPy's format is not read")
+    shape, _, dtype = read(start)
+    if dtype.hasobject:
+        raise _Objects
+    if any(size < 0 for size in shape) or not dtype.itemsize:
+        raise ValueError(f"{dtype} of shape {list(shape)}")
+    return math.prod(shape) * dtype.itemsize, start.tell()
+
+
+def _what_is_odd(labels: np.ndarray) -> str:
+    """What stands against taking `labels` for integers, for a message."""
+    if labels.dtype.kind != "f":
+        return ""
+    if np.isnan(labels).any():
+        return f" with {int(np.isnan(labels).sum())} NaN"
+    odd = labels[labels != np.floor(labels)]
+    return f" with fractions, such as {odd[0]}" if len(odd) else ""
 
 
 @register("npz", argument="FILE")
@@ -142,7 +239,7 @@ def npz(request: Request) -> Source:
     check_memory(
         archive.sizes["x_train"] + archive.sizes["x_test"],
         str(archive.file),
-        "use folder:DIR, which reads images as they are needed",
+        "use folder:DIR, which can leave images on disk",
     )
     x_train, x_test = archive.images("x_train"), archive.images("x_test")
     # Sizes may differ where all are brought to one; channels may not.
@@ -155,7 +252,7 @@ def npz(request: Request) -> Source:
     y_train, y_test = archive.labels("y_train", x_train), archive.labels("y_test", x_test)
     return Source(
         name=f"npz:{archive.file}",
-        class_names=archive.class_names(int(max(y_train.max(), y_test.max())) + 1),
+        class_names=archive.class_names(np.concatenate([y_train, y_test])),
         train=Split.whole(MemoryImages(resized_array(x_train, request.image_size)), y_train),
         test=Split.whole(MemoryImages(resized_array(x_test, request.image_size)), y_test),
     )

@@ -37,7 +37,7 @@ def omniglot(request: Request) -> Source:
     everything = Split.whole(store, labels)
     return Source(
         name=f"omniglot:{archive.file}",
-        class_names=archive.class_names(int(labels.max()) + 1),
+        class_names=archive.class_names(labels),
         train=everything.take(np.flatnonzero(~test)),
         test=everything.take(np.flatnonzero(test)),
         default_flip=False,

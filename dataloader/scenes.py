@@ -6,12 +6,14 @@ A source is a function in a file of its own, see `register`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dataloader.loading import check_class_names
+from dataloader.statistics import are_constant
 from registry import Registry, UserError
 
 scene_sources = Registry("detection data set")
@@ -59,7 +61,7 @@ class Scenes:
         class_names: the name of each class.
         train, test: what is trained on, and what is reported on.
         flip: whether a mirrored scene is as good as the scene.
-        notes: what was found faulty and left out, a line each.
+        notes: what was found faulty and left out, or what is suspicious, a line each.
     """
 
     name: str
@@ -87,6 +89,8 @@ class SceneRequest:
         max_bad: faulty files that are left out before the set is refused.
         class_names: the classes; None: as the source states or finds them.
         data_dir: where downloaded sets are kept; None: the usual place.
+        images, annotations: folders with the files of each kind, for a source that is registered
+            with `folders`; None: where the layout of the source has them.
     """
 
     argument: str
@@ -95,6 +99,8 @@ class SceneRequest:
     max_bad: int
     class_names: tuple[str, ...] | None
     data_dir: Path | None
+    images: Path | None = None
+    annotations: Path | None = None
 
 
 def register(name: str, **facts: Any) -> Callable[[Any], Any]:
@@ -103,6 +109,7 @@ def register(name: str, **facts: Any) -> Callable[[Any], Any]:
     Args:
         name: the name of the set, or what stands before the colon.
         **facts: `argument` is what stands after the colon, for messages; none: no colon.
+            `folders`: whether images and annotations may lie in folders of their own.
     """
     return scene_sources.register(name, **facts)
 
@@ -120,32 +127,44 @@ def load_scenes(
     max_bad: int = 10,
     class_names: Sequence[str] | None = None,
     data_dir: str | Path | None = None,
+    images: str | Path | None = None,
+    annotations: str | Path | None = None,
 ) -> Scenes:
     """Load a detection data set.
 
     Args:
         name: ``digits`` (digits at random places on a canvas), ``voc:DIR`` (a folder as Pascal VOC
             has it), ``voc/2007`` or another set of boxes of tensorflow-datasets.
-        size, seed, max_bad, class_names, data_dir: see `SceneRequest`.
+        size, seed, max_bad, class_names, data_dir, images, annotations: see `SceneRequest`.
 
     Raises:
-        UserError: the set is not known, not there or has too many faulty files, or one of its
-            splits has no image or no box.
+        UserError: the set is not known, not there or has too many faulty files, class names are
+            not different lines of text, or one of its splits has no image or no box.
     """
     kind, colon, argument = name.partition(":")
     if kind not in scene_sources and not colon:
         kind, argument = "tfds", name
-    expected = scene_sources.facts(kind).get("argument")
+    facts = scene_sources.facts(kind)
+    expected = facts.get("argument")
     if expected and not argument:
         raise UserError(f"detection data {name!r}: {scene_sources.name(kind)}:{expected} expected")
     if colon and not expected:
         raise UserError(f"detection data {name!r}: {kind!r} takes nothing after a colon")
-    request = SceneRequest(
-        argument or kind, size, seed, max_bad,
-        tuple(class_names) if class_names else None,
-        Path(data_dir).expanduser() if data_dir is not None else None,
+    folders = [
+        None if folder is None else Path(folder).expanduser()
+        for folder in (data_dir, images, annotations)
+    ]
+    if any(folders[1:]) and not facts.get("folders"):
+        raise UserError(
+            f"detection data {name!r} has no folders of images and annotations: voc:DIR expected "
+            "with them"
+        )
+    names = tuple(class_names) if class_names else None
+    check_class_names("detection classes", names or ())
+    scenes = scene_sources.get(kind)(
+        SceneRequest(argument or kind, size, seed, max_bad, names, *folders)
     )
-    scenes = scene_sources.get(kind)(request)
+    check_class_names(scenes.name, scenes.class_names)
     for part in SPLIT_NAMES:
         split = getattr(scenes, part)
         if not split.objects:
@@ -153,4 +172,7 @@ def load_scenes(
                 f"{scenes.name}: {len(split)} {part} images without a single box: a detector "
                 "needs some to learn from and some to be judged by"
             )
+    if all(are_constant(image[None])[0] for image in scenes.train.images):
+        note = f"{scenes.name}: every training image is of a single colour: is it read right?"
+        scenes = replace(scenes, notes=(*scenes.notes, note))
     return scenes

@@ -1,34 +1,32 @@
-"""Mean and deviation of each channel."""
+"""Mean and deviation of each channel, and whether there is anything to be seen in the images."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from dataloader.data import MemoryImages, Split
+from dataloader.data import Split
 
-CHUNK = 2000
-"""Images looked at in one go."""
-
-FILE_SAMPLE = 2000
-"""Images looked at where each has to be read from a file."""
+CHUNK_BYTES = 2**26
+"""Of images looked at in one go."""
 
 
 def channel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel over all pixels of all images of `split`.
 
-    Exact for images in memory; of images in files an evenly spaced sample of at most 2,000 is
-    read. The deviation of a channel that is constant is given as 1, so that it can be divided by.
+    Over an evenly spaced sample of the images where their store asks for one. The deviation of a
+    channel that is constant is given as 1, so that it can be divided by.
 
     Returns:
         (mean, deviation), a float in 0..255 a channel each.
     """
     count = len(split)
-    sample = count if isinstance(split.store, MemoryImages) else min(count, FILE_SAMPLE)
+    sample = min(count, split.store.statistics_sample or count)
     rows = np.linspace(0, count - 1, sample).round().astype(np.int64)
     channels = split.image_shape[-1]
     histogram = np.zeros([channels, 256], np.int64)
-    for start in range(0, sample, CHUNK):
-        images = split.images(rows[start : start + CHUNK]).numpy()
+    chunk = max(1, CHUNK_BYTES // int(np.prod(split.image_shape)))
+    for start in range(0, sample, chunk):
+        images = split.images(rows[start : start + chunk]).numpy()
         for channel in range(channels):
             histogram[channel] += np.bincount(images[..., channel].ravel(), minlength=256)
     values = np.arange(256)
@@ -36,3 +34,17 @@ def channel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ..
     variance = (histogram * (values - mean[:, None]) ** 2).sum(1) / histogram.sum(1)
     deviation = np.where(variance > 0, np.sqrt(variance), 1.0)
     return tuple(mean.tolist()), tuple(deviation.tolist())
+
+
+def are_constant(images: np.ndarray) -> np.ndarray:
+    """For each image of uint8 [N,H,W,C] whether it is of a single colour, bool [N]."""
+    return (images == images[:, :1, :1]).all((1, 2, 3))
+
+
+def all_constant(split: Split) -> bool:
+    """Whether every image of `split` is of a single colour. Stops at the first that is not."""
+    step = 64
+    return all(
+        are_constant(split.images(range(start, min(start + step, len(split)))).numpy()).all()
+        for start in range(0, len(split), step)
+    )

@@ -3,33 +3,67 @@
 from __future__ import annotations
 
 import os
+import re
+import unicodedata
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import tensorflow as tf
 
-from dataloader.image_files import decoded, fault_of
+from dataloader.files import Listing, decode_text, list_files, printable, read_bytes, read_lines
+from dataloader.image_files import (
+    NOT_READ,
+    READ,
+    WHITES,
+    Finding,
+    decoders_listened_to,
+    examine,
+    pixels,
+    white_of,
+)
 from dataloader.memory import check_memory
 from dataloader.resizing import resized
 from dataloader.scenes import SceneRequest, Scenes, SceneSplit, register
+from dataloader.splitting import rows_for_testing
 from registry import UserError
 
 DEFAULT_SIZE = (160, 160)
+IMAGES, ANNOTATIONS = "JPEGImages", "Annotations"
+LIST_FOLDERS = ("ImageSets/Main", "ImageSets", "")
 LISTS = (("trainval", "test"), ("train", "test"), ("trainval", "val"), ("train", "val"))
 """Lists of training and of test images; the first pair that is there counts. VOC 2012 has no test
 annotations: there `train` and `val` do it."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".JPG", ".JPEG", ".PNG", ".BMP")
+LIST_NAMES = ("trainval", "train", "val", "test")
+TEST_SHARE = 0.2
+"""Of the images, where there is no list."""
 NAMED = 5
 """So many faults are named in one line of a message."""
+MOST_XML = 2**24
+"""Bytes of an annotation."""
+
+_DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
+_FLAG = re.compile(r"\s+(-1|0|1)$")
+_LONGEST_SIZE = 9
 
 
 class _Fault(Exception):
     """What is wrong with a file."""
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What lies where: annotations and images by their names, which are paths relative to their
+    folder without the suffix, as Unicode composes them (NFC)."""
+
+    annotation_folder: Path
+    image_folder: Path
+    annotations: dict[str, Path]
+    images: dict[str, list[Path]]
 
 
 @dataclass(frozen=True)
@@ -38,6 +72,7 @@ class _Annotated:
     float64 [n,4] (left, top, right, bottom), names and `difficult` of the objects."""
 
     name: str
+    file: Path
     image: Path
     size: tuple[int, int] | None
     boxes: np.ndarray
@@ -45,94 +80,201 @@ class _Annotated:
     difficult: np.ndarray
 
 
-@register("voc", argument="DIR")
+@register("voc", argument="DIR", folders=True)
 def voc(request: SceneRequest) -> Scenes:
     """``voc:DIR``: ``JPEGImages/NAME.jpg``, ``Annotations/NAME.xml``, ``ImageSets/Main/LIST.txt``.
 
-    Trained on ``trainval`` (or ``train``), scored on ``test`` (or ``val``). Without given names the
+    Images and annotations may lie in other folders (`request.images`, `request.annotations`), also
+    in one. Trained on ``trainval`` (or ``train``), scored on ``test`` (or ``val``); without lists a
+    fifth of the annotated images, chosen by `seed`, is scored on. Without given names the
     classes are those of at least two training images: a name that stands in one file alone is taken
     for a slip. Files that are missing, cut off, unreadable, of another size than their annotation
     says or with a class or box that cannot be are left out, up to `max_bad`; a box without area
     is left out alone, one that reaches out of its image is cut off there. Each is told.
 
-    VOC counts pixels from 1 and a box's last pixel as part of it: 1..1 is 0..1 here.
+    Boxes are those of the image as a person sees it, turned as its EXIF note says. VOC counts
+    pixels from 1 and a box's last pixel as part of it: 1..1 is 0..1 here.
     """
     top = Path(request.argument).expanduser()
-    lists = _lists(top)
+    files = _files(top, request)
+    lists, notes = _lists(top, files, request.seed)
     names = sorted({*lists[0], *lists[1]})
-    annotated, bad = _read(top, names)
+    annotated, bad = _read(files, names)
     training = [annotated[name] for name in lists[0] if name in annotated]
     class_names = request.class_names or _class_names(training)
-    wrong = {
-        each.name: f"class {name!r} is not one of {', '.join(class_names)}"
-        for each in annotated.values()
-        for name in each.classes
-        if class_names and name not in class_names
-    }
-    bad.update({f"Annotations/{name}.xml": fault for name, fault in wrong.items()})
-    good = {name: each for name, each in annotated.items() if name not in wrong}
-    bad.update(_image_faults(top, list(good.values())))
-    notes = _refuse_or_note(f"voc:{top}", bad, request.max_bad, len(names))
+    for each in annotated.values():
+        unknown = [name for name in each.classes if name not in class_names]
+        if class_names and unknown:
+            what = f"class {unknown[0]!r} is not one of {', '.join(class_names)}"
+            bad[each.name] = f"{_shown(each.file)}: {what}"
+    good = {name: each for name, each in annotated.items() if name not in bad}
+    findings = examine([each.image for each in good.values()], [True] * len(good))
+    for each, finding in zip(good.values(), findings, strict=True):
+        if fault := finding.fault or _mismatch(each, finding):
+            bad[each.name] = f"{_shown(each.image)}: {fault}"
+    notes += _refuse_or_note(f"voc:{top}", bad, request.max_bad, len(names))
     if not class_names:
         raise UserError(f"voc:{top}: no class is in two training images: name them, or add images")
-    faulty = {Path(file).stem for file in bad}
-    size = request.size or DEFAULT_SIZE
+    brightest = max((finding.brightest for finding in findings), default=0)
+    white = white_of(brightest)
+    if 0 < brightest <= WHITES[-2]:
+        notes.append(f"voc:{top}: no image of 16 bits has a value above {white}, taken for white")
     splits = []
     for names in lists:
-        chosen = [good[name] for name in names if name in good and name not in faulty]
-        split, skipped = _split(chosen, class_names, size)
+        chosen = [good[name] for name in names if name in good and name not in bad]
+        split, skipped = _split(chosen, class_names, request.size or DEFAULT_SIZE, white)
         splits.append(split)
         notes += skipped
     return Scenes(f"voc:{top}", tuple(class_names), *splits, notes=tuple(notes))
 
 
-def _lists(top: Path) -> tuple[list[str], list[str]]:
-    """The names of training and test images."""
-    folder = top / "ImageSets" / "Main"
-    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
-        if not (top / part).is_dir():
+# What lies where
+
+
+def _files(top: Path, request: SceneRequest) -> _Files:
+    """Raises UserError where a folder is missing or cannot be read."""
+    folders = [request.annotations or top / ANNOTATIONS, request.images or top / IMAGES]
+    for folder in (top, *folders):
+        if not folder.is_dir():
             raise UserError(
-                f"no such folder: {top / part} (voc:DIR expected, with DIR/JPEGImages, "
-                "DIR/Annotations and DIR/ImageSets/Main)"
+                f"no such folder: {printable(folder)} (voc:DIR expected, with DIR/{IMAGES} and "
+                f"DIR/{ANNOTATIONS}, or --images and --annotations for folders elsewhere)"
             )
-    for pair in LISTS:
-        files = [folder / f"{name}.txt" for name in pair]
-        if all(file.is_file() for file in files):
-            names = [[line.split()[0] for line in file.read_text().splitlines() if line.strip()]
-                     for file in files]
-            both = sorted(set(names[0]) & set(names[1]))
-            if both:
-                raise UserError(
-                    f"{len(both)} images stand in {files[0]} and in {files[1]}, such as {both[0]}: "
-                    "test images are not to be trained on; remove them from one"
-                )
-            return names[0], names[1]
-    there = ", ".join(sorted(file.name for file in folder.glob("*.txt"))) or "nothing"
-    raise UserError(
-        f"{folder} has {there}; expected trainval.txt or train.txt, and test.txt or val.txt"
+    annotations, images = (_listing(folder) for folder in folders)
+    found: dict[str, list[Path]] = {}
+    for name, file in _named(images, (*READ, *NOT_READ)):
+        found.setdefault(name, []).append(folders[1] / file)
+    return _Files(
+        *folders, {name: folders[0] / file for name, file in _named(annotations, (".xml",))}, found
     )
 
 
-def _read(top: Path, names: Sequence[str]) -> tuple[dict[str, _Annotated], dict[str, str]]:
-    """The annotation of each image by its name, and what is wrong by file."""
+def _listing(folder: Path) -> Listing:
+    try:
+        return list_files(folder)
+    except OSError as error:
+        raise UserError(f"{printable(error.filename or folder)}: {error.strerror}") from error
+
+
+def _named(listing: Listing, suffixes: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(name, path) of each file with one of `suffixes`."""
+    for path in (*listing.files, *listing.others):
+        stem, suffix = os.path.splitext(path)
+        if suffix.lower() in suffixes:
+            yield unicodedata.normalize("NFC", stem), path
+
+
+def _lists(top: Path, files: _Files, seed: int) -> tuple[tuple[list[str], list[str]], list[str]]:
+    """The names of training and of test images, and a line for each thing to be told."""
+    for folder in (top / name for name in LIST_FOLDERS):
+        there = [name for name in LIST_NAMES if os.path.lexists(folder / f"{name}.txt")]
+        if not there:
+            continue
+        pair = next((pair for pair in LISTS if set(pair) <= set(there)), None)
+        if pair is None:
+            raise UserError(
+                f"{printable(folder)} has {', '.join(f'{name}.txt' for name in there)}; expected "
+                "trainval.txt or train.txt, and test.txt or val.txt"
+            )
+        lists = [folder / f"{name}.txt" for name in pair]
+        train, test = (_names(file, files) for file in lists)
+        both = sorted(set(train) & set(test))
+        if both:
+            raise UserError(
+                f"{len(both)} images stand in {lists[0]} and in {lists[1]}, such as {both[0]}: "
+                "test images are not to be trained on; remove them from one"
+            )
+        return (train, test), []
+    return _split_by_seed(top, files, seed)
+
+
+def _split_by_seed(
+    top: Path, files: _Files, seed: int
+) -> tuple[tuple[list[str], list[str]], list[str]]:
+    names = sorted(files.annotations)
+    if not names:
+        raise UserError(f"{printable(files.annotation_folder)} has no annotations (NAME.xml)")
+    test = set(rows_for_testing(np.zeros(len(names), np.int64), TEST_SHARE, seed).tolist())
+    lists = ([name for row, name in enumerate(names) if row not in test],
+             [name for row, name in enumerate(names) if row in test])
+    notes = [f"voc:{top} has no lists: {len(test)} of {len(names)} images, chosen by the data "
+             "seed, are the test images"]
+    without = sorted(set(files.images) - set(names))
+    if without:
+        notes.append(f"{len(without)} images have no annotation, such as {without[0]}: left out")
+    return lists, notes
+
+
+def _names(file: Path, files: _Files) -> list[str]:
+    """The names in a list. Raises UserError where it cannot be read, a name stands there twice or
+    leads out of the folder."""
+    names = [_name(line, files.annotations, file) for line in read_lines(file)]
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise UserError(f"{printable(file)} has {name!r} {count} times: once expected")
+    return names
+
+
+def _name(line: str, known: Container[str], file: Path) -> str:
+    """The image that a line of a list names: with blanks in it, with or without the image's suffix,
+    and without the number behind it that VOC's lists for one class have."""
+    line = unicodedata.normalize("NFC", line)
+    parts = line.replace("\\", "/").split("/")
+    if ".." in parts or not parts[0] or PureWindowsPath(line).drive:
+        raise UserError(
+            f"{printable(file)}: {line!r} leads out of the folder of images: names in it expected"
+        )
+    for name in (line, _FLAG.sub("", line)):
+        stem, suffix = os.path.splitext(name)
+        if name in known:
+            return name
+        if suffix.lower() in READ and stem in known:
+            return stem
+    return line
+
+
+def _shown(path: Path) -> str:
+    """The path with the folder that its kind lies in, for messages."""
+    return printable("/".join(path.parts[-2:]))
+
+
+# Annotations
+
+
+def _read(files: _Files, names: Sequence[str]) -> tuple[dict[str, _Annotated], dict[str, str]]:
+    """The annotation of each image by its name, and what is wrong by name."""
     annotated, bad = {}, {}
     for name in names:
-        file = top / "Annotations" / f"{name}.xml"
+        file = files.annotations.get(name, files.annotation_folder / f"{name}.xml")
+        images = files.images.get(name, [files.image_folder / f"{name}.jpg"])
         try:
-            annotated[name] = _annotation(top, name, file)
+            if len(images) > 1:
+                both = " and ".join(_shown(image) for image in images)
+                raise _Fault(f"there are {both}: one image expected")
+            annotated[name] = _annotation(name, file, images[0])
         except _Fault as fault:
-            bad[str(file.relative_to(top))] = str(fault)
+            bad[name] = f"{_shown(file)}: {fault}"
         except OSError as error:
-            bad[str(file.relative_to(top))] = error.strerror or str(error)
+            bad[name] = f"{_shown(file)}: {error.strerror or error}"
     return annotated, bad
 
 
-def _annotation(top: Path, name: str, file: Path) -> _Annotated:
-    """What `file` says. Raises _Fault, or OSError where it cannot be read."""
+def _parsed(contents: bytes) -> ElementTree.Element:
+    """The XML in `contents`, in whatever encoding it declares. Raises _Fault."""
+    declared = _DECLARED.match(contents)
+    encoding = declared[1].decode() if declared else "utf-8"
     try:
-        root = ElementTree.fromstring(file.read_bytes())
+        # As text: the parser itself knows but a few encodings.
+        return ElementTree.fromstring(decode_text(contents, encoding))
     except ElementTree.ParseError as error:
         raise _Fault(f"no XML, or cut off ({error})") from error
+    except (ValueError, LookupError) as error:
+        raise _Fault(f"no text in its encoding, {encoding} ({error})") from error
+
+
+def _annotation(name: str, file: Path, image: Path) -> _Annotated:
+    """What `file` says. Raises _Fault, or OSError where it cannot be read."""
+    root = _parsed(read_bytes(file, MOST_XML))
     boxes, classes, difficult = [], [], []
     for number, element in enumerate(root.iter("object"), start=1):
         class_name = (element.findtext("name") or "").strip()
@@ -144,12 +286,11 @@ def _annotation(top: Path, name: str, file: Path) -> _Annotated:
         classes.append(class_name)
         difficult.append((element.findtext("difficult") or "").strip() == "1")
     size = [(root.findtext(f"size/{side}") or "").strip() for side in ("height", "width")]
-    known = all(text.isdecimal() and int(text) > 0 for text in size)
-    images = (top / "JPEGImages" / f"{name}{suffix}" for suffix in SUFFIXES)
+    known = all(text.isdecimal() and len(text) <= _LONGEST_SIZE and int(text) for text in size)
     return _Annotated(
         name=name,
-        image=next((image for image in images if image.is_file()),
-                   top / "JPEGImages" / f"{name}.jpg"),
+        file=file,
+        image=image,
         size=(int(size[0]), int(size[1])) if known else None,
         boxes=np.array(boxes, np.float64).reshape(-1, 4),
         classes=tuple(classes),
@@ -178,54 +319,40 @@ def _class_names(annotated: Sequence[_Annotated]) -> tuple[str, ...]:
     return tuple(sorted(name for name, count in counts.items() if count > 1))
 
 
-def _image_faults(top: Path, annotated: Sequence[_Annotated]) -> dict[str, str]:
-    """What is wrong with images, by file."""
-
-    def fault(each: _Annotated) -> str:
-        found, _ = fault_of(each.image, decode=True)
-        if found:
-            return found
-        height, width = _decode(each.image).shape[:2]
-        if each.size not in (None, (height, width)):
-            return (
-                f"{width}x{height}, but its annotation says {each.size[1]}x{each.size[0]}: of "
-                "another image?"
-            )
-        left, top_edge, right, bottom = each.boxes.T
-        outside = (left >= width) | (top_edge >= height) | (right <= 0) | (bottom <= 0)
-        outside &= (right > left) & (bottom > top_edge)  # else it is left out, not the image
-        if outside.any():
-            number = int(np.flatnonzero(outside)[0])
-            return f"the box of object {number + 1} lies outside of its {width}x{height} pixels"
-        return ""
-
-    with tf.device("CPU:0"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        faults = list(pool.map(fault, annotated))
-    return {
-        str(each.image.relative_to(top)): found
-        for each, found in zip(annotated, faults, strict=True) if found
-    }
-
-
-def _decode(image: Path) -> tf.Tensor:
-    return decoded(tf.constant(image.read_bytes()), channels=3)
+def _mismatch(each: _Annotated, finding: Finding) -> str:
+    """Why the annotation cannot be of the image; ``""`` where it can."""
+    height, width = finding.size
+    if each.size not in (None, (height, width)):
+        turned = each.size == (width, height)
+        return (
+            f"{width}x{height}, but its annotation says {each.size[1]}x{each.size[0]}: of "
+            f"another image{', or of this one not turned by its EXIF note' if turned else ''}?"
+        )
+    left, top_edge, right, bottom = each.boxes.T
+    outside = (left >= width) | (top_edge >= height) | (right <= 0) | (bottom <= 0)
+    outside &= (right > left) & (bottom > top_edge)  # else it is left out, not the image
+    if outside.any():
+        number = int(np.flatnonzero(outside)[0])
+        return f"the box of object {number + 1} lies outside of its {width}x{height} pixels"
+    return ""
 
 
 def _refuse_or_note(name: str, bad: dict[str, str], max_bad: int, count: int) -> list[str]:
     """A line for each faulty image and one with their number. Raises UserError above `max_bad`."""
-    if len(bad) > max_bad:
-        named = ", ".join(f"{file} ({fault})" for file, fault in list(bad.items())[:NAMED])
-        more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+    faults = list(bad.values())
+    if len(faults) > max_bad:
+        more = f" and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
         raise UserError(
-            f"{name}: {len(bad)} of {count} images are faulty, {max_bad} allowed: {named}{more}; "
-            "repair or remove them from the lists, or allow more by --max_bad"
+            f"{name}: {len(faults)} of {count} images are faulty, {max_bad} allowed: "
+            f"{', '.join(faults[:NAMED])}{more}; repair or remove them from the lists, or allow "
+            "more by --max_bad"
         )
-    lines = [f"{file}: {fault}; left out" for file, fault in bad.items()]
-    return [*lines, f"{name}: {len(bad)} of {count} images left out"] if lines else []
+    lines = [f"{fault}; left out" for fault in faults]
+    return [*lines, f"{name}: {len(faults)} of {count} images left out"] if lines else []
 
 
 def _split(
-    annotated: Sequence[_Annotated], class_names: Sequence[str], size: tuple[int, int]
+    annotated: Sequence[_Annotated], class_names: Sequence[str], size: tuple[int, int], white: int
 ) -> tuple[SceneSplit, list[str]]:
     """Images of `size`, their boxes, and a line for each box without area or beyond its image."""
     check_memory(
@@ -233,30 +360,38 @@ def _split(
         "give a smaller --scene_size",
     )
 
-    def image(each: _Annotated) -> tuple[np.ndarray, tuple[int, int]]:
-        full = _decode(each.image)
-        return resized(full, size).numpy(), tuple(full.shape[:2])
+    images = np.empty([len(annotated), *size, 3], np.uint8)
 
-    with tf.device("CPU:0"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(image, annotated))
+    def read(row: int) -> tuple[int, int]:
+        full = pixels(read_bytes(annotated[row].image), channels=3, white=white)
+        images[row] = resized(full, size).numpy()
+        return full.shape[:2]
+
+    with decoders_listened_to(), tf.device("CPU:0"), ThreadPoolExecutor(os.cpu_count()) as pool:
+        sizes = list(pool.map(read, range(len(annotated))))
     boxes, labels, difficult, notes = [], [], [], []
-    for each, (_, (height, width)) in zip(annotated, found, strict=True):
-        limits = [width, height, width, height]
-        clipped = np.clip(each.boxes, 0, limits)
-        good = np.array([_has_area(box) for box in clipped], bool)
-        beyond = good & np.any(np.abs(clipped - each.boxes) > 1, axis=1)  # 1: counted from 0
-        told = {int(number): "has no area; left out" for number in np.flatnonzero(~good)}
-        told |= {int(number): f"reaches out of its {width}x{height} pixels; cut off there"
-                 for number in np.flatnonzero(beyond)}
-        notes += [
-            f"Annotations/{each.name}.xml: the box of object {number + 1} "
-            f"({each.classes[number]}) {what}"
-            for number, what in sorted(told.items())
-        ]
-        scale = np.array([size[1], size[0], size[1], size[0]]) / limits
+    for each, (height, width) in zip(annotated, sizes, strict=True):
+        clipped, good, told = _clipped(each, height, width)
+        notes += told
+        scale = np.array([size[1], size[0]] * 2) / [width, height, width, height]
         boxes.append((clipped[good] * scale).astype(np.float32))
         numbers = [class_names.index(name) for name in each.classes]
         labels.append(np.array(numbers, np.int32)[good])
         difficult.append(each.difficult[good])
-    images = np.stack([picture for picture, _ in found]) if found else np.zeros([0, *size, 3])
-    return SceneSplit(images.astype(np.uint8), boxes, labels, difficult), notes
+    return SceneSplit(images, boxes, labels, difficult), notes
+
+
+def _clipped(
+    each: _Annotated, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The boxes within the image, which of them have an area, and a line for each faulty one."""
+    clipped = np.clip(each.boxes, 0, [width, height, width, height])
+    good = np.array([_has_area(box) for box in clipped], bool)
+    beyond = good & np.any(np.abs(clipped - each.boxes) > 1, axis=1)  # 1: counted from 0
+    told = {int(number): "has no area; left out" for number in np.flatnonzero(~good)}
+    told |= {int(number): f"reaches out of its {width}x{height} pixels; cut off there"
+             for number in np.flatnonzero(beyond)}
+    return clipped, good, [
+        f"{_shown(each.file)}: the box of object {number + 1} ({each.classes[number]}) {what}"
+        for number, what in sorted(told.items())
+    ]

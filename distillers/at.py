@@ -43,14 +43,16 @@ class AT(Method):
     attention transfer, next to the main task.
 
     Args:
-        weight: of this loss, next to the main loss (RepDistiller's, for networks with batch
-            normalisation; the VGG pairs have none, and at a learning rate of 1e-2 need 100).
+        weight: of this loss, next to the main loss. None: RepDistiller's 1000, or 100 for a student
+            without normalisation layers, which 1000 makes diverge.
     """
 
     paper = "Zagoruyko & Komodakis, ICLR 2017, arXiv 1612.03928"
     reads = Maps(sizes="smaller", vectors="skip")
+    usual_weight = 1000.0
+    weight_without_normalization = 100.0
 
-    weight: float = option(1000.0, above=0)
+    weight: float | None = option(None, above=0)
 
     def loss(self, teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]) -> tf.Tensor:
         return attention_loss(teacher, student)

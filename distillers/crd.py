@@ -176,7 +176,7 @@ class Memory(keras.layers.Layer):
         same = found.indices[:, None] == found.indices[None, :]
         for rows, vectors in ((self.teacher, found.teacher), (self.student, found.student)):
             usable = same & tf.reduce_all(tf.math.is_finite(vectors), axis=1)
-            first = tf.argmax(tf.cast(usable, tf.int32), axis=1)
+            first = tf.argmax(tf.cast(usable, tf.float32), axis=1)  # not of int32 on a GPU
             old, new = tf.gather(rows.value, found.indices), tf.gather(vectors, first)
             moved = directions(momentum * old + (1 - momentum) * new)
             moved = tf.where(tf.reduce_any(usable, axis=1)[:, None], moved, old)

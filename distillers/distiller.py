@@ -20,6 +20,7 @@ from distillers.objective import (
     distillation_losses,
     main_loss,
     metric_names,
+    share_of_images,
     weight_in_epoch,
 )
 from distillers.stages import Part, RunStage, parts_of_run, run_stages
@@ -252,7 +253,7 @@ class Distiller(keras.Model):
             total = main + clipped
         losses = (main, clipped) if self._clips() else (total,)
         gradients = self._gradients(tape, losses, variables, metrics)
-        metrics["loss"] = total * replicas.count()
+        metrics["loss"] = tf.math.divide_no_nan(total, share_of_images(batch, weight))
         metrics[SKIPPED] = self._apply_if_finite(gradients, variables, statistics, before)
         return self._log(self._logits_to_log(student), batch, metrics, weight)
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from distillers.kd_svd import KD_SVD
+from distillers.kd_svd import KD_SVD, check_candidates
 from distillers.loss import Combination, Reduction
 from distillers.method import Method
 from distillers.reading import Maps
 from distillers.registration import register
-from distillers.sskd_svd import svd_taps
+from distillers.sskd_svd import singular_vector_maps, svd_taps
 from plugins import option
 
 
@@ -39,11 +39,14 @@ class KD_EID(Method):  # noqa: N801 (the authors' name)
     adapter: str = option("auto", choices=("auto", "none"))
 
     def check(self) -> None:
-        self._kd_svd()
+        check_candidates(self)
 
     @property
     def reads(self) -> Maps:  # type: ignore[override]
         return svd_taps(self.adapter)
+
+    def pictures(self, teacher: Any, student: Any) -> dict[str, tuple[list[Any], list[Any]]]:
+        return singular_vector_maps(teacher, student)
 
     def loss(
         self, teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]

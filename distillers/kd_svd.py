@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+from typing import Any
 
 import tensorflow as tf
 
@@ -11,7 +13,7 @@ from distillers.method import Method
 from distillers.reading import Maps
 from distillers.registration import register
 from distillers.samples import sum_over_good
-from distillers.sskd_svd import svd_taps
+from distillers.sskd_svd import singular_vector_maps, svd_taps
 from op_util.alignment import align_taps
 from op_util.dfv import TapPair, compare_dfvs
 from op_util.matrices import as_matrix
@@ -62,15 +64,14 @@ class KD_SVD(Method):  # noqa: N801 (the authors' name)
     adapter: str = option("auto", choices=("auto", "none"))
 
     def check(self) -> None:
-        if self.candidates < self.num_dfv:
-            raise UserError(
-                f"{self.label('candidates')} must be at least num_dfv ({self.num_dfv}), not "
-                f"{self.candidates}"
-            )
+        check_candidates(self)
 
     @property
     def reads(self) -> Maps:  # type: ignore[override]
         return svd_taps(self.adapter)
+
+    def pictures(self, teacher: Any, student: Any) -> dict[str, tuple[list[Any], list[Any]]]:
+        return singular_vector_maps(teacher, student)
 
     def loss(
         self, teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]
@@ -86,3 +87,12 @@ class KD_SVD(Method):  # noqa: N801 (the authors' name)
         )
         loss, dropped = kd_svd_loss(compare_dfvs(taps, self.num_dfv))
         return loss, {"dropped_share": dropped}
+
+
+def check_candidates(method: Any) -> None:
+    """Raise UserError where a method has fewer `candidates` than `num_dfv`."""
+    if method.candidates < method.num_dfv:
+        raise UserError(
+            f"{method.label('candidates')} must be at least num_dfv ({method.num_dfv}), not "
+            f"{method.candidates}"
+        )

@@ -13,6 +13,7 @@ import tensorflow as tf
 from distillers.adapters import Adapters
 from distillers.loss import Combination, Context, Loss, LossFunction, Reduction, Stage
 from distillers.reading import Maps, Reading, as_taps
+from distillers.structure import is_normalized
 from plugins import Plugin
 from registry import UserError
 
@@ -42,6 +43,9 @@ class Method(Plugin, keras.distillation.DistillationLoss):
         extras: names of further keyword-only parameters of `loss`, such as the teacher's
             classifier. `build` finds them in symbolic networks; where the loss is called by itself,
             the caller gives them.
+        usual_weight: of this loss, where `weight` is None or no hyper-parameter.
+        weight_without_normalization: the same for a student without normalisation layers; None: no
+            other.
     """
 
     reads: ClassVar[Reading | tuple[Reading, ...]] = Maps()
@@ -52,6 +56,8 @@ class Method(Plugin, keras.distillation.DistillationLoss):
     trains_teacher: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ()
     extras: ClassVar[tuple[str, ...]] = ()
+    usual_weight: ClassVar[float] = 1.0
+    weight_without_normalization: ClassVar[float | None] = None
 
     # What a method says
 
@@ -74,8 +80,23 @@ class Method(Plugin, keras.distillation.DistillationLoss):
 
     @property
     def distillation_weight(self) -> float:
-        """Weight of this loss next to the main loss."""
-        return getattr(self, "weight", 1.0)
+        """Weight of this loss next to the main loss, for a network with normalisation layers."""
+        weight = getattr(self, "weight", None)
+        return self.usual_weight if weight is None else weight
+
+    def weight_for(self, student: Any) -> tuple[float, list[str]]:
+        """The weight of this loss for a network, and a note where its structure decides.
+
+        Args:
+            student: the features that `reads` names, symbolic.
+        """
+        other = self.weight_without_normalization
+        if getattr(self, "weight", None) is not None or other is None or is_normalized(student):
+            return self.distillation_weight, []
+        return other, [
+            f"weight {other:g} (with normalisation layers in the student it would be "
+            f"{self.usual_weight:g}; set another with {self.name}(weight=...))"
+        ]
 
     def taps(self, teacher: keras.Model, student: keras.Model) -> tuple[Any, Any]:
         """Names of the layers of teacher and student that the method wants as taps where nobody
@@ -97,6 +118,18 @@ class Method(Plugin, keras.distillation.DistillationLoss):
             UserError: the networks do not fit the method.
         """
         return self.make_loss(teacher, student)
+
+    def pictures(self, teacher: Any, student: Any) -> dict[str, tuple[list[Any], list[Any]]]:
+        """What is worth a picture after training.
+
+        Args:
+            teacher, student: the features that `reads` names, of a few images.
+
+        Returns:
+            For each picture, by name, spatial maps ``[B, H, W]`` of the teacher's and the student's
+            taps, to be drawn side by side.
+        """
+        return {}
 
     # What the parts of this package ask
 
@@ -176,8 +209,10 @@ class Method(Plugin, keras.distillation.DistillationLoss):
             loss = adapters.before(loss)
             layers += adapters.layers
             notes += adapters.notes
+        weight, weight_notes = self.weight_for(student)
+        notes += weight_notes
         facts = {
-            "loss": loss, "weight": self.distillation_weight, "main_weight": self.main_weight,
+            "loss": loss, "weight": weight, "main_weight": self.main_weight,
             "warmup": getattr(self, "warmup", 0.0), "layers": layers, "reduction": self.reduction,
         }
         return Loss(self, [Stage(**(facts | stage))], layers=layers, notes=notes)

@@ -113,6 +113,17 @@ def _term_loss(
     return loss, tf.math.divide_no_nan(loss, per), metrics
 
 
+def share_of_images(batch: Batch, weight: tf.Tensor) -> tf.Tensor:
+    """The share of the global batch's images that this replica has, a scalar from 0 to 1: a replica
+    logs its part of the global loss divided by it, and the mean over images is that loss.
+
+    Args:
+        weight: how much each image of this replica counts.
+    """
+    images = weight * tf.cast(tf.shape(batch.label)[0], tf.float32)
+    return tf.math.divide_no_nan(images, replicas.global_sum(images))
+
+
 def weight_in_epoch(term: Term, epoch: tf.Tensor, epochs: int | None) -> tf.Tensor:
     """The weight of a term's loss, which a warm-up lets grow.
 

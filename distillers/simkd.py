@@ -13,6 +13,7 @@ from distillers.loss import Loss, Stage, Trains
 from distillers.method import Method, with_context
 from distillers.reading import LastMap, Logits, as_taps, smaller_size
 from distillers.registration import register
+from nets.copying import copy_model
 from nets.layers import batch_normalization
 from plugins import option
 from registry import UserError
@@ -163,8 +164,7 @@ def _copied_classifier(last_tap: keras.KerasTensor, logits: keras.KerasTensor) -
             f"SimKD reuses what the teacher has after its last tap, but its logits do not come "
             f"from {describe(last_tap)} alone: name another layer as the last tap"
         ) from error
-    copy = keras.models.clone_model(shared)
-    copy.set_weights(shared.get_weights())
+    copy = copy_model(shared)
     copy.trainable = False
     copy.name = "teacher_classifier"
     return copy

@@ -10,13 +10,15 @@ import tensorflow as tf
 
 from distillers.loss import Combination, Reduction
 from distillers.method import Method
-from distillers.reading import Maps
+from distillers.reading import Maps, as_taps
 from distillers.registration import register
 from distillers.samples import sum_over_good
 from op_util.alignment import align_taps
 from op_util.dfv import TapPair, compare_dfvs
 from op_util.draws import uniform_draws
 from op_util.matrices import as_matrix
+from op_util.precision import at_least_float32
+from op_util.singular_vectors import decompose
 from plugins import option
 from registry import UserError
 
@@ -101,6 +103,9 @@ class SSKD_SVD(Method):  # noqa: N801 (the paper's name)
         loss, dropped = sskd_svd_loss(compare_dfvs(taps, self.num_dfv, signs))
         return loss, {"dropped_share": dropped}
 
+    def pictures(self, teacher: Any, student: Any) -> dict[str, tuple[list[Any], list[Any]]]:
+        return singular_vector_maps(teacher, student)
+
     def _signs(self, taps: Sequence[Any], epoch: Any, indices: Any) -> list[tf.Tensor] | None:
         """For each pair the signs ``[B, k]`` of the bottom tap's vectors; 0: the mean of both."""
         pairs = len(taps) - 1
@@ -118,3 +123,25 @@ def svd_taps(adapter: str, **facts: Any) -> Maps:
     """What methods of this family read: at least two taps, of equal channels or adapted."""
     channels = "adapt" if adapter == "auto" else "equal"
     return Maps(at_least=2, channels=channels, **{"mixed": True, **facts})
+
+
+def singular_vector_maps(teacher: Any, student: Any) -> dict[str, tuple[list[Any], list[Any]]]:
+    """The picture ``singular_vectors``: where in the images each tap's first singular vector is at
+    work, which its left vector says. Taps that are no maps are left out.
+
+    Args and returns as of `Method.pictures`.
+    """
+    maps = [[tap for tap in as_taps(taps) if len(tap.shape) == 4] for taps in (teacher, student)]
+    if not maps[0] or len(maps[0]) != len(maps[1]):
+        return {}
+    return {"singular_vectors": (_first_left_vectors(maps[0]), _first_left_vectors(maps[1]))}
+
+
+def _first_left_vectors(maps: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """The first left singular vector ``[B, H, W]`` of each map ``[B, H, W, D]``."""
+    matrices = [as_matrix(at_least_float32(each)) for each in maps]
+    found = decompose(matrices, [1] * len(maps), orientation="canonical", solver="svd")
+    return [
+        tf.reshape(one.left[:, :, 0], tf.shape(each)[:3])
+        for one, each in zip(found, maps, strict=True)
+    ]

@@ -1,6 +1,11 @@
-"""What every training script shares: run folder, checkpoints, epoch loop, report, export.
+"""What every script shares.
+
+- `command`: the command line
+- `run`: one run, from its folder to its export
+- `grid`: many runs
+- `report`: tables and pictures
 
 Knows no data set, no network and no method: it is given Keras models, variables, arrays and
-dicts. Its modules are imported one by one (``from experiment.folder import RunFolder``), so that a
-script can read its flags, and answer a wrong one, before TensorFlow is loaded.
+dicts. Modules are imported one by one (``from experiment.run.folder import RunFolder``), so that
+a script answers `--help` and a wrong flag without loading TensorFlow.
 """

@@ -10,6 +10,8 @@ A further family of networks is one new file in this package; see `nets.vgg` for
 from registry import import_modules
 
 from .applications import is_application
+from .batch_statistics import recompute_batch_statistics
+from .copying import copy_model, copy_state, is_narrow, reinitialize, renew_state
 from .counting import count_flops, count_parameters
 from .encoders import (
     Encoder,
@@ -17,13 +19,14 @@ from .encoders import (
     copy_encoder,
     encoder_of,
     load_encoder,
-    recompute_batch_statistics,
 )
 from .features import Outputs, feature_extractor, outputs_of
 from .fused import fuse_batch_normalization
+from .inferred_preprocessing import infer_preprocessing
 from .keras_graph import Untracked, operations_before, output_layer_of, producer
 from .layer_list import list_layers
 from .logits import gives_probabilities, without_softmax
+from .memory import check_memory, limited_memory
 from .preprocessing import PREPROCESSING, Standardize, named_preprocessing
 from .registration import (
     build,
@@ -38,6 +41,7 @@ from .registration import (
     registered_name,
 )
 from .stored import Stored, load
+from .tokens import token_grid, tokens_to_maps
 from .transfer import fill_from_encoder, is_pretrained, load_pretrained
 
 import_modules(__name__, __path__)
@@ -47,7 +51,9 @@ __all__ = [
     "list_layers",
     "named_preprocessing",
     "is_pretrained",
+    "infer_preprocessing",
     "is_application",
+    "is_narrow",
     "fill_from_encoder",
     "fuse_batch_normalization",
     "gives_probabilities",
@@ -60,13 +66,17 @@ __all__ = [
     "Stored",
     "Untracked",
     "build",
+    "check_memory",
     "copy_encoder",
+    "copy_model",
+    "copy_state",
     "count_flops",
     "count_parameters",
     "declare_pair",
     "declared_outputs",
     "encoder_of",
     "feature_extractor",
+    "limited_memory",
     "load",
     "load_encoder",
     "minimum_size",
@@ -80,5 +90,9 @@ __all__ = [
     "producer",
     "recompute_batch_statistics",
     "register",
+    "reinitialize",
+    "renew_state",
     "registered_name",
+    "token_grid",
+    "tokens_to_maps",
 ]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -15,12 +12,13 @@ import tensorflow as tf
 
 from registry import UserError
 
+from .copying import copy_model
 from .features import find_tensors, tensors_of
 from .functional import as_functional
-from .fused import fuse_batch_normalization
-from .keras_graph import all_layers, output_layer_of
+from .keras_graph import output_layer_of
 from .preprocessing import Standardize
 from .registration import declared_outputs
+from .saved_models import check_saved_model
 from .stored import load, load_model, preprocessing_of
 
 ENCODER_FILE = "encoder.keras"
@@ -171,11 +169,9 @@ def copy_encoder(
     height, width = size or model.input_shape[1:3]
     image = keras.Input((height, width, model.input_shape[-1]), name=model.inputs[0].name)
     try:
-        copy = fuse_batch_normalization(
-            keras.models.clone_model(model, input_tensors=image, recursive=True)
-        )
-        for own, given in zip(copy.variables, model.variables, strict=True):
-            own.assign(given)
+        copy = copy_model(model, inputs=image if size else None)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(
             f"encoder {model.name!r} cannot take images of {height}x{width}, only of "
@@ -183,57 +179,6 @@ def copy_encoder(
         ) from error
     new_size = encoder.standardize.size if size is None else None
     return Encoder(copy, dataclasses.replace(encoder.standardize, size=new_size))
-
-
-@contextlib.contextmanager
-def _momentum(layers: Sequence[Any], value: float) -> Iterator[None]:
-    kept = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.momentum = value
-    try:
-        yield
-    finally:
-        for layer, momentum in zip(layers, kept, strict=True):
-            layer.momentum = momentum
-
-
-def recompute_batch_statistics(
-    model: keras.Model, batches: Iterable[tf.Tensor | np.ndarray]
-) -> None:
-    """Set the moving statistics of batch normalisation to those of `batches`, in place.
-
-    Each layer's mean and variance become those over all positions of all batches, every batch
-    being normalised by its own statistics on the way (as after weight averaging: Izmailov et al.,
-    "Averaging weights leads to wider optima", 2018). A model without such layers stays as it is.
-
-    Args:
-        model: functional; its other variables do not change.
-        batches: what the model takes (standardized images), at least one batch.
-    """
-    layers = [
-        layer for layer in all_layers(model)
-        if isinstance(layer, keras.layers.BatchNormalization)
-    ]
-    if not layers:
-        return
-    means: list[list[np.ndarray]] = []
-    variances: list[list[np.ndarray]] = []
-    sizes: list[int] = []
-    # With a momentum of 0 the moving statistics are the last batch's.
-    with _momentum(layers, 0.0):
-        for images in batches:
-            model(images, training=True)
-            means.append([np.array(layer.moving_mean) for layer in layers])
-            variances.append([np.array(layer.moving_variance) for layer in layers])
-            sizes.append(len(images))
-    for place, layer in enumerate(layers):
-        mean = np.stack([batch[place] for batch in means])
-        variance = np.stack([batch[place] for batch in variances])
-        overall = np.average(mean, axis=0, weights=sizes)
-        layer.moving_mean.assign(overall)
-        layer.moving_variance.assign(
-            np.average(variance + (mean - overall) ** 2, axis=0, weights=sizes)
-        )
 
 
 class ExportedEncoder:
@@ -247,11 +192,14 @@ class ExportedEncoder:
     """
 
     def __init__(self, path: str | os.PathLike):
-        """Raises UserError where `path` holds no such SavedModel."""
+        """Raises UserError where `path` holds no such SavedModel, or one that does more than
+        compute (see `nets.saved_models`)."""
+        check_saved_model(Path(path))
         try:
             self._module = tf.saved_model.load(str(path))
             self._signature = self._module.signatures["serving_default"]
-        except (OSError, KeyError, tf.errors.OpError) as error:
+        # A file can state anything, so TensorFlow can fail in any way.
+        except Exception as error:
             raise UserError(
                 f"{path} is no SavedModel for serving ({' '.join(str(error).split())[:150]}): "
                 "give export/1 of a TTE run"

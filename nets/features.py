@@ -13,7 +13,9 @@ from registry import UserError, nearest
 from .functional import as_functional, is_functional
 from .keras_graph import calls_before, output_layer_of
 from .layers import at_least_float32
+from .opened_layer import OpenedLayer
 from .registration import Outputs, declared_outputs
+from .tokens import token_grid, tokens_to_maps
 
 
 def outputs_of(
@@ -24,7 +26,9 @@ def outputs_of(
 ) -> Outputs:
     """The layers of a model that its maps, embedding and logits come from.
 
-    A layer of a model within the model is named ``"inner/layer"``.
+    A layer of a model within the model is named ``"inner/layer"``. So is a layer within a layer
+    that is no functional model, and there ``"encoder/3"`` is the fourth of its blocks: of those
+    layers within it of whose class there are most.
 
     Args:
         model: a registered network (known by its name) or any other functional model.
@@ -75,7 +79,8 @@ def feature_extractor(model: keras.Model, outputs: Outputs) -> keras.Model:
 
     Returns:
         A functional model with `model`'s inputs and, as output, the dict ``maps``: list of the
-        taps' outputs, ``[B, H, W, D]`` or ``[B, D]`` in the layers' own dtype; ``embedding``:
+        taps' outputs, ``[B, H, W, D]`` or ``[B, D]`` in the layers' own dtype, the tokens
+        ``[B, N, D]`` of a transformer as maps of its patches (see `tokens_to_maps`); ``embedding``:
         ``[B, D]``, averaged over positions where the layer gives a map, at least float32;
         ``logits``: ``[B, classes]``, at least float32; ``outputs``: what `model` itself gives.
 
@@ -89,12 +94,20 @@ def feature_extractor(model: keras.Model, outputs: Outputs) -> keras.Model:
     if len(embedding.shape) > 2:
         embedding = keras.ops.mean(embedding, axis=tuple(range(1, len(embedding.shape) - 1)))
     features = {
-        "maps": [found[name] for name in outputs.taps],
+        "maps": [_as_map(found[name], model) for name in outputs.taps],
         "embedding": embedding,
         "logits": _widened(found[outputs.logits]),
         "outputs": given,
     }
     return keras.Model(image, features, name=f"{model.name}_features")
+
+
+def _as_map(tensor: keras.KerasTensor, model: keras.Model) -> keras.KerasTensor:
+    """A tap's output; tokens of images as a map where their number says of which."""
+    shape = tuple(model.inputs[0].shape[1:])
+    if len(tensor.shape) != 3 or len(shape) != 3 or None in (*shape[:2], *tensor.shape[1:]):
+        return tensor
+    return tokens_to_maps(tensor, shape[:2]) if token_grid(tensor.shape[1], shape[:2]) else tensor
 
 
 def _leads_to(one: keras.KerasTensor, other: keras.KerasTensor) -> bool:
@@ -210,15 +223,12 @@ def _opened(
     name: str,
     names: Sequence[str],
     calls: dict[str, list[list[keras.KerasTensor]]],
-) -> keras.Model:
-    """The inner model `name`, giving its output and a dict of what its layers `names` give."""
+) -> keras.Layer:
+    """The inner model or layer `name`, giving its output and a dict of what `names` in it give."""
     if len(calls.get(name, ())) != 1:
         _only(model, name, calls)
     inner = next((layer for layer in model.layers if layer.name == name), None)
     if not is_functional(inner):
-        raise UserError(
-            f"layer {name!r} of model {model.name!r} is no functional model, so layers within it "
-            f"cannot be named (as {name}/{names[0]})"
-        )
+        return OpenedLayer(inner, names, model.name)
     found = find_tensors(as_functional(inner), names)
     return keras.Model(found.input, (found.output, found.tensors), name=inner.name)

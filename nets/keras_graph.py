@@ -13,12 +13,15 @@ Keras 3.15. What each function relies on, and what to do when a new Keras change
 - `was_called`: ``_inbound_nodes`` again; an operation that was never called has none.
 - `all_layers`: ``Layer._flatten_layers``. Without it: walk over ``Model.layers``, and over the
   attributes of layers that hold others.
-- `replace_call`: Keras looks ``call`` up on the instance at each call, so that an instance's
-  attribute takes the class's place. Should Keras look on the class: give the layer a subclass
-  that keeps the name under which it is saved.
+- `inner_layers`: ``Layer._flatten_layers`` again, one level deep.
+- `replace_call`, `replaced_call`: Keras looks ``call`` up on the instance at each call, so that an
+  instance's attribute takes the class's place. Should Keras look on the class: give the layer a
+  subclass that keeps the name under which it is saved.
 - `BuiltModel`: ``Trainer._maybe_symbolic_build`` is called before the first step of `fit`. Should
   the name change, `fit` on several replicas fails with unequally large parts of a batch, which
   tests/pretext shows.
+- `before_weights`: puts a function in the place of `keras.Layer.add_weight` for a while. The name
+  and the order of its arguments (shape, initializer, dtype) are public.
 - `holds_code`, `unknown_class`: parse the texts of errors that `keras.saving.load_model` raises
   (``keras/src/saving/serialization_lib.py``). Where a text changes, a message is less clear, and
   tests/nets/test_stored.py fails; nothing that was refused is loaded.
@@ -29,8 +32,11 @@ Keras 3.15. What each function relies on, and what to do when a new Keras change
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
 from types import MethodType
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -186,6 +192,11 @@ def all_layers(layer: keras.Layer) -> Iterator[keras.Layer]:
     return layer._flatten_layers()
 
 
+def inner_layers(layer: keras.Layer) -> list[keras.Layer]:
+    """The layers directly within a layer, in the order in which it got them."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
 def replace_call(layer: keras.Layer, call: Callable[..., Any]) -> None:
     """Let one layer compute by another function; it is saved, cloned and named as before.
 
@@ -194,6 +205,47 @@ def replace_call(layer: keras.Layer, call: Callable[..., Any]) -> None:
         call: takes the layer and what the layer's own ``call`` takes.
     """
     layer.call = MethodType(call, layer)
+
+
+@contextlib.contextmanager
+def replaced_call(layer: keras.Layer, call: Callable[..., Any]) -> Iterator[None]:
+    """Within it, one layer computes by another function, as after `replace_call`; afterwards by
+    the one that it had before."""
+    own = vars(layer).get("call")
+    replace_call(layer, call)
+    try:
+        yield
+    finally:
+        if own is None:
+            del layer.call
+        else:
+            layer.call = own
+
+
+@contextlib.contextmanager
+def before_weights(check: Callable[[Sequence[Any], str], None]) -> Iterator[None]:
+    """Within it, `check` is called before a layer makes a variable.
+
+    Args:
+        check: takes the variable's shape and dtype; what it raises, the layer's maker gets.
+    """
+    made = keras.Layer.add_weight
+
+    @functools.wraps(made)
+    def checked(
+        layer: keras.Layer, shape: Any = None, initializer: Any = None, dtype: Any = None,
+        *args: Any, **kwargs: Any,
+    ) -> Any:
+        sizes = () if shape is None else (shape,) if isinstance(shape, int) else tuple(shape)
+        if all(isinstance(size, Integral) for size in sizes):  # Keras refuses others
+            check(sizes, dtype or layer.variable_dtype)
+        return made(layer, shape, initializer, dtype, *args, **kwargs)
+
+    keras.Layer.add_weight = checked
+    try:
+        yield
+    finally:
+        keras.Layer.add_weight = made
 
 
 def holds_code(error: Exception) -> bool:

@@ -12,6 +12,7 @@ import keras
 from registry import Registry, UserError, nearest
 
 from .applications import application_name, build_application, is_application
+from .memory import limited_memory
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Outputs:
     embedding: str
     logits: str
 
+
+_SMALLER = "choose smaller options, fewer classes or smaller images"
 
 _networks = Registry("network")
 _pairs = Registry("pair of networks")
@@ -141,17 +144,20 @@ def build(
         float32 under a mixed policy too (float64 under float64).
 
     Raises:
-        UserError: unknown name or option, or an input size that the network cannot take.
+        UserError: unknown name or option, an input size that the network cannot take, or sizes for
+            which there is no memory.
     """
     if is_application(name):
-        return build_application(name, input_shape, classes, options)
+        with limited_memory(f"network {name}", _SMALLER):
+            return build_application(name, input_shape, classes, options)
     function, facts, name = _networks.get(name), _networks.facts(name), _networks.name(name)
     shape = _checked_shape(name, input_shape, facts["minimum_size"])
     if not _is_count(classes):
         raise UserError(f"network {name}: classes must be a whole number >= 1, not {classes!r}")
     _check_options(name, function, options)
     image = keras.Input(shape, name="image")
-    return keras.Model(image, function(image, int(classes), **options), name=name)
+    with limited_memory(f"network {name}", _SMALLER):
+        return keras.Model(image, function(image, int(classes), **options), name=name)
 
 
 def _is_count(value: Any) -> bool:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 
 from registry import UserError
 
+from .file_checks import check_archive, check_h5, check_regular
 from .functional import is_functional
 from .fused import fuse_batch_normalization
 from .keras_graph import holds_code, unknown_class
 from .logits import without_softmax
+from .memory import limited_memory
 from .preprocessing import Standardize
+from .pretrained import included_file, is_included
 from .registration import build, names
 from .weights import fill_from_h5, fill_from_mat, h5_file, unreadable
 
@@ -61,6 +64,7 @@ def load(
 ) -> Stored:
     """The network stored at `path`.
 
+    - ``pretrained:NAME``: a network that comes with the project, see `nets.pretrained`.
     - a run folder: ``student.keras``, with the preprocessing that ``summary.json`` tells.
     - ``.keras``, or ``.h5`` with a whole model: any functional model, without running code from
       the file. Each layer keeps the dtype policy that it was saved with, whatever the global one.
@@ -87,11 +91,15 @@ def load(
             model that is not functional or holds Python code, weights that do not fit (the layer
             and both shapes are named).
     """
+    if is_included(str(path)):
+        file, card = included_file(str(path))
+        return Stored(load_model(file), _preprocessing(card), has_logits=True)
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist; {_ACCEPTED}")
     if path.is_dir():
         return _load_run(path)
+    check_regular(path)
     if path.suffix == ".keras" or (path.suffix == ".h5" and _holds_model(path)):
         return Stored(without_softmax(load_model(path)), standardize=None, has_logits=True)
     if path.suffix not in (".h5", ".mat"):
@@ -121,23 +129,43 @@ def _load_run(path: Path) -> Stored:
     return Stored(load_model(model), preprocessing_of(summary), has_logits=True)
 
 
+def read_summary(path: Path) -> dict[str, Any]:
+    """A run's ``summary.json``. Raises UserError where it is missing, damaged or no object."""
+    try:
+        summary = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        cause = " ".join(str(error).split())[:150]
+        raise UserError(
+            f"{path} is damaged or missing ({type(error).__name__}: {cause}): run its command again"
+        ) from None
+    if not isinstance(summary, dict):
+        raise UserError(f"{path} is damaged: expected an object with names and values")
+    return summary
+
+
 def preprocessing_of(summary: Path) -> Standardize | None:
     """What the run's summary says under ``preprocessing``: ``mean``, ``deviation``, ``size``."""
+    facts = read_summary(summary)
     try:
-        stated = json.loads(summary.read_text()).get("preprocessing")
-        if stated is None:
-            return None
-        size = stated.get("size")
-        return Standardize(
-            mean=tuple(map(float, stated["mean"])),
-            deviation=tuple(map(float, stated["deviation"])),
-            size=None if size is None else (int(size[0]), int(size[1])),
-        )
+        return _preprocessing(facts)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError):
         raise UserError(
             f"{summary} is damaged: expected preprocessing with mean and deviation, "
             "a number a channel each"
         ) from None
+
+
+def _preprocessing(facts: Mapping[str, Any]) -> Standardize | None:
+    """What is stated under ``preprocessing``, or None."""
+    stated = facts.get("preprocessing")
+    if stated is None:
+        return None
+    size = stated.get("size")
+    return Standardize(
+        mean=tuple(map(float, stated["mean"])),
+        deviation=tuple(map(float, stated["deviation"])),
+        size=None if size is None else (int(size[0]), int(size[1])),
+    )
 
 
 @contextlib.contextmanager
@@ -153,11 +181,17 @@ def _float32_policy() -> Iterator[None]:
 
 def load_model(path: Path) -> keras.Model:
     """The functional model in a ``.keras`` or ``.h5`` file. Raises UserError, see `load`."""
-    if path.suffix == ".keras" and not zipfile.is_zipfile(path):  # Keras would say: not found.
-        raise unreadable(path, "a Keras model", ValueError("no zip archive"))
+    check_regular(path)
     try:
-        with _float32_policy():
+        if path.suffix == ".keras":
+            check_archive(path)
+        else:
+            with h5py.File(path) as file:
+                check_h5(file, path)
+        with _float32_policy(), limited_memory(f"the model in {path}"):
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except UserError:
+        raise
     # A file can state anything, so Keras can fail in any way.
     except Exception as error:
         raise _refusal(path, error) from error

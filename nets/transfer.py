@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +9,10 @@ import keras
 
 from registry import UserError
 
+from .copying import copy_state
 from .encoders import ENCODER_FILE, Encoder, load_encoder
 from .registration import build, declared_outputs, parse_options
-from .stored import Stored
+from .stored import Stored, read_summary
 
 PREFIX = "tte:"
 
@@ -59,7 +59,7 @@ def fill_from_encoder(model: keras.Model, text: str) -> None:
             )
     for layer in encoder.model.layers:
         if layer.get_weights():
-            own[layer.name].set_weights(layer.get_weights())
+            copy_state(layer, own[layer.name])
 
 
 def load_pretrained(text: str, input_shape: Sequence[int], classes: int) -> Stored:
@@ -74,7 +74,7 @@ def load_pretrained(text: str, input_shape: Sequence[int], classes: int) -> Stor
         UserError: see `fill_from_encoder`.
     """
     encoder, folder = _encoder(text)
-    stated = json.loads((folder / "summary.json").read_text())
+    stated = read_summary(folder / "summary.json")
     if declared_outputs(encoder.name) is None:
         embedding = encoder.model.output["embedding"]
         logits = keras.layers.Dense(classes, dtype="float32", name="logits")(embedding)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
@@ -15,6 +16,10 @@ import numpy as np
 import scipy.io
 
 from registry import UserError
+
+from .copying import renew_state
+from .file_checks import check_h5, check_regular
+from .memory import check_memory
 
 # "vgg6/block0/conv1/weights", "vgg6/full3/biases"; any scope in front.
 _VARIABLE = re.compile(
@@ -37,9 +42,16 @@ def unreadable(path: Path, kind: str, error: Exception) -> UserError:
 
 @contextlib.contextmanager
 def h5_file(path: Path) -> Iterator[h5py.File]:
-    """The file, open for reading. Raises UserError where it, or a part that is read, is damaged."""
+    """The file, open for reading.
+
+    Raises:
+        UserError: it, or a part that is read, is damaged; its numbers lie in other files, or are
+            more than it holds (see `nets.file_checks`).
+    """
+    check_regular(path)
     try:
         with h5py.File(path) as file:
+            check_h5(file, path)
             yield file
     except (OSError, RuntimeError, KeyError) as error:
         raise unreadable(path, "an HDF5 file", error) from error
@@ -65,6 +77,7 @@ def fill_from_h5(path: Path, model: keras.Model) -> None:
     expected = {(lay.name, i): w for lay in model.layers for i, w in enumerate(lay.weights)}
     for place in {**expected, **found}:
         _assign(path, model, "{}/{}".format(*place), found.get(place), expected.get(place))
+    renew_state(model)
 
 
 def fill_from_mat(path: Path, model: keras.Model) -> bool:
@@ -120,10 +133,15 @@ def _mat_variables(path: Path) -> tuple[_Named, _Named]:
 
 def _mat_arrays(path: Path) -> dict[str, np.ndarray]:
     """What the file holds, by name; a struct's fields as ``struct/field``."""
+    check_regular(path)
     try:
+        claimed = sum(8 * math.prod(shape) for _, shape, _ in scipy.io.whosmat(str(path)))
+        check_memory(claimed, f"the numbers that {path} claims", "give a smaller file")
         contents = scipy.io.loadmat(str(path), appendmat=False, simplify_cells=True)
     except NotImplementedError:
         raise UserError(f"{path} is in MATLAB's format 7.3: save it as -v7") from None
+    except UserError:
+        raise
     # scipy parses without checking, so that damage comes out as errors of many classes.
     except Exception as error:
         raise unreadable(path, "a MATLAB file", error) from error

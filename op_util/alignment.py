@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from op_util.precision import at_least_float32
+from op_util.precision import at_least_float32, product
 from op_util.singular_vectors import (
     TRUSTED_ERROR,
     Decomposition,
@@ -45,7 +45,7 @@ def align(student: tf.Tensor, teacher: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]
         ``index [B, k]`` int32, the candidate of the largest absolute cosine, and all the cosines
         ``[B, k, c]``.
     """
-    cosine = tf.matmul(teacher, student, transpose_a=True)
+    cosine = product(teacher, student, transpose_a=True)
     return tf.argmax(tf.abs(cosine), axis=2, output_type=tf.int32), cosine
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from op_util.precision import rounds_products
+
 
 def made_once(function: Callable[..., Any]) -> Callable[..., Any]:
     """Within a graph, calls of `function` share a graph of its own, one for each kind of arguments,
@@ -26,7 +28,8 @@ def made_once(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(matrices: list[tf.Tensor], *settings: Hashable) -> Any:
         if tf.executing_eagerly():
             return function(matrices, *settings)
-        kind = tuple((matrix.dtype, *matrix.shape) for matrix in matrices)
+        # How products are computed can be changed at any time.
+        kind = rounds_products(), *((matrix.dtype, *matrix.shape) for matrix in matrices)
         return graph_of(kind, settings)(*matrices)
 
     return call

@@ -4,7 +4,7 @@ For ``X = U S V^T`` the vectors ``v_i`` say which mixtures of channels a feature
 (Lee, Kim, Song, ECCV 2018, section 3.1). Three choices are the caller's:
 
 - ``solver``: ``"svd"`` decomposes the whole matrix by `tf.linalg.svd`; ``"auto"`` compresses it
-  to a small core first (see `op_util.decomposition`).
+  to a small core first (see `op_util.decomposition`, also for what differs on a GPU).
 - ``orientation``: a singular vector's sign is arbitrary. ``"canonical"`` gives each the sign that
   makes its mean response, the sum over rows of ``X v``, non-negative (after Bro, Acar & Kolda,
   2008), which every solver reproduces; ``"as_computed"`` keeps the routine's own sign, as
@@ -23,13 +23,17 @@ import tensorflow as tf
 
 from op_util.decomposition import (
     LOOSE_ERROR,
+    Device,
     Eigenpairs,
+    device_of,
+    diagonal,
     epsilon_of,
+    full_eigenpairs,
     leading_eigenpairs,
     transposed_product,
 )
 from op_util.graphs import made_once
-from op_util.precision import at_least_float32
+from op_util.precision import at_least_float32, product
 
 SOLVERS = ("auto", "svd")
 ORIENTATIONS = ("canonical", "as_computed")
@@ -38,6 +42,7 @@ TRUSTED_ERROR = 5e-4  # of a vector; beyond it float32 is not enough and float64
 
 SAFE_RANGE = (1e-12, 1e15)  # of singular values whose squares float32 can hold
 PUBLISHED_VECTORS = 5  # the original code's gradient knows no more
+GPU_STEPS = 6  # of conjugate gradients: a loop would wait for the host in each step
 
 
 class Decomposition(NamedTuple):
@@ -123,7 +128,9 @@ def decompose(
     if solver == "svd":
         found = [_by_svd(matrix, count) for matrix, count in zip(matrices, counts, strict=True)]
     elif solver == "auto":
-        found = _by_gram(matrices, tuple(counts), tuple(exact or counts))
+        found = _by_gram(
+            matrices, tuple(counts), tuple(exact or counts), device_of(matrices[0])
+        )
     else:
         raise ValueError(f"solver is {solver!r}; expected one of {', '.join(SOLVERS)}")
     if orientation == "canonical":
@@ -165,10 +172,14 @@ def differentiable(
 
     def again(one: Decomposition) -> Decomposition:
         precise, count = tf.cast(one.matrices, tf.float64), one.values.shape[1]
-        return decompose([precise], [count], orientation="canonical", solver=solver)[0]
+        (found,) = decompose([precise], [count], orientation="canonical", solver=solver)
+        # What was not finite has been replaced by zeros, and must not count as good now.
+        return found._replace(good=found.good & one.good)
 
     def fast() -> tuple[tf.Tensor, ...]:
-        return pick(*found)
+        index, *others = pick(*found)
+        # On a GPU, branches hand over int32 in the host's memory.
+        return tf.cast(index, tf.int64), *others
 
     def slow() -> tuple[tf.Tensor, ...]:
         pairs = zip(pick(*map(again, found)), fast(), strict=True)
@@ -215,28 +226,28 @@ def exact_gradient(found: Decomposition, index: tf.Tensor, upstream: tf.Tensor) 
     sigma = tf.gather(found.spectrum.values, index, batch_dims=1)[:, None, :]
     chosen = columns(right, index)
     along = transposed_product(right, upstream)  # [B, k, m]
-    rest = upstream - tf.matmul(right, along)
-    rest -= tf.matmul(right, transposed_product(right, rest))  # once more, for its rounding
+    rest = upstream - product(right, along)
+    rest -= product(right, transposed_product(right, rest))  # once more, for its rounding
     inverse = _inverse_gaps(found, index)
     count = right.shape[2]
     known = inverse[:, :count] * along
-    w = tf.matmul(right, known)
+    w = product(right, known)
     if x.shape[1] >= x.shape[2]:
         w += _on_complement(found, index, inverse, rest)
-        image = tf.matmul(x, w / root) / root
+        image = product(x, w / root) / root
     else:
         # (s^2 - X^T X)^+ = (1 + X^T (s^2 - X X^T)^+ X) / s^2
-        pulled = tf.matmul(x, rest / root) / root
+        pulled = product(x, rest / root) / root
         y = _on_complement(found, index, inverse, pulled)
         inverse_square = tf.math.divide_no_nan(tf.ones_like(sigma), sigma**2)
-        w += inverse_square * (rest + tf.matmul(x, y / root, transpose_a=True) / root)
-        image = tf.matmul(x, w / root) / root
+        w += inverse_square * (rest + product(x, y / root, transpose_a=True) / root)
+        image = product(x, w / root) / root
     images = tf.concat([sigma * columns(found.left, index), image], axis=2)
     factors = (images, tf.concat([w, chosen], axis=2) / scale)
     # Where the sample is dropped or the vector has no singular value, nothing is to be learned.
     present = tf.gather(found.values, index, batch_dims=1)[:, None, :] > 0
     keep = found.good[:, None, None] & tf.tile(present, [1, 1, 2])
-    return tf.matmul(*(tf.where(keep, factor, 0) for factor in factors), transpose_b=True)
+    return product(*(tf.where(keep, factor, 0) for factor in factors), transpose_b=True)
 
 
 def _inverse_gaps(found: Decomposition, index: tf.Tensor) -> tf.Tensor:
@@ -262,7 +273,7 @@ def _on_complement(
     Where not all eigenvectors are known, those that are give a start that leaves little to solve.
     """
     vectors = found.spectrum.vectors
-    start = tf.matmul(vectors, inverse * transposed_product(vectors, b))
+    start = product(vectors, inverse * transposed_product(vectors, b))
     if vectors.shape[2] == vectors.shape[1]:
         return start
     shift = tf.gather(found.spectrum.values, index, batch_dims=1)[:, None, :] ** 2
@@ -276,47 +287,75 @@ def _solve_on_complement(
     of G's values are below every shift, by conjugate gradients.
 
     Nothing can fail in it: at a tie with an unknown vector, or where rounding makes the matrix
-    indefinite, the directions concerned are left out.
+    indefinite, the directions concerned are left out. On a GPU the number of steps is fixed, and G
+    is decomposed in full where that was not enough.
 
     Args:
         shift: ``[B, 1, m]``.
         b, start: ``[B, n, m]``.
     """
-    gram = found.gram
     # Without those that have no singular value: they are a part of the complement like any other.
     present = tf.cast(found.values[:, None, :] > 0, b.dtype)
     leading = found.spectrum.vectors[:, :, : found.values.shape[1]] * present
     smallest = _tie(b.dtype) * found.spectrum.values[:, :1, None] ** 2
 
     def project(z: tf.Tensor) -> tf.Tensor:
-        return z - tf.matmul(leading, transposed_product(leading, z))
+        return z - product(leading, transposed_product(leading, z))
 
     def apply(z: tf.Tensor) -> tf.Tensor:
-        return project(shift * z - tf.matmul(gram, z))
-
-    def dot(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_sum(a * b, axis=1, keepdims=True)
+        return project(shift * z - product(found.gram, z))
 
     def unfinished(step, z, residual, direction, norm):
         return (step < limit) & tf.reduce_any(norm > target)
 
     def improve(step, z, residual, direction, norm):
         image = apply(direction)
-        curvature = dot(direction, image)
-        active = (norm > target) & (curvature > smallest * dot(direction, direction))
+        curvature = _dot(direction, image)
+        active = (norm > target) & (curvature > smallest * _dot(direction, direction))
         length = tf.where(active, tf.math.divide_no_nan(norm, curvature), 0)
         z, residual = z + length * direction, residual - length * image
-        new_norm = tf.where(active, dot(residual, residual), 0)
+        new_norm = tf.where(active, _dot(residual, residual), 0)
         direction = residual + tf.math.divide_no_nan(new_norm, norm) * direction
         return step + 1, z, residual, direction, new_norm
 
-    target = dot(b, b) * (16 * epsilon_of(b.dtype)) ** 2
+    target = _dot(b, b) * (16 * epsilon_of(b.dtype)) ** 2
     limit = 2 * b.shape[1] + 20
     # Projected twice: what rounding leaves along the leading vectors could never be solved away.
     start = project(start)
     residual = project(project(b) - apply(start))
-    state = (tf.constant(0), start, residual, residual, dot(residual, residual))
-    return tf.while_loop(unfinished, improve, state)[1]
+    state = (tf.constant(0), start, residual, residual, _dot(residual, residual))
+    if device_of(b) != "GPU":
+        return tf.while_loop(unfinished, improve, state)[1]
+    for _ in range(GPU_STEPS):
+        state = improve(*state)
+    _, z, _, _, norm = state
+    return tf.cond(
+        tf.reduce_any(norm > target),
+        lambda: project(_solve_in_full(found.gram, shift, project(b), z, norm > target)),
+        lambda: z,
+    )
+
+
+def _solve_in_full(
+    gram: tf.Tensor, shift: tf.Tensor, b: tf.Tensor, z: tf.Tensor, unsolved: tf.Tensor
+) -> tf.Tensor:
+    """``z [B, n, m]``, with ``(shift_i I - G)^+ b_i`` in place of the ``unsolved [B, 1, m]``, from
+    all eigenpairs of G in the samples that have such columns."""
+    rows = tf.where(tf.reduce_any(unsolved, axis=[1, 2]))
+    gram, shift, b, old, unsolved = (
+        tf.gather_nd(part, rows) for part in (gram, shift, b, z, unsolved)
+    )
+    values, vectors = full_eigenpairs(gram)
+    gap = shift - values[:, :, None]
+    tie = _tie(b.dtype) * values[:, :1, None]
+    inverse = tf.where(gap > tie, tf.math.divide_no_nan(tf.ones_like(gap), gap), 0)
+    solved = product(vectors, inverse * transposed_product(vectors, b))
+    return tf.tensor_scatter_nd_update(z, rows, tf.where(unsolved, solved, old))
+
+
+def _dot(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """Inner products ``[B, 1, m]`` of the columns of ``[B, n, m]``."""
+    return tf.reduce_sum(a * b, axis=1, keepdims=True)
 
 
 def published_gradient(found: Decomposition, index: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
@@ -338,7 +377,7 @@ def published_gradient(found: Decomposition, index: tf.Tensor, upstream: tf.Tens
     across = tf.where(found.good[:, None, None], tf.math.divide_no_nan(across, sigma), 0)
     good = tf.reduce_sum(tf.cast(found.good, x.dtype))
     scale = tf.cast(tf.shape(x)[0], x.dtype) / (good + 1e-3)
-    return scale * tf.matmul(left, across, transpose_b=True)
+    return scale * product(left, across, transpose_b=True)
 
 
 def _by_svd(x: tf.Tensor, count: int) -> Decomposition:
@@ -362,14 +401,14 @@ def _by_svd(x: tf.Tensor, count: int) -> Decomposition:
 
 @made_once
 def _by_gram(
-    matrices: list[tf.Tensor], counts: tuple[int, ...], exact: tuple[int, ...]
+    matrices: list[tf.Tensor], counts: tuple[int, ...], exact: tuple[int, ...], device: Device
 ) -> list[Decomposition]:
     """Leading vectors from the Gram matrices; those of one size are solved for together."""
     grams = [_gram(x) for x in matrices]
-    traces = [tf.linalg.trace(gram) for gram in grams]
+    traces = [tf.reduce_sum(diagonal(gram), axis=1) for gram in grams]
     # An entry that is not finite makes the trace so; the squares of tiny ones vanish.
     good = [tf.math.is_finite(trace) for trace in traces]
-    vanished = [_vanished(x, trace) for x, trace in zip(matrices, traces, strict=True)]
+    vanished = [_vanished(x, trace, device) for x, trace in zip(matrices, traces, strict=True)]
     scaled = [
         tf.where(fine[:, None, None], tf.math.divide_no_nan(gram, trace[:, None, None]), 0)
         for gram, trace, fine in zip(grams, traces, good, strict=True)
@@ -381,6 +420,7 @@ def _by_gram(
             tf.concat([scaled[i] for i in group], axis=0),
             max(counts[i] for i in group),
             max(exact[i] for i in group),
+            device,
         )
         batches = [tf.shape(scaled[i])[0] for i in group]
         for i, *part in zip(group, *(tf.split(part, batches) for part in pairs), strict=True):
@@ -393,12 +433,16 @@ def _by_gram(
     return found
 
 
-def _vanished(x: tf.Tensor, trace: tf.Tensor) -> tf.Tensor:
+def _vanished(x: tf.Tensor, trace: tf.Tensor, device: Device) -> tf.Tensor:
     """Whether a sample's ``trace [B]`` is zero though ``x [B, N, D]`` is not."""
     zero = trace <= 0
-    return tf.cond(
-        tf.reduce_any(zero), lambda: zero & tf.reduce_any(x != 0, axis=[1, 2]), lambda: zero
-    )
+
+    def vanished() -> tf.Tensor:
+        return zero & tf.reduce_any(x != 0, axis=[1, 2])
+
+    if device == "CPU":  # elsewhere it costs less than to branch
+        return tf.cond(tf.reduce_any(zero), vanished, lambda: zero)
+    return vanished()
 
 
 def _from_eigenpairs(
@@ -415,7 +459,7 @@ def _from_eigenpairs(
     spectrum = Eigenpairs(tf.sqrt(pairs.values), pairs.vectors)
     relative, vectors = spectrum.values[:, :count], pairs.vectors[:, :, :count]
     tall = x.shape[1] >= x.shape[2]
-    image = tf.matmul(x, vectors, transpose_a=not tall) / scale
+    image = product(x, vectors, transpose_a=not tall) / scale
     other = tf.math.divide_no_nan(image, relative[:, None, :])
     left, right = (other, vectors) if tall else (vectors, other)
     # In v = X^T u / s a turn of u towards a vector is magnified by that one's singular value.
@@ -476,13 +520,13 @@ def _canonical(found: Decomposition) -> Decomposition:
 def _gram(x: tf.Tensor) -> tf.Tensor:
     """Gram matrix ``[B, n, n]`` of the smaller side of ``x [B, N, D]``."""
     tall = x.shape[1] >= x.shape[2]
-    return tf.matmul(x, x, transpose_a=tall, transpose_b=not tall)
+    return product(x, x, transpose_a=tall, transpose_b=not tall)
 
 
 def columns(vectors: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
     """Columns ``index [B, m]`` of ``vectors [B, n, k]``, by a product (faster than gathering)."""
     choice = tf.one_hot(index, vectors.shape[2], axis=1, dtype=vectors.dtype)
-    return tf.matmul(vectors, choice)
+    return product(vectors, choice)
 
 
 def _tie(dtype: tf.DType) -> float:

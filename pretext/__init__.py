@@ -1,15 +1,24 @@
-"""Unsupervised pretext tasks by name, and what keeps several of them from biasing one encoder.
+"""Unsupervised pretext tasks, and what keeps several of them from biasing one encoder.
 
-A further task is one new file in this package that registers a `Task`; `MultiTask` trains an
-encoder with any of them.
+Each task, balance, regularizer and ensemble is a `plugins.Plugin` in a file of its own, in the
+folder of its kind. `MultiTask` trains an encoder with any of them.
 """
 
-from registry import import_modules
-
+from . import balances, ensembles, regularizers, tasks
 from .model import MultiTask
-from .registration import create, get, names, parse, register
-from .task import Task
+from .registration import BALANCES, ENSEMBLES, REGULARIZERS, TASKS
+from .task import Images, Task
 
-import_modules(__name__, __path__)
-
-__all__ = ["MultiTask", "Task", "create", "get", "names", "parse", "register"]
+__all__ = [
+    "BALANCES",
+    "ENSEMBLES",
+    "REGULARIZERS",
+    "TASKS",
+    "Images",
+    "MultiTask",
+    "Task",
+    "balances",
+    "ensembles",
+    "regularizers",
+    "tasks",
+]

@@ -1,56 +1,61 @@
-"""How the tasks' losses, which have different units, are brought to one size before they are added.
+"""What every balance is: how losses of different units and sizes become one sum.
 
-A balance is asked in every step for the tasks' factors. It keeps what it knows in its weights, so
-that checkpoints hold it.
+A balance is an immutable `plugins.Plugin`. `Balance.build` gives its state: a layer that the model
+asks for the losses' factors in every step, and whose weights are in the checkpoints.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from op_util import gradnorm
-from registry import Registry
-
-_BALANCES = Registry("balance")
-_LEAST = 1e-8  # a loss below it is taken for this one
+from plugins import Plugin
 
 
-def names() -> list[str]:
-    """Names of all balances."""
-    return _BALANCES.names()
+class Step(NamedTuple):
+    """A step of training.
 
-
-def create(name: str, tasks: int, **hyper_parameters: Any) -> Balance:
-    """The balance `name` of so many tasks. Raises `registry.UserError` for an unknown name."""
-    return _BALANCES.get(name)(tasks, **hyper_parameters)
-
-
-@_BALANCES.register("none")
-class Balance(keras.layers.Layer):
-    """Every loss as it is.
-
-    Args:
-        tasks: number of tasks.
+    Attributes:
+        number: of the step from the start of training, an int64 scalar, from 0.
+        epoch: an int32 scalar, from 0.
+        images: in the global batch, a float32 scalar.
     """
 
-    interval = 0
-    """Every how many steps `measured` is to be called; 0: never."""
+    number: tf.Tensor
+    epoch: tf.Tensor
+    images: tf.Tensor
+
+
+class Weighting(keras.layers.Layer):
+    """The state of a balance in one run. This one leaves every loss as it is.
+
+    Args:
+        tasks: number of tasks T.
+
+    Attributes:
+        interval: `measured` is called before the first step and after every `interval` steps; 0:
+            never.
+        combines_gradients: whether `combined` replaces the sum of the tasks' gradients on the
+            encoder.
+    """
+
+    interval: int = 0
+    combines_gradients: bool = False
 
     def __init__(self, tasks: int, **arguments: Any):
         super().__init__(dtype="float32", name="balance", **arguments)
         self.tasks = tasks
         self.built = True
 
-    def factors(self, losses: tf.Tensor, images: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-        """The factor of each loss in this step, float32 ``[T]``, without a gradient.
+    def factors(self, losses: tf.Tensor, step: Step) -> tf.Tensor:
+        """The factor of each loss in this step, float32 ``[T]``. A gradient flows through it only
+        into weights of this layer.
 
         Args:
-            losses: float32 ``[T]``, the tasks' losses of the global batch in this step.
-            images: float32 scalar, how many images that batch has.
-            epoch: int32 scalar, from 0.
+            losses: the tasks' losses of the global batch, float32 ``[T]``, without a gradient.
+            step: which step it is.
         """
         return self.current()
 
@@ -58,86 +63,48 @@ class Balance(keras.layers.Layer):
         """The factors as of the last step, float32 ``[T]``."""
         return tf.ones([self.tasks])
 
-    def measured(self, norms: tf.Tensor, losses: tf.Tensor) -> None:
-        """Take note of each loss, float32 ``[T]``, and of its gradient's norm on the encoder,
-        float32 ``[T]``, both without a factor. To be called between two steps."""
+    def penalty(self) -> tf.Tensor:
+        """What is added to the weighted sum of the losses, a float32 scalar."""
+        return tf.constant(0.0)
 
-    def _state(self, name: str, shape: tuple[int, ...], initializer: str = "zeros") -> Any:
+    def measured(self, norms: tf.Tensor, losses: tf.Tensor) -> None:
+        """Take note of a measurement between two steps.
+
+        Args:
+            norms: of the losses' gradients on the encoder, without factors, float32 ``[T]``.
+            losses: without factors, float32 ``[T]``.
+        """
+
+    def combined(self, gradients: tf.Tensor) -> tf.Tensor:
+        """The gradient on the encoder, float32 ``[n]``, of the tasks' gradients on it.
+
+        Args:
+            gradients: of the weighted losses of the global batch, float32 ``[T, n]``.
+        """
+        return tf.reduce_sum(gradients, axis=0)
+
+    def state(self, name: str, shape: tuple[int, ...], initializer: str = "zeros") -> Any:
+        """A new float32 weight that is not trained."""
         # Not aggregated: each replica assigns to a copy of its own, and all assign the same.
         return self.add_weight(
             name=name, shape=shape, initializer=initializer, trainable=False, aggregation="none"
         )
 
 
-@_BALANCES.register("scale")
-class Scale(Balance):
-    """Each loss divided by its mean over the first epoch's images.
+class Balance(Plugin):
+    """A balance. Its fields are its hyper-parameters.
 
-    During the first epoch it is divided by the mean so far, the step at hand included. Later the
-    factors are constants: a running mean would give a solved task an ever larger weight.
+    Attributes:
+        least_tasks: how many tasks it needs.
     """
 
-    def __init__(self, tasks: int, **arguments: Any):
-        super().__init__(tasks, **arguments)
-        self.loss_sums = self._state("loss_sums", (tasks,))
-        self.images = self._state("images", ())
+    least_tasks: ClassVar[int] = 1
 
-    def factors(self, losses: tf.Tensor, images: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-        counted = tf.where(tf.equal(epoch, 0), images, 0.0)
-        sums = self.loss_sums.value + counted * tf.stop_gradient(losses)
-        count = self.images.value + counted
-        self.loss_sums.assign(sums)
-        self.images.assign(count)
-        return self._of(sums, count)
+    def build(self, tasks: int, seed: int) -> Weighting:
+        """Its state at the start of a run.
 
-    def current(self) -> tf.Tensor:
-        return self._of(self.loss_sums.value, self.images.value)
-
-    def _of(self, sums: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
-        # Before the first step losses stay as they are.
-        means = tf.where(images > 0, sums / tf.maximum(images, 1.0), 1.0)
-        return 1.0 / tf.maximum(means, _LEAST)
-
-
-@_BALANCES.register("gradnorm")
-class GradNorm(Balance):
-    """Chen et al., "GradNorm: gradient normalization for adaptive loss balancing in deep multitask
-    networks", ICML 2018, measured now and then.
-
-    Instead of by a gradient step in each step of training, the factors are moved every `interval`
-    steps towards those by which the norms would be as wanted (see `op_util.gradnorm`).
-
-    Args:
-        tasks: number of tasks.
-        asymmetry: the paper's alpha: 0 makes all norms equal, above that tasks that learn more
-            slowly get larger ones.
-        interval: steps between two measurements.
-        rate: how far the factors go at each, in (0, 1].
-    """
-
-    def __init__(
-        self,
-        tasks: int,
-        asymmetry: float = 0.0,
-        interval: int = 20,
-        rate: float = 0.3,
-        **arguments: Any,
-    ):
-        super().__init__(tasks, **arguments)
-        self.asymmetry = asymmetry
-        self.interval, self.rate = interval, rate
-        self.wanted = self._state("factors", (tasks,), "ones")
-        self.first_losses = self._state("first_losses", (tasks,))
-
-    def current(self) -> tf.Tensor:
-        return tf.convert_to_tensor(self.wanted.value)
-
-    def measured(self, norms: tf.Tensor, losses: tf.Tensor) -> None:
-        first_losses = tf.convert_to_tensor(self.first_losses.value)
-        is_first = tf.reduce_all(first_losses == 0)
-        first_losses = tf.where(is_first, losses, first_losses)
-        self.first_losses.assign(first_losses)
-        wanted = gradnorm.weights(norms, losses, first_losses, self.asymmetry)
-        self.wanted.assign(
-            wanted if is_first else gradnorm.moved(self.current(), wanted, self.rate)
-        )
+        Args:
+            tasks: number of tasks.
+            seed: of random numbers.
+        """
+        raise NotImplementedError

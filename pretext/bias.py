@@ -13,11 +13,10 @@ import tensorflow as tf
 
 import nets
 from op_util.metric_learning import deviation, effective_rank
-from pretext import balance
 from pretext.batch import Batch
 from pretext.measurement import Measurement
 from pretext.model import WIDTH, MultiTask, metric_name
-from pretext.task import Task
+from pretext.task import Images, Task
 
 # Embeddings spread evenly over the sphere have a relative deviation of 1.
 LEAST_DEVIATION = 0.1
@@ -54,7 +53,7 @@ class BiasLog(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         found = self._measure()
         model = self._multi_task
-        factors = model.balance.current()
+        factors = model.current_factors()
         names = [task.name for task in model.tasks]
         figures = {
             "factor": factors,
@@ -66,8 +65,8 @@ class BiasLog(keras.callbacks.Callback):
             logs.update({f"{n}_{what}": float(v) for n, v in zip(names, values, strict=True)})
         for (a, first), (b, second) in itertools.combinations(enumerate(names), 2):
             logs[f"cosine_{first}_{second}"] = float(found.cosines[a, b])
-        if model.memory is not None:
-            logs["ensemble_weight"] = float(model.current_ensemble_weight())
+        of_epoch = model.ensemble.metrics_of_epoch(model.epoch.value)
+        logs.update({name: float(value) for name, value in of_epoch.items()})
         self._warn(epoch, names, logs)
 
     def _warn(self, epoch: int, names: Sequence[str], logs: dict[str, Any]) -> None:
@@ -104,6 +103,7 @@ def spread_of(embeddings: tf.Tensor) -> dict[str, tf.Tensor]:
 def retrained_heads(
     encoder: nets.Encoder,
     tasks: Sequence[Task],
+    images: Images,
     batches: tf.data.Dataset,
     held_out: Iterable[Any],
     *,
@@ -118,7 +118,8 @@ def retrained_heads(
 
     Args:
         encoder: it is frozen, and not changed.
-        tasks: not yet built.
+        tasks: whose necks and heads are trained.
+        images: what the tasks work on.
         batches: training batches, dicts with ``image`` and ``index``; an epoch is all of them.
         held_out: batches to judge by.
         epochs: of training.
@@ -131,9 +132,7 @@ def retrained_heads(
     frozen = nets.copy_encoder(encoder)
     frozen.model.trainable = False
     keras.utils.set_random_seed(seed)
-    model = MultiTask(
-        frozen, tasks, balance=balance.create("none", len(tasks)), weight_decay=0.0, seed=seed
-    )
+    model = MultiTask(frozen, tasks, images, weight_decay=0.0, seed=seed)
     steps = epochs * int(batches.cardinality())
     rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
     model.compile(keras.optimizers.Adam(rate))

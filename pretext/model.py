@@ -11,15 +11,18 @@ import keras
 import tensorflow as tf
 
 from nets import Encoder, copy_encoder
-from nets.keras_graph import BuiltModel
-from op_util import replicas, temporal_ensemble
-from pretext.balance import Balance
+from nets.keras_graph import BuiltModel, Untracked
+from op_util import replicas
+from op_util.weight_decay import with_weight_decay
+from pretext.balance import Balance, Step
+from pretext.balances.none import NoBalance
 from pretext.batch import Batch, Use, as_batch, draws
-from pretext.ensemble import TemporalMemory, WeightsAverage
+from pretext.ensemble import Ensemble, Run
+from pretext.ensembles.none import NoEnsemble
 from pretext.heads import SharedProjection
-from pretext.measurement import Measurement
-from pretext.regularizers import Regularizer
-from pretext.task import Task
+from pretext.measurement import Measurement, flat
+from pretext.regularizer import Regularizer
+from pretext.task import BuiltTask, Images, Task, build_task
 from registry import UserError
 
 WIDTH = 128
@@ -27,115 +30,121 @@ WIDTH = 128
 
 
 class Answers(NamedTuple):
-    """What the tasks make of a batch.
+    """The tasks' answers to a batch.
 
     Attributes:
-        inputs: of each task, its views.
-        outputs, targets: of each task, what its head gives and what it should have given.
+        inputs: the views of each task.
+        outputs, targets: of each task, what its head gives and what it should give.
         embeddings: the e_t, float32 ``[B, T, width]`` of length 1.
     """
 
     inputs: list[list[tf.Tensor]]
-    outputs: list[tf.Tensor]
+    outputs: list[Any]
     targets: list[Any]
     embeddings: tf.Tensor
 
 
 class MultiTask(BuiltModel):
-    """Trains an encoder without labels: ``sum_t factor_t L_t + gamma R + w E``.
+    """Trains an encoder without labels: ``sum_t weight_t factor_t L_t + gamma R + w E``.
 
     The definition is this project's own, built to do what the abstract of Kim, Lee and Song (ICCV
-    Workshops 2019) says; their method section was not available.
+    Workshops 2019) says; their method section was not available to us.
 
     All views of one size go through the encoder in one pass. So batch normalisation sees a mixed
     batch: its statistics are those of all tasks' views together, no task's alone. Smaller views
     (jigsaw's tiles) are a pass, and so a batch of statistics, of their own. The moving averages of
     such a mixture belong to no kind of image: `evaluate` judges by batch statistics, as in
-    training, and who uses the encoder sets them by clean images first
+    training, and who uses the encoder first sets them by clean images
     (`nets.recompute_batch_statistics`).
 
     Losses, regularizer and ensemble are those of the global batch, however many replicas share it.
     Batches are dicts with ``image`` and ``index``; labels are never looked at.
 
     Args:
-        encoder: to be trained; its network has the images' size or any.
-        tasks: not yet built, for images of the data's size.
-        balance: brings the tasks' losses to one size.
-        regularizer: R, between the tasks' embeddings of the same images.
+        encoder: to be trained; its network takes images of one size or any.
+        tasks: to train it by.
+        images: what the tasks work on; None: images of the encoder's size.
+        balance: brings the tasks' losses to one size; None: leaves them as they are.
+        regularizer: R, between the tasks' embeddings of the same images; None: no R.
         regularizer_weight: gamma.
-        memory: of the temporal ensemble E, with a row for each training image; None: no E.
-        temperature: tau of E.
-        ensemble_weight: w_max of E.
-        ramp_epochs: after how many epochs w is w_max.
-        average_decay: of the exponential average of all trained weights over the steps, by which
-            the model is then judged and used; None: no average.
-        weight_decay: factor of ``||w||^2 / 2`` of all kernels.
+        ensemble: E, or an average of the weights by which the model is evaluated; None: none.
+        train_images: how many training images there are.
+        epochs: of the whole run, for the ensemble's ramp.
+        weight_decay: factor of ``||w||^2 / 2`` of all kernels that a loss reaches.
         seed: of the views' random numbers.
-        sample: a fixed batch of training images, by which a balance that wants gradients measured
+        sample: a fixed batch of training images, by which a balance that needs gradients measured
             (``gradnorm``) is measured.
 
     Raises:
-        UserError: the encoder cannot take a task's views.
+        UserError: the encoder cannot take a task's views, or a task cannot work on the images.
     """
 
     def __init__(
         self,
         encoder: Encoder,
         tasks: Sequence[Task],
+        images: Images | None = None,
         *,
-        balance: Balance,
+        balance: Balance | None = None,
         regularizer: Regularizer | None = None,
         regularizer_weight: float = 1.0,
-        memory: TemporalMemory | None = None,
-        temperature: float = 0.1,
-        ensemble_weight: float = 1.0,
-        ramp_epochs: float = 0.0,
-        average_decay: float | None = None,
+        ensemble: Ensemble | None = None,
+        train_images: int = 0,
+        epochs: int = 1,
         weight_decay: float = 1e-4,
         seed: int = 0,
         sample: Batch | None = None,
     ):
         super().__init__(name="multi_task")
-        if balance.interval and sample is None:
-            raise ValueError("the balance wants gradients measured; give a sample")
         self.encoder = encoder
-        self.tasks = tuple(tasks)
         self.network = encoder.model
-        # Views stay as large as they are.
-        self._standardize = dataclasses.replace(encoder.standardize, size=None)
-        shapes = [task.view_shape for task in self.tasks]
-        self._maps = _Untracked(
-            {shape: map_model(encoder, shape) for shape in dict.fromkeys(shapes)}
-        )
-        for task in self.tasks:
-            task.build(self._maps.held[task.view_shape].output_shape[1:], WIDTH)
-        self.task_layers = [layer for task in self.tasks for layer in task.layers]
-        self.projection = SharedProjection(WIDTH)
-        self.balance = balance
+        self.tasks = tuple(tasks)
         self.regularizer = regularizer if regularizer is not None and regularizer.acts else None
         self.regularizer_weight = regularizer_weight
-        self.memory = memory
-        self.temperature = temperature
-        self.ensemble_weight = ensemble_weight
-        self.ramp_epochs = ramp_epochs
         self.weight_decay = weight_decay
         self.seed = seed
         self._sample = sample
+        self._build_tasks(images or Images(encoder.image_shape))
+        self.balance = (balance or NoBalance()).build(len(self.tasks), seed)
+        if self.balance.interval and sample is None:
+            raise ValueError("the balance needs gradients measured: give a sample")
         self.epoch = self.add_weight(
             shape=(), dtype="int32", initializer="zeros", trainable=False, name="epoch"
         )
-        self.average = None
-        if average_decay is not None:
-            self.average = WeightsAverage(self.trainable_variables, average_decay)
-        self._figures = {name: keras.metrics.Mean(name) for name in self._figure_names()}
+        self.ensemble = (ensemble or NoEnsemble()).build(
+            Run(train_images, len(self.tasks), WIDTH, epochs, self.trainable_variables)
+        )
+        self._means = {name: keras.metrics.Mean(name) for name in self._metric_names()}
         self._is_evaluating = False
         self.built = True
+
+    def _build_tasks(self, images: Images) -> None:
+        """Make necks, heads, the projection, and the encoder's maps of each size of view."""
+        # Views stay as large as they are.
+        self._standardize = dataclasses.replace(self.encoder.standardize, size=None)
+        self._maps = Untracked({})
+
+        def feature_shape(shape: tuple[int, int, int]) -> Sequence[int]:
+            if shape not in self._maps.value:
+                self._maps.value[shape] = map_model(self.encoder, shape)
+            return self._maps.value[shape].output_shape[1:]
+
+        self._parts = Untracked(
+            [build_task(task, images, feature_shape, WIDTH) for task in self.tasks]
+        )
+        self.task_layers = [layer for part in self.parts for layer in (part.neck, part.head)]
+        self.projection = SharedProjection(WIDTH)
+
+    @property
+    def parts(self) -> list[BuiltTask]:
+        """Each task with its views, neck and head."""
+        return self._parts.value
 
     # Keras' interface
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        return list(self._figures.values())
+        return list(self._means.values())
 
     def call(self, image: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The encoder's embedding ``[B, E]`` of raw images, in inference mode."""
@@ -167,62 +176,62 @@ class MultiTask(BuiltModel):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`: each task's loss and metric, on the same views of an image in
-        each call, with batch statistics; by the average of weights where there is one. Changes
+        each call, with batch statistics; by the average of weights if there is one. Changes
         nothing."""
         self._is_evaluating = True
         try:
-            with self._averaged(), self.unchanged():
+            with self.ensemble.applied(), self.unchanged():
                 return super().evaluate(*args, **kwargs)
         finally:
             self._is_evaluating = False
 
     def trained_encoder(self) -> Encoder:
-        """A copy of the encoder as it is now, on one device, with the average of weights where
-        there is one. Its batch statistics are still those of training."""
-        with self._averaged():
+        """A copy of the encoder as it is now, on one device, with the average of weights if there
+        is one. Its batch statistics are still those of training."""
+        with self.ensemble.applied():
             return copy_encoder(self.encoder)
 
-    def _averaged(self) -> contextlib.AbstractContextManager[None]:
-        return self.average.applied() if self.average is not None else contextlib.nullcontext()
-
     def get_metrics_result(self) -> dict[str, Any]:
-        """The means that the step at hand logs, over all replicas. Were there others among them,
-        Keras would take the mean of the replicas' means instead."""
+        """The means that the current step logs, over all replicas. With others among them, Keras
+        would take the mean of the replicas' means instead."""
         names = self._held_out_names() if self._is_evaluating else self._training_names()
-        return {name: self._figures[name].result() for name in names}
+        return {name: self._means[name].result() for name in names}
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         batch, weight = replicas.never_empty(as_batch(data))
         variables = self.trainable_variables
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(persistent=self.balance.combines_gradients) as tape:
             answers = self.answers(batch, Use.TRAINING)
             terms, local, samples = self.task_terms(answers, weight)
             losses = replicas.global_sum(terms)
-            factors = tf.stop_gradient(self.balance.factors(losses, samples, self.epoch.value))
-            objective = tf.reduce_sum(factors * terms)
-            figures = self._loss_figures(losses)
-            coupled = self._coupled_terms(answers, batch, samples, figures)
-            objective += coupled / replicas.count()
-        gradients = replicas.global_sum_present(tape.gradient(objective, variables))
-        gradients = self._with_weight_decay(gradients, variables)
+            step = Step(self.optimizer.iterations.value, self.epoch.value, samples)
+            factors = self._task_weights() * self.balance.factors(losses, step)
+            coupled, logs = self._coupled_terms(answers, batch, samples)
+            shared = coupled + self.balance.penalty()
+            objectives = [*tf.unstack(factors * terms), shared / replicas.count()]
+            total = tf.add_n(objectives)
+        if self.balance.combines_gradients:
+            gradients = self._combined_gradients(tape, objectives, total, variables)
+        else:
+            gradients = replicas.global_sum_present(tape.gradient(total, variables))
+        gradients = with_weight_decay(gradients, variables, self.weight_decay)
         replicas.apply_summed(self.optimizer, gradients, variables)
-        if self.average is not None:
-            self.average.update()
-        figures["loss"] = tf.reduce_sum(factors * losses) + tf.stop_gradient(coupled)
-        return self._log(figures, local)
+        self.ensemble.end_step()
+        loss = tf.stop_gradient(tf.reduce_sum(factors * losses) + shared)
+        return self._log({**self._loss_logs(losses), **logs, "loss": loss}, local)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         batch, weight = replicas.never_empty(as_batch(data))
         answers = self.answers(batch, Use.HELD_OUT)
         terms, local, samples = self.task_terms(answers, weight)
-        figures = self._loss_figures(replicas.global_sum(terms))
+        logs = self._loss_logs(replicas.global_sum(terms))
         for task, output, target in zip(
             self.tasks, answers.outputs, answers.targets, strict=True
         ):
             if task.couples_samples:
                 output, target = replicas.global_batch((output, target), samples)
-            figures[metric_name(task)] = tf.reduce_mean(task.score(output, target))
-        return self._log(figures, local)
+            logs[metric_name(task)] = tf.reduce_mean(task.score(output, target))
+        return self._log(logs, local)
 
     # What a step is made of
 
@@ -236,24 +245,25 @@ class MultiTask(BuiltModel):
         images = tf.cast(batch.image, tf.float32) / 255.0
         epoch = 0 if use is Use.HELD_OUT else self.epoch.value
         inputs, targets = [], []
-        for task in self.tasks:
-            uniform = draws(task.name, use, self.seed, epoch, batch.index, task.draws)
-            views, target = task.views(images, uniform)
-            inputs.append(views)
+        for part in self.parts:
+            views = part.views
+            uniform = draws(part.task.name, use, self.seed, epoch, batch.index, views.draws)
+            shown, target = views(images, uniform)
+            inputs.append(shown)
             targets.append(target)
         outputs, vectors = [], []
-        for task, maps in zip(self.tasks, self._encode(inputs), strict=True):
-            h = task.embed(maps, training=True)
-            outputs.append(task.predict(h, training=True))
-            vectors.append(task.vector(h))
+        for part, maps in zip(self.parts, self._encode(inputs), strict=True):
+            h = part.embed(maps, training=True)
+            outputs.append(part.predict(h, training=True))
+            vectors.append(part.task.vector(h))
         return Answers(inputs, outputs, targets, self.projection(tf.stack(vectors, axis=1)))
 
     def _encode(self, inputs: Sequence[Sequence[tf.Tensor]]) -> list[list[tf.Tensor]]:
         """The encoder's last maps of all tasks' views; those of one size in one pass."""
         places = [(task, view) for task, views in enumerate(inputs) for view in range(len(views))]
         maps: dict[tuple[int, int], tf.Tensor] = {}
-        for shape, model in self._maps.held.items():
-            own = [place for place in places if self.tasks[place[0]].view_shape == shape]
+        for shape, model in self._maps.value.items():
+            own = [place for place in places if self.parts[place[0]].views.shape == shape]
             joined = tf.concat([inputs[task][view] for task, view in own], axis=0)
             encoded = model(self._standardize(255.0 * joined), training=True)
             maps.update(zip(own, tf.split(encoded, len(own)), strict=True))
@@ -288,53 +298,74 @@ class MultiTask(BuiltModel):
                 terms.append(tf.where(share > 0, share * task.loss(output, target), 0))
         return tf.stack(terms), local, samples
 
+    def _task_weights(self) -> tf.Tensor:
+        """Each task's own weight, float32 ``[T]``."""
+        return tf.constant([task.weight for task in self.tasks], tf.float32)
+
+    def current_factors(self) -> tf.Tensor:
+        """The factor of each task's loss as of the last step, its own weight included, float32
+        ``[T]``."""
+        return self._task_weights() * self.balance.current()
+
     def _coupled_terms(
-        self, answers: Answers, batch: Batch, samples: tf.Tensor, figures: dict[str, tf.Tensor]
-    ) -> tf.Tensor:
-        """``gamma R + w E`` of the global batch; adds R and E to the figures, and what is seen to
-        the memory, after it was read."""
-        coupled = tf.constant(0.0)
-        if self.regularizer is None and self.memory is None:
-            return coupled
+        self, answers: Answers, batch: Batch, samples: tf.Tensor
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """``gamma R + w E`` of the global batch, and R and E to log."""
+        coupled, logs = tf.constant(0.0), {}
+        if self.regularizer is None and not self.ensemble.adds_loss:
+            return coupled, logs
         embeddings, index = replicas.global_batch((answers.embeddings, batch.index), samples)
         if self.regularizer is not None:
             regularizer = self.regularizer(embeddings)
             coupled += self.regularizer_weight * regularizer
-            figures["regularizer_loss"] = regularizer
-        if self.memory is not None:
-            ensemble, known = self.memory.read(index)
-            loss = temporal_ensemble.contrastive_loss(
-                embeddings, ensemble, known, index, self.temperature
-            )
-            coupled += self.current_ensemble_weight() * loss
-            figures["ensemble_loss"] = loss
-            figures["ensemble_distance"] = temporal_ensemble.ensemble_distance(
-                embeddings, ensemble, known
-            )
-            self.memory.update(index, tf.stop_gradient(embeddings))
-        return coupled
+            logs["regularizer_loss"] = regularizer
+        if self.ensemble.adds_loss:
+            loss, ensemble_logs = self.ensemble.loss(embeddings, index, self.epoch.value)
+            coupled += loss
+            logs.update(ensemble_logs)
+        return coupled, logs
 
-    def current_ensemble_weight(self) -> tf.Tensor:
-        """The factor w of the ensemble loss in this epoch, a float32 scalar."""
-        return temporal_ensemble.ramp(self.epoch.value, self.ramp_epochs, self.ensemble_weight)
-
-    def _with_weight_decay(
-        self, gradients: list[tf.Tensor | None], variables: list[keras.Variable]
+    def _combined_gradients(
+        self,
+        tape: tf.GradientTape,
+        objectives: Sequence[tf.Tensor],
+        total: tf.Tensor,
+        variables: Sequence[keras.Variable],
     ) -> list[tf.Tensor | None]:
-        """`gradients` of the global batch with that of ``weight_decay / 2 ||w||^2`` for kernels
-        that have one: what no loss reaches stays as it is."""
-        return [
-            gradient + self.weight_decay * tf.cast(variable.value, gradient.dtype)
-            if gradient is not None and variable.path.endswith("kernel") else gradient
-            for gradient, variable in zip(gradients, variables, strict=True)
-        ]
+        """The global batch's gradients where the balance combines those of the tasks on the
+        encoder.
+
+        Args:
+            tape: persistent.
+            objectives: this replica's part of each task's weighted loss, and of the rest.
+            total: their sum.
+            variables: all that are trained.
+        """
+        encoder = self.network.trainable_variables
+        *by_task, rest = [tape.gradient(objective, encoder) for objective in objectives]
+        by_task = [replicas.global_sum_present(each) for each in by_task]
+        if any(gradient is not None for gradient in rest):
+            rest = replicas.global_sum_present(rest)
+        combined = self.balance.combined(tf.stack([flat(each, encoder) for each in by_task]))
+        parts = tf.split(combined, [tf.size(variable.value) for variable in encoder])
+        reached = {}
+        for place, (variable, part) in enumerate(zip(encoder, parts, strict=True)):
+            if any(each[place] is not None for each in by_task):
+                part = tf.reshape(part, variable.shape)
+                reached[id(variable)] = part if rest[place] is None else part + rest[place]
+            else:
+                reached[id(variable)] = rest[place]
+        others = [variable for variable in variables if id(variable) not in reached]
+        summed = replicas.global_sum_present(tape.gradient(total, others))
+        reached.update({id(v): gradient for v, gradient in zip(others, summed, strict=True)})
+        return [reached[id(variable)] for variable in variables]
 
     # What is logged
 
     def _training_names(self) -> list[str]:
         names = ["loss", *(f"{task.name}_loss" for task in self.tasks)]
         names += ["regularizer_loss"] if self.regularizer is not None else []
-        return names + (["ensemble_loss", "ensemble_distance"] if self.memory is not None else [])
+        return [*names, *self.ensemble.metrics_of_steps]
 
     def _held_out_names(self) -> list[str]:
         return [
@@ -342,25 +373,26 @@ class MultiTask(BuiltModel):
             for name in (f"{task.name}_loss", metric_name(task))
         ]
 
-    def _figure_names(self) -> list[str]:
+    def _metric_names(self) -> list[str]:
         return list(dict.fromkeys([*self._training_names(), *self._held_out_names()]))
 
-    def _loss_figures(self, losses: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _loss_logs(self, losses: tf.Tensor) -> dict[str, tf.Tensor]:
         named = zip(self.tasks, tf.unstack(losses, len(self.tasks)), strict=True)
         return {f"{task.name}_loss": loss for task, loss in named}
 
-    def _log(self, figures: dict[str, tf.Tensor], local: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Update the running means over images, and return them. Figures are the global batch's,
-        of which this replica stands for `local` images."""
-        for name, value in figures.items():
-            self._figures[name].update_state(value, local)
-        return {name: self._figures[name].result() for name in figures}
+    def _log(self, logs: dict[str, tf.Tensor], local: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Update the running means over images, and return them. `logs` are the global batch's, of
+        which this replica stands for `local` images."""
+        for name, value in logs.items():
+            self._means[name].update_state(value, local)
+        return {name: self._means[name].result() for name in logs}
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
-        """Within it the encoder may work in training mode; afterwards its batch statistics and the
-        states of its dropout are as they were."""
-        variables = self.network.non_trainable_variables
+        """Within this context encoder and heads may work in training mode. Afterwards their batch
+        statistics and the states of their dropout are as they were."""
+        layers = [self.network, *self.task_layers]
+        variables = [each for layer in layers for each in layer.non_trainable_variables]
         kept = [keras.ops.convert_to_numpy(variable) for variable in variables]
         try:
             yield
@@ -370,16 +402,8 @@ class MultiTask(BuiltModel):
                     variable.assign(value)
 
 
-class _Untracked:
-    """Holds models that share the encoder's layers where Keras does not look: each weight is to be
-    in a checkpoint once."""
-
-    def __init__(self, held: Any):
-        self.held = held
-
-
 class _EpochCounter(keras.callbacks.Callback):
-    """Tells the model which epoch it is in."""
+    """Sets the number of the epoch in the model."""
 
     def __init__(self, model: MultiTask):
         super().__init__()

@@ -1,63 +1,46 @@
-"""The register of pretext tasks."""
+"""The names of tasks, balances, regularizers and ensembles."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import plugins
 from registry import Registry, UserError
 
 TASKS = Registry("pretext task")
+BALANCES = Registry("balance")
+REGULARIZERS = Registry("regularizer")
+ENSEMBLES = Registry("ensemble")
 
 
-def register(name: str) -> Callable[[type[Any]], type[Any]]:
-    """Decorator that makes a `pretext.task.Task` known as `name`, and lets it know its name."""
-
-    def add(task: type[Any]) -> type[Any]:
-        task.name = name
-        return TASKS.register(name)(task)
-
-    return add
-
-
-def get(name: str) -> type[Any]:
-    """The task's class. Raises `registry.UserError`, naming the nearest, for an unknown name."""
-    return TASKS.get(name)
-
-
-def names() -> list[str]:
-    """Names of all tasks."""
-    return TASKS.names()
-
-
-def parse(tasks: str) -> list[str]:
-    """``"rotation,Jigsaw"`` as a list of names as they are registered.
+def split_tasks(tasks: str) -> list[str]:
+    """The specifications in ``"rotation,jigsaw(tiles=3)"``, with names as they are registered.
 
     Raises:
-        UserError: no task, an unknown one, or one twice.
+        UserError: no task, an unknown one, the same one twice, or text that cannot be read.
     """
-    found = [TASKS.name(name.strip()) for name in tasks.split(",") if name.strip()]
+    found = [plugins.spelled(TASKS, part) for part in plugins.split(tasks)]
     if not found:
-        raise UserError(f"no task in {tasks!r}; known: {', '.join(names())}")
-    for name in found:
-        if found.count(name) > 1:
-            raise UserError(f"task {name!r} is named twice in {tasks!r}: once is enough")
+        raise UserError(f"no task in {tasks!r}; known: {', '.join(TASKS.names())}")
+    names = [plugins.parse(TASKS, part)[0] for part in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"task {name!r} is given twice in {tasks!r}: give it once")
     return found
 
 
-def create(
-    name: str, image_shape: Sequence[int], minimum_size: int = 1, **hyper_parameters: Any
-) -> Any:
-    """The task `name` for images of one shape.
+def create_tasks(tasks: str, hyper_parameters: Mapping[str, Mapping[str, Any]] = {}) -> list[Any]:
+    """The tasks in ``"rotation,jigsaw(tiles=3)"``.
 
     Args:
-        name: a registered name; case, ``-`` and ``_`` do not matter.
-        image_shape: (height, width, channels) of the images.
-        minimum_size: the least height and width that the encoder takes, in pixels.
-        **hyper_parameters: fields of the task's class.
+        tasks: specifications, separated by commas.
+        hyper_parameters: of each task by its name; what `tasks` says wins.
 
     Raises:
-        UserError: unknown task, or one that cannot work on such images.
+        UserError: see `split_tasks`, or a hyper-parameter is wrong.
     """
-    height, width, channels = map(int, image_shape)
-    return get(name)((height, width, channels), int(minimum_size), **hyper_parameters)
+    return [
+        plugins.create(TASKS, each, **hyper_parameters.get(plugins.parse(TASKS, each)[0], {}))
+        for each in split_tasks(tasks)
+    ]

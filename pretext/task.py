@@ -1,139 +1,192 @@
 """What every pretext task is: views of an image, a neck, a head, a loss and a held-out metric.
 
-The encoder is shared by all tasks and is no part of them. A task makes *views* of an image, which
-the encoder turns into maps; its *neck* makes of these a vector h of a width that all tasks have in
-common; its *head* reads h and nothing else; its *loss* compares what the head gives with the task's
-own *target*, which needs no label.
+The encoder is shared by all tasks and belongs to none of them. A task makes *views* of an image,
+which the encoder turns into feature maps. Its *neck* turns the maps into a vector h, whose width
+all tasks share. Its *head* reads h and nothing else. Its *loss* compares the head's output with the
+task's own *target*, which needs no label.
 
-    inputs, target = task.views(images, uniform)     # the model standardizes and encodes `inputs`
-    h = task.embed([encoder(view) for view in inputs])
-    output = task.predict(h)
+    views = task.views(images)                          # how views of such images are made
+    neck, head = task.build(images, feature_shape, width)
+    inputs, target = views(batch, uniform)              # the model standardizes and encodes them
+    h = task.embed(neck, [encoder(view) for view in inputs])
+    output = task.predict(head, h)
     loss, score = task.loss(output, target), task.score(output, target)
-    e = normalise(W task.vector(h))                  # for regularizer and ensemble
+    e = normalise(W task.vector(h))                     # for regularizer and ensemble
 
-Where an image's loss depends on the others of its batch (`couples_samples`), `loss` and `score` are
-to be given `output` and `target` of the *global* batch, gathered by the caller
-(`op_util.replicas.gather`), who divides the loss by the number of replicas. No task gathers.
+Where an image's loss depends on the other images of its batch (`couples_samples`), `loss` and
+`score` get `output` and `target` of the *global* batch. The caller gathers them
+(`op_util.replicas.gather`) and divides the loss by the number of replicas.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from plugins import Plugin, option
+from pretext.heads import pooled
 
-@dataclasses.dataclass(eq=False)
-class Task:
-    """A pretext task for images of one shape, one instance a run.
+Shape = tuple[int, int, int]
 
-    A task is a dataclass that extends this one: its further fields are its hyper-parameters, each
-    with a default. It overrides all methods that raise NotImplementedError.
 
-    Args:
-        image_shape: (height, width, channels) of the images.
-        minimum_size: the least height and width that the encoder takes, in pixels.
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """The images that tasks work on.
 
     Attributes:
-        name: as it is registered.
-        paper: where the task comes from.
-        kind: ``"generative"`` or ``"discriminative"``.
-        metric: name of the held-out metric that `score` gives.
-        metric_rises: whether a larger metric is a better one.
-        couples_samples: whether an image's loss and score depend on the others of the batch.
-        layers: neck and head, made in `build`, with names of their own (``"rotation_neck"``).
-
-    Raises:
-        UserError: the task cannot work on such images.
+        shape: (height, width, channels).
+        minimum_size: smallest height and width that the encoder takes, in pixels.
+        flip: whether a mirrored image means the same.
     """
 
-    name = ""
-    paper = ""
-    kind = "discriminative"
-    metric = "accuracy"
-    metric_rises = True
-    couples_samples = False
-
-    image_shape: tuple[int, int, int]
+    shape: Shape
     minimum_size: int = 1
+    flip: bool = True
 
-    def __post_init__(self) -> None:
-        self.layers: list[keras.layers.Layer] = []
-        self.check()
 
-    def check(self) -> None:
-        """Raise UserError where the task cannot work on images of `image_shape`, or where a
-        hyper-parameter makes no sense."""
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """How a task makes views of images.
 
-    def check_images(self, images: np.ndarray) -> None:
-        """Raise UserError where the task has nothing to learn from a sample of the training images,
-        uint8 ``[n, H, W, C]``."""
+    The same random numbers make the same views, so views depend neither on the batch nor on the
+    device, and are the same after a restart.
 
-    @property
-    def view_count(self) -> int:
-        """How many views of each image the encoder sees."""
-        return 1
+    Attributes:
+        shape: (height, width, channels) of each view.
+        draws: random numbers for each image.
+        make: from float32 images ``[B, H, W, C]`` in 0..1 and random numbers, float32
+            ``[B, draws]`` in [0, 1), to `count` float32 views ``[B, *shape]`` in 0..1 and the
+            target, a structure of tensors ``[B, ...]``.
+        count: views of each image.
+    """
 
-    @property
-    def view_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of each of the views."""
-        return self.image_shape
+    shape: Shape
+    draws: int
+    make: Callable[[tf.Tensor, tf.Tensor], tuple[list[tf.Tensor], Any]]
+    count: int = 1
 
-    @property
-    def draws(self) -> int:
-        """How many random numbers `views` takes for an image."""
-        raise NotImplementedError
+    def __call__(self, images: tf.Tensor, uniform: tf.Tensor) -> tuple[list[tf.Tensor], Any]:
+        """The views and the target, see `make`."""
+        return self.make(images, uniform)
 
-    def views(self, images: tf.Tensor, uniform: tf.Tensor) -> tuple[list[tf.Tensor], Any]:
-        """What the encoder is shown, and what the task wants to know.
 
-        A function of its arguments: the same random numbers make the same views.
+class Task(Plugin):
+    """A pretext task. Its fields are its hyper-parameters; it is immutable.
 
-        Args:
-            images: float32 ``[B, H, W, C]`` in 0..1.
-            uniform: float32 ``[B, draws]`` in [0, 1).
+    A task overrides all methods that raise NotImplementedError.
 
-        Returns:
-            `view_count` float32 tensors ``[B, *view_shape]`` in 0..1, and the target: a structure
-            of tensors ``[B, ...]``.
+    Args:
+        weight: of this task's loss in the sum, next to the balance's factor.
+
+    Attributes:
+        kind: ``"generative"`` or ``"discriminative"``.
+        metric: name of the held-out metric that `score` gives.
+        metric_rises: whether a larger metric is better.
+        couples_samples: whether an image's loss and score depend on the others of the batch.
+    """
+
+    kind: ClassVar[str] = "discriminative"
+    metric: ClassVar[str] = "accuracy"
+    metric_rises: ClassVar[bool] = True
+    couples_samples: ClassVar[bool] = False
+
+    weight: float = option(1.0, "of this task's loss in the sum", minimum=0)
+
+    def views(self, images: Images) -> Views:
+        """How views of such images are made.
+
+        Raises:
+            UserError: the task cannot work on them.
         """
         raise NotImplementedError
 
-    def build(self, feature_shape: Sequence[int], width: int) -> None:
-        """Make and build neck and head.
+    def check_images(self, sample: np.ndarray) -> None:
+        """Raise UserError if the task has nothing to learn from a sample of the training images,
+        uint8 ``[n, H, W, C]``."""
+
+    def build(
+        self, images: Images, feature_shape: Sequence[int], width: int
+    ) -> tuple[keras.layers.Layer, keras.layers.Layer]:
+        """New neck and head, built, with names of their own (``"rotation_neck"``).
 
         Args:
-            feature_shape: (h, w, D) of the encoder's last map for one view.
+            images: the images that the views are made of.
+            feature_shape: (h, w, D) of the encoder's last map of one view.
             width: of h.
         """
         raise NotImplementedError
 
-    def embed(self, features: Sequence[tf.Tensor], training: bool = False) -> tf.Tensor:
-        """The neck: h, float32 ``[B, width]`` (``[B, views, width]`` where the views are compared
-        with each other), of the encoder's last maps ``[B, h, w, D]``, one for each view."""
-        raise NotImplementedError
+    def embed(
+        self, neck: keras.layers.Layer, features: Sequence[tf.Tensor], training: bool = False
+    ) -> tf.Tensor:
+        """h, float32 ``[B, width]``; ``[B, views, width]`` if views are compared with each other.
+
+        Args:
+            neck: of `build`.
+            features: the encoder's last maps ``[B, h, w, D]``, one for each view.
+            training: whether this is a training step.
+        """
+        return neck(pooled(features[0]), training=training)
 
     def vector(self, h: tf.Tensor) -> tf.Tensor:
-        """An image's h, ``[B, width]``: the mean over its views where `embed` gives several."""
+        """One h for an image, ``[B, width]``: the mean over its views if `embed` gives several."""
         return h if h.shape.rank == 2 else tf.reduce_mean(h, axis=1)
 
-    def predict(self, h: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """The head: float32 ``[B, ...]`` of what `embed` gives, and of nothing else."""
+    def predict(self, head: keras.layers.Layer, h: tf.Tensor, training: bool = False) -> Any:
+        """The head's output, float32 ``[B, ...]`` or a structure of such tensors, of h alone."""
+        return head(h, training=training)
+
+    def loss(self, output: Any, target: Any) -> tf.Tensor:
+        """The loss, a float32 scalar of at least 0, mean over the batch."""
         raise NotImplementedError
 
-    def loss(self, output: tf.Tensor, target: Any) -> tf.Tensor:
-        """The loss, a float32 scalar, mean over the batch, of what `predict` and `views` give."""
+    def score(self, output: Any, target: Any) -> tf.Tensor:
+        """The held-out metric of each image, float32 ``[B]``."""
         raise NotImplementedError
 
-    def score(self, output: tf.Tensor, target: Any) -> tf.Tensor:
-        """The held-out metric of each image, float32 ``[B]``; its mean is the task's figure."""
-        raise NotImplementedError
-
-    def pictures(self, inputs: Sequence[tf.Tensor], output: tf.Tensor, target: Any) -> Any:
-        """What a generative task made, to look at: float32 ``[B, H, 3 W, C]`` in 0..1, the view,
-        the task's result and the truth side by side. None where there is nothing to see."""
+    def pictures(self, inputs: Sequence[tf.Tensor], output: Any, target: Any) -> Any:
+        """What a generative task made: float32 ``[B, H, 3 W, C]`` in 0..1, with the view, the
+        result and the original side by side. None if there is nothing to see."""
         return None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BuiltTask:
+    """A task with its views of certain images, and its own neck and head."""
+
+    task: Task
+    views: Views
+    neck: keras.layers.Layer
+    head: keras.layers.Layer
+
+    def embed(self, features: Sequence[tf.Tensor], training: bool = False) -> tf.Tensor:
+        """See `Task.embed`."""
+        return self.task.embed(self.neck, features, training)
+
+    def predict(self, h: tf.Tensor, training: bool = False) -> Any:
+        """See `Task.predict`."""
+        return self.task.predict(self.head, h, training)
+
+
+def build_task(
+    task: Task, images: Images, feature_shape: Callable[[Shape], Sequence[int]], width: int
+) -> BuiltTask:
+    """`task` with new neck and head.
+
+    Args:
+        task: the task.
+        images: the images that it works on.
+        feature_shape: gives (h, w, D) of the encoder's last map of a view of some shape.
+        width: of h.
+
+    Raises:
+        UserError: the task cannot work on such images.
+    """
+    views = task.views(images)
+    neck, head = task.build(images, feature_shape(views.shape), width)
+    return BuiltTask(task, views, neck, head)

@@ -1,27 +1,30 @@
-"""The flags that all training scripts have, each stated once: data, training and run.
+"""The settings that training scripts share, each declared once: data, training and run.
 
-A script's own settings extend these dataclasses, see `experiment.options`.
+A script's own settings extend these dataclasses, see `experiment.command.options`. Importing this
+package does not load TensorFlow, so that a mistake is answered at once: the few methods that need
+it import it themselves.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
+from experiment.command.options import Options, option
+from settings.known import SCHEDULES, STRATEGIES
 
-import dataloader
-from experiment import devices
-from experiment.options import option
-from op_util.schedules import SCHEDULES
+if TYPE_CHECKING:
+    import keras
+
+    import dataloader
 
 DATA, TRAINING, RUN = "data", "training", "run"
 EVALUATION_BATCH = 500
 
 
 @dataclasses.dataclass(frozen=True)
-class DataSettings:
-    """Which images, and what they are split into."""
+class DataSettings(Options):
+    """The images, and how they are split."""
 
     dataset: str = option(
         "digits", "digits, a tensorflow-datasets name such as cifar100, npz:FILE, folder:DIR or "
@@ -47,6 +50,8 @@ class DataSettings:
         self, labelled_per_class: int | None = None, needs_classes: bool = True
     ) -> dataloader.Data:
         """The data set, split; see `dataloader.load`."""
+        import dataloader
+
         size = self.image_size
         return dataloader.load(
             self.dataset,
@@ -65,8 +70,8 @@ class DataSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingSettings:
-    """How is trained. What is None is the script's to choose."""
+class TrainingSettings(Options):
+    """How to train. The script chooses what is None."""
 
     epochs: int | None = option(
         None, "passes over the training images (default: 200; 10 for digits)", group=TRAINING,
@@ -104,14 +109,16 @@ class TrainingSettings:
 
     def make_optimizer(self, learning_rate: Any) -> keras.optimizers.Optimizer:
         """The optimizer that the settings name, with a rate or a schedule of it."""
+        import keras
+
         if self.optimizer == "adam":
             return keras.optimizers.Adam(learning_rate)
         return keras.optimizers.SGD(learning_rate, momentum=self.momentum, nesterov=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class RunSettings:
-    """Where and on what; nothing that changes what comes out."""
+class RunSettings(Options):
+    """Where to write and on which devices to run; nothing that changes the result."""
 
     train_dir: str | None = option(
         None, "the run folder (default: in runs/, named after what runs)", group=RUN,
@@ -119,7 +126,7 @@ class RunSettings:
     )
     strategy: str = option(
         "auto", "auto: MirroredStrategy where there are several GPUs", group=RUN, same_run=True,
-        choices=devices.STRATEGIES,
+        choices=STRATEGIES,
     )
     overwrite: bool = option(
         False, "remove what an earlier run left in the run folder", group=RUN, same_run=True
@@ -133,5 +140,12 @@ class RunSettings:
 
 
 def last_learning_rate(rate: Any, began: int, steps: int, epoch: int) -> float:
-    """The learning rate of the last step of an epoch, of an optimizer that `began` with another."""
+    """The learning rate of the last step of an epoch.
+
+    Args:
+        rate: of the optimizer, a number or a schedule.
+        began: the epoch that began with the optimizer's step 0.
+        steps: in an epoch.
+        epoch: counted over the run, from 0.
+    """
     return float(rate((epoch + 1 - began) * steps - 1)) if callable(rate) else rate

@@ -1,21 +1,26 @@
-"""What may be set in a distillation: the flags of train_w_distill.py, which compare.py has too."""
+"""The settings of a distillation: the flags of train_w_distill.py, and most of compare.py's."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-import distillers
-import nets
-from distillers.registration import METHODS
-from experiment.options import compared, define_flags, documented, option
-from registry import UserError, plain
-from settings.common import DATA, TRAINING, DataSettings, RunSettings, TrainingSettings
+import plugins
+from experiment.command.main import read
+from experiment.command.options import compared, define_flag, define_flags, from_flags, option
+from experiment.report.methods import methods_table
+from registry import UserError, nearest, plain
+from settings import known
+from settings.common import DATA, RUN, TRAINING, DataSettings, RunSettings, TrainingSettings
 
 NETWORKS, METHOD = "networks", "method"
+TEACHER = "teacher"  # in a run folder, the folder of the run that trained the teacher
 # The paper's training, and one by which the few digits are learned in minutes: by SGD a network
 # as deep as the VGG teacher, which has no batch normalisation, hardly begins to learn them.
 PAPER = {"epochs": 200, "batch_size": 128, "optimizer": "sgd"}
@@ -25,11 +30,15 @@ LEARNING_RATE = {"sgd": 1e-2, "adam": 5e-4}
 
 @dataclasses.dataclass(frozen=True)
 class Settings(DataSettings, TrainingSettings, RunSettings):
-    """What may be set; each field is the flag of its name."""
+    """The settings; each field but the last is the flag of its name.
+
+    Attributes:
+        hyper_parameters: of the method, by name. On the command line each is a flag of its own.
+    """
 
     Distillation: str = option(
-        "SSKD_SVD", f"the method, NAME or NAME(setting=value,...): {', '.join(METHODS.names())}",
-        group=METHOD,
+        "SSKD_SVD", "the method, NAME or NAME(setting=value,...), or a sum NAME+NAME: "
+        f"{', '.join(known.method_names())}; help: list them", group=METHOD,
     )
     main_loss: str = option(
         "cross_entropy", "loss of the main task; none transfers without any label", group=METHOD,
@@ -50,9 +59,9 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         4, "pad images by so many pixels and crop back at random", group=DATA, minimum=0
     )
 
-    net: str = option("VGG", f"pair of networks: {', '.join(nets.pairs())}", group=NETWORKS)
+    net: str = option("VGG", f"pair of networks: {', '.join(known.pair_names())}", group=NETWORKS)
     teacher_net: str | None = option(
-        None, f"the teacher, if not the pair's: {', '.join(nets.names())}", group=NETWORKS
+        None, f"the teacher, if not the pair's: {', '.join(known.network_names())}", group=NETWORKS
     )
     student_net: str | None = option(None, "the student, if not the pair's", group=NETWORKS)
     teacher_options: tuple[str, ...] = option(
@@ -80,10 +89,10 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
     teacher_preprocessing: str = option(
         "data", "what the teacher was trained with, where its file does not say; data: the data "
         "set's channel statistics, none: 0..255, tf: -1..1, torch: ImageNet's statistics",
-        group=NETWORKS, choices=nets.PREPROCESSING,
+        group=NETWORKS, choices=known.PREPROCESSING,
     )
     student_preprocessing: str = option(
-        "data", "likewise of the student", group=NETWORKS, choices=nets.PREPROCESSING
+        "data", "likewise of the student", group=NETWORKS, choices=known.PREPROCESSING
     )
     teacher_taps: tuple[str, ...] | None = option(
         None, "layers of the teacher to compare, shallow to deep, if not its own", group=NETWORKS
@@ -101,53 +110,84 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         minimum=1,
     )
 
+    images_per_second: float | None = option(
+        None, "throughput, for the time that --dry_run tells (default: measured on a few steps)",
+        group=RUN, above=0, same_run=True,
+    )
+
+    hyper_parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
     def teacher_name(self) -> str:
         """The teacher net as it is registered, or a file's name."""
-        return _net_name(self.teacher_model, self.teacher_net or nets.pair(self.net)[0])
+        return _net_name(self.teacher_model, self.teacher_net or known.pair(self.net)[0])
 
     def student_name(self) -> str:
         """The student net as it is registered, or a file's name."""
-        return _net_name(self.student_model, self.student_net or nets.pair(self.net)[1])
+        return _net_name(self.student_model, self.student_net or known.pair(self.net)[1])
 
     def teacher_file(self) -> str | None:
-        """Where the trained teacher is; None: it is to be trained."""
+        """The trained teacher's file or folder; None: it is to be trained."""
         return self.teacher or (self.teacher_model if self.teacher_model_is_trained() else None)
 
     def teacher_model_is_trained(self) -> bool:
         """Whether the teacher's model comes from a file, with its weights."""
-        return self.teacher_model is not None and not nets.is_application(self.teacher_model)
+        return self.teacher_model is not None and not known.is_application(self.teacher_model)
 
     def spelled(self) -> Settings:
-        """The same with names as they are registered and nothing left to a default, so that a run
-        is known again however a person writes it. Raises UserError where a name is unknown, or two
-        flags name the same network."""
-        for whose in ("teacher", "student"):
-            model, net = getattr(self, f"{whose}_model"), getattr(self, f"{whose}_net")
-            if model and net:
-                raise UserError(f"--{whose}_model and --{whose}_net both name one: give one")
-            elsewhere = model and (nets.is_application(model) or nets.is_pretrained(model))
-            if model and not elsewhere and not Path(model).exists():
-                raise UserError(
-                    f"--{whose}_model: {model} does not exist; expected a model in a file "
-                    "(.keras or .h5), or keras.applications:NAME"
-                )
-        if self.teacher and self.teacher_model_is_trained() and self.teacher != self.teacher_model:
-            raise UserError("--teacher and --teacher_model both give a trained teacher: give one")
-        if self.student_init and not nets.is_pretrained(self.student_init):
-            raise UserError(f"--student_init is {self.student_init!r}; expected tte:RUN")
+        """The same settings with registered names and with nothing left to a default, so that a run
+        is recognised however its settings are written.
+
+        Raises:
+            UserError: a name is unknown, or settings do not go together.
+        """
+        self.checked()
         defaults = QUICK if self.dataset == "digits" else PAPER
         left_out = {key: value for key, value in defaults.items() if getattr(self, key) is None}
         optimizer = self.optimizer or defaults["optimizer"]
-        nets.pair(self.net)  # is known
         return dataclasses.replace(
             self,
             **left_out,
             learning_rate=self.learning_rate or LEARNING_RATE[optimizer],
-            Distillation=distillers.spelled(self.Distillation),
-            net=next(name for name in nets.pairs() if plain(name) == plain(self.net)),
+            Distillation="+".join(
+                plugins.spelled(known.methods(), part) for part in self._method_parts()
+            ),
+            net=next(name for name in known.pair_names() if plain(name) == plain(self.net)),
             teacher_net=self.teacher_net and self.teacher_name(),
             student_net=self.student_net and self.student_name(),
         )
+
+    def checked(self) -> Settings:
+        """The same settings. Raises UserError as `spelled`."""
+        list(self.methods())
+        known.pair(self.net)
+        for role in ("teacher", "student"):
+            if getattr(self, f"{role}_model") and getattr(self, f"{role}_net"):
+                raise UserError(f"--{role}_model and --{role}_net both name one: give one")
+        if self.teacher and self.teacher_model_is_trained() and self.teacher != self.teacher_model:
+            raise UserError("--teacher and --teacher_model both give a trained teacher: give one")
+        if self.student_init and not known.is_encoder(self.student_init):
+            raise UserError(f"--student_init is {self.student_init!r}; expected tte:RUN")
+        return self
+
+    def _method_parts(self) -> list[str]:
+        """``"A+B(c=1)"`` in its parts."""
+        return plugins.split(self.Distillation, "+") or [self.Distillation]
+
+    def methods(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Name and hyper-parameters of each method of the sum that `Distillation` is.
+
+        Raises:
+            UserError: there is no such method or hyper-parameter, its value is wrong, or several
+                methods of the sum have one that is given without its method.
+        """
+        registry = known.methods()
+        parsed = [plugins.parse(registry, part) for part in self._method_parts()]
+        owners = find_owners([name for name, _ in parsed], self.hyper_parameters)
+        for name, given in parsed:
+            given = {**{key: self.hyper_parameters[key] for key in owners[name]}, **given}
+            if name in known.declared_methods():
+                plugins.configured(known.declared_methods().get(name), name, given)
+            yield name, given
 
     def student_in_paths(self) -> str:
         """The student's name as a part of a file's name."""
@@ -159,47 +199,138 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         name += f"-{self.Distillation}-{self.seed}"
         return Path(self.train_dir or Path("runs") / name)
 
+    def of_teacher(self, folder: Path) -> Settings:
+        """The settings of the run that trains the teacher alone, with labels, for this one.
+
+        Args:
+            folder: its run folder.
+        """
+        untouched = {
+            field.name: field.default for field in dataclasses.fields(Settings)
+            if field.name.startswith("teacher")
+        }
+        return dataclasses.replace(
+            self,
+            **untouched,
+            Distillation="None",
+            hyper_parameters={},
+            main_loss="cross_entropy",
+            student_net=self.teacher_name(),
+            student_options=self.teacher_options,
+            student_taps=self.teacher_taps,
+            student_model=None,
+            student_init=None,
+            student_preprocessing=self.teacher_preprocessing,
+            epochs=self.teacher_epochs or self.epochs,
+            train_dir=str(folder),
+        )
+
 
 def _net_name(model: str | None, net: str) -> str:
-    """A network's name: that of a model of the person's own, or else of the net."""
-    if model is None or nets.is_application(model):
-        return nets.registered_name(model or net)
+    """A network's name: that of a model of the user's own, or else of the net."""
+    if model is None or known.is_application(model):
+        return known.network_name(model or net)
     return model
 
 
-def hyper_parameters() -> dict[str, list[str]]:
-    """Each hyper-parameter of any method, with a line for each method that has it. One that is
-    called as a setting is has no flag of its own, and is given with the method:
-    ``NAME(epochs=2)``."""
+# Hyper-parameters
+
+
+def find_owners(methods: list[str], given: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Which methods the hyper-parameters `given` without a method belong to.
+
+    Args:
+        methods: registered names.
+        given: by name.
+
+    Returns:
+        For each method the names of its hyper-parameters.
+
+    Raises:
+        UserError: none of the methods has such a hyper-parameter, or several have it.
+    """
+    fields = {name: known.methods().get(name).hyper_parameters() for name in methods}
+    for key, value in given.items():
+        owners = [name for name in fields if key in fields[name]]
+        if len(owners) > 1:
+            raise UserError(
+                f"{' and '.join(owners)} have a hyper-parameter {key!r}, so --{key} is ambiguous: "
+                f'give it with its method, as in --Distillation "{owners[0]}({key}={value})"'
+            )
+        if not owners:
+            have = list(dict.fromkeys(each for own in fields.values() for each in own))
+            has, they = ("has", "it has") if len(fields) == 1 else ("have", "they have")
+            raise UserError(
+                f"{' and '.join(fields)} {has} no hyper-parameter {key!r}{nearest(key, have)}; "
+                f"{they}: {', '.join(have) or 'none'}"
+            )
+    return {name: [key for key in given if key in own] for name, own in fields.items()}
+
+
+@functools.cache
+def hyper_parameters() -> dict[str, tuple[Any, list[str]]]:
+    """Each hyper-parameter of any method that is a flag: its type, and a line of help for each
+    method that has it.
+
+    One with the name of a setting has no flag; it is given with its method: ``NAME(epochs=2)``. Of
+    several types in different methods the flag's is text.
+    """
     taken = {field.name for field in dataclasses.fields(Settings)}
-    found: dict[str, list[str]] = {}
-    for name in METHODS.names():
-        method = METHODS.get(name)
+    found: dict[str, tuple[Any, list[str]]] = {}
+    registry = known.declared_methods()
+    for name in known.method_names():
+        method = registry.get(name)
+        texts, kinds = plugins.described_fields(method), plugins.field_types(method)
         for key, field in method.hyper_parameters().items():
             if key not in taken:
-                about = documented(method).get(key, "")
-                found.setdefault(key, []).append(f"{name} (default {field.default}): {about}")
+                kind, lines = found.get(key, (kinds[key], []))
+                line = f"{name} (default {field.default}): {texts.get(key, '')}"
+                found[key] = (kind if kind == kinds[key] else str, [*lines, line])
     return found
 
 
-HYPER_PARAMETERS = hyper_parameters()
+# The command line
 
 
 def define() -> None:
-    """The flags."""
+    """Define the flags."""
     define_flags(Settings)
-    for key, lines in HYPER_PARAMETERS.items():
-        flags.DEFINE_string(key, None, "\n".join(lines), module_name=METHOD)
+    for key, (kind, lines) in hyper_parameters().items():
+        define_flag(key, kind, None, "\n".join(lines), METHOD)
 
 
-def determining_settings(settings: Settings, method: distillers.Method) -> dict[str, Any]:
-    """What a run folder compares to know a run again."""
+def given_settings() -> Settings:
+    """The settings as the command line gives them, by the flags of `define`."""
+    values = {key: flags.FLAGS[key].value for key in hyper_parameters()}
+    return from_flags(Settings, hyper_parameters={
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in values.items() if value is not None
+    })
+
+
+def read_settings(description: str) -> Settings:
+    """The settings that the command line gives, or the end of the process (see `main.read`);
+    ``--Distillation help`` lists the methods.
+
+    Args:
+        description: the script's docstring.
+    """
+
+    def make() -> Settings:
+        settings = given_settings()
+        if plain(settings.Distillation) == "help":
+            print(methods_table(known.declared_methods()))
+            sys.exit(0)
+        return settings.spelled()
+
+    return read(description, define, make)
+
+
+def determining_settings(settings: Settings, method: Any) -> dict[str, Any]:
+    """What a run folder compares to recognise a run.
+
+    Args:
+        settings: of the run.
+        method: the method that is made of them.
+    """
     return {**compared(settings), "hyper_parameters": method.settings()}
-
-
-def create_method(settings: Settings) -> distillers.Method:
-    """The method with the hyper-parameters that the command line gives."""
-    given = {key: flags.FLAGS[key].value for key in HYPER_PARAMETERS}
-    return distillers.create(
-        settings.Distillation, **{key: value for key, value in given.items() if value is not None}
-    )

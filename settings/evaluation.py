@@ -1,38 +1,47 @@
-"""What may be set in an evaluation: the flags of evaluate.py."""
+"""The settings of an evaluation: the flags of evaluate.py."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import dataloader
-import nets
-from experiment.options import define_flags, option
-from experiment.scoreboard import TARGETS
+from experiment.command.main import read
+from experiment.command.options import define_flags as define_options
+from experiment.command.options import from_flags, option
 from registry import UserError
-from settings.common import DATA, RUN, DataSettings
+from settings import known
+from settings.common import DATA, RUN
+from settings.plugin_kinds import Kind, define_flags, given_by_flags, resolve
+from settings.scenes import SceneSettings
 
-ENCODERS, CLASSIFICATION, DETECTION, CLUSTERING, BIAS = (
-    "encoders", "classification", "detection", "clustering", "bias"
-)
-RANDOM, PIXELS = "random:", "pixels"
+ENCODERS, TARGET, BIAS = "encoders", "targets", "bias"
+TARGETS = Kind("target task", "targets", "targets.target", "TARGETS", TARGET, prefixed=False)
+RANDOM, ALL = "random:", "all"
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(DataSettings):
-    """What may be set; each field is the flag of its name."""
+class Settings(SceneSettings):
+    """The settings; each field but the last is the flag of its name.
+
+    Attributes:
+        hyper_parameters: of the targets, by flag, such as ``{"restarts": 3}``. On the command line
+            each is a flag.
+    """
 
     encoder: tuple[str, ...] = option(
-        (), "what to score, several at commas: run folder, .keras, RUN/export/1, random:NET, "
-        "random:RUN, pixels", group=ENCODERS,
+        (), "what to score, several separated by commas: run folder, .keras, RUN/export/1, "
+        "random:NET, random:RUN, pixels", group=ENCODERS,
     )
     target: str = option(
-        "all", "the target task", group=ENCODERS, choices=(*TARGETS, "all")
+        ALL, "the target tasks, separated by commas, each NAME or NAME(setting=value,...), or all: "
+        f"{', '.join(TARGETS.registry().names())}", group=ENCODERS,
     )
     encoder_preprocessing: str = option(
         "data", "what a .keras or .h5 file takes; data: the images standardized by their channel "
         "statistics, none: 0..255, tf: -1..1, torch: by ImageNet's statistics", group=ENCODERS,
-        choices=nets.PREPROCESSING,
+        choices=known.PREPROCESSING,
     )
     net_options: tuple[str, ...] = option(
         (), "options of random:NET, as name=value,...", group=ENCODERS
@@ -40,40 +49,6 @@ class Settings(DataSettings):
     validation_fraction: float = option(
         0.1, "share of the training images that chooses regularisation, k and learning rate "
         "instead", group=DATA, minimum=0, maximum=0.9,
-    )
-
-    fine_tuning_steps: int = option(
-        200, "steps of fine-tuning, whatever the number of labels", group=CLASSIFICATION, minimum=1
-    )
-    fractions: tuple[str, ...] = option(
-        ("0.01", "0.1", "1"), "of the labels, to fine-tune with, each above 0 up to 1",
-        group=CLASSIFICATION,
-    )
-
-    scenes: str | None = option(
-        None, "detection data: digits (on a canvas), voc:DIR, voc/2007 or another detection set of "
-        "tensorflow-datasets (default: --dataset where it is one, else digits)", group=DETECTION,
-    )
-    scene_size: int | None = option(
-        None, "resize scenes to this height and width, in pixels (default: 64 for digits, else "
-        "160)", group=DETECTION, minimum=32,
-    )
-    scene_classes: tuple[str, ...] = option(
-        (), "classes of voc:DIR (default: those of at least two training images)", group=DETECTION
-    )
-    max_bad: int = option(
-        10, "faulty images of voc:DIR that are left out before the set is refused",
-        group=DETECTION, minimum=0,
-    )
-    detection_steps: int = option(600, "steps of the detector", group=DETECTION, minimum=1)
-    train_encoder: bool = option(
-        False, "train the encoder along with the detector", group=DETECTION
-    )
-
-    restarts: int = option(10, "of k-means", group=CLUSTERING, minimum=1)
-    metric_steps: int = option(
-        200, "steps of metric fine-tuning on the first half of the classes; 0: none",
-        group=CLUSTERING, minimum=0,
     )
 
     bias: bool = option(
@@ -96,8 +71,7 @@ class Settings(DataSettings):
     )
     out_dir: str | None = option(
         None, "folder of what is written (default: runs/evaluate-DATASET-ENCODERS, or bias-...)",
-        group=RUN,
-        same_run=True,
+        group=RUN, same_run=True,
     )
     overwrite: bool = option(
         False, "remove what an earlier run left in that folder", group=RUN, same_run=True
@@ -106,59 +80,78 @@ class Settings(DataSettings):
         False, "say what would be scored, and write nothing", group=RUN, same_run=True
     )
 
-    def targets(self) -> tuple[str, ...]:
-        """The target tasks asked for."""
-        return TARGETS if self.target == "all" else (self.target,)
+    hyper_parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
-    def checked(self) -> Settings:
-        """The same. Raises UserError where settings cannot be read or do not go together."""
+    def spelled(self) -> Settings:
+        """The same settings with registered names and with nothing left to a default, so that a run
+        is recognised however its settings are written.
+
+        Raises:
+            UserError: a name is unknown, or settings do not go together.
+        """
+        self._check_encoders()
+        everything = ",".join(self._all_targets())
+        target = everything if self.target.lower() == ALL else self.target
+        names, hyper_parameters = resolve({TARGETS: target}, self.hyper_parameters)
+        if not names[TARGETS]:
+            raise UserError(f"--target is empty; expected all or some of {everything}")
+        settings = dataclasses.replace(
+            self, target=names[TARGETS], hyper_parameters=hyper_parameters
+        )
+        settings._check_data()
+        return settings
+
+    @staticmethod
+    def _all_targets() -> list[str]:
+        """Targets by classes first, as tables show them."""
+        names = TARGETS.registry().names()
+        return sorted(names, key=lambda name: not TARGETS.get(name).needs_classes)
+
+    def _check_encoders(self) -> None:
         if not self.encoder:
             raise UserError(
                 "no --encoder given: expected a run folder, a .keras file, random:NET or pixels, "
-                "several at commas"
+                "several separated by commas"
             )
         for name in self.encoder:
             if self.encoder.count(name) > 1:
-                raise UserError(f"--encoder has {name} twice")
+                raise UserError(f"--encoder has {name} twice: give it once")
             for seed in range(self.seed, self.seed + self.seeds):
                 of_seed(name, seed)
-        if dataloader.is_scenes(self.dataset) and self.dataset != "digits":
-            if self.targets() != ("detection",):
-                raise UserError(
-                    f"--dataset {self.dataset} has boxes, no classes of whole images: give it "
-                    "with --target detection, or as --scenes"
-                )
-            if self.scenes is not None:
-                raise UserError(f"--scenes {self.scenes} and --dataset {self.dataset}: give one")
-        if self.bias and self.dataset != "digits" and dataloader.is_scenes(self.dataset):
+
+    def _check_data(self) -> None:
+        self.check_scenes()
+        if not self._dataset_has_boxes():
+            return
+        if self.bias:
             raise UserError(f"--bias needs images, not the scenes of --dataset {self.dataset}")
-        for name in self.encoder if self.targets() == ("detection",) else ():
-            if name == PIXELS or is_export(name):
-                raise UserError(
-                    f"--encoder {name} has no feature maps for a detector: leave it out, or give "
-                    "another --target"
-                )
-        self.label_fractions()
-        return self
-
-    def label_fractions(self) -> tuple[float, ...]:
-        """`fractions` as numbers. Raises UserError where they are none, or out of range."""
-        try:
-            fractions = tuple(map(float, self.fractions))
-        except ValueError:
+        if self.needs("classes"):
             raise UserError(
-                f"--fractions is {','.join(self.fractions)}; expected numbers at commas"
-            ) from None
-        if not all(0 < fraction <= 1 for fraction in fractions):
-            raise UserError(
-                f"--fractions is {','.join(self.fractions)}; expected each above 0 up to 1"
+                f"--dataset {self.dataset} has boxes, no classes of whole images: give it "
+                "with --target detection, or as --scenes"
             )
-        return fractions
+        if self.scenes is not None:
+            raise UserError(f"--scenes {self.scenes} and --dataset {self.dataset}: give one")
 
-    def scenes_name(self) -> str:
-        """The detection data."""
-        own = self.dataset if dataloader.is_scenes(self.dataset) else "digits"
-        return self.scenes or own
+    def _dataset_has_boxes(self) -> bool:
+        """Whether --dataset is detection data and nothing else."""
+        if self.dataset == "digits":
+            return False
+        from dataloader import is_scenes
+
+        return is_scenes(self.dataset)
+
+    def target_names(self) -> list[str]:
+        """The names of the targets, of `spelled` settings."""
+        return self.target.split(",")
+
+    def targets(self) -> list[Any]:
+        """The target tasks."""
+        return TARGETS.create(self.target, self.hyper_parameters)
+
+    def needs(self, what: str) -> bool:
+        """Whether any target needs ``"classes"`` or ``"scenes"``."""
+        return any(getattr(TARGETS.get(name), f"needs_{what}") for name in self.target_names())
 
     def folder(self) -> Path:
         """The folder of what is written."""
@@ -169,17 +162,23 @@ class Settings(DataSettings):
 
 
 def define() -> None:
-    """The flags."""
-    define_flags(Settings)
+    """Define the flags."""
+    define_options(Settings)
+    define_flags([TARGETS])
 
 
-def is_export(text: str) -> bool:
-    """Whether ``--encoder`` calls a SavedModel `text`."""
-    return (Path(text) / "saved_model.pb").exists()
+def given_settings() -> Settings:
+    """The settings that the command line gives, by the flags of `define`."""
+    return from_flags(Settings, hyper_parameters=given_by_flags([TARGETS])).spelled()
+
+
+def read_settings(description: str) -> Settings:
+    """The settings that the command line gives, or the end of the process (see `main.read`)."""
+    return read(description, define, given_settings)
 
 
 def of_seed(text: str, seed: int) -> str:
-    """What ``--encoder`` calls `text`; of a run of several seeds, the run of this one.
+    """The encoder called `text`; of a run of several seeds, the run of this one.
 
     Raises:
         UserError: it has not been run with this seed.
@@ -192,7 +191,7 @@ def of_seed(text: str, seed: int) -> str:
         return text
     if seed not in seeds:
         raise UserError(
-            f"{folder} is of the seeds {', '.join(map(str, seeds))}, and seed {seed} is to be "
+            f"{folder} has the seeds {', '.join(map(str, seeds))}, but seed {seed} is to be "
             f"scored: give --seeds {len(seeds)} and --seed {seeds[0]}, or run it with this seed too"
         )
     return f"{mark}{folder / f'seed{seed}'}"

@@ -1,59 +1,75 @@
-"""What may be set in pre-training: the flags of pretrain_tte.py."""
+"""The settings of pre-training: the flags of pretrain_tte.py."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from absl import flags
+from experiment.command.main import read
+from experiment.command.options import as_flags, from_flags, option
+from experiment.command.options import define_flags as define_options
+from registry import UserError
+from settings import known
+from settings.common import DATA, TRAINING, RunSettings, TrainingSettings
+from settings.plugin_kinds import Kind, as_words, define_flags, given_by_flags, resolve
+from settings.scenes import SceneSettings
 
-import nets
-import pretext
-from experiment import scoreboard
-from experiment.options import compared, define_flags, documented, option
-from op_util.schedules import SCHEDULES
-from registry import UserError, nearest
-from settings.common import DATA, TRAINING, DataSettings, RunSettings, TrainingSettings
-
-TASKS, REGULARIZATION, ENSEMBLE, ENCODER, TARGETS = (
+LOSSES, REGULARIZATION, ENSEMBLE, ENCODER, TARGET = (
     "tasks", "regularization", "ensemble", "encoder", "targets"
 )
-# What suits images in their tens of thousands, and the few digits, in minutes on two cores.
+TASKS = Kind("pretext task", "pretext.tasks", "pretext.registration", "TASKS", LOSSES)
+BALANCES = Kind("balance", "pretext.balances", "pretext.registration", "BALANCES", LOSSES)
+REGULARIZERS = Kind(
+    "regularizer", "pretext.regularizers", "pretext.registration", "REGULARIZERS", REGULARIZATION
+)
+ENSEMBLES = Kind(
+    "ensemble", "pretext.ensembles", "pretext.registration", "ENSEMBLES", ENSEMBLE, prefixed=False
+)
+TARGETS = Kind("target task", "targets", "targets.target", "TARGETS", TARGET, prefixed=False)
+# The setting that names each kind's plug-ins.
+KINDS = {
+    "tasks": TASKS, "balance": BALANCES, "regularizer": REGULARIZERS, "ensemble": ENSEMBLES,
+    "targets": TARGETS,
+}
+# Of which there is one each, and which may need several tasks.
+COMPARING = ("balance", "regularizer", "ensemble")
+# For images in their tens of thousands, and for the few digits, in minutes on two cores.
 FULL = {"epochs": 200, "batch_size": 256, "net": "MobileNet_student", "net_options": ("width=64",)}
 QUICK = {"epochs": 25, "batch_size": 64, "net": "VGG_stride_student", "net_options": ()}
 LEARNING_RATE = {"sgd": 3e-2, "adam": 1e-3}
-RAMP_SHARE = 0.25
+
+
+def _names(kind: Kind) -> str:
+    return ", ".join(kind.registry().names())
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(DataSettings, TrainingSettings, RunSettings):
-    """What may be set; each field is the flag of its name."""
+class Settings(SceneSettings, TrainingSettings, RunSettings):
+    """The settings; each field but the last is the flag of its name.
+
+    Attributes:
+        hyper_parameters: of the tasks, the balance, the regularizer, the ensemble and the targets,
+            by flag, such as ``{"jigsaw_tiles": 3}``. On the command line each is a flag.
+    """
 
     tasks: str = option(
         "reconstruction,rotation,jigsaw,instance",
-        f"the pretext tasks, at commas: {', '.join(pretext.names())}", group=TASKS,
+        "the pretext tasks, separated by commas, each NAME or NAME(setting=value,...): "
+        f"{_names(TASKS)}", group=LOSSES,
     )
     balance: str = option(
-        "scale", "of the tasks' losses; scale: each divided by its mean over the first epoch; "
-        "gradnorm: equal gradient norms on the encoder", group=TASKS,
-        choices=pretext.balance.names(),
-    )
-    gradnorm_asymmetry: float = option(
-        0.0, "GradNorm's alpha: above 0, tasks that learn more slowly pull harder", group=TASKS,
-        minimum=0,
-    )
-    gradnorm_interval: int = option(
-        20, "steps between two measurements of the gradient norms", group=TASKS, minimum=1
+        "scale", "how the tasks' losses are brought to one size; scale: each is divided by its "
+        f"mean over the first epoch: {_names(BALANCES)}", group=LOSSES,
     )
     validation_fraction: float = option(
         0.1, "share of the training images that the tasks are judged by after each epoch instead",
         group=DATA, minimum=0, maximum=0.9,
     )
     train_classes: str = option(
-        "all", "whose images the tasks see; seen: of the first half of the classes alone, so that "
-        "those clustering calls unseen are new to the encoder too", group=DATA,
+        "all", "the classes whose images the tasks see; seen: the first half alone, so that those "
+        "that clustering calls unseen are new to the encoder too", group=DATA,
         choices=("all", "seen"),
     )
     flip: bool | None = option(
@@ -66,45 +82,20 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
     )
 
     regularizer: str = option(
-        "triplet", "between the tasks' embeddings of an image", group=REGULARIZATION,
-        choices=pretext.regularizers.REGULARIZERS.names(),
+        "triplet", f"between the tasks' embeddings of an image: {_names(REGULARIZERS)}",
+        group=REGULARIZATION,
     )
     regularizer_weight: float = option(
         0.1, "gamma, its factor in the total", group=REGULARIZATION, minimum=0
     )
-    triplet_margin: float = option(
-        0.2, "of the triplets' squared distances, which are 0 to 4", group=REGULARIZATION,
-        minimum=0, maximum=4,
-    )
-
     ensemble: str = option(
         "temporal", "temporal: of all tasks' embeddings of an image over the epochs; weights: of "
-        "the weights over the steps", group=ENSEMBLE, choices=pretext.ensemble.ENSEMBLES.names(),
-    )
-    ensemble_weight: float = option(
-        1.0, "w_max, the largest factor of the temporal ensemble's loss in the total",
-        group=ENSEMBLE, minimum=0,
-    )
-    ramp_epochs: float | None = option(
-        None, "epochs until the factor is the largest (default: a quarter of all)", group=ENSEMBLE,
-        minimum=0,
-    )
-    memory_decay: float = option(
-        0.6, "a, of what an image's memory held before", group=ENSEMBLE, minimum=0, maximum=0.9999
-    )
-    ensemble_temperature: float = option(
-        0.1, "tau, of the cosines to the memories of the batch's images", group=ENSEMBLE, above=0
-    )
-    memory_dtype: str = option(
-        "float32", "in which the memory is held", group=ENSEMBLE, choices=pretext.ensemble.STORAGES
-    )
-    average_decay: float = option(
-        0.99, "of the weights' average, at each step", group=ENSEMBLE, minimum=0, maximum=0.99999
+        f"the weights over the steps: {_names(ENSEMBLES)}", group=ENSEMBLE,
     )
 
     net: str | None = option(
-        None, f"the encoder: {', '.join(nets.names())}, or keras.applications:NAME (default: "
-        f"{FULL['net']}; {QUICK['net']} for digits)", group=ENCODER,
+        None, f"the encoder: {', '.join(known.network_names())}, or keras.applications:NAME "
+        f"(default: {FULL['net']}; {QUICK['net']} for digits)", group=ENCODER,
     )
     net_options: tuple[str, ...] | None = option(
         None, "options of the net, as name=value,... (default with the default net: "
@@ -117,26 +108,20 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
     encoder_preprocessing: str = option(
         "data", "what --encoder_model takes; data: the images standardized by their channel "
         "statistics, none: 0..255, tf: -1..1, torch: by ImageNet's statistics", group=ENCODER,
-        choices=nets.PREPROCESSING,
+        choices=known.PREPROCESSING,
     )
     export_features: bool = option(
         False, "the export gives the last feature map besides the embedding", group=ENCODER
     )
 
-    targets: tuple[str, ...] = option(
-        scoreboard.TARGETS, "the target tasks to score by in the end, at commas; empty: none",
-        group=TARGETS,
-    )
-    fine_tuning_steps: int = option(
-        200, "steps of each fine-tuning with labels", group=TARGETS, minimum=1
-    )
-    detection_steps: int = option(600, "steps of the detector", group=TARGETS, minimum=1)
-    metric_steps: int = option(
-        200, "steps of metric fine-tuning before clustering; 0: none", group=TARGETS, minimum=0
+    targets: str = option(
+        "classification,detection,clustering",
+        f"the target tasks to score by in the end, separated by commas; empty: none: "
+        f"{_names(TARGETS)}", group=TARGET,
     )
     seeds: int = option(
         1, "repeat all with the seeds --seed, --seed + 1 ..., each in its folder seedN of the run "
-        "folder, and show mean and deviation", group=TARGETS, minimum=1, same_run=True,
+        "folder, and show mean and deviation", group=TARGET, minimum=1, same_run=True,
     )
 
     optimizer: str = option(
@@ -155,19 +140,21 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
     )
     schedule: str = option(
         "cosine", "of the learning rate; step: x0.1 after half and three quarters of the epochs",
-        group=TRAINING, choices=SCHEDULES,
+        group=TRAINING, choices=known.SCHEDULES,
     )
 
-    def task_names(self) -> list[str]:
-        """The tasks as they are registered. Raises UserError where there is no such task."""
-        return pretext.parse(self.tasks)
+    hyper_parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     def spelled(self) -> Settings:
-        """The same with names as they are registered and nothing left to a default, so that a run
-        is known again however a person writes it. Raises UserError where a name is unknown, or
-        settings do not go together."""
+        """The same settings with registered names and with nothing left to a default, so that a run
+        is recognised however its settings are written.
+
+        Raises:
+            UserError: a name is unknown, or settings do not go together.
+        """
         if self.encoder_model and (self.net or self.net_options):
             raise UserError("--encoder_model and --net (or --net_options) both name one: give one")
+        self.check_scenes()
         defaults = dict(QUICK if self.dataset == "digits" else FULL)
         if self.encoder_model or self.net:
             defaults.update(net=self.net, net_options=self.net_options or ())
@@ -176,50 +163,64 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
             self,
             **left_out,
             learning_rate=self.learning_rate or LEARNING_RATE[self.optimizer],
-            tasks=",".join(self.task_names()),
+            **self._resolved_plugins(),
         )
         if settings.net:
-            settings = dataclasses.replace(settings, net=nets.registered_name(settings.net))
-        if settings.ramp_epochs is None:
-            settings = dataclasses.replace(settings, ramp_epochs=RAMP_SHARE * settings.epochs)
-        settings.check_number_of_tasks()
-        for target in self.targets:
-            if target not in scoreboard.TARGETS:
-                raise UserError(
-                    f"unknown target {target!r}{nearest(target, scoreboard.TARGETS)}; known: "
-                    f"{', '.join(scoreboard.TARGETS)}"
-                )
+            settings = dataclasses.replace(settings, net=known.network_name(settings.net))
+        settings._check_number_of_tasks()
         return settings
 
-    def check_number_of_tasks(self) -> None:
-        """Raise UserError where one task is named and two are needed."""
-        if len(self.task_names()) > 1:
-            return
-        needing = {}
-        if pretext.regularizers.REGULARIZERS.get(self.regularizer).acts:
-            needing["regularizer"] = "none"
-        if pretext.ensemble.ENSEMBLES.get(self.ensemble).temporal:
-            needing["ensemble"] = "none"
+    def _resolved_plugins(self) -> dict[str, Any]:
+        """The settings that name plug-ins, with their hyper-parameters moved to the last field."""
+        chosen = {kind: getattr(self, key) for key, kind in KINDS.items()}
+        names, hyper_parameters = resolve(chosen, self.hyper_parameters)
+        found = {key: names[kind] for key, kind in KINDS.items()}
+        if not found["tasks"]:
+            raise UserError(f"no task in {self.tasks!r}; known: {_names(TASKS)}")
+        for key in COMPARING:
+            if not found[key] or "," in found[key]:
+                raise UserError(
+                    f"--{key} is {getattr(self, key)!r}; expected one of {_names(KINDS[key])}"
+                )
+        return {**found, "hyper_parameters": hyper_parameters}
+
+    def _check_number_of_tasks(self) -> None:
+        """Raise UserError if something needs more tasks than are named."""
+        tasks = len(self.task_names())
+        least = {key: KINDS[key].get(getattr(self, key)).least_tasks for key in COMPARING}
+        needing = {key: number for key, number in least.items() if number > tasks}
         if needing:
             asked = " and ".join(f"--{key} {getattr(self, key)}" for key in needing)
-            compare = "compares" if len(needing) == 1 else "compare"
-            instead = " ".join(f"--{key} {value}" for key, value in needing.items())
+            instead = " ".join(f"--{key} none" for key in needing)
             raise UserError(
-                f"--tasks {self.tasks} is one task, and {asked} {compare} tasks with each other: "
-                f"name more tasks, or give {instead}"
+                f"{asked} compare tasks and need at least {max(needing.values())}, and --tasks "
+                f"{self.tasks} names {tasks}: name more tasks, or give {instead}"
             )
 
+    def task_names(self) -> list[str]:
+        """The names of the tasks, of `spelled` settings."""
+        return self.tasks.split(",")
+
+    def target_names(self) -> list[str]:
+        """The names of the targets, of `spelled` settings."""
+        return [name for name in self.targets.split(",") if name]
+
+    def create(self, key: str) -> list[Any]:
+        """The plug-ins that the setting `key`, such as ``"tasks"``, names."""
+        return KINDS[key].create(getattr(self, key), self.hyper_parameters)
+
     def needs_classes(self) -> bool:
-        """Whether anything is done with labels: scoring by them, or choosing images."""
-        return self.train_classes != "all" or bool({*self.targets} - {"detection"})
+        """Whether labels are used at all: for scoring, or to choose images."""
+        needing = [TARGETS.get(name).needs_classes for name in self.target_names()]
+        return self.train_classes != "all" or any(needing)
 
     def method(self) -> str:
-        """What the run is called in tables and by its folder: what differs from the defaults in
-        parentheses."""
+        """The name of the run in tables and paths, of `spelled` settings: what differs from the
+        defaults is in parentheses."""
         tasks = self.task_names()
         added = {
             key: getattr(self, key) for key in ("regularizer", "ensemble")
-            if getattr(self, key) != "none"
+            if KINDS[key].get(getattr(self, key)).acts
         }
         if len(tasks) == 1:
             return "+".join([tasks[0], *added.values()])
@@ -252,36 +253,25 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         return Path(self.train_dir or Path("runs") / name)
 
 
-def task_fields() -> dict[str, tuple[str, dataclasses.Field]]:
-    """The tasks' own settings by the name of their flag, ``TASK_SETTING``: task and field."""
-    return {
-        f"{task}_{field.name}": (task, field)
-        for task in pretext.names()
-        for field in dataclasses.fields(pretext.get(task))
-        if field.name not in pretext.Task.__dataclass_fields__ and (task, field.name) != FLIP
-    }
-
-
-FLIP = ("instance", "flip")  # as --flip says
-TASK_FIELDS = task_fields()
-
-
 def define() -> None:
-    """The flags of this script."""
-    define_flags(Settings)
-    for name, (task, field) in TASK_FIELDS.items():
-        define_one = flags.DEFINE_bool if isinstance(field.default, bool) else flags.DEFINE_float
-        about = documented(pretext.get(task)).get(field.name, "")
-        define_one(name, field.default, f"{task}: {about}", module_name=TASKS)
+    """Define the flags."""
+    define_options(Settings)
+    define_flags(list(KINDS.values()))
 
 
-def determining_settings(settings: Settings) -> dict[str, Any]:
-    """What a run folder compares to know a run again."""
-    return {**compared(settings), "task_settings": task_settings(settings.task_names())}
+def given_settings() -> Settings:
+    """The settings that the command line gives, by the flags of `define`."""
+    given = given_by_flags(list(KINDS.values()))
+    return from_flags(Settings, hyper_parameters=given).spelled()
 
 
-def task_settings(tasks: Sequence[str]) -> dict[str, Any]:
-    """The flags of these tasks' own settings."""
-    return {
-        name: flags.FLAGS[name].value for name, (task, _) in TASK_FIELDS.items() if task in tasks
-    }
+def read_settings(description: str) -> Settings:
+    """The settings that the command line gives, or the end of the process (see `main.read`)."""
+    return read(description, define, given_settings)
+
+
+def command_words(settings: Settings) -> list[str]:
+    """The words of a command line that gives `spelled` settings, but for the seed and folder of one
+    run."""
+    once = ("seed", "seeds", "train_dir", "overwrite", "dry_run")
+    return [*as_flags(settings, once), *as_words(settings.hyper_parameters)]

@@ -1,29 +1,39 @@
-"""Target tasks: what a representation is worth. Each is a function of an encoder and a data set
-that gives a flat dict of figures.
+"""Target tasks: what a representation is worth. Each is a `plugins.Plugin` in a file of its own,
+and a function of an encoder and a data set that gives a flat dict of metrics.
 
-    figures = targets.classification(encoder, data)
+    metrics = targets.classification(encoder, data)
 
 None of them changes the encoder that it is given.
 """
 
-from targets.classification import classification
-from targets.clustering import clustering
-from targets.detection import Detections, detect, detection
-from targets.embeddings import (
+from registry import import_modules
+
+import_modules(__name__, __path__)
+
+from targets.classification import classification  # noqa: E402
+from targets.clustering import clustering  # noqa: E402
+from targets.detection import Detections, detect, detection  # noqa: E402
+from targets.embeddings import (  # noqa: E402
     RawPixels,
     Representation,
     embeddings,
     images_at_once,
     plane_map,
     raw_pixels,
+    rows_of_all_classes,
 )
-from targets.metric_tuning import metric_tuned
-from targets.scores import cluster_accuracy, clustering_scores, recalls
+from targets.metric_tuning import metric_tuned  # noqa: E402
+from targets.scores import cluster_accuracy, clustering_scores, recalls  # noqa: E402
+from targets.target import TARGETS, Material, Score, Target  # noqa: E402
 
 __all__ = [
+    "TARGETS",
     "Detections",
+    "Material",
     "RawPixels",
     "Representation",
+    "Score",
+    "Target",
     "classification",
     "cluster_accuracy",
     "clustering",
@@ -36,4 +46,5 @@ __all__ = [
     "plane_map",
     "raw_pixels",
     "recalls",
+    "rows_of_all_classes",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -18,8 +18,10 @@ from threadpoolctl import threadpool_limits
 import nets
 from dataloader import Data, Split, evaluation_batches
 from dataloader.splitting import fraction_rows, validation_rows
+from plugins import option
 from registry import UserError
 from targets.embeddings import Representation, embeddings, images_at_once, labelled, normalised
+from targets.target import TARGETS, Material, Score, Target
 from targets.training import Trainer, labelled_batches
 
 FRACTIONS = (0.01, 0.1, 1.0)
@@ -28,6 +30,49 @@ NEIGHBOURS = (1, 5, 20)
 LEARNING_RATES = (1e-3, 1e-2)
 HELD_OUT = 0.1
 _ITERATIONS = 100
+_TUNING = "fine_tuning_"
+
+
+@TARGETS.register("classification")
+class Classification(Target):
+    """Top-1 of a linear probe, of nearest neighbours and of the fine-tuned encoder.
+
+    Args:
+        fine_tuning_steps: steps of each fine-tuning with labels, whatever their number.
+        fractions: of the labels, to fine-tune with.
+    """
+
+    needs_classes = True
+    columns = {
+        "linear_probe": "linear probe", "knn": "k-NN", "fine_tuning_1": "tuned, 1 %",
+        "fine_tuning_10": "tuned, 10 %", "fine_tuning_100": "tuned, 100 %",
+    }
+    ranked = ("linear_probe", "fine_tuning_1", "fine_tuning_10")
+    explanation = "Top-1 on the test images"
+
+    fine_tuning_steps: int = option(200, minimum=1)
+    fractions: tuple[float, ...] = option(FRACTIONS, above=0, maximum=1)
+
+    @classmethod
+    def columns_of(cls, metrics: Collection[str]) -> dict[str, str]:
+        """One for each fraction of the labels too."""
+        columns = super().columns_of(metrics)
+        for metric in sorted(set(metrics) - set(cls.columns)):
+            if metric.startswith(_TUNING):
+                columns[metric] = f"tuned, {metric.removeprefix(_TUNING)} %"
+        return columns
+
+    @classmethod
+    def explain(cls, metrics: Collection[str]) -> str:
+        tuned = any(metric.startswith(_TUNING) for metric in metrics)
+        more = "; tuned: the whole encoder on this share of the labels" if tuned else ""
+        return cls.explanation + more
+
+    def score(self, encoder: Representation, material: Material, seed: int) -> Score:
+        return Score(classification(
+            encoder, material.data, seed=seed, fractions=self.fractions,
+            steps=self.fine_tuning_steps,
+        ))
 
 
 def classification(
@@ -68,7 +113,7 @@ def classification(
     train, held_out = _train_and_held_out(data, seed)
     features = [embeddings(encoder, split) for split in (train, held_out, data.test)]
     labels = [split.labels for split in (train, held_out, data.test)]
-    figures = {
+    metrics = {
         "linear_probe": _linear_probe(features, labels),
         "knn": _nearest_neighbours(features, labels),
     }
@@ -81,8 +126,8 @@ def classification(
                 tuning.train(few, rate, seed, data.default_flip)
                 scores.append((tuning.accuracy(held_out), tuning.accuracy(data.test)))
             # The first of equal ones.
-            figures[f"fine_tuning_{100 * fraction:g}"] = max(scores, key=lambda pair: pair[0])[1]
-    return figures
+            metrics[f"{_TUNING}{100 * fraction:g}"] = max(scores, key=lambda pair: pair[0])[1]
+    return metrics
 
 
 def _train_and_held_out(data: Data, seed: int) -> tuple[Split, Split]:

@@ -2,14 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 import nets
 from dataloader import Data, Split
+from plugins import option
 from registry import UserError
 from targets.embeddings import Representation, embeddings, labelled
 from targets.metric_tuning import metric_tuned
 from targets.scores import clustering_scores
+from targets.target import TARGETS, Material, Score, Target
+
+
+@TARGETS.register("clustering")
+class Clustering(Target):
+    """How well embeddings cluster by class, for classes seen and unseen in metric fine-tuning.
+
+    Args:
+        metric_steps: steps of metric fine-tuning on the first half of the classes; 0: none.
+        restarts: of k-means.
+    """
+
+    needs_classes = True
+    columns = {
+        "nmi": "NMI", "ari": "ARI", "accuracy": "accuracy", "recall_1": "R@1",
+        "unseen_nmi": "unseen NMI", "unseen_recall_1": "unseen R@1",
+        "unseen_tuned_nmi": "tuned, unseen NMI",
+        "unseen_tuned_recall_1": "tuned, unseen R@1",
+    }
+    ranked = ("nmi", "recall_1", "unseen_nmi", "unseen_recall_1")
+    explanation = (
+        "k-means and nearest neighbours on the test images; unseen: the second half of the classes"
+    )
+
+    metric_steps: int = option(200, minimum=0)
+    restarts: int = option(10, minimum=1)
+
+    @classmethod
+    def explain(cls, metrics: Collection[str]) -> str:
+        tuned = any("tuned" in metric for metric in metrics)
+        more = "; tuned: after metric fine-tuning on the first half" if tuned else ""
+        return cls.explanation + more
+
+    def check_material(self, material: Material) -> None:
+        halves(material.data)
+
+    def score(self, encoder: Representation, material: Material, seed: int) -> Score:
+        return Score(clustering(
+            encoder, material.data, seed=seed, restarts=self.restarts,
+            tuning_steps=self.metric_steps,
+        ))
 
 
 def clustering(
@@ -45,27 +89,27 @@ def clustering(
 
     def scores(representation: Representation, mark: str) -> dict[str, float]:
         """Of both halves, `mark` in their names."""
-        figures = {}
+        metrics = {}
         vectors = embeddings(representation, data.test)
         for half, classes in ((f"seen_{mark}", seen), (f"unseen_{mark}", unseen)):
             rows = np.isin(data.test.labels, classes)
             found = clustering_scores(
                 vectors[rows], data.test.labels[rows], seed=seed, restarts=restarts
             )
-            figures.update({half + name: value for name, value in found.items()})
-        return figures
+            metrics.update({half + name: value for name, value in found.items()})
+        return metrics
 
-    figures = clustering_scores(
+    metrics = clustering_scores(
         embeddings(encoder, data.test), data.test.labels, seed=seed, restarts=restarts
     )
-    figures.update(scores(encoder, ""))
+    metrics.update(scores(encoder, ""))
     if tuning_steps and isinstance(encoder, nets.Encoder):
         tuned = metric_tuned(
             encoder, of_classes(labelled(data.train), seen), seed=seed, steps=tuning_steps,
             learning_rate=learning_rate, batch_size=batch_size, flip=data.default_flip,
         )
-        figures.update(scores(tuned, "tuned_"))
-    return figures
+        metrics.update(scores(tuned, "tuned_"))
+    return metrics
 
 
 def halves(data: Data) -> tuple[np.ndarray, np.ndarray]:

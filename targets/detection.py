@@ -10,12 +10,40 @@ import tensorflow as tf
 
 import nets
 from dataloader import Scenes, SceneSplit
+from plugins import option
 from registry import UserError
 from targets.average_precision import average_precision
 from targets.boxes import Found, encode
 from targets.detector import Detector
 from targets.embeddings import Representation, images_at_once
+from targets.target import TARGETS, Material, Score, Target
 from targets.training import Trainer
+
+
+@TARGETS.register("detection")
+class Detection(Target):
+    """Mean average precision of a light detector with the encoder as its backbone.
+
+    Args:
+        detection_steps: steps of the detector.
+        train_encoder: train the encoder along with the detector.
+    """
+
+    needs_scenes = True
+    needs_maps = True
+    columns = {"map_50": "mAP@0.5", "map": "COCO mAP"}
+    ranked = ("map_50",)
+    explanation = "Mean average precision of a light detector on the encoder"
+
+    detection_steps: int = option(600, minimum=1)
+    train_encoder: bool = option(False)
+
+    def score(self, encoder: Representation, material: Material, seed: int) -> Score:
+        detections = detect(
+            encoder, material.scenes, seed=seed, steps=self.detection_steps,
+            trains_encoder=self.train_encoder,
+        )
+        return Score(detections.metrics(), detections)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +58,7 @@ class Detections:
     scenes: Scenes
     found: list[Found]
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """``map_50`` and ``map``, see `average_precision`."""
         return average_precision(self.scenes.test, self.found, len(self.scenes.class_names))
 
@@ -43,7 +71,7 @@ def detection(encoder: nets.Encoder, scenes: Scenes, **options: object) -> dict[
         scenes: what the detector is trained and scored on.
         **options: see `detect`.
     """
-    return detect(encoder, scenes, **options).figures()
+    return detect(encoder, scenes, **options).metrics()
 
 
 def detect(

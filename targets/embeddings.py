@@ -77,6 +77,23 @@ def labelled(split: Split) -> Split:
     return split.take(np.flatnonzero(split.labels >= 0))
 
 
+def rows_of_all_classes(labels: np.ndarray, count: int) -> np.ndarray:
+    """Rows of at most `count` images in which all classes are as equally frequent as can be.
+
+    Args:
+        labels: integers [N], in any order.
+        count: how many rows at most.
+
+    Returns:
+        int64 [min(count, N)], in increasing order: the first images of each class.
+    """
+    by_class = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[by_class], labels[by_class])
+    place = np.empty(len(labels), np.int64)
+    place[by_class] = np.arange(len(labels)) - starts  # of each image among those of its class
+    return np.sort(np.argsort(place, kind="stable")[:count])
+
+
 def plane_map(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
     """A map of embeddings in the plane, by t-SNE from their first principal components on.
 

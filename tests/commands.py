@@ -9,7 +9,7 @@ import pytest
 from absl import flags
 
 from dataloader import digit_scenes
-from experiment.main import run
+from experiment.command.main import run
 
 
 @contextlib.contextmanager
@@ -44,15 +44,27 @@ def run_script(monkeypatch, capsys, *words):
 
 
 def caller(name, define, main, monkeypatch, capsys):
-    """``call(*arguments)`` gives status, out and err of the script `name`."""
+    """``call(*arguments)`` gives status, out and err of the script `name`, whose flags are made by
+    ``define()``."""
+
+    def begin():
+        define()
+        run(main)
+
+    return script_caller(name, begin, monkeypatch, capsys)
+
+
+def script_caller(name, begin, monkeypatch, capsys):
+    """``call(*arguments)`` gives status, out, err and words of the script `name`; ``begin()`` is
+    the script."""
     few_scenes(monkeypatch)
 
     def call(*arguments):
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        with own_flags(define), pytest.raises(SystemExit) as end:
-            run(main)
+        with own_flags(lambda: None), pytest.raises(SystemExit) as end:
+            begin()
         out, err = capsys.readouterr()
-        return SimpleNamespace(status=end.value.code or 0, out=out, err=err)
+        return SimpleNamespace(status=end.value.code or 0, out=out, err=err, words=arguments)
 
     return call

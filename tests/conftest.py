@@ -3,6 +3,8 @@
 import os
 from collections import Counter
 
+import pytest
+
 # Errors only.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 # The numbers that tests compare with are those of a CPU.
@@ -13,3 +15,22 @@ def pytest_collection_modifyitems(items):
     """Files of many slow tests begin first: no worker is to be left alone with one of them."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.fixture(params=["CPU", "GPU"])
+def device(request):
+    """The device that decompositions assume; what they do on a GPU is run on a CPU."""
+    from op_util.decomposition import assume_device
+
+    with assume_device(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=["auto", "auto as on a GPU", "svd"])
+def solver(request):
+    """Each solver, and `auto` also as it works on a GPU."""
+    from op_util.decomposition import assume_device
+
+    name, *gpu = request.param.split(" as on a ")
+    with assume_device(*(gpu or ["CPU"])):
+        yield name

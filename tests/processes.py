@@ -10,8 +10,8 @@ import time
 import keras
 import numpy as np
 
-from experiment import arrays
-from experiment.training import read_history
+from experiment.run import arrays
+from experiment.run.training import read_history
 
 TIMES = ("seconds", "images_per_second")
 

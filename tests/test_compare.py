@@ -11,10 +11,19 @@ import numpy as np
 import pytest
 
 import compare
-from experiment import report
-from experiment.folder import RunFolder
-from experiment.grid import FAILED, FINISHED, WAITING, Outcome, Run
+from experiment.grid.runs import FAILED, FINISHED, WAITING, Outcome, Run
+from experiment.report import tables
+from experiment.report.comparison import (
+    markdown_text,
+    method_rows,
+    terminal_text,
+    verdict,
+    write_report,
+)
+from experiment.run.folder import RunFolder
 from registry import UserError
+from settings.distillation import Settings
+from settings.networks import create_method
 from tests.commands import run_script
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +63,7 @@ def pm(values):
 
 
 def test_table_is_numpys():
-    table = {row["method"]: row for row in compare.method_rows(outcomes())}
+    table = {row["method"]: row for row in method_rows(outcomes())}
     assert list(table) == list(LAST)
     none, fsp, svd = table.values()
     assert none["last epoch"] == pm(LAST["None"]) and none["gain"] == "-"
@@ -70,45 +79,56 @@ def test_table_is_numpys():
 
 def test_table_of_nothing_yet():
     waiting = [Outcome(Run(name, 0, Path(name), (), {}), WAITING) for name in ("None", "FSP")]
-    row = compare.method_rows(waiting)[1]
+    row = method_rows(waiting)[1]
     assert row == {"method": "FSP", "n": 0, "last epoch": "-", "best epoch": "-", "gain": "-",
                    "step cost": "-", "failed": 0}
-    assert compare.verdict(waiting).startswith("INVALID: cannot be judged")
+    assert verdict(waiting).startswith("Not judged: there is no finished run of None")
 
 
 @pytest.mark.parametrize(
-    ("teacher", "valid"),
+    ("teacher", "better"),
     [(0.60, True), (0.431, True), (0.429, False), (0.41, False), (0.30, False)],
 )
-def test_valid_only_if_the_teacher_beats_none_by_two_deviations(teacher, valid):
+def test_a_teacher_has_to_beat_none_by_two_deviations(teacher, better):
     # None: 0.41 ± 0.01
-    said = compare.verdict(outcomes(teacher))
-    assert said.startswith("Valid: " if valid else "INVALID: ")
+    said = verdict(outcomes(teacher))
+    assert said.startswith(
+        "The teacher is better than None: " if better
+        else "The teacher is NOT clearly better than None, so the table says little"
+    )
     assert f"{100 * teacher:.2f} %" in said
     distance = abs(teacher - 0.41) / 0.01
     assert f"{distance:.1f} deviations {'above' if teacher >= 0.41 else 'below'}" in said
-    assert compare.terminal_text(outcomes(teacher)).startswith(said[:60])
-    assert said in compare.markdown_text(outcomes(teacher)).splitlines()[:4]
+    assert terminal_text(outcomes(teacher)).startswith(said[:60])
+    assert said in markdown_text(outcomes(teacher), "python compare.py").splitlines()[:4]
+
+
+def test_methods_that_harm_are_said_to_harm():
+    methods = {"None": [0.40, 0.42, 0.41], "A": [0.38, 0.38, 0.38], "B": [0.39, 0.40, 0.39],
+               "C": [0.44, 0.44, 0.44], "D": [0.2, 0.2, 0.2]}
+    for name in "ABCD":
+        SPEED[name] = [100.0] * 3
+    said = verdict(outcomes(methods=methods))
+    assert said.endswith(
+        "Against None, by more than 2 deviations: better: C; worse: A, D; not clearly different: B."
+    )
 
 
 def test_what_cannot_be_judged():
     without = outcomes(methods={name: LAST[name] for name in list(LAST)[1:]})
-    assert "INVALID: cannot be judged, as there is no finished run of None" in (
-        compare.verdict(without)
-    )
-    assert "one run of None has no deviation" in compare.verdict(
-        [outcome for outcome in outcomes() if outcome.run.seed == 0]
-    )
-    assert "teacher's top-1 is not known" in compare.verdict(
+    assert verdict(without).startswith("Not judged: there is no finished run of None")
+    one = verdict([outcome for outcome in outcomes() if outcome.run.seed == 0])
+    assert one.startswith("Not judged: None has one run") and "give --seeds 3 or more" in one
+    assert "teacher's top-1 is not known" in verdict(
         [outcome for outcome in outcomes() if outcome.run.group == "None"]
     )
     two = outcomes()
     two[-1].summary["teacher_top1"] = 0.5
-    assert "different teachers, of top-1 0.5000 to 0.6000" in compare.verdict(two)
+    assert "different teachers, of top-1 0.5000 to 0.6000" in verdict(two)
 
 
 def test_terminal_text_fits_80_columns_and_names_failures():
-    said = compare.terminal_text(outcomes())
+    said = terminal_text(outcomes())
     assert all(len(line) <= 80 for line in said.splitlines())
     assert "failed: FSP, seed 2: ValueError: it" in said
 
@@ -116,7 +136,7 @@ def test_terminal_text_fits_80_columns_and_names_failures():
 def test_report(tmp_path):
     with RunFolder(tmp_path / "c") as folder:
         folder.open(compare.FOLDER_SETTINGS)
-        compare.write_report(outcomes(), folder)
+        write_report(outcomes(), folder, "python compare.py --seeds=3")
     with open(tmp_path / "c/runs.csv") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 10
@@ -131,37 +151,49 @@ def test_report(tmp_path):
         ("FSP", "2", "ValueError: it")
     ]
     text = (tmp_path / "c/comparison.md").read_text()
-    assert report.markdown_table(compare.method_rows(outcomes())) in text
-    assert "python compare.py" in text and "- failed: FSP, seed 2: ValueError: it" in text
+    assert tables.markdown_table(method_rows(outcomes())) in text
+    assert "    python compare.py --seeds=3" in text
+    assert "- failed: FSP, seed 2: ValueError: it" in text
     assert (tmp_path / "c/comparison.png").stat().st_size > 1000
 
 
+def by_method(methods, **given):
+    comparison = compare.Comparison(Distillation=methods)
+    return compare.settings_by_method(comparison, Settings(hyper_parameters=given))
+
+
 def test_hyper_parameters_go_to_the_methods_that_have_them():
-    methods = compare.create_methods(
-        "none, sskd-svd,SSKD_SVD(num_dfv=3, solver=svd),Soft_logits",
-        {"num_dfv": "2", "temperature": "3"},
+    methods = by_method(
+        "none, sskd-svd,SSKD_SVD(num_dfv=3, gradient=published),Soft_logits",
+        gradient="exact", temperature=3.0,
     )
-    assert list(methods) == ["None", "SSKD_SVD", "SSKD_SVD(num_dfv=3,solver=svd)", "Soft_logits"]
-    (_, none), (svd, given), (three, _), (soft, _) = methods.values()
-    assert none == {} and given == {"num_dfv": "2"}
-    assert (svd.num_dfv, three.num_dfv, three.solver, soft.temperature) == (2, 3, "svd", 3.0)
+    assert list(methods) == [
+        "None", "SSKD_SVD", "SSKD_SVD(num_dfv=3,gradient=published)", "Soft_logits"
+    ]
+    none, svd, three, soft = map(create_method, methods.values())
+    assert none.settings() == {}
+    assert (svd.num_dfv, svd.gradient) == (1, "exact")
+    assert (three.num_dfv, three.gradient) == (3, "published")  # what is said with a method wins
+    assert soft.temperature == 3.0
 
 
 @pytest.mark.parametrize(
     ("methods", "given", "message"),
     [
-        ("None,FSP", {"num_dfv": "2"}, "--num_dfv is a setting of SSKD_SVD, .*, not of None, FSP"),
+        ("None,FSP", {"num_dfv": 2}, "None and FSP have no hyper-parameter 'num_dfv'"),
         ("None,none", {}, "None twice"),
         ("FSP,fsp()", {}, "FSP twice"),
         ("None,FSB", {}, "did you mean 'FSP'"),
         ("None,SSKD_SVD(num=2)", {}, "no hyper-parameter 'num'"),
-        ("SSKD_SVD", {"num_dfv": "many"}, "num_dfv must be int"),
+        ("SSKD_SVD", {"num_dfv": "many"}, "num_dfv must be a whole number, not 'many'"),
         (" , ", {}, "empty"),
+        ("None,AT,SP", {"weight": 3}, r"AT and SP have .*as in --Distillation \"AT\(weight=3\)\""),
+        ("None,AT+SP", {"weight": 3}, "AT and SP have a hyper-parameter 'weight'"),
     ],
 )
 def test_wrong_methods(methods, given, message):
     with pytest.raises(UserError, match=message):
-        compare.create_methods(methods, given)
+        by_method(methods, **given)
 
 
 def test_folder_names_need_no_quotes():
@@ -214,7 +246,8 @@ def test_the_teachers_command_is_one_that_runs(tmp_path, monkeypatch, capsys, gi
     script = ROOT / "compare.py"
     out = run_script(monkeypatch, capsys, script, "--Distillation=FSP", *given, "--dry_run")
     command = next(line for line in out.splitlines() if line.startswith(" "))
-    said = run_script(monkeypatch, capsys, *shlex.split(command)[1:], "--dry_run")
+    words = [*shlex.split(command)[1:], "--dry_run", "--images_per_second=100"]
+    said = run_script(monkeypatch, capsys, *words)
     assert "VGG_teacher" in said and re.search(rf"^epochs +{epochs}$", said, re.MULTILINE)
 
 
@@ -228,7 +261,7 @@ def test_a_real_comparison_finished_continued_and_refused(tmp_path):
     done = call(*flags, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len([line for line in done.stdout.splitlines() if line.startswith("run ")]) == 3
-    assert "one run of None has no deviation" in done.stdout.replace("\n", " ")
+    assert "Not judged: None has one run" in done.stdout
     folder = tmp_path / "c/FSP/seed0"
     made = json.loads((folder / "summary.json").read_text())
     teacher = json.loads((tmp_path / "c/teacher/summary.json").read_text())

@@ -14,13 +14,20 @@ import tensorflow as tf
 import dataloader
 import distillers
 import nets
+import plugins
 import pretext
+import targets
 from dataloader.loading import sources
 from distillers.registration import METHODS
+from experiment.report import scoreboard
 from nets import registration
-from pretext.registration import TASKS
+from pretext import BALANCES, REGULARIZERS, TASKS, Images
 from registry import UserError
+from settings.evaluation import Settings as EvaluationSettings
+from settings.pretraining import Settings as PretrainingSettings
+from targets import TARGETS, Material
 from tests.pretext.models import batches, encoder, multi_task
+from tests.targets import small
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -30,12 +37,14 @@ EXAMPLES = dict(re.findall(r"`(\w+(?:/\w+)+\.py)`:\n\n```python\n(.*?)```", TEXT
 @pytest.fixture
 def add(tmp_path, monkeypatch):
     """Add an example to its package for the time of a test, as a file in another folder."""
-    for registry in (METHODS, TASKS, sources, registration._networks, registration._pairs):
+    for registry in (METHODS, TASKS, BALANCES, REGULARIZERS, TARGETS, sources,
+                     registration._networks, registration._pairs):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     before = set(sys.modules)
 
     def add_example(package, module):
-        (tmp_path / f"{module}.py").write_text(EXAMPLES[f"{package.__name__}/{module}.py"])
+        folder = package.__name__.replace(".", "/")
+        (tmp_path / f"{module}.py").write_text(EXAMPLES[f"{folder}/{module}.py"])
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
         importlib.import_module(f"{package.__name__}.{module}")
 
@@ -44,8 +53,8 @@ def add(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_there_are_five_examples():
-    assert len(EXAMPLES) == 5
+def test_there_are_eight_examples():
+    assert len(EXAMPLES) == 8
 
 
 @pytest.fixture
@@ -99,11 +108,11 @@ def test_the_methods_own_test(add):
 
 
 def test_pretext_task(add):
-    add(pretext, "context")
-    task = pretext.create("Context", (20, 24, 3))
+    add(pretext.tasks, "context")
+    views = plugins.create(TASKS, "Context").views(Images((20, 24, 3)))
     images = np.random.default_rng(0).random((16, 20, 24, 3), dtype=np.float32)
     uniform = (np.arange(16, dtype=np.float32) / 16)[:, None]
-    (middle, other), place = task.views(images, uniform)
+    (middle, other), place = views(images, uniform)
     np.testing.assert_array_equal(middle, images[:, 6:12, 8:16])
     np.testing.assert_array_equal(place, np.arange(16) // 2)
     for i, cell in enumerate(place.numpy()):
@@ -111,12 +120,57 @@ def test_pretext_task(add):
         expected = images[i, 6 * row : 6 * row + 6, 8 * column : 8 * column + 8]
         np.testing.assert_array_equal(other[i], expected)
     with pytest.raises(UserError, match="at least 24"):
-        pretext.create("context", (20, 24, 3), 8)
+        plugins.create(TASKS, "context").views(Images((20, 24, 3), 8))
     model = multi_task(("rotation", "context"), own_encoder=encoder(normalised=False))
     model.compile(keras.optimizers.Adam(1e-2))
     data = batches(8, 8).repeat(20)
     history = model.fit(data, epochs=1, verbose=0, shuffle=False).history
     assert history["context_loss"][0] < 0.8 * np.log(8)
+    settings = PretrainingSettings(tasks="context,rotation", hyper_parameters={"context_weight": 2})
+    assert settings.spelled().create("tasks")[0].weight == 2
+
+
+def test_balance(add):
+    add(pretext.balances, "inverse")
+    model = multi_task(("rotation", "jigsaw"), balance="inverse(least=0.1)", regularizer="none")
+    model.compile(keras.optimizers.SGD(0.0))
+    logs = model.fit(batches(8, 8), epochs=1, verbose=0, shuffle=False).history
+    losses = [logs[f"{name}_loss"][0] for name in ("rotation", "jigsaw")]
+    np.testing.assert_allclose(model.balance.current(), 1 / np.array(losses), rtol=1e-5)
+    assert logs["loss"][0] == pytest.approx(2, rel=1e-5)
+    with pytest.raises(UserError, match="least must be above 0"):
+        plugins.create(BALANCES, "inverse(least=0)")
+
+
+def test_regularizer(add):
+    add(pretext.regularizers, "agreement")
+    e = np.random.default_rng(0).normal(size=(5, 3, 4)).astype(np.float32)
+    expected = np.mean([((row - row.mean(0)) ** 2).sum(1).mean() for row in e])
+    np.testing.assert_allclose(plugins.create(REGULARIZERS, "agreement")(e), expected, rtol=1e-5)
+    model = multi_task(("rotation", "jigsaw"), regularizer="agreement")
+    model.compile(keras.optimizers.SGD(0.05))
+    logs = model.fit(batches(8, 8), epochs=2, verbose=0, shuffle=False).history
+    assert logs["regularizer_loss"][0] > 0
+    with pytest.raises(UserError, match="--regularizer agreement .*at least 2"):
+        PretrainingSettings(tasks="rotation", regularizer="agreement", ensemble="none").spelled()
+
+
+def test_target(add):
+    add(targets, "spread")
+    (target,) = EvaluationSettings(
+        encoder=("pixels",), target="spread", hyper_parameters={"share": 0.5}
+    ).spelled().targets()
+    data = small.data()
+    found = target.score(targets.raw_pixels(data.image_shape), Material(data), seed=0).metrics
+    vectors = data.test.images(range(len(data.test))).numpy().reshape(len(data.test), -1) / 255.0
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    values = np.sort(np.linalg.eigvalsh(np.cov(vectors.T)))[::-1]
+    needed = 1 + np.sum(np.cumsum(values) / values.sum() < 0.5)
+    assert found["dimensions"] == pytest.approx(needed / vectors.shape[1])
+    text = scoreboard.table(scoreboard.summarized({"pixels": [{"spread": found}]}), TARGETS)
+    assert "dimensions" in text and "90 % of its variance" in text
+    with pytest.raises(UserError, match="did you mean 'share'"):
+        EvaluationSettings(encoder=("pixels",), target="spread(shar=1)").spelled()
 
 
 def test_network(add):

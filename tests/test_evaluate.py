@@ -8,9 +8,12 @@ import pytest
 
 import evaluate
 import nets
-from experiment.export import export_saved_model
+from experiment.command.main import run
+from experiment.run.export import export_saved_model
 from settings import evaluation
-from tests.commands import caller
+from targets import scoring
+from targets.encoders import open_encoder
+from tests.commands import script_caller
 from tests.targets import small
 
 QUICK = (
@@ -23,7 +26,11 @@ FIGURES = {"classification": 3, "detection": 2, "clustering": 35}
 @pytest.fixture
 def script(monkeypatch, capsys):
     """Call the script within this process: ``script(*arguments)`` gives status, out and err."""
-    return caller("evaluate.py", evaluation.define, evaluate.main, monkeypatch, capsys)
+
+    def begin():
+        run(evaluate.main, evaluation.read_settings(evaluate.__doc__))
+
+    return script_caller("evaluate.py", begin, monkeypatch, capsys)
 
 
 def save_run(path, encoder, tasks=("rotation", "reconstruction")):
@@ -87,16 +94,16 @@ def test_each_seed_of_a_run_scores_its_own_encoder_once(script, tmp_path, monkey
     for seed in (0, 1):
         save_run(tmp_path / f"run/seed{seed}", small.encoder(seed=seed))
         (tmp_path / f"run/seed{seed}.log").touch()
-    scored, score = [], evaluate.score
+    scored, score = [], scoring.score
 
-    def score_and_die(settings, encoder, seed, *data):
+    def score_and_die(own, encoder, material, seed):
         if len(scored) == 3:
             scored.append("died")
             raise KeyboardInterrupt
         scored.append(seed)
-        yield from score(settings, encoder, seed, *data)
+        yield from score(own, encoder, material, seed)
 
-    monkeypatch.setattr(evaluate, "score", score_and_die)
+    monkeypatch.setattr(scoring, "score", score_and_die)
     names = f"{tmp_path}/run,{tmp_path}/run/seed0"
 
     def go_on():
@@ -116,7 +123,7 @@ def test_each_seed_of_a_run_scores_its_own_encoder_once(script, tmp_path, monkey
     assert figures["run"][0] == figures["seed0"][0]
     assert kept["run"][1]["clustering"]["recall_1"] == figures["run"][1] != figures["seed0"][1]
     refused = script(f"--encoder={tmp_path}/run", "--seeds=3", f"--out_dir={tmp_path}/other")
-    assert refused.status == 2 and "is of the seeds 0, 1, and seed 2 is to be" in refused.err
+    assert refused.status == 2 and "has the seeds 0, 1, but seed 2 is to be" in refused.err
 
 
 def test_detection_alone_of_a_voc_folder(script, tmp_path):
@@ -207,14 +214,17 @@ MISTAKES = {
     ),
     "unknown target": (["--encoder=pixels", "--target=clusterin"], "did you mean 'clustering'?"),
     "pixels detected": (["--encoder=pixels", "--target=detection"], "no feature maps"),
+    "folders without scenes": (["--encoder=pixels", "--images=x"], "give --scenes voc:DIR"),
+    "target twice": (["--encoder=pixels", "--target=detection,detection(train_encoder=1)"],
+                     "given twice"),
     "grey encoder": (["--encoder={files}/grey.keras"], "takes images of 1 channels"),
     "tied encoder": (["--encoder={files}/tied.keras"], "cannot take images of 64x64"),
     "export of another size": (
         ["--encoder={files}/run/export/1", "--image_size=20"], "export for images of 16x16x3",
     ),
-    "fraction": (["--encoder=pixels", "--fractions=0,1"], "expected each above 0 up to 1"),
-    "fractions": (["--encoder=pixels", "--fractions=few"], "expected numbers at commas"),
-    "seeds": (["--encoder=pixels", "--seeds=0"], "expected at least 1"),
+    "fraction": (["--encoder=pixels", "--fractions=0,1"], "fractions must be above 0, not 0.0"),
+    "fractions": (["--encoder=pixels", "--fractions=few"], "fractions must be a number, not 'few'"),
+    "seeds": (["--encoder=pixels", "--seeds=0"], "must be at least 1"),
     "boxes to classify": (["--encoder=pixels", "--dataset=voc:x"], "has boxes, no classes"),
     "two sets of scenes": (
         ["--encoder={files}/run", "--target=detection", "--dataset=voc:x", "--scenes=digits"],
@@ -240,11 +250,11 @@ def test_a_mistake_takes_one_line_and_leaves_nothing(script, files, tmp_path, mo
 
 
 def test_names_are_short_where_that_is_clear():
-    assert evaluate.names_of(["runs/a", "runs/b/", "random:VGG_student", "pixels"]) == [
+    assert evaluate.short_names(["runs/a", "runs/b/", "random:VGG_student", "pixels"]) == [
         "a", "b", "random:VGG_student", "pixels"
     ]
-    assert evaluate.names_of(["x/a", "y/a"]) == ["x/a", "y/a"]
-    assert evaluate.names_of(["runs/a", "runs/a/export/1", "random:runs/a"]) == [
+    assert evaluate.short_names(["x/a", "y/a"]) == ["x/a", "y/a"]
+    assert evaluate.short_names(["runs/a", "runs/a/export/1", "random:runs/a"]) == [
         "a", "a/export/1", "random:a"
     ]
 
@@ -253,11 +263,11 @@ def test_fresh_weights_are_those_that_a_run_begins_with(tmp_path):
     split = small.data().train
     standardize = nets.Standardize((60.0,) * 3, (70.0,) * 3)
     options = ["width=8", "first=4"]
-    named = evaluate.open_encoder(
+    named = open_encoder(
         "random:MobileNet_student", split, standardize, standardize, options, seed=3
     )
     save_run(tmp_path / "run", named)
-    of_run = evaluate.open_encoder(
+    of_run = open_encoder(
         f"random:{tmp_path}/run", split, standardize, standardize, seed=3
     )
     for a, b in zip(named.model.get_weights(), of_run.model.get_weights(), strict=True):
@@ -274,7 +284,7 @@ def test_a_file_takes_images_as_the_person_says(tmp_path):
     images = split.images(range(4)).numpy().astype("float32")
     for name, taken in (("none", images), ("tf", images / 127.5 - 1), ("data", (images - 60) / 70)):
         of_files = nets.named_preprocessing(name, standardize.mean, standardize.deviation)
-        encoder = evaluate.open_encoder(f"{tmp_path}/own.keras", split, standardize, of_files)
+        encoder = open_encoder(f"{tmp_path}/own.keras", split, standardize, of_files)
         expected = model(taken).numpy().mean((1, 2))
         np.testing.assert_allclose(encoder(images)["embedding"], expected, rtol=1e-4, atol=1e-5)
 
@@ -282,7 +292,7 @@ def test_a_file_takes_images_as_the_person_says(tmp_path):
 def test_fresh_weights_have_the_statistics_of_the_images():
     split = small.data().train
     standardize = nets.Standardize((60.0,) * 3, (70.0,) * 3)
-    encoder = evaluate.open_encoder(
+    encoder = open_encoder(
         "random:MobileNet_student", split, standardize, standardize, ["width=8", "first=4"]
     )
     first = encoder.model.get_layer("conv0")
@@ -291,3 +301,32 @@ def test_fresh_weights_have_the_statistics_of_the_images():
     np.testing.assert_allclose(norm.moving_mean, maps.mean((0, 1, 2)), rtol=1e-3, atol=1e-5)
 
 
+def test_an_encoder_without_maps_has_a_gap_in_the_table_of_detection(script, tmp_path):
+    save_run(tmp_path / "run", small.encoder())
+    arguments = (f"--encoder={tmp_path}/run,pixels", "--target=detection(detection_steps=2)",
+                 "--scene_size=32", "--seeds=1", f"--out_dir={tmp_path}/out")
+    done = script(*arguments)
+    assert (done.status, done.err) == (0, "")
+    rows = [line.split() for line in done.out.splitlines()]
+    assert ["pixels", "-", "-"] in rows
+    found = json.loads((tmp_path / "out" / "targets.json").read_text())["targets"]
+    assert set(found["run"]["detection"]) == {"map", "map_50"} and found["pixels"] == {}
+
+
+def test_an_evaluation_from_python_is_that_of_the_command_line(script, tmp_path):
+    save_run(tmp_path / "run", small.encoder())
+    done = script(
+        f"--encoder={tmp_path}/run,pixels", "--target=clustering(metric_steps=0)", "--seeds=1",
+        "--image_size=16", "--train_images=50", "--restarts=2", f"--out_dir={tmp_path}/command",
+    )
+    assert (done.status, done.err) == (0, "")
+    summary = evaluate.evaluate(evaluate.Settings(
+        encoder=(f"{tmp_path}/run", "pixels"), target="clustering(restarts=2)", seeds=1,
+        image_size=16, train_images=50, hyper_parameters={"metric_steps": 0},
+        out_dir=f"{tmp_path}/python",
+    ))
+    stated = json.loads((tmp_path / "command" / "summary.json").read_text())
+    assert summary["targets"] == stated["targets"]
+    names = ("command", "python")
+    first, second = [(tmp_path / name / "settings.json").read_text() for name in names]
+    assert first == second

@@ -21,10 +21,13 @@ import dataloader
 import nets
 import pretext
 import pretrain_tte
-from experiment import arrays
-from experiment.training import read_history
+from experiment.command.main import run
+from experiment.command.options import compared
+from experiment.run import arrays
+from experiment.run.training import read_history
+from registry import UserError
 from settings import pretraining
-from tests.commands import caller
+from tests.commands import script_caller
 from tests.processes import (
     assert_alone,
     assert_same_run,
@@ -48,7 +51,11 @@ QUICK_TARGETS = ("--fine_tuning_steps=2", "--detection_steps=2", "--metric_steps
 @pytest.fixture
 def script(monkeypatch, capsys):
     """Call the script within this process: ``script(*arguments)`` gives status, out and err."""
-    return caller("pretrain_tte.py", pretraining.define, pretrain_tte.main, monkeypatch, capsys)
+
+    def begin():
+        run(pretrain_tte.main, pretraining.read_settings(pretrain_tte.__doc__))
+
+    return script_caller("pretrain_tte.py", begin, monkeypatch, capsys)
 
 
 def images(count, size=SIZE, channels=3, seed=0):
@@ -96,16 +103,23 @@ ONE = ("--tasks=rotation",)
 MISTAKES = {
     "task": (["--tasks=rotaton,jigsaw"], "unknown pretext task 'rotaton'", "mean 'rotation'"),
     "no task": (["--tasks="], "no task", "known:", "jigsaw"),
-    "task twice": (["--tasks=jigsaw,Jigsaw"], "named twice"),
+    "task twice": (["--tasks=jigsaw,Jigsaw(tiles=2)"], "given twice"),
     "balance": (["--balance=scal"], "did you mean 'scale'"),
     "regularizer": (["--regularizer=tripel"], "did you mean 'triplet'"),
     "ensemble": (["--ensemble=temporl"], "did you mean 'temporal'"),
     "one task": (
-        [*ONE], "one task, and --regularizer triplet and --ensemble temporal compare tasks",
-        "or give --regularizer none --ensemble none",
+        [*ONE], "--regularizer triplet and --ensemble temporal compare tasks and need at least 2",
+        "--tasks rotation names 1", "or give --regularizer none --ensemble none",
     ),
     "one task, regularizer": ([*ONE, "--ensemble=none"], "or give --regularizer none"),
     "one task, ensemble": ([*ONE, "--regularizer=none", "--ensemble=both"], "--ensemble both"),
+    "one task, balance": (
+        [*ONE, "--regularizer=none", "--ensemble=none", "--balance=pcgrad"], "--balance pcgrad",
+    ),
+    "two balances": (["--balance=scale,none"], "--balance is 'scale,none'; expected one of"),
+    "unknown setting": (["--tasks=rotation,jigsaw(tilse=3)"], "did you mean 'tiles'"),
+    "setting of another type": (["--tasks=rotation,jigsaw(tiles=2.5)"], "must be a whole number"),
+    "folders without scenes": (["--images=x"], "give --scenes voc:DIR"),
     "colorization of grey": (
         ["--dataset=npz:{files}/grey.npz", "--tasks=colorization,rotation", "--targets="],
         "colorization needs colour images (3 channels), not 1",
@@ -116,13 +130,13 @@ MISTAKES = {
     ),
     "small tiles": (["--dataset=npz:{files}/tiny.npz"], "14x14", "8x8 are needed", "jigsaw"),
     "task's setting": (["--instance_temperature=-1"], "temperature must be above 0, not -1"),
-    "task's setting nan": (["--instance_temperature=nan"], "above 0, not nan"),
+    "task's setting nan": (["--instance_temperature=nan"], "a finite number, not nan"),
     "task's setting, no number": (["--inpainting_largest=big"], "inpainting_largest", "big"),
-    "decay": (["--memory_decay=1"], "--memory_decay is 1.0; expected at most 0.9999"),
-    "temperature": (["--ensemble_temperature=0"], "expected above 0"),
-    "weight": (["--regularizer_weight=-1"], "expected at least 0"),
-    "weight nan": (["--ensemble_weight=nan"], "expected a finite number"),
-    "margin": (["--triplet_margin=5"], "expected at most 4"),
+    "decay": (["--memory_decay=1"], "memory_decay must be from 0 to 0.9999, not 1.0"),
+    "temperature": (["--ensemble_temperature=0"], "must be above 0"),
+    "weight": (["--regularizer_weight=-1"], "must be at least 0"),
+    "weight nan": (["--ensemble_weight=nan"], "must be a finite number"),
+    "margin": (["--triplet_margin=5"], "triplet: margin must be from 0 to 4, not 5.0"),
     "memory dtype": (["--memory_dtype=float8"], "expected one of float32, float16"),
     "net": (["--net=MobilNet_student"], "did you mean 'MobileNet_student'"),
     "option": (["--net_options=widht=8"], "no option 'widht' (did you mean 'width'?)"),
@@ -142,12 +156,12 @@ MISTAKES = {
     "detection in grey": (
         ["--dataset=npz:{files}/grey.npz"], "--targets classification,clustering",
     ),
-    "epochs": (["--epochs=0"], "expected at least 1"),
+    "epochs": (["--epochs=0"], "must be at least 1"),
     "batch": (["--batch_size=37"], "batch of 37 images", "only 36 training images"),
     "flag": (["--task=rotation"], "Unknown command line flag 'task'. Did you mean: tasks"),
     "argument": (["rotation"], "unexpected argument 'rotation'"),
     "foreign": (["--train_dir={files}/foreign"], "holds no run (it has 'thesis.tex')"),
-    "seeds": (["--seeds=0"], "expected at least 1"),
+    "seeds": (["--seeds=0"], "must be at least 1"),
     "mistake with several seeds": (["--seeds=2", "--tasks=rotaton"], "'rotation'"),
 }
 
@@ -190,11 +204,14 @@ def test_dry_run_tells_the_memorys_size(script, files, tmp_path):
         assert (done.status, done.err) == (0, "")
         # 36 images, 4 tasks, 128 numbers; a count of 8 bytes an image.
         expected = 36 * (4 * 128 * size + 8)
-        assert f"temporal memory  {expected:,} bytes" in done.out
+        lines = [line for line in done.out.splitlines() if str(tmp_path) not in line]
+        assert max(map(len, lines)) <= 80
+        words = " ".join(done.out.split())
+        assert f"temporal memory {expected:,} bytes" in words
         for part in (f"{tmp_path / 'run'} (new)", "36 training images without labels",
                      "jigsaw (discriminative, 4 x 9x9)", "instance_temperature=0.5",
                      "triplet, weight"):
-            assert part in done.out
+            assert part in words
     assert not any(tmp_path.iterdir())
 
 
@@ -218,7 +235,64 @@ def test_default_settings_are_named_after_what_runs():
         spelled = dataclasses.replace(settings, **dict(changed)).spelled()
         assert spelled.folder() == Path("runs") / name
         assert None not in (spelled.epochs, spelled.batch_size, spelled.learning_rate)
-        assert spelled.ramp_epochs > 0
+
+
+def test_settings_are_the_same_however_they_are_written():
+    """In parentheses, as hyper-parameters by flag, or left to the defaults."""
+    written = [
+        {"tasks": "rotation,jigsaw(tiles=3)", "balance": "gradnorm(interval=10)"},
+        {"tasks": "Rotation, jigsaw", "balance": "GradNorm",
+         "hyper_parameters": {"jigsaw_tiles": 3, "gradnorm_interval": "10"}},
+        {"tasks": "rotation(weight=1),jigsaw(tiles=3)", "balance": "gradnorm",
+         "hyper_parameters": {"jigsaw_tiles": 2, "gradnorm_interval": 10, "instance_jitter": 0.1}},
+    ]
+    first, *others = [compared(pretraining.Settings(**each).spelled()) for each in written]
+    assert first["hyper_parameters"]["jigsaw_tiles"] == 3
+    assert first["hyper_parameters"]["gradnorm_interval"] == 10
+    assert all(other == first for other in others)
+    again = pretraining.Settings(**written[0]).spelled().spelled()
+    assert compared(again) == first
+    with pytest.raises(UserError, match="jigsaw_tilse.*did you mean 'jigsaw_tiles'"):
+        pretraining.Settings(hyper_parameters={"jigsaw_tilse": 3}).spelled()
+
+
+def test_a_run_from_python_is_that_of_the_command_line(script, files, tmp_path):
+    words = (
+        FEW_LAYERS.format(files=files), f"--dataset=npz:{files}/good.npz", "--batch_size=16",
+        "--epochs=1", "--targets=", "--tasks=rotation(weight=0.5),instance",
+        "--instance_jitter=0.2", "--regularizer=none",
+    )
+    done = script(*words, f"--train_dir={tmp_path / 'command'}")
+    assert (done.status, done.err) == (0, "")
+    summary = pretrain_tte.train(pretrain_tte.Settings(
+        encoder_model=f"{files}/own.keras", dataset=f"npz:{files}/good.npz", batch_size=16,
+        epochs=1, targets="", tasks="rotation,instance", regularizer="none",
+        hyper_parameters={"rotation_weight": 0.5, "instance_jitter": 0.2},
+        train_dir=str(tmp_path / "python"),
+    ))
+    stated = json.loads((tmp_path / "command" / "summary.json").read_text())
+    for task, metrics in stated["held_out"].items():
+        assert summary["held_out"][task] == pytest.approx(metrics, rel=1e-4)
+    names = ("command", "python")
+    written = [json.loads((tmp_path / name / "settings.json").read_text()) for name in names]
+    assert written[0] == written[1]
+    weights = [nets.load_encoder(tmp_path / name).model.get_weights() for name in names]
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    again = script(*words, f"--train_dir={tmp_path / 'python'}")
+    assert "is finished" in again.out
+
+
+def test_what_is_printed_fits_into_80_columns(script, files, tmp_path):
+    done = script(
+        FEW_LAYERS.format(files=files), f"--dataset=npz:{files}/good.npz", "--batch_size=16",
+        "--epochs=2", "--targets=classification", *QUICK_TARGETS, "--balance=none",
+        "--regularizer=relational", "--tasks=rotation,instance,reconstruction",
+        f"--train_dir={tmp_path / 'run'}",
+    )
+    assert (done.status, done.err) == (0, "")
+    lines = [line for line in done.out.splitlines() if str(tmp_path) not in line]
+    assert max(map(len, lines)) <= 80 and "[1] TTE(tasks=rotation+instance" in done.out
 
 
 def test_seen_classes_are_the_only_ones_that_the_tasks_see(script, files, tmp_path):
@@ -256,9 +330,10 @@ def test_help_has_every_flag_once_under_its_group(tmp_path):
     assert out.startswith(pretrain_tte.__doc__.strip().splitlines()[0])
     expected = {
         field.name: field.metadata["group"]
-        for field in dataclasses.fields(pretraining.Settings)
+        for field in dataclasses.fields(pretraining.Settings) if field.metadata
     }
-    expected.update(dict.fromkeys(pretraining.TASK_FIELDS, "tasks"))
+    for kind in pretraining.KINDS.values():
+        expected.update(dict.fromkeys(kind.flags(), kind.group))
     assert found == expected
 
 
@@ -277,10 +352,11 @@ def test_what_is_printed(finished):
     assert finished.err == ""
     lines = finished.out.splitlines()
     what = f"MobileNet_student by {METHOD} on 240 images"
-    assert lines[0] == f"pre-training {what} in {finished.folder}"
-    assert lines[1] == f"temporal memory: {240 * (4 * 128 * 4 + 8):,} bytes"
+    words = " ".join(finished.out.split())
+    assert words.startswith(f"pre-training {what} in {finished.folder} temporal memory: ")
+    assert f"temporal memory: {240 * (4 * 128 * 4 + 8):,} bytes" in lines
     last = rf"pre-train {EPOCHS}/{EPOCHS}  loss .* ensemble .* rotation .* images/s"
-    assert re.match(last, lines[4])
+    assert re.search(last, " ".join(lines))
     for name in (METHOD, "random", "pixels"):
         assert any(line.startswith(f"{name} ") and re.search(r"\d\d\.\d\d", line) for line in lines)
     assert "linear probe" in finished.out and "k-NN" in finished.out
@@ -347,9 +423,9 @@ def test_the_summary_and_what_it_is_of(finished):
     }
     assert np.allclose(summary["preprocessing"]["mean"], data.channel_mean)
     assert summary["views"] == 8
-    assert summary["settings"]["task_settings"]["reconstruction_masked"] == 0.25
+    assert summary["settings"]["hyper_parameters"]["reconstruction_masked"] == 0.25
     for task in TASKS:
-        assert set(summary["held_out"][task]) == {"loss", pretext.get(task).metric}
+        assert set(summary["held_out"][task]) == {"loss", pretext.TASKS.get(task).metric}
         assert summary["bias"][f"{task}_gradient_norm"] > 0
     targets = json.loads((finished.folder / "targets.json").read_text())["targets"]
     assert set(targets) == set(summary["targets"]) == {METHOD, "random", "pixels"}
@@ -422,11 +498,11 @@ def test_a_finished_run_is_left_alone(script, finished):
             f"--train_dir={finished.folder}")
     done = script(*DETERMINISTIC, *same)
     assert (done.status, done.err) == (0, "")
-    assert done.out.startswith(f"{finished.folder} is finished; --overwrite would start anew\n")
+    assert done.out.startswith(f"{finished.folder} is finished; --overwrite would start it anew\n")
     assert "linear probe" in done.out
     done = script(*DETERMINISTIC, *same, "--epochs=4", "--instance_jitter=0.1")
     assert (done.status, done.out) == (2, "") and done.err.count("\n") == 1
-    for part in ("epochs: 3 -> 4", "task_settings.instance_jitter: 0.5 -> 0.1", "--overwrite"):
+    for part in ("epochs: 3 -> 4", "hyper_parameters.instance_jitter: 0.5 -> 0.1", "--overwrite"):
         assert part in done.err
     assert with_times(finished.folder) == before
 
@@ -561,7 +637,7 @@ def test_several_seeds(script, files, tmp_path):
     for seed in range(2):
         summary = json.loads((tmp_path / "runs" / f"seed{seed}" / "summary.json").read_text())
         assert summary["seed"] == seed
-        assert summary["settings"]["task_settings"]["instance_jitter"] == 0.2
+        assert summary["settings"]["hyper_parameters"]["instance_jitter"] == 0.2
         for name, figures in summary["targets"].items():
             for figure, value in figures["classification"].items():
                 assert targets[name]["classification"][figure]["values"][seed] == value

@@ -1,11 +1,14 @@
-"""Every command and every example in the README does what it says, trainings as dry runs."""
+"""Every command and every example in README, CONTRIBUTING and the guides does what it says,
+trainings as dry runs."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import keras
@@ -13,37 +16,89 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import distillers
+import train_w_distill
 from tests.commands import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+RESULTS = sorted((ROOT / "docs" / "results").glob("*.md"))
+DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SCRIPTS = ("train_w_distill.py", "compare.py", "pretrain_tte.py", "evaluate.py")
 TESTS = "python -m pytest -n 2 --dist loadfile"
-LEFT_TO_CI = ("pip install -r requirements.txt", "pip install -r requirements-dev.txt", TESTS)
-NEEDS_A_CONTAINER = ("docker", "curl")
+LEFT_TO_CI = (
+    "pip install -r requirements.txt", "pip install -r requirements-dev.txt", TESTS, "ruff check .",
+    "pip install -r docs/requirements.txt", "mkdocs build --strict",
+)
+NEEDS_WHAT_IS_NOT_HERE = ("docker", "curl", "mkdocs serve")
+# Stand in for the programs, and say what they were called with: how many words, and these.
+RECORDERS = "\n".join(
+    f'{program}() {{ printf "%s\\0" "$(($# + 1))" {program} "$@"; }}'
+    for program in ("python", "pip", "ruff", "mkdocs", "docker", "curl")
+)
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(document: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", document.read_text(), flags=re.DOTALL)
 
 
-def commands() -> list[str]:
-    lines = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
-    return [part.strip() for line in lines for part in line.split("&&")]
+def commands(document: Path) -> list[tuple[str, ...]]:
+    """What bash would run, in words: variables, loops and long lines are as it understands them."""
+    script = "\n".join(["set -eu", "PATH=", RECORDERS, *blocks(document, "bash")])
+    run = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, f"{document}: {run.stderr}"
+    words = iter(run.stdout.split("\0")[:-1])
+    return [tuple(next(words) for _ in range(int(count))) for count in words]
 
 
-def trainings() -> list[str]:
-    return [command for command in commands() if command.startswith("python ")
-            and not command.startswith("python -m")]
+COMMANDS = {document: commands(document) for document in DOCUMENTS}
+
+
+def of_scripts(documents: Iterable[Path]) -> list[tuple[str, ...]]:
+    """The commands of our scripts, each once."""
+    found = (command for document in documents for command in COMMANDS[document])
+    return list(dict.fromkeys(c for c in found if c[0] == "python" and c[1] in SCRIPTS))
+
+
+def benchmarks() -> list[tuple[str, ...]]:
+    found = (command for document in DOCUMENTS for command in COMMANDS[document])
+    return [c for c in found if c[0] == "python" and c[1].startswith("benchmarks/")]
+
+
+THROUGHPUT = "--images_per_second=100"  # so that a dry run does not measure it
+TRAININGS = of_scripts(document for document in DOCUMENTS if document not in RESULTS)
+# Runs of hours, on data and with teachers that are not here.
+LONG_RUNS = [command for command in of_scripts(RESULTS) if command not in TRAININGS]
+
+
+def test_commands_are_read_as_bash_reads_them(tmp_path):
+    document = tmp_path / "page.md"
+    document.write_text(
+        '```bash\ncommon="--a 1"\nfor x in b c; do\n  python s.py $common \\\n  --n "$x y"\ndone\n'
+        "pip install z && ruff check\n```\n\n```\npython not_this\n```\n"
+    )
+    assert commands(document) == [
+        ("python", "s.py", "--a", "1", "--n", "b y"), ("python", "s.py", "--a", "1", "--n", "c y"),
+        ("pip", "install", "z"), ("ruff", "check"),
+    ]
 
 
 def test_every_command_is_of_a_kind_that_is_tested():
-    others = set(commands()) - set(trainings()) - set(LEFT_TO_CI)
-    assert all(command.split()[0] in NEEDS_A_CONTAINER for command in others), others
+    found = {command for document in DOCUMENTS for command in COMMANDS[document]}
+    others = found - {*TRAININGS, *LONG_RUNS, *benchmarks()}
+    others = {" ".join(command) for command in others} - set(LEFT_TO_CI)
+    assert all(command.startswith(NEEDS_WHAT_IS_NOT_HERE) for command in others), others
 
 
 def test_installing_and_testing_are_what_ci_does():
     ci = (ROOT / ".ci/run").read_text()
-    assert "requirements-dev.txt" in ci and TESTS in ci.splitlines() and TESTS in commands()
+    written = {" ".join(command) for document in DOCUMENTS for command in COMMANDS[document]}
+    assert set(LEFT_TO_CI) <= written
+    for part in (
+        "pip install -r requirements-dev.txt", TESTS, "ruff check .",
+        "pip install -r docs/requirements.txt", "mkdocs build --strict",
+    ):
+        assert part.removeprefix("pip ") in ci, part
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +127,16 @@ def place(tmp_path_factory):
         "train_w_distill.py": ["--epochs=1", "--train_images=64", "--validation_fraction=0"],
     }
     needed = {"runs/encoder", "runs/small"}
-    chain = [words for words in map(shlex.split, trainings()) if needed & set(words)]
-    assert [words[1] for words in chain] == list(small)
-    for words in chain:
-        command = [sys.executable, str(ROOT / words[1]), *words[2:], *small[words[1]]]
+    chain = [command for command in TRAININGS if needed & set(command)]
+    assert [command[1] for command in chain] == list(small)
+    for _, script, *words in chain:
+        command = [sys.executable, str(ROOT / script), *words, *small[script]]
         run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
+    # Commands name further runs, of which only the kind matters.
+    for name in ("TTE", "plain_sum", "instance"):
+        shutil.copytree(folder / "runs/encoder", folder / "runs" / name)
+    shutil.copytree(folder / "runs/small", folder / "runs/large")
     return folder
 
 
@@ -86,12 +145,12 @@ def listing(folder: Path) -> set[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", trainings())
+@pytest.mark.parametrize("command", TRAININGS, ids=shlex.join)
 def test_training_command_as_a_dry_run(command, place, monkeypatch, capsys):
-    words = shlex.split(command)[1:]
-    words = [str(ROOT / word) if (ROOT / word).is_file() else word for word in words]
+    words = [str(ROOT / word) if (ROOT / word).is_file() else word for word in command[1:]]
     # The presets are for CIFAR-100, which would have to be downloaded.
     data = ["--dataset", "digits"] if "--flagfile" in words else []
+    data += [THROUGHPUT] if command[1] == "train_w_distill.py" else []
     # What was made for the commands after them is a run of other settings.
     again = ["--overwrite"] if "--train_dir" in words else []
     before = listing(place)
@@ -100,24 +159,65 @@ def test_training_command_as_a_dry_run(command, place, monkeypatch, capsys):
     assert listing(place) == before, "a dry run writes nothing"
 
 
-@pytest.mark.parametrize("example", blocks("python"))
-def test_example_of_the_library(example, tmp_path, monkeypatch):
+@pytest.mark.slow
+@pytest.mark.parametrize("command", LONG_RUNS, ids=lambda command: shlex.join(command)[:160])
+def test_long_run_as_a_dry_run_on_the_digits(command, tmp_path, monkeypatch, capsys):
+    instead = {
+        "train_w_distill.py": ["--dataset=digits", "--train_images=", THROUGHPUT],
+        "compare.py": ["--dataset=digits", "--train_images=", "--teacher="],
+        "pretrain_tte.py": ["--dataset=digits", "--train_images="],
+        "evaluate.py": ["--dataset=digits", "--train_images=", "--encoder=pixels", "--nobias"],
+    }
     monkeypatch.chdir(tmp_path)
-    exec(compile(example, "README.md", "exec"), {})
-    assert (tmp_path / "distilled.keras").exists()
+    words = [ROOT / command[1], *command[2:], *instead[command[1]]]
+    assert run_script(monkeypatch, capsys, *words, "--dry_run").strip()
+
+
+@pytest.mark.parametrize(
+    "example",
+    [block for document in DOCUMENTS if document.name != "CONTRIBUTING.md"
+     for block in blocks(document, "python")],
+)
+def test_example_of_the_library(example, tmp_path, monkeypatch):
+    """Each runs; trainings by `Settings` as dry runs, as their commands do."""
+    monkeypatch.chdir(tmp_path)
+    planned = []
+    monkeypatch.setattr(
+        train_w_distill, "train", lambda settings: planned.append(train_w_distill.plan(settings))
+    )
+    exec(compile(example, "example", "exec"), {})
+    assert bool(planned) == ("Settings(" in example)
+    assert (tmp_path / "distilled.keras").exists() == ("distilled.keras" in example)
 
 
 def test_what_it_names_exists():
-    for path in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / path).exists(), path
-    for path in re.findall(r"`((?:op_util|distillers|benchmarks)/\w+\.py)`", README):
-        assert (ROOT / path).exists(), path
+    for document in (README, ROOT / "CONTRIBUTING.md"):
+        for path in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text()):
+            assert (ROOT / path).exists(), path
+    files = r"`((?:op_util|distillers|pretext|nets|dataloader|docs|tests|benchmarks)/[\w/]+\.py)`"
+    examples = {"distillers/cwd.py", "tests/distillers/test_cwd.py", "pretext/context.py"}
+    for document in DOCUMENTS:
+        for path in set(re.findall(files, document.read_text())):
+            made_by_an_example = f"`{path}`:\n\n```python" in document.read_text()
+            assert (ROOT / path).exists() or made_by_an_example or path in examples, path
 
 
 def test_flags_it_names_exist(monkeypatch, capsys):
-    known = {"help", "flagfile", "logdir"}
-    for script in ("train_w_distill", "compare", "pretrain_tte", "evaluate"):
-        help_text = run_script(monkeypatch, capsys, ROOT / f"{script}.py", "--help")
+    known = {"help", "flagfile", "logdir", "strict", "dist", "noNAME"}
+    scripts = [*SCRIPTS, *dict.fromkeys(command[1] for command in benchmarks())]
+    for script in scripts:
+        # A benchmark finds its neighbours beside itself.
+        monkeypatch.syspath_prepend(ROOT / Path(script).parent)
+        help_text = run_script(monkeypatch, capsys, ROOT / script, "--help")
         known |= set(re.findall(r"^  --(\w+)", help_text, flags=re.MULTILINE))
-    named = set(re.findall(r"--(\w+)", README.replace(TESTS, "")))
-    assert named <= known, named - known
+    for document in DOCUMENTS:
+        named = set(re.findall(r"--(\w+)", document.read_text()))
+        # A flag that an example adds.
+        named -= {"context_step"} if document.name == "CONTRIBUTING.md" else set()
+        assert named <= known, (document, named - known)
+
+
+def test_the_table_of_methods_lists_them_all():
+    table = README.read_text().partition("\n## Methods\n")[2].partition("\n\n`None`")[0]
+    listed = set(re.findall(r"`(\w+)`", table)) | {"None"}
+    assert listed == set(distillers.names())

@@ -6,13 +6,12 @@
 import importlib
 import sys
 
-from experiment import quiet  # noqa: F401 (before TensorFlow)
+from experiment.command import quiet  # noqa: F401 (before TensorFlow)
 
 # isort: split
-from experiment.main import run
+from experiment.command.main import run
 from tests.virtual_devices import split_cpu
 
 split_cpu(2)
 script = importlib.import_module(sys.argv.pop(1))
-script.define()
-run(script.main)
+run(script.main, script.read_settings(script.__doc__))

@@ -15,7 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from experiment import devices
+from experiment.run import devices
 
 ROOT = Path(__file__).parents[1]
 

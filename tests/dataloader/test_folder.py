@@ -1,23 +1,21 @@
 """``folder:DIR``: pictures written by Pillow, read by TensorFlow."""
 
+import json
+import os
 import shutil
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import dataloader
-from dataloader import Augmentation
+import dataloader.folder
+from dataloader import Augmentation, MemoryImages
+from dataloader.folder import FileImages
 from registry import UserError
-
-
-def picture(seed, shape=(9, 12, 3)):
-    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
-
-
-def save(array, file):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(file)
+from tests.dataloader.pictures import picture, save, save_turned, smooth
 
 
 @pytest.fixture
@@ -68,7 +66,7 @@ def test_formats_sizes_and_colours_meet(top):
     save(grey, bee / "1.jpeg")
     save(grey, bee / "2.bmp")
     save(grey, bee / "3.png")
-    save(np.dstack([flat, flat[..., :1]]), bee / "4.png")
+    save(np.dstack([flat, np.full_like(flat[..., :1], 255)]), bee / "4.png")
     Image.fromarray(flat).quantize(2, dither=Image.Dither.NONE).save(bee / "5.gif")
     Image.fromarray(flat).convert("CMYK").save(bee / "6.jpg")
     (bee / "notes.txt").write_text("not a picture")
@@ -77,6 +75,213 @@ def test_formats_sizes_and_colours_meet(top):
     assert images.shape == (7, 9, 12, 3)
     for image, colour in zip(images, [flat[0, 0], *[[77] * 3] * 3, *[flat[0, 0]] * 3], strict=True):
         assert abs(image - np.array(colour)).max() <= 3
+
+
+@pytest.mark.parametrize("in_memory", ["yes", "no"])
+def test_pictures_that_are_not_ordinary(tmp_path, in_memory):
+    """Turned, transparent, of 16 bits, beside ordinary ones: by arithmetic, not by a decoder."""
+    shape = np.random.default_rng(0).random((24, 40)) < 0.3
+    ink = np.dstack([np.zeros((24, 40, 3)), 255 * shape]).astype(np.uint8)
+    deep = np.linspace(0, 65535, 960).round().astype(np.uint16).reshape(24, 40)
+    for name in "ab":
+        save_turned(smooth((24, 40)), tmp_path / "train" / name / "0.jpg", 6)
+        save(ink, tmp_path / "train" / name / "1.png")
+        save(deep, tmp_path / "train" / name / "2.png")
+        save(smooth((24, 40)), tmp_path / "train" / name / "3.png")
+        save(smooth((24, 40)), tmp_path / "test" / name / "0.png")
+    data = load(tmp_path, in_memory=in_memory)
+    assert data.image_shape == (24, 40, 3)
+    turned, drawn, grey, plain = data.train.images(range(4)).numpy().astype(int)
+    assert np.abs(turned - smooth((24, 40))).mean() < 3
+    np.testing.assert_array_equal(drawn, np.where(shape, 0, 255)[..., None].repeat(3, -1))
+    np.testing.assert_allclose(grey, (deep / 257)[..., None].repeat(3, -1), atol=0.51)
+    np.testing.assert_array_equal(plain, smooth((24, 40)))
+
+
+def test_in_memory_or_not_batches_are_the_same(top):
+    def batches(in_memory, **start):
+        data = load(top, in_memory=in_memory, validation_fraction=0.25)
+        store = {"yes": MemoryImages, "no": FileImages}.get(in_memory, MemoryImages)
+        assert isinstance(data.train.store, store)
+        found = dataloader.training_batches(
+            data.train, 4, seed=3, epochs=2, augmentation=Augmentation(flip=True, crop_padding=2),
+            **start,
+        )
+        return data, list(found)
+
+    (memory, expected), (disk, found) = batches("yes"), batches("no")
+    assert memory.channel_mean == disk.channel_mean and memory.train.fill == disk.train.fill
+    assert memory.channel_deviation == disk.channel_deviation
+    for one, other in zip(expected, found, strict=True):
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key])
+    _, resumed = batches("no", start_epoch=1, start_step=1)
+    np.testing.assert_array_equal(resumed[0]["image"], expected[3]["image"])
+    assert len(resumed) == 1
+
+
+def test_too_large_for_the_memory(top, monkeypatch):
+    monkeypatch.setattr("dataloader.memory.free_memory", lambda: 100_000)
+    monkeypatch.setattr("dataloader.folder.free_memory", lambda: 100_000)
+    monkeypatch.setattr("dataloader.folder.BATCH", 4)
+    monkeypatch.setattr("dataloader.folder.MEMORY_SHARE", 0.01)
+    assert isinstance(load(top).train.store, FileImages)
+    with pytest.raises(UserError, match="128x128.*more than half.*smaller image_size"):
+        load(top, image_size=(128, 128))
+    monkeypatch.setattr("dataloader.memory.free_memory", lambda: 5_000)
+    with pytest.raises(UserError, match="10 images of 9x12.*in_memory=no"):
+        load(top, in_memory="yes")
+
+
+def test_images_lie_at_any_depth_in_order(tmp_path):
+    places = ["b.png", "images/a.png", "images/deep/er/z.png", "c/x y.png", "ü/ä.png"]
+    for name in ("an ant", "蜂"):
+        for number, place in enumerate(places):
+            save(picture(number), tmp_path / "train" / name / place)
+        save(picture(9), tmp_path / "test" / name / "images" / "t.png")
+        save(picture(8), tmp_path / "train" / name / ".hidden" / "h.png")
+    data = load(tmp_path)
+    assert data.class_names == ("an ant", "蜂") and data.has_class_names
+    assert len(data.train) == 10 and len(data.test) == 2
+    order = [0, 3, 1, 2, 4]  # b.png, c/, images/a.png, images/deep/, ü/
+    np.testing.assert_array_equal(data.train.images(range(5)), [picture(i) for i in order])
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "Val"])
+def test_validation_folders(top, name):
+    for label, kind in enumerate(("ant", "bee")):
+        save(picture(50 + label), top / name / kind / "0.png")
+    data = load(top, validation_fraction=0.5)  # of its own, whatever the share
+    assert (len(data.train), len(data.validation), len(data.test)) == (8, 2, 2)
+    np.testing.assert_array_equal(data.validation.images([0, 1]), [picture(50), picture(51)])
+    np.testing.assert_array_equal(data.test.images([0, 1]), [picture(100), picture(101)])
+    assert data.validation.fill == data.train.fill
+    assert len(load(top, validation_fraction=0).validation) == 0
+    shutil.rmtree(top / "test")
+    data = load(top, validation_fraction=0.25)
+    assert (len(data.train), len(data.validation), len(data.test)) == (6, 2, 2)
+    np.testing.assert_array_equal(data.test.images([0, 1]), [picture(50), picture(51)])
+
+
+def test_two_folders_for_one_part_are_refused(top):
+    for name in ("val", "valid"):
+        save(picture(0), top / name / "ant" / "0.png")
+    with pytest.raises(UserError, match="has val and valid: one folder"):
+        load(top)
+
+
+def test_images_that_are_passed_over_are_told(top, caplog):
+    save(picture(0), top / "extra" / "ant" / "0.png")
+    save(picture(0), top / "0.png")
+    for number in range(5):
+        save(picture(0), top / "train" / f"loose {number}.png")
+    ant = top / "train" / "ant"
+    for name in ("no ending", "0.png~", "1.webp.part"):
+        save(picture(0), ant / "x.webp" if "webp" in name else ant / "x.png")
+        (ant / ("x.webp" if "webp" in name else "x.png")).rename(ant / name)
+    (ant / "notes.txt").write_text("B M is no image")
+    (ant / "sound.wav").write_bytes(b"RIFF\0\0\0\0WAVE")
+    (ant / "empty").touch()
+    load(top)
+    told = "\n".join(caplog.messages)
+    assert "extra has images, but is not read" in told and "0.png is in no class folder" in told
+    assert "loose 0.png, loose 1.png, loose 2.png and 2 more are in no class folder" in told
+    assert "train/ant/0.png~, train/ant/1.webp.part, train/ant/no ending; not read" in told
+    assert len(caplog.messages) == 4
+
+
+def test_sixteen_bits_that_hold_fewer_are_told(tmp_path, caplog):
+    values = np.linspace(0, 4095, 960).round().astype(np.uint16).reshape(24, 40)
+    for number in range(6):
+        save(values, tmp_path / "train" / f"c{number % 2}" / f"{number}.png")
+    found = load(tmp_path, in_memory="no").train.images([0]).numpy()
+    np.testing.assert_allclose(found[0, ..., 0], values * (255 / 4095), atol=0.51)
+    message, = caplog.messages
+    assert "has a value above 4095" in message
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "endless link"])
+def test_what_is_no_file_is_refused_by_name(top, kind):
+    file = top / "train" / "ant" / "x.png"
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "device":
+        file.symlink_to("/dev/zero")
+    else:
+        (top / "train" / "ant" / "again").symlink_to(top / "train")
+    message = "again: links to a folder that holds it" if kind == "endless link" else "x.png: is a "
+    with pytest.raises(UserError, match=message):
+        load(top)
+
+
+def test_a_set_of_single_colours_is_told_once(tmp_path, caplog):
+    for number in range(6):
+        flat = np.full([8, 8, 3], 40 * number, np.uint8)
+        save(flat, tmp_path / "train" / f"c{number % 2}" / f"{number}.png")
+    load(tmp_path)
+    message, = caplog.messages
+    assert "every training image is of a single colour" in message
+    caplog.clear()
+    save(picture(0, (8, 8, 3)), tmp_path / "train" / "c0" / "9.png")
+    save(picture(1, (8, 8, 3)), tmp_path / "train" / "c0" / "8.png")
+    load(tmp_path)
+    assert not caplog.messages
+
+
+@pytest.fixture
+def cached(top, tmp_path_factory, monkeypatch):
+    """`top` as a folder of many images, looked at for the last time long ago."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
+    monkeypatch.setattr("dataloader.folder.DECODED_AT_START", 5)
+    long_ago = time.time() - 100
+    for folder in (top, *(folder for folder in top.rglob("*") if folder.is_dir())):
+        os.utime(folder, (long_ago, long_ago))
+    return top
+
+
+def no_listing(top):
+    raise AssertionError(f"{top} is listed again")
+
+
+def cache_files():
+    return list(Path(os.environ["XDG_CACHE_HOME"]).glob("sskd-tte/*"))
+
+
+def test_a_large_folder_is_listed_once(cached, monkeypatch):
+    data = load(cached)
+    file, = cache_files()
+    monkeypatch.setattr("dataloader.folder.find_images", no_listing)
+    again = load(cached, in_memory="no")
+    assert file.stem.startswith("folder-")
+    np.testing.assert_array_equal(again.train.images(range(8)), data.train.images(range(8)))
+    np.testing.assert_array_equal(again.train.labels, data.train.labels)
+    assert again.class_names == data.class_names and len(again.test) == len(data.test)
+    save(picture(5), cached / "train" / "bee" / "9.png")
+    with pytest.raises(AssertionError, match="listed again"):
+        load(cached)
+    monkeypatch.undo()
+    assert len(load(cached).train) == 9
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"version": 1, "changed": {}}'])
+def test_a_damaged_cache_is_made_again(cached, content):
+    load(cached)
+    file, = cache_files()
+    whole = file.read_text()
+    file.write_text(content)
+    assert len(load(cached).train) == 8
+    assert json.loads(file.read_text()) == json.loads(whole)
+
+
+def test_no_cache_where_none_can_be_kept(cached, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "train" / "ant" / "0.png"))
+    assert len(load(cached).train) == 8
+
+
+def test_no_cache_of_what_changes_now(cached):
+    os.utime(cached / "train" / "ant")
+    load(cached)
+    assert not cache_files()
 
 
 def test_grey_only_where_all_are(tmp_path):
@@ -100,7 +305,7 @@ def test_damaged_pictures_are_all_found_and_named(top):
     (top / "test" / "ant" / "0.bmp").write_bytes((top / "test" / "ant" / "0.bmp").read_bytes()[:99])
     (bee / "3.png").write_bytes(b"")
     (bee / "5.gif").write_text("hello, this is no picture")
-    Image.fromarray(picture(0)).convert("P").save(bee / "6.bmp")
+    save(picture(0).astype(np.int32)[..., 0], bee / "6.tif")
     with pytest.raises(UserError, match="7 of 13 images cannot be read") as caught:
         load(top)
     message = str(caught.value)
@@ -111,10 +316,12 @@ def test_damaged_pictures_are_all_found_and_named(top):
 
 @pytest.mark.parametrize("fault, message", [
     ("no train", "no such folder: .*train"),
-    ("no classes", "has no images"),
+    ("no classes", "has no class folders"),
+    ("no images", "has no images in train/CLASS"),
     ("empty class", "class 'cow' has no image to train on"),
     ("unknown test class", "has the class 'cow'"),
-    ("webp", "webp images are not read"),
+    ("heic", "heic images are not read"),
+    ("class twice", "1 class: at least two"),
     ("empty test", "no test images"),
 ])  # fmt: skip
 def test_mistakes_are_named(top, fault, message):
@@ -127,8 +334,14 @@ def test_mistakes_are_named(top, fault, message):
         (top / "train" / "cow").mkdir()
     elif fault == "unknown test class":
         (top / "test" / "cow").mkdir()
-    elif fault == "webp":
-        (top / "train" / "ant" / "x.webp").touch()
+    elif fault == "heic":
+        (top / "train" / "ant" / "x.heic").touch()
+    elif fault == "no images":
+        for file in top.rglob("train/*/*.png"):
+            file.unlink()
+    elif fault == "class twice":
+        for part in ("train", "test"):
+            shutil.rmtree(top / part / "bee")
     else:
         shutil.rmtree(top / "test")
         (top / "test").mkdir()

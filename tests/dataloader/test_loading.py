@@ -73,6 +73,9 @@ def test_labels_a_class(digits):
         ({"train_images": 5}, "has no image among the first 5"),
         ({"image_size": (0, 8)}, "image size 0x8"),
         ({"seed": -1}, "data seed -1"),
+        ({"in_memory": "no"}, "'digits' is always held in memory"),
+        ({"in_memory": "maybe"}, "auto, yes, no expected"),
+        ({"image_size": (10**6, 10**6)}, "more than half of the"),
     ],
     ids=str,
 )

@@ -1,11 +1,13 @@
 """``npz:FILE``: what is read, and what is refused in one line."""
 
+import os
 import zipfile
 
 import numpy as np
 import pytest
 
 import dataloader
+from dataloader.npz import Archive
 from registry import UserError
 
 
@@ -58,6 +60,20 @@ def test_class_names_grey_images_and_columns_of_labels(load):
     assert data.train.images([0, 1]).dtype == np.uint8
 
 
+def test_names_say_more_than_numbers_or_not(load):
+    assert not load().has_class_names
+    assert load(classes=np.array(["a", "b", "c"])).has_class_names
+    assert load(classes=np.array([b"a", b"b", b"\xc3\xa9"])).class_names == ("a", "b", "é")
+    assert load(classes=np.array(["1", "0", "2"])).has_class_names
+    assert not load(classes=np.array(["0", "1", "2"])).has_class_names
+
+
+def test_constant_images_are_told(load, caplog):
+    load(x_train=np.full([30, 6, 7, 3], 9, np.uint8))
+    message, = caplog.messages
+    assert "every training image is of a single colour" in message
+
+
 def test_constant_channel_can_be_divided_by(load):
     images = content()["x_train"]
     images[..., 1] = 200
@@ -87,6 +103,21 @@ def test_resized(load):
         ({"y_train": np.arange(29) % 3}, "29 labels for 30 images"),
         ({"y_train": np.arange(30) % 3 - 1}, "negative label"),
         ({"y_train": np.arange(30) % 3 / 1.0}, "y_train is float64: integer class numbers"),
+        ({"y_train": np.arange(30) % 3 / 2.0}, "float64 with fractions, such as 0.5: integer"),
+        ({"y_test": np.array([np.nan] * 9)}, "y_test is float64 with 9 NaN: integer"),
+        ({"y_test": np.array(["a"] * 9)}, "y_test is <U1: integer class numbers"),
+        ({"y_train": np.arange(30) % 3 + 1, "y_test": np.arange(9) % 3 + 1}, "1 to 3.*subtract 1"),
+        (
+            {"y_train": np.arange(30) % 3 + 1, "y_test": np.arange(9) % 3 + 1,
+             "classes": np.array(["a", "b", "c"])}, "labels from 1 to 3.*subtract 1",
+        ),
+        ({"y_test": np.array([2**31 - 1] * 9)}, "label 2147483647 among 39 images"),
+        ({"y_train": np.array([2**63] * 30, np.uint64)}, "has the label 9223372036854775808"),
+        ({"y_train": np.array([2**62] * 30)}, "label 4611686018427387904 among 39 images"),
+        ({"classes": np.array(["a", "b", "a"])}, "class name 'a' stands there 2 times"),
+        ({"classes": np.array(["a", "b", " "])}, "class name ' ': text expected"),
+        ({"classes": np.array(["a", "b", "c\nd"])}, "class name 'c.nd': text expected"),
+        ({"classes": np.array([b"a", b"b", b"caf\xe9"])}, "classes holds b'caf.xe9'.*UTF-8"),
         ({"y_test": np.eye(9, 3, dtype=int)}, "class numbers, not one-hot"),
         ({"y_test": np.array([5] * 9)}, "class '3', '4', '5' has no image to train on"),
         ({"y_train": np.arange(30) % 2 * 2}, "class '1' has no image to train on"),
@@ -148,6 +179,48 @@ def test_member_that_is_no_array(tmp_path):
         archive.writestr("y_test.npy", b"no array at all")
     with pytest.raises(UserError, match="y_test"):
         dataloader.load(f"npz:{tmp_path / 'set.npz'}")
+
+
+def header_of(shape, dtype="|u1", version=b"\1\0"):
+    """An array in NumPy's format (version 1.0) with no values."""
+    text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY" + version + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize("member", [
+    header_of((10**12, 1000, 1000, 3)), header_of((30, 6, 7, 3)), header_of((10**18,), "<U0"),
+    header_of((-5, 6, 7, 3)), header_of((10**6,), "<U1000000"), header_of((2**70, 2**70)),
+    header_of((30,)) + bytes(31), header_of((30,), version=b"\2\0") + bytes(30),
+    header_of((30,), version=b"\7\0") + bytes(30), header_of("x" * 20_000),
+    b"\x93NUMPY\2\0\xff\xff\xff\x7f" + bytes(50_000),
+])  # fmt: skip
+def test_a_header_promises_what_is_not_there(tmp_path, member):
+    np.savez(tmp_path / "set.npz", **content(y_train=None))
+    with zipfile.ZipFile(tmp_path / "set.npz", "a") as archive:
+        archive.writestr("y_train.npy", member)
+    with pytest.raises(UserError, match=r"set\.npz: y_train is damaged") as caught:
+        dataloader.load(f"npz:{tmp_path / 'set.npz'}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["x_train", "y_test", "classes"])
+def test_an_archive_that_unpacks_to_more_than_memory(tmp_path, monkeypatch, key):
+    """3 MB of zeros take 3 kB in the archive."""
+    np.savez_compressed(tmp_path / "set.npz", **content(**{key: np.zeros(3 * 10**6, np.uint8)}))
+    assert (tmp_path / "set.npz").stat().st_size < 50_000
+    monkeypatch.setattr("dataloader.memory.free_memory", lambda: 10**6)
+    monkeypatch.setattr(np.lib.format, "read_array", lambda *_, **__: pytest.fail("it is read"))
+    archive = Archive(tmp_path / "set.npz", [])
+    with pytest.raises(UserError, match=f"{key} needs .* more than half of the"):
+        archive.read(key)
+
+
+def test_what_is_no_file(tmp_path):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name, kind in {"folder": "a folder", "pipe": "a named pipe"}.items():
+        with pytest.raises(UserError, match=f"{name}: is {kind}, not a file"):
+            dataloader.load(f"npz:{tmp_path / name}")
 
 
 def test_too_large_for_the_memory(load, monkeypatch):

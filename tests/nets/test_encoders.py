@@ -197,38 +197,11 @@ def test_a_network_that_is_tied_to_its_size_is_refused():
         nets.copy_encoder(encoder, (32, 32))
 
 
-# Batch statistics
-
-
-def test_recomputed_statistics_are_those_of_all_positions_of_all_batches():
-    image = keras.Input((4, 4, 2))
-    maps = keras.layers.BatchNormalization(name="first")(image)
-    maps = keras.layers.Conv2D(3, 1, name="mix")(maps)
-    model = keras.Model(image, keras.layers.BatchNormalization(name="second")(maps))
-    random = np.random.default_rng(0)
-    batches = [random.normal(3, 2, [count, 4, 4, 2]).astype(np.float32) for count in (5, 5, 3)]
-    kernel = model.get_layer("mix").kernel.numpy().copy()
-    nets.recompute_batch_statistics(model, batches)
-    every = np.concatenate(batches)
-    first, second = model.get_layer("first"), model.get_layer("second")
-    np.testing.assert_allclose(first.moving_mean, every.mean((0, 1, 2)), rtol=1e-4)
-    np.testing.assert_allclose(first.moving_variance, every.var((0, 1, 2)), rtol=1e-4)
-    # The second layer sees each batch normalised by its own statistics.
-    seen = np.concatenate([
-        (each - each.mean((0, 1, 2))) / np.sqrt(each.var((0, 1, 2)) + first.epsilon)
-        for each in batches
-    ]) @ kernel[0, 0]
-    np.testing.assert_allclose(second.moving_mean, seen.mean((0, 1, 2)), rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(second.moving_variance, seen.var((0, 1, 2)), rtol=1e-3)
-    assert first.momentum == second.momentum == 0.99
-    np.testing.assert_array_equal(model.get_layer("mix").kernel, kernel)
-
-
 # Exports
 
 
 def test_an_export_gives_what_the_encoder_gives(tmp_path):
-    from experiment.export import export_saved_model
+    from experiment.run.export import export_saved_model
 
     encoder = nets.encoder_of(network(), STANDARDIZE)
     embedder = keras.Model(encoder.model.input, encoder.model.output["embedding"])
@@ -244,7 +217,7 @@ def test_an_export_gives_what_the_encoder_gives(tmp_path):
 
 
 def test_what_is_no_export_of_an_encoder_is_refused(tmp_path):
-    from experiment.export import export_saved_model
+    from experiment.run.export import export_saved_model
 
     with pytest.raises(UserError, match="no SavedModel"):
         nets.ExportedEncoder(tmp_path)

@@ -262,7 +262,7 @@ def test_wrong_names_within_models_are_told():
         nets.outputs_of(model, taps=["backbone/shalow"])
     with pytest.raises(UserError, match="'nested' has no layer 'backbon'.*'backbone'"):
         nets.outputs_of(model, taps=["backbon/shallow"])
-    with pytest.raises(UserError, match="'pooled'.*is no functional model"):
+    with pytest.raises(UserError, match="'pooled' of model 'nested' holds no layer 'shallow'"):
         nets.outputs_of(model, taps=["pooled/shallow"])
 
 

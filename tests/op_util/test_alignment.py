@@ -14,7 +14,6 @@ def taps_of(seed, *shapes):
     return [random.normal(size=(4, *shape)) + 0.2 for shape in shapes]
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("num_dfv", [1, 2, 4])
 def test_alignment_is_that_of_a_loop(num_dfv, solver):
     shapes = (30, 12), (16, 20), (36, 30), (1, 9), (3, 8)
@@ -39,7 +38,6 @@ def test_alignment_is_that_of_a_loop(num_dfv, solver):
             np.testing.assert_allclose(importance(one.values)[sample], weights, atol=1e-9)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
 def test_a_cosine_of_zero_counts_as_positive(solver):
     """An all-zero student map has no vectors; the teacher's keep their signs."""
     teacher = tf.constant(np.random.default_rng(3).normal(size=(2, 6, 8)))

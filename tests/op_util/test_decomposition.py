@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from op_util.decomposition import FULL_BELOW, full_eigenpairs, leading_eigenpairs
+from op_util import decomposition
+from op_util.decomposition import (
+    PLANS,
+    assume_device,
+    device_of,
+    full_eigenpairs,
+    leading_eigenpairs,
+    routine_for,
+)
 
 SPECTRA = {
     "falling": lambda n: 0.7 ** np.arange(n),
@@ -17,7 +25,7 @@ SPECTRA = {
     "rank 5": lambda n: np.r_[np.arange(5, 0, -1), np.zeros(n - 5)],
     "zero": lambda n: np.zeros(n),
 }
-SIZES = (FULL_BELOW - 4, FULL_BELOW + 16, 3 * FULL_BELOW)
+SIZES = (PLANS["CPU"].full_below - 4, 40, 72)
 
 
 def gram_of(spectrum, size, seed):
@@ -28,7 +36,7 @@ def gram_of(spectrum, size, seed):
 
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
 @pytest.mark.parametrize("spectrum", SPECTRA)
-def test_values_vectors_and_their_orthogonality(spectrum, dtype):
+def test_values_vectors_and_their_orthogonality(spectrum, dtype, device):
     tolerance = 1e-5 if dtype == tf.float32 else 1e-12
     for size in SIZES:
         gram = np.stack([gram_of(spectrum, size, seed) for seed in range(3)])
@@ -46,7 +54,7 @@ def test_values_vectors_and_their_orthogonality(spectrum, dtype):
                 np.testing.assert_allclose(products, np.eye(len(products)), atol=10 * tolerance)
 
 
-def test_constant_matrix():
+def test_constant_matrix(device):
     """Every column of the block is then a multiple of one vector."""
     for size in (*SIZES, 64):
         gram = np.ones((2, size, size), np.float32) / size
@@ -55,7 +63,7 @@ def test_constant_matrix():
             np.testing.assert_allclose(values, [[1, *[0] * (count - 1)]] * 2, atol=1e-5)
 
 
-def test_a_hard_sample_leaves_the_others_exact():
+def test_a_hard_sample_leaves_the_others_exact(device):
     size = SIZES[1]
     gram = np.stack([gram_of(spectrum, size, 1) for spectrum in ("falling", "all equal", "zero")])
     values = leading_eigenpairs(tf.constant(gram), 3).values[:, :3]
@@ -79,3 +87,96 @@ def test_float64_has_all_its_digits_though_eigh_has_not(monkeypatch, spectrum):
     np.testing.assert_allclose(gram @ vectors, values[:, None] * vectors, atol=1e-14)
     products = np.swapaxes(vectors, 1, 2) @ vectors
     np.testing.assert_allclose(products, [np.eye(size)] * 2, atol=1e-12)
+
+
+def test_which_routine_decomposes():
+    for dtype in (tf.float32, tf.float64):
+        assert [routine_for("GPU", size, dtype) for size in (1, 32, 33)] == ["svd", "svd", "eigh"]
+        assert {routine_for(device, 8, dtype) for device in ("CPU", "XLA")} == {"eigh"}
+    with pytest.raises(ValueError, match="bfloat16; expected float32 or float64"):
+        routine_for("GPU", 8, tf.bfloat16)
+
+
+def test_device_of_tensors():
+    assert device_of(tf.ones([2])) == "CPU"
+    seen = []
+
+    def branch(x):
+        seen.append(device_of(x))
+        return x
+
+    def function(x):
+        branch(x)
+        return tf.cond(tf.reduce_sum(x) > 0, lambda: branch(x), lambda: x)
+
+    tf.function(function)(tf.ones([2]))
+    tf.function(function, jit_compile=True)(tf.ones([2]))
+    tf.function(function, jit_compile=True).get_concrete_function(tf.ones([2]))
+    with tf.Graph().as_default():
+        for placed in ("GPU:0", "CPU:0"):
+            with tf.device(placed):
+                branch(tf.ones([2]))
+    assert seen == ["CPU"] * 2 + ["XLA"] * 4 + ["GPU", "CPU"]
+    with assume_device("GPU"):
+        assert device_of(tf.ones([2])) == "GPU"
+    assert device_of(tf.ones([2])) == "CPU"
+
+
+def test_unknown_device_is_refused():
+    with pytest.raises(ValueError, match="'NPU'; expected one of CPU, GPU, XLA"), \
+            assume_device("NPU"):
+        pass
+
+
+def test_the_full_decomposition_is_of_those_that_need_it(monkeypatch, device):
+    """Also on a GPU, where it takes a call for each matrix."""
+    decomposed, original = [], decomposition.full_eigenpairs
+
+    def noted(gram, *device):
+        decomposed.append(tuple(gram.shape))
+        return original(gram, *device)
+
+    monkeypatch.setattr(decomposition, "full_eigenpairs", noted)
+    size = SIZES[2]
+    spectra = ["falling"] * 5 + ["all close"] + ["falling"] * 3 + ["all close"]
+    gram = np.stack([gram_of(spectrum, size, seed) for seed, spectrum in enumerate(spectra)])
+    values = leading_eigenpairs(tf.constant(gram, tf.float32), 3).values[:, :3]
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(gram)[:, ::-1][:, :3], atol=1e-6)
+    assert [shape for shape in decomposed if shape[1] == size] == [(2, size, size)]
+
+
+@pytest.mark.parametrize("count", [1, 3, 20, 26, 27])
+@pytest.mark.parametrize("size", [16, 33, 64])
+def test_on_a_gpu_without_loops(size, count):
+    """One branch, to the full decomposition; no matrix of over 32 rows is decomposed but there."""
+    with assume_device("GPU"):
+        function = tf.function(lambda gram: leading_eigenpairs(gram, count).vectors)
+        graph = function.get_concrete_function(tf.TensorSpec([None, size, size])).graph
+    definition = graph.as_graph_def(add_shapes=True)
+    nodes = [*definition.node, *(n for part in definition.library.function for n in part.node_def)]
+    types = [node.op for node in nodes]
+    loops = size > 32 and count > 26
+    is_compressed = size > 32 and not loops
+    assert not {"While", "StatelessWhile"} & set(types)
+    assert types.count("If") + types.count("StatelessIf") == is_compressed
+    assert types.count("SelfAdjointEigV2") == (is_compressed or loops)
+    assert ("Svd" in types) == (not loops)
+
+
+def test_cores_that_a_gpu_decomposes_roughly(monkeypatch):
+    """cuSOLVER's batched routine gives vectors that are orthogonal to 1e-5, as was measured."""
+    computed, random = tf.linalg.svd, np.random.default_rng(0)
+
+    def rough(gram):
+        values, left, right = computed(gram)
+        return values, left + 5e-6 * random.normal(size=left.shape).astype(np.float32), right
+
+    monkeypatch.setattr(tf.linalg, "svd", rough)
+    size = SIZES[2]
+    gram = np.stack([gram_of("slowly falling", size, seed) for seed in range(3)])
+    values, vectors = leading_eigenpairs(tf.constant(gram, tf.float32), 3, device="GPU")
+    values, vectors = values[:, :3].numpy(), vectors[:, :, :3].numpy()
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(gram)[:, ::-1][:, :3], atol=3e-7)
+    assert np.max(np.abs(gram @ vectors - values[:, None] * vectors)) < 3e-7
+    products = np.swapaxes(vectors, 1, 2) @ vectors
+    np.testing.assert_allclose(products, [np.eye(3)] * 3, atol=1e-6)

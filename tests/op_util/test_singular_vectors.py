@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from op_util.decomposition import FULL_BELOW
+from op_util.decomposition import PLANS
 from op_util.singular_vectors import ORIENTATIONS, SOLVERS, right_singular_vectors
 from tests.reference import gradient_of_vectors, relative_error, right_vectors, with_spectrum
 
@@ -55,10 +55,9 @@ def value_and_gradient(x, upstream, dtype=tf.float64, **options):
 
 
 def test_cases_reach_the_compressed_path():
-    assert all(min(shape) > FULL_BELOW for shape in COMPRESSED)
+    assert all(min(shape) > plan.full_below for shape in COMPRESSED for plan in PLANS.values())
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize(("rows", "columns", "values"), list(cases()))
 def test_vectors_and_exact_gradient_in_float64(rows, columns, values, solver):
     x = with_spectrum(rows * columns, rows, columns, values)
@@ -72,7 +71,6 @@ def test_vectors_and_exact_gradient_in_float64(rows, columns, values, solver):
             np.testing.assert_allclose(gradient, 0, atol=1e-12)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize(
     ("rows", "columns", "values"),
     [
@@ -104,7 +102,7 @@ def differences(x, upstream, step=2e-6):
 
 @pytest.mark.parametrize("shape", COMPRESSED)
 @pytest.mark.parametrize("spectrum", ["close", "triplets", "spread"])
-def test_exact_gradient_of_large_maps_along_random_directions(shape, spectrum):
+def test_exact_gradient_of_large_maps_along_random_directions(shape, spectrum, device):
     x = with_spectrum(7, *shape, SPECTRA[spectrum](min(shape)))
     upstream = np.random.default_rng(1).normal(size=(shape[1], 3))
     _, gradient = value_and_gradient(x[None], upstream[None], solver="auto")
@@ -122,7 +120,7 @@ def test_exact_gradient_of_large_maps_along_random_directions(shape, spectrum):
 
 
 @pytest.mark.parametrize(("rows", "columns", "values"), list(cases()))
-def test_solvers_agree_in_float32(rows, columns, values):
+def test_solvers_agree_in_float32(rows, columns, values, device):
     """Within rounding over the smallest relative gap, or over the smallest value's square where the
     Gram matrix has only its square; the reference is NumPy in float64."""
     count = min(4, len(values))
@@ -146,7 +144,6 @@ def test_solvers_agree_in_float32(rows, columns, values):
 
 
 @pytest.mark.parametrize("gradient", ["exact", "published"])
-@pytest.mark.parametrize("solver", SOLVERS)
 def test_a_batch_is_decomposed_sample_by_sample(solver, gradient):
     """A sample that is hard or not finite changes nothing for the others."""
     random = np.random.default_rng(4)
@@ -190,7 +187,6 @@ def test_published_gradient(shape):
         assert relative_error(gradient[i], expected * 3 / 3.001) < 1e-9
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
 def test_canonical_orientation(solver):
     x = np.random.default_rng(7).normal(size=(6, 20, 12))
     values, vectors = right_singular_vectors(tf.constant(x), 4, solver=solver)
@@ -246,7 +242,7 @@ HARD = (
 
 
 @pytest.mark.parametrize("name", HARD)
-def test_always_finite(name):
+def test_always_finite(name, device):
     x = matrices_of(name)
     for dtype in (tf.float32, tf.float64):
         for solver in SOLVERS:
@@ -263,7 +259,6 @@ def test_always_finite(name):
                     assert np.all((np.abs(lengths - 1) < 1e-4) | (lengths == 0))
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("scale", [1e-20, 1e20])
 def test_vectors_do_not_depend_on_the_maps_scale(scale, solver):
     """In float32, where squares of such numbers overflow or vanish."""
@@ -323,7 +318,6 @@ def test_unknown_choices_are_refused(option):
 
 
 @pytest.mark.parametrize("shape", [(40, 30), (100, 64), (30, 40), (64, 100), (6, 4)])
-@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("dtype", [tf.float64, tf.float32])
 def test_gradient_of_a_rank_one_map_asked_for_more_vectors_than_it_has(shape, solver, dtype):
     """The vectors without a singular value are directions in which the first one can turn."""

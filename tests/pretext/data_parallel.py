@@ -18,7 +18,11 @@ CASES = {
         "names": ("rotation", "instance"), "memory_of": IMAGES, "ensemble_weight": 1.0,
         "average_decay": 0.9,
     },
-    "relational": {"regularizer": "relational", "balance_name": "none"},
+    "relational": {"regularizer": "relational", "balance": "none"},
+    "barlow_twins": {"names": ("barlow_twins", "rotation"), "balance": "random"},
+    "vicreg": {"names": ("vicreg", "rotation"), "balance": "pcgrad"},
+    "simsiam": {"names": ("simsiam", "rotation"), "regularizer": "variance_covariance",
+                "balance": "uncertainty"},
 }
 MEASURED = ("relational",)  # by a `BiasLog` too, which takes long
 

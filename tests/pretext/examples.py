@@ -3,9 +3,33 @@
 import numpy as np
 import tensorflow as tf
 
-import pretext
+import plugins
+from pretext import TASKS, Images
 
 WIDTH = 16
+
+
+class Example:
+    """A task on images of one shape, whose neck and head are made by `build`."""
+
+    def __init__(self, name, shape, minimum_size=1, **hyper_parameters):
+        self.task = plugins.create(TASKS, name, **hyper_parameters)
+        self.images = Images(tuple(shape), minimum_size)
+        self.views = self.task.views(self.images)
+        self.view_count, self.view_shape = self.views.count, self.views.shape
+        self.draws = self.views.draws
+
+    def __getattr__(self, name):
+        return getattr(self.task, name)
+
+    def build(self, feature_shape, width):
+        self.layers = self.neck, self.head = self.task.build(self.images, feature_shape, width)
+
+    def embed(self, features, training=False):
+        return self.task.embed(self.neck, features, training)
+
+    def predict(self, h, training=False):
+        return self.task.predict(self.head, h, training)
 
 
 def images(count, shape, seed=0):
@@ -30,7 +54,7 @@ def encoded(views):
 def built(name, shape=(32, 32, 3), minimum_size=1, **hyper_parameters):
     """A task with neck and head for the maps of `encoded`."""
     tf.keras.utils.set_random_seed(0)
-    task = pretext.create(name, shape, minimum_size, **hyper_parameters)
+    task = Example(name, shape, minimum_size, **hyper_parameters)
     maps = encoded([tf.zeros([1, *task.view_shape])])[0]
     task.build(maps.shape[1:], WIDTH)
     return task

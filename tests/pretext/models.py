@@ -5,10 +5,11 @@ import numpy as np
 import tensorflow as tf
 
 import nets
-import pretext
+import plugins
 from nets.layers import batch_normalization
-from pretext import balance, ensemble, regularizers
-from pretext.model import WIDTH, MultiTask
+from pretext import BALANCES, ENSEMBLES, REGULARIZERS
+from pretext.model import MultiTask
+from pretext.registration import create_tasks
 
 SHAPE = (20, 20, 3)
 TASKS = ("reconstruction", "rotation", "jigsaw", "instance")
@@ -48,22 +49,29 @@ def multi_task(
     names=TASKS,
     *,
     own_encoder=None,
-    balance_name="scale",
+    balance="scale",
     regularizer="triplet",
     memory_of=0,
+    ensemble_weight=1.0,
+    ramp_epochs=0.0,
+    average_decay=None,
     **arguments,
 ):
-    """A `MultiTask`; `memory_of` images have a temporal memory."""
-    own_encoder = own_encoder or encoder()
-    shape = own_encoder.image_shape
-    tasks = [pretext.create(name, shape) for name in names]
-    memory = ensemble.TemporalMemory(memory_of, len(tasks), WIDTH) if memory_of else None
+    """A `MultiTask`; `memory_of` images have a temporal memory, and `average_decay` averages the
+    weights. Plug-ins as they are written on the command line."""
+    settings = {}
+    if memory_of:
+        settings.update(ensemble_weight=ensemble_weight, ramp_epochs=ramp_epochs)
+    if average_decay is not None:
+        settings.update(average_decay=average_decay)
+    kind = "both" if len(settings) == 3 else "temporal" if memory_of else "weights"
     return MultiTask(
-        own_encoder,
-        tasks,
-        balance=balance.create(balance_name, len(tasks)),
-        regularizer=regularizers.create(regularizer, len(tasks)),
-        memory=memory,
+        own_encoder or encoder(),
+        create_tasks(",".join(names)),
+        balance=plugins.create(BALANCES, balance),
+        regularizer=plugins.create(REGULARIZERS, regularizer),
+        ensemble=plugins.create(ENSEMBLES, kind if settings else "none", **settings),
+        train_images=memory_of,
         **arguments,
     )
 

@@ -6,11 +6,12 @@ import pytest
 import tensorflow as tf
 
 import nets
-import pretext
 from pretext.batch import Batch, Use
 from pretext.bias import BiasLog, retrained_heads, spread_of, task_bias
 from pretext.measurement import Measurement
 from pretext.model import WIDTH
+from pretext.registration import create_tasks
+from pretext.task import Images
 from tests.pretext.models import SHAPE, TASKS, batches, encoder, images, multi_task, weights
 
 COUNT = 12
@@ -47,7 +48,7 @@ def test_measuring_changes_nothing():
 
 def test_a_task_that_does_not_pull_has_no_cosine():
     model = multi_task(("rotation", "instance"))
-    for layer in model.tasks[0].layers:
+    for layer in (model.parts[0].neck, model.parts[0].head):
         for variable in layer.trainable_variables:
             variable.assign(tf.zeros_like(variable))
     found = Measurement(model, sample())()
@@ -122,7 +123,7 @@ def test_heads_are_trained_anew_on_a_frozen_encoder():
     before = weights(own.model)
     figures = [
         retrained_heads(
-            own, [pretext.create(name, SHAPE) for name in ("rotation", "reconstruction")],
+            own, create_tasks("rotation,reconstruction"), Images(SHAPE),
             batches(COUNT, 6), batches(8, 8), epochs=epochs, learning_rate=1e-2,
         )
         for epochs in (1, 40, 40)
@@ -143,7 +144,7 @@ def test_an_encoder_that_lost_what_a_task_needs_is_biased():
         variable.assign(tf.zeros_like(variable))
     seeing, unseeing = (
         retrained_heads(
-            each, [pretext.create("reconstruction", SHAPE)], batches(8, 8), batches(8, 8),
+            each, create_tasks("reconstruction"), Images(SHAPE), batches(8, 8), batches(8, 8),
             epochs=200, learning_rate=1e-2,
         )["reconstruction"]["loss"]
         for each in (own, blind)

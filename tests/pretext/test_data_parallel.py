@@ -8,7 +8,7 @@ import pytest
 from tests.virtual_devices import compared
 
 SCRIPT = Path(__file__).with_name("data_parallel.py")
-CASES = {2: ("relational",), 4: ("TTE",)}
+CASES = {2: ("relational", "barlow_twins", "vicreg", "simsiam"), 4: ("TTE",)}
 
 
 @pytest.mark.slow

@@ -6,8 +6,10 @@ import tensorflow as tf
 import nets
 import pretext
 from op_util import temporal_ensemble
+from pretext.balance import Weighting
 from pretext.batch import Batch, Use, as_batch, draws
-from pretext.model import WIDTH, MultiTask, map_model, metric_name
+from pretext.ensemble import EnsembleState
+from pretext.model import WIDTH, map_model, metric_name
 from registry import UserError
 from tests.pretext.models import SHAPE, TASKS, batches, encoder, images, multi_task, weights
 
@@ -46,17 +48,17 @@ def test_the_gradient_of_the_plain_sum_is_the_sum_of_the_single_tasks_gradients(
     """Each task alone, in a model of its own with the same encoder, views and heads, its views
     passed through the network one by one. Without batch normalisation, which couples views."""
     own = encoder(normalised=False)
-    whole = multi_task(own_encoder=own, balance_name="none", regularizer="none")
+    whole = multi_task(own_encoder=own, balance="none", regularizer="none")
     together = encoder_gradients(whole, lambda answers: tf.reduce_sum(whole.task_terms(answers)[0]))
     alone = np.zeros_like(together)
     values = []
-    for task in whole.tasks:
-        uniform = draws(task.name, Use.TRAINING, 0, 0, tf.range(COUNT), task.draws)
-        views, target = task.views(tf.constant(images(COUNT), tf.float32) / 255, uniform)
-        network = map_model(own, task.view_shape)
+    for task, part in zip(whole.tasks, whole.parts, strict=True):
+        uniform = draws(task.name, Use.TRAINING, 0, 0, tf.range(COUNT), part.views.draws)
+        views, target = part.views(tf.constant(images(COUNT), tf.float32) / 255, uniform)
+        network = map_model(own, part.views.shape)
         with tf.GradientTape() as tape:
             maps = [network((255 * view - 120) / 60) for view in views]
-            loss = task.loss(task.predict(task.embed(maps)), target)
+            loss = task.loss(part.predict(part.embed(maps)), target)
         gradients = tape.gradient(loss, whole.network.trainable_variables)
         alone += np.concatenate([np.ravel(gradient) for gradient in gradients])
         values.append(float(loss))
@@ -71,7 +73,7 @@ def test_a_single_task_is_what_it_is_in_company():
     found = {}
     for names in (TASKS, ("rotation",), ("instance", "rotation")):
         model = multi_task(
-            names, own_encoder=encoder(normalised=False), regularizer="none", balance_name="none"
+            names, own_encoder=encoder(normalised=False), regularizer="none", balance="none"
         )
         answers = model.answers(one_batch(), Use.TRAINING)
         place = names.index("rotation")
@@ -84,7 +86,7 @@ def test_a_single_task_is_what_it_is_in_company():
 def test_the_total_is_what_its_parts_say():
     model = multi_task(
         memory_of=COUNT, regularizer_weight=0.7, ensemble_weight=2.0, ramp_epochs=4.0,
-        balance_name="scale",
+        balance="scale",
     )
     for epoch in range(3):
         logs = step(model, rate=1e-3, epoch=epoch)
@@ -107,7 +109,7 @@ def regularizer_of(model):
 def ensemble_of(model, at_least_known=COUNT):
     def loss(answers):
         index = one_batch().index
-        ensemble, known = model.memory.read(index)
+        ensemble, known = model.ensemble.memory.read(index)
         assert int(tf.reduce_sum(tf.cast(known, tf.int32))) >= at_least_known
         return temporal_ensemble.contrastive_loss(answers.embeddings, ensemble, known, index, 0.1)
 
@@ -122,14 +124,15 @@ def test_the_regularizer_reaches_the_encoder(regularizer):
 
 def test_the_ensemble_reaches_the_encoder():
     model = multi_task(regularizer="none", memory_of=COUNT)
-    model.memory.update(one_batch().index, model.answers(one_batch(), Use.MEASURING).embeddings)
+    embeddings = model.answers(one_batch(), Use.MEASURING).embeddings
+    model.ensemble.memory.update(one_batch().index, embeddings)
     assert np.linalg.norm(encoder_gradients(model, ensemble_of(model))) > 1e-3
 
 
-class Silent(pretext.balance.Balance):
+class Silent(Weighting):
     """Leaves the tasks' losses out of the total."""
 
-    def factors(self, losses, images, epoch):
+    def factors(self, losses, step):
         return tf.zeros([self.tasks])
 
 
@@ -143,12 +146,12 @@ def test_a_step_on_regularizer_or_ensemble_alone_changes_features(part):
     model.balance = Silent(len(TASKS))
     if memory_of:  # of other views, so that something is left to learn
         embeddings = model.answers(one_batch(), Use.MEASURING).embeddings
-        model.memory.update(one_batch().index, embeddings)
+        model.ensemble.memory.update(one_batch().index, embeddings)
     before = features(model)
-    heads = [np.array(v) for v in model.tasks[1].layers[1].trainable_variables]
+    heads = [np.array(v) for v in model.parts[1].head.trainable_variables]
     step(model, epoch=1)
     assert np.abs(features(model) - before).max() > 1e-4 * np.abs(before).max()
-    for now, old in zip(model.tasks[1].layers[1].trainable_variables, heads, strict=True):
+    for now, old in zip(model.parts[1].head.trainable_variables, heads, strict=True):
         np.testing.assert_array_equal(now, old)  # no task's head took part
 
 
@@ -170,7 +173,7 @@ def test_the_memory_is_read_before_it_is_updated_and_found_by_index():
         assert (logs["ensemble_distance"] > 0) == known
     times = np.zeros(40)
     times[[31, 4, 7]] = 2
-    np.testing.assert_array_equal(model.memory.updates, times)
+    np.testing.assert_array_equal(model.ensemble.memory.updates, times)
 
 
 def test_weight_decay_is_of_kernels_that_a_loss_reaches():
@@ -233,9 +236,9 @@ def test_the_average_of_weights_is_what_is_judged_and_given():
     np.testing.assert_allclose(given, average, rtol=1e-5, atol=1e-7)
     assert np.abs(given - weights(model.network)).max() > 1e-4
     judged = model.evaluate(batches(COUNT, 5), return_dict=True, verbose=0)
-    with model.average.applied():
+    with model.ensemble.applied():
         by_hand = model.evaluate(batches(COUNT, 5), return_dict=True, verbose=0)
-    model.average = None
+    model.ensemble = EnsembleState()
     own = model.evaluate(batches(COUNT, 5), return_dict=True, verbose=0)
     assert judged == by_hand and judged != own
 
@@ -266,11 +269,11 @@ def test_labels_are_never_looked_at():
 def test_each_weight_is_in_the_model_once():
     model = multi_task(memory_of=COUNT)
     assert len({id(v) for v in model.variables}) == len(model.variables)
-    heads = [v for task in model.tasks for layer in task.layers for v in layer.trainable_variables]
+    heads = [v for layer in model.task_layers for v in layer.trainable_variables]
     expected = [*model.network.trainable_variables, *heads, model.projection.kernel]
     assert {id(v) for v in model.trainable_variables} == {id(v) for v in expected}
-    assert model.memory.memory.shape == (COUNT, len(TASKS), WIDTH)
-    assert any(v is model.memory.memory for v in model.variables)
+    assert model.ensemble.memory.memory.shape == (COUNT, len(TASKS), WIDTH)
+    assert any(v is model.ensemble.memory.memory for v in model.variables)
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (48, 64, 3)])
@@ -280,12 +283,12 @@ def test_grey_and_oblong_images(shape):
     logs = model.fit(batches(6, 4, shape=shape), epochs=2, verbose=0, shuffle=False).history
     assert np.all(np.isfinite([*logs.values()]))
     grid = 3 if min(shape[:2]) >= 48 else 2
-    assert model.tasks[2].view_count == grid**2
+    assert model.parts[2].views.count == grid**2
 
 
 def test_all_tasks_at_once():
-    names = pretext.names()
-    assert {"inpainting", "colorization", *TASKS} == set(names)
+    names = pretext.TASKS.names()
+    assert {"inpainting", "colorization", *TASKS} < set(names)
     model = multi_task(names)
     model.compile(keras.optimizers.SGD(0.01))
     logs = model.fit(batches(COUNT, 5), epochs=1, verbose=0, shuffle=False).history
@@ -332,18 +335,32 @@ def test_batches_without_an_index_are_refused():
             as_batch(data)
 
 
-def test_gradnorm_measures_before_the_first_step_and_then_now_and_then():
-    own = encoder()
-    tasks = [pretext.create(name, SHAPE) for name in TASKS]
-    balance = pretext.balance.create("gradnorm", len(tasks), interval=2, rate=0.5)
-    model = MultiTask(own, tasks, balance=balance, sample=one_batch(6))
-    calls = []
-    original = balance.measured
-    balance.measured = lambda norms, losses: (
+def test_gradnorm_measures_before_the_first_step_and_then_from_time_to_time():
+    model = multi_task(balance="gradnorm(interval=2,rate=0.5)", sample=one_batch(6))
+    calls, original = [], model.balance.measured
+    model.balance.measured = lambda norms, losses: (
         calls.append(int(model.optimizer.iterations)), original(norms, losses)
     )
     model.compile(keras.optimizers.SGD(0.05))
     model.fit(batches(COUNT, 4), epochs=2, verbose=0, shuffle=False)
     assert calls == [0, 2, 4, 6]
-    factors = balance.current().numpy()
-    assert factors.sum() == pytest.approx(len(tasks), rel=1e-4) and np.ptp(factors) > 0.1
+    factors = model.balance.current().numpy()
+    assert factors.sum() == pytest.approx(len(TASKS), rel=1e-4) and np.ptp(factors) > 0.1
+
+
+def test_a_tasks_own_weight_multiplies_its_loss_in_the_total():
+    logs = {}
+    for weight in (1.0, 0.4):
+        names = ("instance", f"rotation(weight={weight})")
+        logs[weight] = step(multi_task(names, balance="none", regularizer="none"), rate=0.0)
+    assert logs[1.0]["rotation_loss"] == pytest.approx(logs[0.4]["rotation_loss"], rel=1e-6)
+    lost = logs[1.0]["loss"] - logs[0.4]["loss"]
+    assert lost == pytest.approx(0.6 * logs[1.0]["rotation_loss"], rel=1e-4)
+
+
+def test_adam_leaves_bit_for_bit_what_no_loss_reaches():
+    model = multi_task(("rotation", "jigsaw"), regularizer="none", weight_decay=0.1)
+    before = np.array(model.projection.kernel).tobytes()
+    model.compile(keras.optimizers.Adam(0.01))
+    model.fit(batches(COUNT, 4), epochs=2, verbose=0, shuffle=False)
+    assert np.array(model.projection.kernel).tobytes() == before

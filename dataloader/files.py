@@ -1,0 +1,169 @@
+"""Files that somebody else made: which are opened, how they are listed, how text is read."""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import os
+import stat
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from registry import UserError
+
+MOST_BYTES = 2**30
+"""Of one file that is read as a whole."""
+
+_NOT_FILES = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+_BYTE_ORDER_MARKS = (  # UTF-32's begins as UTF-16's does
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+def printable(path: str | Path) -> str:
+    """`path` for a message of one line: line breaks and bytes that are no UTF-8 are escaped."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(
+        each.encode("unicode_escape").decode() if unicodedata.category(each) == "Cc" else each
+        for each in text
+    )
+
+
+def check_regular(path: str | Path, mode: int | None = None) -> None:
+    """Raise OSError, with its reason as `strerror`, unless `path` is a regular file.
+
+    A named pipe would block whoever opens it, a device may never end.
+
+    Args:
+        path: of the file, links are followed.
+        mode: its `st_mode`, where it is known already.
+    """
+    mode = os.stat(path).st_mode if mode is None else mode
+    if not stat.S_ISREG(mode):
+        kind = next((name for is_kind, name in _NOT_FILES if is_kind(mode)), "something else")
+        raise OSError(errno.EINVAL, f"is {kind}, not a file", str(path))
+
+
+def open_regular(path: str | Path) -> int:
+    """A file descriptor that reads the regular file `path`. Raises OSError like `check_regular`."""
+    check_regular(path)
+    # Not to wait for a pipe that takes the file's place after the check.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        check_regular(path, os.fstat(descriptor).st_mode)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
+    """The content of the regular file `path`. Raises OSError, also for more than `most` bytes."""
+    with open(open_regular(path), "rb") as file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise OSError(errno.EFBIG, f"has more than {most:,} bytes", str(path))
+        return file.read(most)
+
+
+def decode_text(contents: bytes, encoding: str = "utf-8") -> str:
+    """Text in the encoding that its byte order mark states, or else in `encoding`.
+
+    Raises:
+        UnicodeDecodeError: the bytes are no such text.
+        LookupError: there is no such encoding.
+    """
+    for mark, marked in _BYTE_ORDER_MARKS:
+        if contents.startswith(mark):
+            return contents[len(mark):].decode(marked)
+    return contents.decode(encoding)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file without surrounding blanks, empty ones left out.
+
+    Raises:
+        UserError: it cannot be read, or it is not Unicode text.
+    """
+    try:
+        text = decode_text(read_bytes(path))
+    except OSError as error:
+        raise UserError(f"{printable(path)}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{printable(path)} is not {error.encoding} text (byte {error.start}): save it as UTF-8"
+        ) from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    for line in lines:
+        if any(unicodedata.category(each) == "Cc" for each in line.replace("\t", " ")):
+            raise UserError(
+                f"{printable(path)} has control characters ({printable(line)[:40]!r}): save it as "
+                "UTF-8 text, a name a line"
+            )
+    return lines
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies below a folder.
+
+    Attributes:
+        files: paths of regular files, relative to the folder, ordered by their parts.
+        others: of what is neither file nor folder, such as pipes and links to nothing.
+        folders: absolute paths of the folder and of all folders below it.
+    """
+
+    files: list[str]
+    others: list[str]
+    folders: list[str]
+
+
+def list_files(folder: str | Path) -> Listing:
+    """List a folder at any depth. Hidden files and folders are left out; links are followed.
+
+    Raises:
+        OSError: a folder cannot be read, or a link leads back to a folder that holds it.
+    """
+    top = os.fspath(folder)
+    files, others, folders, left = [], [], [], [""]
+    while left:
+        inner = left.pop()
+        path = os.path.join(top, inner) if inner else top
+        folders.append(path)
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                relative = f"{inner}/{entry.name}" if inner else entry.name
+                if not entry.is_dir():
+                    (files if entry.is_file() else others).append(relative)
+                    continue
+                if entry.is_symlink():
+                    _check_no_loop(entry.path)
+                left.append(relative)
+    return Listing(sorted(files, key=lambda file: file.split("/")), sorted(others), folders)
+
+
+def _check_no_loop(link: str) -> None:
+    target = os.path.realpath(link)
+    holder = os.path.realpath(os.path.dirname(link))
+    if os.path.commonpath([target, holder]) == target:
+        raise OSError(errno.ELOOP, "links to a folder that holds it", link)
+
+
+def subfolders(folder: Path) -> Iterator[str]:
+    """The names of the folders in `folder`, in order, without hidden ones. Raises OSError."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
+    yield from sorted(names)

@@ -1,0 +1,246 @@
+"""Which images lie in a folder of classes, and a cache of the answer for large ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dataloader.files import check_regular, list_files, printable, read_bytes, subfolders
+from dataloader.image_files import NOT_READ, READ, begins_as_image
+from registry import UserError
+
+TRAIN, TEST = "train", "test"
+VALIDATION = ("val", "valid", "validation")
+NAMED = 3
+"""So many files are named in one line."""
+
+CACHE_VERSION = 1
+SETTLED = 2.0
+"""Seconds after which a change of a folder is sure to give it another time of change."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The images of a folder.
+
+    Attributes:
+        class_names: the folders in ``train``, sorted.
+        train, test, validation: for each class the paths of its images relative to the top folder,
+            in order; None: there is no such part.
+        notes: what was passed over, a line each.
+        folders: the absolute path of every folder that was looked into.
+    """
+
+    class_names: list[str]
+    train: list[list[str]]
+    test: list[list[str]] | None
+    validation: list[list[str]] | None
+    notes: list[str]
+    folders: list[str]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What reading the images needs to know of all of them; see `image_files.Finding`.
+
+    Attributes:
+        grey: whether all have grey values only.
+        ordinary: whether all are known to be ordinary.
+        white: the value that counts as white in images of 16 bits.
+    """
+
+    grey: bool
+    ordinary: bool
+    white: int
+
+
+def find_images(top: Path) -> Found:
+    """The images in ``top/train/CLASS``, ``top/test/CLASS`` and ``top/val/CLASS`` at any depth.
+
+    Raises:
+        UserError: there is no class with an image, a part has a class that ``train`` has not, or
+            something bears the name of an image that is none or is not read.
+        OSError: a folder cannot be read.
+    """
+    if not top.is_dir():
+        raise UserError(f"no such folder: {printable(top)} (with train/CLASS/* expected)")
+    parts = _parts(top)
+    if TRAIN not in parts:
+        raise UserError(
+            f"no such folder: {printable(top / TRAIN)} (DIR/train/CLASS/* expected)"
+        )
+    class_names = list(subfolders(top / parts[TRAIN]))
+    if not class_names:
+        raise UserError(f"{printable(top / parts[TRAIN])} has no class folders: CLASS/* expected")
+    folders = [str(top), *(str(top / name) for name in parts.values())]
+    misnamed: list[str] = []
+    train, test, validation = (
+        _images_of_classes(top, parts[part], class_names, folders, misnamed)
+        if part in parts else None
+        for part in (TRAIN, TEST, VALIDATION[0])
+    )
+    notes = [*_passed_over(top, set(parts.values())), *_loose(top, ["", *parts.values()])]
+    if misnamed:
+        notes.append(
+            f"{printable(top)}: by their names no images, but by their content: "
+            f"{_named(misnamed)}; not read"
+        )
+    return Found(class_names, train, test, validation, notes, folders)
+
+
+def _parts(top: Path) -> dict[str, str]:
+    """The folder's name of each part that is there. Raises UserError where two could be one."""
+    parts: dict[str, str] = {}
+    for name in subfolders(top):
+        part = VALIDATION[0] if name.lower() in VALIDATION else name.lower()
+        if part not in (TRAIN, TEST, VALIDATION[0]):
+            continue
+        if part in parts:
+            raise UserError(
+                f"{printable(top)} has {parts[part]} and {name}: one folder of {part} images "
+                "expected, merge or rename them"
+            )
+        parts[part] = name
+    return parts
+
+
+def _images_of_classes(
+    top: Path, part: str, class_names: Sequence[str], folders: list[str], misnamed: list[str]
+) -> list[list[str]]:
+    """For each class the paths of its images in `part`; adds to `folders` and `misnamed`."""
+    there = set(subfolders(top / part))
+    unknown = sorted(there - set(class_names))
+    if unknown:
+        raise UserError(
+            f"{printable(top / part)} has the class {unknown[0]!r}, {TRAIN} has not: class folders "
+            "of the same names expected"
+        )
+    images = []
+    for name in class_names:
+        images.append([])
+        if name in there:
+            listing = list_files(top / part / name)
+            folders += listing.folders
+            for file in listing.others:
+                if _suffix(file) in READ:
+                    check_regular(top / part / name / file)
+            for file in listing.files:
+                path = f"{part}/{name}/{file}"
+                if _is_read(top, path):
+                    images[-1].append(path)
+                elif begins_as_image(top / path):
+                    misnamed.append(path)
+    return images
+
+
+def _named(files: Sequence[str]) -> str:
+    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+    return ", ".join(map(printable, files[:NAMED])) + more
+
+
+def _suffix(file: str) -> str:
+    return os.path.splitext(file)[1].lower()
+
+
+def _is_read(top: Path, path: str) -> bool:
+    """Whether `path` is one of an image. Raises UserError where it is one that is not read."""
+    if _suffix(path) in NOT_READ:
+        raise UserError(
+            f"{printable(top / path)}: {_suffix(path)} images are not read: convert to JPEG or PNG"
+        )
+    return _suffix(path) in READ
+
+
+def _images_in(folder: Path) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if _suffix(entry.name) in READ and entry.name[0] != "." and not entry.is_dir():
+                yield entry.name
+
+
+def _passed_over(top: Path, read: set[str]) -> list[str]:
+    """A line for each further folder that has images, be it in folders of its own."""
+    return [
+        f"{printable(top / name)} has images, but is not read: {TRAIN}, {TEST} and "
+        f"{VALIDATION[0]} are"
+        for name in subfolders(top)
+        if name not in read and any(
+            next(_images_in(folder), None)
+            for folder in (top / name, *(top / name / inner for inner in subfolders(top / name)))
+        )
+    ]
+
+
+def _loose(top: Path, places: Sequence[str]) -> list[str]:
+    """A line for each place with images that lie in no class folder."""
+    notes = []
+    for place in places:
+        images = sorted(_images_in(top / place))
+        if images:
+            verb = "is" if len(images) == 1 else "are"
+            notes.append(
+                f"{printable(top / place)}: {_named(images)} {verb} in no class folder and not read"
+            )
+    return notes
+
+
+# The cache
+
+
+def _cache_file(top: Path) -> Path:
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    name = hashlib.sha256(os.fsencode(os.path.realpath(top))).hexdigest()
+    return Path(caches) / "sskd-tte" / f"folder-{name}.json"
+
+
+def _changed(folders: Sequence[str]) -> dict[str, int]:
+    """When each folder was changed, in ns: a file that comes, goes or is renamed changes it.
+
+    Raises OSError."""
+    return {folder: os.stat(folder).st_mtime_ns for folder in folders}
+
+
+def read_cache(top: Path) -> tuple[Found, Facts] | None:
+    """What `write_cache` kept of `top`; None where there is nothing or the folder has changed."""
+    try:
+        kept = json.loads(read_bytes(_cache_file(top)))
+        if kept["version"] != CACHE_VERSION or kept["changed"] != _changed(kept["changed"]):
+            return None
+        return Found(**kept["found"]), Facts(**kept["facts"])
+    except (OSError, ValueError, KeyError, TypeError):  # none, damaged, or of another shape
+        return None
+
+
+def write_cache(top: Path, found: Found, facts: Facts, listed_at: float) -> None:
+    """Keep what is known of `top` until one of its folders changes.
+
+    In the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``), never among the data. Several
+    processes may write at once: the file is complete at every moment. Where it cannot be written
+    nothing is kept.
+
+    Args:
+        top: the folder.
+        found, facts: what to keep.
+        listed_at: when the listing began, by `time.time`.
+    """
+    try:
+        changed = _changed(found.folders)
+        if max(changed.values()) / 1e9 > listed_at - SETTLED:
+            return  # a change after the listing may have given the same time
+        file = _cache_file(top)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        kept = {
+            "version": CACHE_VERSION, "changed": changed, "found": asdict(found),
+            "facts": asdict(facts),
+        }
+        with tempfile.TemporaryDirectory(dir=file.parent) as unfinished:
+            written = Path(unfinished) / file.name
+            written.write_text(json.dumps(kept))
+            os.replace(written, file)
+    except OSError:  # no place, or none that can be written to: the next start lists again
+        return

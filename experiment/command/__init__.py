@@ -1,0 +1,1 @@
+"""The command line: flags, `--help`, exit statuses, and what TensorFlow may print."""

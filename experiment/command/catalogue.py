@@ -1,0 +1,278 @@
+"""What a package registers, read from its source without importing it.
+
+Files of methods, tasks and networks import TensorFlow, which takes seconds. `--help`, a wrong flag
+and a wrong name are answered from here instead. Nothing is executed but the expressions of
+decorators, annotations and defaults.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import dataclasses
+import functools
+import importlib.util
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from plugins import Plugin, option
+from registry import Registry
+
+ROOT = Path(__file__).parents[2]
+_BUILTINS = vars(builtins)
+_TYPES = {"Any": Any, "Sequence": Sequence, "option": option}
+# What evaluating raises where a name is of a module that is not ours, such as TensorFlow.
+_UNREADABLE = (NameError, AttributeError, TypeError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Registration:
+    """A name and what is registered under it: ``@register("NAME", paper="...")``.
+
+    Attributes:
+        name: the registered name.
+        facts: what is declared with it, as far as it can be read.
+        definition: the class or function.
+        module: the module that has it.
+    """
+
+    name: str
+    facts: dict[str, Any]
+    definition: ast.ClassDef | ast.FunctionDef
+    module: Module
+
+
+class Module:
+    """A module's source.
+
+    Args:
+        name: such as ``"distillers.at"``.
+        path: its file.
+    """
+
+    def __init__(self, name: str, path: Path):
+        self.name = name
+        self.body = ast.parse(path.read_text(encoding="utf-8")).body
+        self._is_package = path.name == "__init__.py"
+        self._values = {
+            target.id: node.value
+            for node in self.body if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value
+            for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+            if isinstance(target, ast.Name)
+        }
+        self._definitions = {
+            node.name: node for node in self.body
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef))
+        }
+        self._imports = dict(self._imported_names())
+
+    def _imported_names(self) -> Iterator[tuple[str, tuple[str, str]]]:
+        """Each name of ``from module import name``, with the module and its name there."""
+        package = self.name if self._is_package else self.name.rpartition(".")[0]
+        for node in self.body:
+            if isinstance(node, ast.ImportFrom):
+                source = node.module or ""
+                if node.level:
+                    above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                    source = ".".join([*above, *([source] if source else [])])
+                for alias in node.names:
+                    yield alias.asname or alias.name, (source, alias.name)
+
+    def value(self, name: str) -> Any:
+        """The value of a name of the module. Raises NameError where it is no expression of values
+        that can be read."""
+        if name in self._values:
+            return self.evaluate(self._values[name])
+        if isinstance(self._definitions.get(name), ast.ClassDef):
+            return declared_class(self, name)
+        source, original = self._imports.get(name, ("", ""))
+        if _file_of(source) and name not in _TYPES:
+            return module(source).value(original)
+        if name in _TYPES:
+            return _TYPES[name]
+        if name in _BUILTINS:
+            return _BUILTINS[name]
+        raise NameError(name)
+
+    def evaluate(self, expression: ast.expr) -> Any:
+        """The value of an expression of literals, names of the module and `option`."""
+        code = compile(ast.Expression(expression), self.name, "eval")
+        return eval(code, {"__builtins__": {}}, _Names(self))  # our own source, as importing it is
+
+    def definition(self, name: str) -> tuple[ast.AST, Module] | None:
+        """The class or function called `name`, and its module; None: it is not in our source."""
+        if name in self._definitions:
+            return self._definitions[name], self
+        source, original = self._imports.get(name, ("", ""))
+        return module(source).definition(original) if _file_of(source) else None
+
+
+class _Names(dict):
+    """The names of a module for `eval`, each looked up when it is asked for."""
+
+    def __init__(self, owner: Module):
+        super().__init__()
+        self._owner = owner
+
+    def __missing__(self, name: str) -> Any:
+        return self._owner.value(name)
+
+
+def _file_of(name: str) -> Path | None:
+    """The file of a module of this project; None: it is of another."""
+    top, *parts = name.split(".")
+    spec = importlib.util.find_spec(top) if top else None
+    if spec is None or spec.origin is None:
+        return None
+    for folder in spec.submodule_search_locations or []:
+        place = Path(folder, *parts)
+        for file in (place / "__init__.py", place.with_suffix(".py")):
+            if file.exists():
+                return file if file.is_relative_to(ROOT) else None
+    origin = Path(spec.origin)
+    return origin if not parts and origin.is_relative_to(ROOT) else None
+
+
+@functools.cache
+def module(name: str) -> Module:
+    """The source of the module `name`. Raises ModuleNotFoundError where there is none here."""
+    path = _file_of(name)
+    if path is None:
+        raise ModuleNotFoundError(f"no module {name!r} in this project")
+    return Module(name, path)
+
+
+def constant(module_name: str, name: str) -> Any:
+    """The value of a module's constant, such as ``constant("op_util.schedules", "SCHEDULES")``."""
+    return module(module_name).value(name)
+
+
+def _modules(package: str) -> list[Module]:
+    """The modules of a package in the order in which `registry.import_modules` imports them; a
+    module by itself."""
+    file = _file_of(package)
+    if file is None:
+        raise ModuleNotFoundError(f"no package {package!r} in this project")
+    if file.name != "__init__.py":
+        return [module(package)]
+    return [module(f"{package}.{path.stem}") for path in sorted(file.parent.glob("[!_]*.py"))]
+
+
+def registrations(package: str, decorator: str = "register") -> list[Registration]:
+    """What the modules of a package register.
+
+    Args:
+        package: such as ``"distillers"``; or a single module.
+        decorator: as it is written: ``register`` or ``BALANCES.register``.
+    """
+    found = []
+    for each in _modules(package):
+        for node in each.body:
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+                marks = reversed(node.decorator_list)  # the lowest one registers first
+                found_here = [mark for mark in marks if _is_call(mark, decorator)]
+            elif (  # register("CO")(OFD)
+                isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+                and _is_call(node.value.func, decorator)
+            ):
+                found_here = [node.value.func]
+                node, _ = each.definition(node.value.args[0].id)
+            else:
+                continue
+            for call in found_here:
+                facts = {key.arg: each.evaluate(key.value) for key in call.keywords}
+                found.append(Registration(each.evaluate(call.args[0]), facts, node, each))
+    return found
+
+
+def calls(package: str, function: str) -> list[tuple[list[Any], dict[str, Any]]]:
+    """Arguments of the calls of `function` that stand by themselves in a package's modules, such as
+    ``declare_pair("VGG", teacher="VGG_teacher", student="VGG_student")``."""
+    return [
+        (
+            [each.evaluate(argument) for argument in node.value.args],
+            {key.arg: each.evaluate(key.value) for key in node.value.keywords},
+        )
+        for each in _modules(package) for node in each.body
+        if isinstance(node, ast.Expr) and _is_call(node.value, function)
+    ]
+
+
+def _is_call(node: ast.expr, function: str) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == function
+
+
+def plugin_registry(kind: str, package: str, decorator: str = "register") -> Registry:
+    """A registry of a package's plug-ins by their declarations alone.
+
+    Its classes have the docstrings, the fields with defaults and facts, and the class attributes
+    of the real ones, and check values as these do, but for `Plugin.check`; they compute nothing.
+    In place of a property they have the class that it returns, or None.
+
+    Args:
+        kind: what an entry is called in messages.
+        package, decorator: as of `registrations`.
+    """
+    registry = Registry(kind)
+    for each in registrations(package, decorator):
+        declared = declared_class(each.module, each.definition.name)
+        registry.register(each.name, **each.facts)(declared)
+    return registry
+
+
+@functools.cache
+def declared_class(owner: Module, name: str) -> type[Plugin]:
+    """A class with what the class `name` in a module declares, inherited fields included."""
+    node, owner = owner.definition(name)
+    bases = [
+        declared_class(owner, base.id) for base in node.bases
+        if isinstance(base, ast.Name) and base.id != "Plugin" and owner.definition(base.id)
+    ]
+    names = {ast.unparse(base) for base in node.bases}
+    marks = " ".join(map(ast.unparse, node.decorator_list))
+    has_fields = "dataclass" in marks or "Plugin" in names or any(each.has_fields for each in bases)
+    body: dict[str, Any] = {
+        "__doc__": ast.get_docstring(node), "__annotations__": {}, "has_fields": has_fields
+    }
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign):
+            _declare(body, statement.target.id, statement, owner)
+        elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            _declare(body, statement.targets[0].id, statement, owner)
+        elif (
+            isinstance(statement, ast.FunctionDef)
+            and "property" in map(ast.unparse, statement.decorator_list)
+            and any(hasattr(base, statement.name) for base in bases)
+        ):
+            body[statement.name] = _returned_class(statement, owner)
+    return type(node.name, tuple(bases) or (Plugin,), body)
+
+
+def _returned_class(node: ast.FunctionDef, owner: Module) -> type[Plugin] | None:
+    """What stands for a property in place of an inherited value, as its own depends on the
+    instance: the class that it returns, or None where that cannot be read."""
+    try:
+        returned = owner.evaluate(node.returns) if node.returns else None
+    except _UNREADABLE:
+        return None
+    return returned if hasattr(returned, "has_fields") else None
+
+
+def _declare(
+    body: dict[str, Any], name: str, statement: ast.AnnAssign | ast.Assign, owner: Module
+) -> None:
+    """Put a field or a class attribute into `body`, if its value can be read."""
+    try:
+        body[name] = owner.evaluate(statement.value) if statement.value else None
+    except _UNREADABLE:
+        body.pop(name, None)
+        return
+    if not isinstance(statement, ast.AnnAssign):
+        return
+    if not body["has_fields"] or ast.unparse(statement.annotation).startswith("ClassVar"):
+        return
+    try:
+        body["__annotations__"][name] = owner.evaluate(statement.annotation)
+    except _UNREADABLE:
+        body["__annotations__"][name] = Any

@@ -1,0 +1,210 @@
+"""Settings of a script, each declared once: a field is a flag, its default and its help.
+
+    @dataclass(frozen=True)
+    class Settings(Options):
+        epochs: int = option(20, "passes over the training images", group="training", minimum=1)
+
+    define_flags(Settings)          # --epochs
+    settings = from_flags(Settings)
+
+`Settings(epochs=0)` is refused as ``--epochs=0`` is. Modules may define further flags by absl;
+``module_name`` is their group.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+from absl import flags
+
+from plugins import check, convert, field_types, option
+
+__all__ = [
+    "Options", "as_flags", "compared", "define_flag", "define_flags", "flag", "from_flags",
+    "help_text", "option", "values",
+]
+_WIDTH = 80
+_INDENT = 4
+_DEFINE = {
+    int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool,
+    str: flags.DEFINE_string, tuple: flags.DEFINE_list,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Base of a script's settings, which are the fields of a frozen dataclass.
+
+    Raises:
+        UserError: when one is made with a value of the wrong type or out of its range.
+    """
+
+    def __post_init__(self) -> None:
+        kinds = field_types(type(self))
+        for field in dataclasses.fields(self):
+            label = f"--{field.name}"
+            value = convert(getattr(self, field.name), kinds[field.name], label)
+            if isinstance(value, Mapping):
+                value = types.MappingProxyType(dict(value))
+            object.__setattr__(self, field.name, value)
+            check(label, value, field.metadata)
+
+
+OptionsType = TypeVar("OptionsType", bound=Options)
+
+
+def _flagged(options: type[Options] | Options) -> Iterator[dataclasses.Field]:
+    """The fields that are flags: those declared by `option`."""
+    return (field for field in dataclasses.fields(options) if field.metadata)
+
+
+def define_flags(options: type[Options]) -> None:
+    """Define a flag for each field of `options`. Tuples are comma-separated lists."""
+    kinds = field_types(options)
+    for field in _flagged(options):
+        help_text = field.metadata["help"]
+        if field.metadata["choices"]:
+            help_text += f" ({' | '.join(field.metadata['choices'])})"
+        define_flag(
+            field.name, kinds[field.name], field.default, help_text, field.metadata["group"]
+        )
+
+
+def define_flag(name: str, kind: Any, default: Any, about: str, group: str) -> None:
+    """Define one flag.
+
+    Args:
+        name: without ``--``.
+        kind: the type that its value has, an annotation (see `plugins.convert`).
+        default: None: not set.
+        about: its help.
+        group: the heading under which ``--help`` lists it.
+    """
+    plain_kind = _plain(kind)
+    default = list(default) if isinstance(default, tuple) else default
+    _DEFINE[plain_kind](name, default, about, module_name=group)
+    if plain_kind in (int, float, bool):
+        defined = flags.FLAGS[name]
+        defined.parser = _Parser(defined.parser, f"--{name}", kind)
+
+
+def _plain(kind: Any) -> type:
+    """The type in ``T`` or ``T | None``."""
+    if isinstance(kind, types.UnionType):
+        kind = next(each for each in kind.__args__ if each is not type(None))
+    return typing.get_origin(kind) or kind
+
+
+class _Parser(flags.ArgumentParser):
+    """Parses as `plugins.convert` does, with its error messages."""
+
+    def __init__(self, parser: flags.ArgumentParser, label: str, kind: Any):
+        super().__init__()
+        self.syntactic_help = parser.syntactic_help
+        self._flag_type = parser.flag_type()
+        self._label, self._kind = label, kind
+
+    def parse(self, argument: Any) -> Any:
+        if argument == "" and isinstance(self._kind, types.UnionType):
+            return None
+        return convert(argument, self._kind, self._label)
+
+    def flag_type(self) -> str:
+        return self._flag_type
+
+
+def from_flags(options: type[OptionsType], **further: Any) -> OptionsType:
+    """The options as the command line gives them.
+
+    An empty flag takes back what was set before it, so that ``--teacher=`` overrides a flagfile.
+    What a script has no flag for keeps its default.
+
+    Args:
+        options: the dataclass.
+        **further: values of fields that are no flags.
+
+    Raises:
+        UserError: a number out of its range or not finite, or a word that is not among the choices.
+    """
+    values = dict(further)
+    for field in _flagged(options):
+        if field.name not in flags.FLAGS:
+            continue
+        value = flags.FLAGS[field.name].value
+        value = tuple(value) if isinstance(value, list) else value
+        values[field.name] = None if field.default is None and value in ("", ()) else value
+    return options(**values)
+
+
+def as_flags(options: Options, leave_out: typing.Container[str] = ()) -> list[str]:
+    """The words of a command line that gives these options: those that differ from the defaults.
+
+    Args:
+        options: the options.
+        leave_out: names of fields to leave out.
+    """
+    words = []
+    for field in _flagged(options):
+        value = getattr(options, field.name)
+        if value != field.default and field.name not in leave_out:
+            words.append(flag(field.name, value))
+    return words
+
+
+def flag(name: str, value: Any) -> str:
+    """The word of a command line that gives a flag its value: ``--epochs=3`` or ``--noflip``."""
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no{name}"
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+    return f"--{name}={'' if text is None else text}"
+
+
+def values(options: Options) -> dict[str, Any]:
+    """All options by name."""
+    return {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+
+
+def compared(options: Options) -> dict[str, Any]:
+    """The options that determine a run: those that its folder compares with a later call's."""
+    return {
+        field.name: getattr(options, field.name)
+        for field in dataclasses.fields(options) if not field.metadata.get("same_run")
+    }
+
+
+def help_text(description: str) -> str:
+    """All flags that scripts define, by group, at most 80 columns wide.
+
+    Args:
+        description: the script's docstring, shown first.
+    """
+    lines = [description.strip(), ""]
+    for group, defined in flags.FLAGS.flags_by_module_dict().items():
+        if "." in group or "/" in group or group.startswith("absl"):
+            continue  # absl's own
+        lines.append(f"{group}:")
+        for each in defined:
+            lines += _flag_help(each)
+        lines.append("")
+    return "\n".join([
+        *lines,
+        "--noNAME turns a switch off, an empty --NAME= takes back what was set before it.",
+        "--flagfile FILE reads flags from a file, one a line; # begins a comment.",
+    ])
+
+
+def _flag_help(described: flags.Flag) -> list[str]:
+    default = (described.default_as_str or "").strip("'")
+    lines = [f"  --{described.name}" + (f" (default {default})" if default else "")]
+    parts = described.help.splitlines()
+    hanging = " " * (_INDENT if len(parts) == 1 else 2 * _INDENT)
+    for part in parts:
+        lines += textwrap.wrap(
+            part, _WIDTH, initial_indent=" " * _INDENT, subsequent_indent=hanging
+        )
+    return lines

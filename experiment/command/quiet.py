@@ -1,0 +1,76 @@
+"""Loads TensorFlow without its messages about itself.
+
+    from experiment.command import quiet  # isort: split
+    import keras
+
+Import it after the command line is read, and before anything that imports TensorFlow. On every
+start TensorFlow prints how it was built and which drivers it did not find, and at each export which
+files it wrote: errors get lost among these lines. Warnings and errors stay.
+``TF_CPP_MIN_LOG_LEVEL=0`` in the environment brings everything back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+_DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")
+# What is written before TensorFlow has read its log level: I0000 00:00:1795353344.092422 ...
+_ABOUT_ITSELF = re.compile(
+    rb"I\d{4} |WARNING: All log messages before absl::InitializeLog|To enable the following instr"
+)
+_NO_DRIVER = re.compile(rb".*failed call to cuInit")
+
+
+def has_gpu_driver() -> bool:
+    """Whether there is a driver of an NVIDIA GPU, be it one that works or not."""
+    return any(Path(driver).exists() for driver in _DRIVERS)
+
+
+@contextlib.contextmanager
+def _only_what_matters() -> Iterator[None]:
+    """Hold back what is written to the process' stderr, and write of it at the end what is neither
+    about TensorFlow itself nor about a driver that there is not."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    already = faulthandler.is_enabled()
+    if not already:  # Who crashes in here would otherwise do so without a word.
+        faulthandler.enable(stderr)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            if not already:
+                faulthandler.disable()
+            os.close(stderr)
+            held.seek(0)
+            for line in held:
+                if _ABOUT_ITSELF.match(line) or (
+                    not has_gpu_driver() and _NO_DRIVER.match(line)
+                ):
+                    continue
+                os.write(2, line)
+
+
+def _load() -> None:
+    if os.environ.setdefault(_LEVEL, "1") == "0":
+        return
+    with _only_what_matters():
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()  # looks for drivers
+    logging.getLogger("tensorflow").setLevel(logging.WARNING)
+
+
+_load()

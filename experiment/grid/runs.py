@@ -1,0 +1,128 @@
+"""Many runs of a training script one after the other, each a process with a run folder of its own.
+
+What is finished is not run again, what was cut off goes on, what failed is tried again; a run that
+fails does not stop the others. A run is whatever leaves ``settings.json`` and, once it is finished,
+``summary.json`` in its folder (see `experiment.run.folder`).
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiment.run.folder import RunFolder
+
+LOG = "run.log"
+WAITING, UNFINISHED, FINISHED, FAILED = "waiting", "unfinished", "finished", "failed"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run of a grid.
+
+    Attributes:
+        group: what is repeated with several seeds, such as a method.
+        seed: of this run.
+        folder: its run folder.
+        command: the process to start.
+        settings: what its script gives to `RunFolder.open`.
+        needs: a run that has to be finished before.
+        results: the entries that the summary of the finished run has to have.
+    """
+
+    group: str
+    seed: int
+    folder: Path
+    command: tuple[str, ...]
+    settings: Mapping[str, Any]
+    needs: Run | None = None
+    results: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.group}, seed {self.seed}"
+
+    @property
+    def open_log(self) -> Path:
+        """What the process printed, while it works and if it left no run: beside the run folder,
+        as a folder with nothing but a log would be taken for a foreign one."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    @property
+    def log(self) -> Path:
+        """What the process printed."""
+        return self.open_log if self.open_log.exists() else self.folder / LOG
+
+
+@dataclass
+class Outcome:
+    """How far a run is.
+
+    Attributes:
+        run: the run.
+        status: ``"waiting"``, ``"unfinished"`` (cut off), ``"finished"`` or ``"failed"``.
+        summary: of a finished run, else None.
+        error: why it failed, in one line.
+        process_seconds: that its process took; 0 where it was not run in this call.
+    """
+
+    run: Run
+    status: str = WAITING
+    summary: dict[str, Any] | None = None
+    error: str = ""
+    process_seconds: float = 0.0
+
+    def seconds(self) -> float | None:
+        """How long the whole run took: its training by the summary, or its process with all that
+        comes before and after, which one that went on where another stopped has only a part of.
+        None where nothing says."""
+        training = (self.summary or {}).get("seconds")
+        return None if training is None else max(training, self.process_seconds)
+
+
+def survey(runs: Sequence[Run], overwrite: bool = False) -> list[Outcome]:
+    """How far each run is, by its folder. Writes nothing.
+
+    Args:
+        runs: in the order in which to run them: what others need before them.
+        overwrite: as if none had been begun.
+
+    Raises:
+        UserError: a folder holds a run with other settings (the first such is told), or something
+            that is no run.
+    """
+    outcomes = []
+    for run in runs:
+        folder = RunFolder(run.folder)
+        state = folder.state(run.settings, overwrite)
+        status = {"new": WAITING, "resumed": UNFINISHED, "finished": FINISHED}[state]
+        summary = folder.summary(run.results) if status == FINISHED else None
+        outcomes.append(Outcome(run, status, summary))
+    return outcomes
+
+
+def listing(outcomes: Sequence[Outcome]) -> str:
+    """What `execute` would run, a status and a command each (for a dry run)."""
+    return "\n".join(
+        f"{outcome.status}: {outcome.run.name}\n    {shlex.join(outcome.run.command)}"
+        for outcome in outcomes
+    )
+
+
+def clear(runs: Sequence[Run]) -> None:
+    """Remove what former runs left in the folders, all of it before the first one is run again:
+    else an interruption would leave old runs beside new ones, and nothing to tell them by.
+
+    Raises:
+        UserError: another process is working in one of the folders, or it holds no run.
+    """
+    for run in runs:
+        run.open_log.unlink(missing_ok=True)
+        (run.folder / LOG).unlink(missing_ok=True)
+        if run.folder.exists():
+            with RunFolder(run.folder) as folder:
+                folder.open(run.settings, overwrite=True)

@@ -1,0 +1,1 @@
+"""Text and pictures for people: tables, statistics over seeds, curves."""

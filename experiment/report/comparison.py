@@ -1,0 +1,248 @@
+"""What compare.py reports: methods side by side, over their seeds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiment.grid.runs import FAILED, FINISHED, Outcome
+from experiment.report import tables
+from experiment.report.dots import dots
+from experiment.report.statistics import (
+    Spread,
+    deviations_above,
+    median_ratio,
+    paired_gain,
+    spread,
+)
+from experiment.run.folder import RunFolder, write_text
+
+BASELINE = "None"  # the student trained alone
+TEACHER = "teacher"  # the run that trains the teacher
+SAME_TEACHER = 5e-3  # top-1 that measuring one teacher twice may differ by
+RESULTS = (  # what is read of each run's summary
+    "student_top1", "student_top1_last", "student_top1_best", "student_top5_last", "teacher_top1",
+    "images_per_second", "seconds", "parameters", "flops",
+)
+CLEAR = 2  # deviations of the baseline over its seeds
+
+
+def describe(summary: Mapping[str, Any]) -> str:
+    """A finished run in a few words."""
+    return f"top-1 {100 * summary['student_top1_last']:.2f} %"
+
+
+def rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """A row for each run, the teacher's included; shares in 0..1, None where not known."""
+    return [
+        {
+            "method": outcome.run.group,
+            "seed": outcome.run.seed,
+            "status": outcome.status,
+            **{
+                column: (outcome.summary or {}).get(key)
+                for column, key in (
+                    ("top1_last", "student_top1_last"),
+                    ("top1_best", "student_top1_best"),
+                    ("top5_last", "student_top5_last"),
+                    ("images_per_second", "images_per_second"),
+                    ("seconds", "seconds"),
+                    ("teacher_top1", "teacher_top1"),
+                    ("parameters", "parameters"),
+                    ("flops", "flops"),
+                )
+            },
+            "folder": str(outcome.run.folder),
+            "error": outcome.error,
+        }
+        for outcome in outcomes
+    ]
+
+
+def students(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
+    """The outcomes of each method, in the order of the methods."""
+    methods: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        if outcome.run.group != TEACHER:
+            methods.setdefault(outcome.run.group, []).append(outcome)
+    return methods
+
+
+def metrics(outcomes: Sequence[Outcome], key: str) -> dict[int, float | None]:
+    """The entry `key` of the finished runs' summaries, by seed."""
+    return {
+        outcome.run.seed: outcome.summary[key]
+        for outcome in outcomes if outcome.summary is not None
+    }
+
+
+def method_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """The table: a row for each method, top-1 in percent."""
+    methods = students(outcomes)
+    baseline = methods.get(BASELINE, [])
+    table = []
+    for name, each in methods.items():
+        last = metrics(each, "student_top1_last")
+        gain = paired_gain(last, metrics(baseline, "student_top1_last"))
+        cost = median_ratio(
+            metrics(baseline, "images_per_second").values(),
+            metrics(each, "images_per_second").values(),
+        )
+        table.append({
+            "method": name,
+            "n": len(last),
+            "last epoch": spread(last.values()).text(100),
+            "best epoch": spread(metrics(each, "student_top1_best").values()).text(100),
+            "gain": "-" if name == BASELINE else gain.text(100, sign=True),
+            "step cost": "-" if cost is None else f"{cost:.2f} x",
+            "failed": sum(outcome.status == FAILED for outcome in each),
+        })
+    return table
+
+
+def teachers(outcomes: Sequence[Outcome]) -> list[float]:
+    """The teacher's top-1 as each run that used it measured it, or as its own run did."""
+    finished = [outcome for outcome in outcomes if outcome.status == FINISHED]
+    measured = [outcome.summary["teacher_top1"] for outcome in finished]
+    own = [outcome.summary["student_top1"] for outcome in finished if outcome.run.group == TEACHER]
+    return [value for value in measured if value is not None] or own
+
+
+def teacher_top1(outcomes: Sequence[Outcome]) -> float | None:
+    """The teacher's top-1, 0..1."""
+    known = teachers(outcomes)
+    return statistics.median(known) if known else None
+
+
+def verdict(outcomes: Sequence[Outcome]) -> str:
+    """Whether the teacher has something to teach, and which methods help, in words."""
+    baseline = spread(metrics(students(outcomes).get(BASELINE, []), "student_top1_last").values())
+    why = _not_judged(outcomes, baseline)
+    if why:
+        return f"Not judged: {why}."
+    return f"{_about_teacher(outcomes, baseline)} {_about_methods(outcomes, baseline)}"
+
+
+def _not_judged(outcomes: Sequence[Outcome], baseline: Spread) -> str:
+    """Why nothing can be said; "" where it can."""
+    known = teachers(outcomes)
+    if baseline.mean is None:
+        return f"there is no finished run of {BASELINE} to compare with"
+    if not known:
+        return "the teacher's top-1 is not known"
+    if baseline.deviation is None:
+        return (
+            f"{BASELINE} has one run, whose deviation over seeds is not known; give --seeds 3 or "
+            "more"
+        )
+    if max(known) - min(known) > SAME_TEACHER:
+        return f"runs had different teachers, of top-1 {min(known):.4f} to {max(known):.4f}"
+    return ""
+
+
+def _about_teacher(outcomes: Sequence[Outcome], baseline: Spread) -> str:
+    teacher = teacher_top1(outcomes)
+    above = deviations_above(teacher, baseline)
+    where = (
+        f"its top-1, {100 * teacher:.2f} %, is {abs(above):.1f} deviations "
+        f"{'above' if above >= 0 else 'below'} {BASELINE}'s mean"
+    )
+    if above > CLEAR:
+        return f"The teacher is better than {BASELINE}: {where}."
+    return (
+        f"The teacher is NOT clearly better than {BASELINE}, so the table says little about "
+        f"distillation: {where}; expected more than {CLEAR}."
+    )
+
+
+def _about_methods(outcomes: Sequence[Outcome], baseline: Spread) -> str:
+    """Which methods are clearly better or worse than the student alone."""
+    groups: dict[str, list[str]] = {"better": [], "worse": [], "not clearly different": []}
+    for name, each in students(outcomes).items():
+        mean = spread(metrics(each, "student_top1_last").values()).mean
+        if name == BASELINE or mean is None:
+            continue
+        above = deviations_above(mean, baseline)
+        key = "better" if above > CLEAR else "worse" if above < -CLEAR else "not clearly different"
+        groups[key].append(name)
+    found = "; ".join(f"{key}: {', '.join(names)}" for key, names in groups.items() if names)
+    return f"Against {BASELINE}, by more than {CLEAR} deviations: {found}." if found else ""
+
+
+EXPLANATION = (
+    "Top-1 on the test images in percent, mean ± sample deviation over n seeds; best epoch by "
+    "the validation images; gain of the last epoch over None with the same seed; step cost: "
+    "median images/s of None divided by the method's."
+)
+
+
+def failures(outcomes: Sequence[Outcome]) -> list[str]:
+    """A line for each run that failed."""
+    return [
+        f"failed: {outcome.run.name}: {outcome.error}"
+        + (f" (see {outcome.run.log})" if outcome.run.log.exists() else "")
+        for outcome in outcomes if outcome.status == FAILED
+    ]
+
+
+def terminal_text(outcomes: Sequence[Outcome]) -> str:
+    """Verdict, table and failures, 80 columns wide."""
+    parts = [
+        textwrap.fill(verdict(outcomes), tables.WIDTH),
+        tables.table(method_rows(outcomes)),
+        textwrap.fill(EXPLANATION, tables.WIDTH),
+        *failures(outcomes),
+    ]
+    return "\n\n".join(parts)
+
+
+def markdown_text(outcomes: Sequence[Outcome], command: str) -> str:
+    """The same in Markdown, with the command."""
+    finished = sum(outcome.status == FINISHED for outcome in outcomes)
+    parts = [
+        f"# Comparison: {finished} of {len(outcomes)} runs finished",
+        verdict(outcomes),
+        tables.markdown_table(method_rows(outcomes)),
+        EXPLANATION,
+        *(f"- {line}" for line in failures(outcomes)),
+        f"    {command}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_report(outcomes: Sequence[Outcome], folder: RunFolder, command: str) -> None:
+    """Write ``runs.csv``, ``comparison.md`` and ``comparison.png`` of the runs so far.
+
+    Args:
+        outcomes: of all runs.
+        folder: the comparison's.
+        command: the command line that made them.
+    """
+    table = io.StringIO()
+    lines = rows(outcomes)
+    writer = csv.DictWriter(table, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    write_text(folder.output("runs.csv"), table.getvalue())
+    write_text(folder.output("comparison.md"), markdown_text(outcomes, command))
+    picture(outcomes, folder.output("comparison.png"))
+
+
+def picture(outcomes: Sequence[Outcome], path: Path) -> None:
+    """Draw top-1 after the last epoch: a dot for each seed, a bar at the mean, the teacher."""
+    teacher = teacher_top1(outcomes)
+    dots(
+        {
+            name: [100 * value for value in metrics(each, "student_top1_last").values()]
+            for name, each in students(outcomes).items()
+        },
+        path,
+        label="top-1 on the test images after the last epoch, %",
+        baseline=BASELINE,
+        line=None if teacher is None else (TEACHER, 100 * teacher),
+    )

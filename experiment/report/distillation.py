@@ -1,0 +1,121 @@
+"""What train_w_distill.py prints of a run: the plan before it and the table after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiment.report import tables
+from experiment.run.durations import rough_duration
+
+RESULTS = (  # what `final_table` reads of a summary
+    "method", "dataset", "teacher_top1", "student_top1", "student_top1_last", "student_top1_best",
+    "student_top5", "agreement", "parameters", "flops", "images_per_second", "seconds",
+)
+
+
+def plan_table(
+    settings: Any,
+    data: Any,
+    distiller: Any,
+    *,
+    folder: str,
+    teacher: str,
+    parameters: int,
+    hyper_parameters: Mapping[str, Any],
+    stages: Mapping[str, int],
+    steps: int,
+    throughput: float,
+    origin: str,
+) -> str:
+    """What a run would do (``--dry_run``).
+
+    Args:
+        settings: of the run.
+        data: its data set.
+        distiller: student and method.
+        folder: the run folder and its state.
+        teacher: its name and where it comes from.
+        parameters: of the student.
+        hyper_parameters: of the method.
+        stages: after how many epochs each stage ends.
+        steps: of all epochs.
+        throughput: images a second.
+        origin: where the throughput is from.
+    """
+    seconds = steps * settings.batch_size / throughput
+    notes = distiller.notes
+    return tables.table([{
+        "run folder": folder,
+        "data": f"{data.name}: {len(data.train)} training, {len(data.validation)} validation, "
+        f"{len(data.test)} test images {'x'.join(map(str, data.image_shape))}, "
+        f"{data.classes} classes",
+        "teacher": teacher,
+        "student": f"{distiller.student.name}, {parameters:,} parameters",
+        "method": settings.Distillation,
+        "hyper-parameters": ", ".join(f"{k}={v}" for k, v in hyper_parameters.items()) or "none",
+        "stages": ", ".join(f"{name} to epoch {end}" for name, end in stages.items()),
+        **({"fitted": "; ".join(notes)} if notes else {}),
+        "epochs": settings.epochs,
+        "batch": settings.batch_size,
+        "steps": steps,
+        "time": f"about {rough_duration(seconds)} for these steps, at {throughput:.0f} images/s "
+        f"({origin})",
+    }])
+
+
+def final_table(summary: Mapping[str, Any], folder: Path) -> str:
+    """A finished run.
+
+    Args:
+        summary: of the run; older ones lack some entries.
+        folder: the run folder.
+    """
+    scores = {
+        "teacher top-1": summary["teacher_top1"],
+        "student top-1, last epoch": summary["student_top1_last"],
+        "student top-1, best epoch": summary["student_top1_best"],
+        "student top-5": summary["student_top5"],
+        "agreement with the teacher": summary["agreement"],
+    }
+    if not summary.get("classification_trained", True):
+        scores = {"student": "not trained to classify: evaluate.py scores its features"}
+    table = tables.table([{
+        "method": summary["method"],
+        "data": summary["dataset"],
+        **scores,
+        "parameters": _beside_teachers(summary, "parameters"),
+        "FLOPs per image": _beside_teachers(summary, "flops"),
+        "images/s while training": summary["images_per_second"],
+        "seconds of training": summary["seconds"],
+        "in the run folder": str(folder),
+    }])
+    return f"\n{table}\n"
+
+
+def _beside_teachers(summary: Mapping[str, Any], size: str) -> str:
+    """A size of the student, and the teacher's where there is one."""
+    teachers = summary.get(f"teacher_{size}")
+    return f"{summary[size]:,}" + (f" (teacher: {teachers:,})" if teachers else "")
+
+
+def layers_table(networks: Mapping[str, tuple[str, Sequence[Any]]]) -> str:
+    """The layers of networks, by the names that ``--teacher_taps`` and ``--student_taps`` take.
+
+    Args:
+        networks: for each role the network's name and its layers, each with ``name``, ``shape`` and
+            ``parameters``.
+    """
+    parts = []
+    for role, (name, layers) in networks.items():
+        rows = [
+            {
+                "layer": layer.name,
+                "gives": "x".join(map(str, layer.shape)),
+                "parameters": f"{layer.parameters:,}",
+            }
+            for layer in layers
+        ]
+        parts.append(f"{role}: {name}\n\n{tables.table(rows)}\n")
+    return "\n".join(parts)

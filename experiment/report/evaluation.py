@@ -1,0 +1,81 @@
+"""What evaluate.py prints and draws beside the scoreboard."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiment.report import pictures, tables
+from experiment.report.projector import FILES, write_projector
+from experiment.report.statistics import spread
+from experiment.run.folder import RunFolder
+
+PICTURED_SCENES = 8
+
+
+def draw_detections(detections: Any, path: Path) -> None:
+    """Draw what was found in the first test scenes, over the true boxes.
+
+    Args:
+        detections: has ``scenes`` and, for each test scene, ``found`` (`targets.Detections`).
+        path: a ``.png``.
+    """
+    test, names = detections.scenes.test, detections.scenes.class_names
+    chosen = range(min(PICTURED_SCENES, len(test)))
+    pictures.boxes(
+        test.images[: len(chosen)],
+        [(test.boxes[i], [names[label] for label in test.labels[i]]) for i in chosen],
+        [
+            (found.boxes, [names[label] for label in found.labels], found.scores)
+            for found in detections.found[: len(chosen)]
+        ],
+        path,
+    )
+
+
+def draw_embeddings(
+    vectors: Mapping[str, np.ndarray],
+    maps: Mapping[str, np.ndarray],
+    images: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    folder: RunFolder,
+) -> None:
+    """Draw maps of embeddings, and write the embeddings for TensorBoard.
+
+    Args:
+        vectors: by encoder, the embeddings of the images, float32 ``[N, E]``.
+        maps: by encoder, float32 ``[N, 2]``.
+        images: uint8 ``[N, H, W, C]``.
+        labels: integers ``[N]``.
+        class_names: by class.
+        folder: where to.
+    """
+    pictures.points(maps, labels, class_names, folder.output("embedding.png"))
+    names = [class_names[label] for label in labels]
+    write_projector(folder.directory("projector", *FILES), vectors, images, names)
+
+
+def bias_table(bias: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> str:
+    """Each task of each run of several tasks, at most 80 columns wide.
+
+    Args:
+        bias: by run and task ``bias``, ``multi`` and ``single``, each by seed.
+    """
+    about = (
+        "Bias: held-out loss of a task on the encoder trained by several tasks, divided by that on "
+        "the encoder trained by the task alone, minus one, with new heads on both, %."
+    )
+    rows = [
+        {
+            "encoder": name, "task": task, "bias": spread(found["bias"]).text(100, sign=True),
+            "loss, several": spread(found["multi"]).text(),
+            "loss, alone": spread(found["single"]).text(),
+        }
+        for name, tasks in bias.items() for task, found in tasks.items()
+    ]
+    return "\n".join(["", textwrap.fill(about, tables.WIDTH), "", tables.table(rows)])

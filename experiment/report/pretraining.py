@@ -1,0 +1,153 @@
+"""What pretrain_tte.py prints and draws beside the scoreboard."""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiment.report import curves, tables
+from experiment.run.folder import RunFolder
+
+
+def opening(encoder: str, method: str, images: int, folder: Path, memory_bytes: int) -> str:
+    """The first lines of a run, at most 80 columns wide as far as paths allow.
+
+    Args:
+        encoder: its name.
+        method: the run's name.
+        images: how many it trains on.
+        folder: the run folder.
+        memory_bytes: of the ensemble's memory; 0: it has none.
+    """
+    lines = [_fill(f"pre-training {encoder} by {method} on {images:,} images in {folder}")]
+    if memory_bytes:
+        lines.append(f"temporal memory: {memory_bytes:,} bytes")
+    return "\n".join(lines)
+
+
+def plan_table(
+    settings: Any, data: Any, folder: str, encoder: str, tasks: Sequence[str], memory_bytes: int
+) -> str:
+    """What a run would do (``--dry_run``).
+
+    Args:
+        settings: of the run.
+        data: the images that the tasks see.
+        folder: the run folder and its state.
+        encoder: its name and size.
+        tasks: a few words about each.
+        memory_bytes: of the ensemble's memory; 0: it has none.
+    """
+    own = [f"{key}={value}" for key, value in settings.hyper_parameters.items()
+           if value is not None]
+    return _wrapped({
+        "run folder": folder,
+        "data": f"{data.name}: {len(data.train)} training images without labels, "
+        f"{len(data.validation)} validation, {len(data.test)} test images "
+        f"{'x'.join(map(str, data.image_shape))}",
+        "encoder": encoder,
+        "tasks": ", ".join(tasks),
+        "balance": settings.balance,
+        "regularizer": f"{settings.regularizer}, weight {settings.regularizer_weight}",
+        "ensemble": settings.ensemble,
+        "hyper-parameters": ", ".join(own) or "none",
+        "temporal memory": f"{memory_bytes:,} bytes" if memory_bytes else "none",
+        "epochs": settings.epochs,
+        "batch": settings.batch_size,
+        "target tasks": settings.targets.replace(",", ", ") or "none",
+    })
+
+
+def _wrapped(row: Mapping[str, Any]) -> str:
+    """A line for each value, or several of at most 80 columns."""
+    indent = " " * (max(map(len, row)) + 2)
+    return "\n".join(
+        _fill(line, subsequent_indent=indent) for line in tables.table([row]).splitlines()
+    )
+
+
+def _fill(text: str, **indents: str) -> str:
+    """`text` in lines of at most 80 columns, as far as paths and names allow."""
+    return textwrap.fill(
+        text, tables.WIDTH, break_long_words=False, break_on_hyphens=False, **indents
+    )
+
+
+def scoring(name: str) -> str:
+    """The line before an encoder is scored."""
+    return _fill(f"scoring {name} by target tasks")
+
+
+def final_table(summary: Mapping[str, Any], folder: Path) -> str:
+    """A finished run, but for its scores.
+
+    Args:
+        summary: of the run.
+        folder: the run folder.
+    """
+    metrics = {
+        f"{task}, {metric}": value
+        for task, found in summary["held_out"].items()
+        for metric, value in found.items() if metric != "loss"
+    }
+    return "\n" + _wrapped({
+        "method": summary["method"],
+        "data": summary["dataset"],
+        **metrics,
+        "encoder's parameters": f"{summary['parameters']:,}",
+        "images/s while training": summary["images_per_second"],
+        "seconds of training": summary["seconds"],
+        "in the run folder": str(folder),
+    })
+
+
+def in_short(summary: Mapping[str, Any]) -> str:
+    """A finished run in a few words."""
+    metrics = summary["targets"].get(summary["method"], {}).get("classification", {})
+    probe = metrics.get("linear_probe")
+    return "pre-trained" if probe is None else f"linear probe {100 * probe:.2f} %"
+
+
+def bias_columns(tasks: Sequence[str]) -> list[str]:
+    """The columns of the history that show how the encoder is biased to `tasks`."""
+    return [
+        *(f"{name}_gradient_norm" for name in tasks),
+        *(f"cosine_{a}_{b}" for a, b in itertools.combinations(tasks, 2)),
+        *(f"{name}_{what}" for what in ("deviation", "effective_rank") for name in tasks),
+    ]
+
+
+def draw_curves(
+    history: Sequence[Mapping[str, Any]], metrics: Mapping[str, str], folder: RunFolder
+) -> None:
+    """``curves.png``: losses and held-out metrics; ``bias.png``: how the tasks pull.
+
+    Args:
+        history: of the run, one row for each epoch.
+        metrics: by task, the column of its held-out metric.
+        folder: where to.
+    """
+    losses = {f"{name}_loss": [f"{name}_loss"] for name in metrics}
+    shown = {
+        metric: [metric] for name, metric in metrics.items()
+        if metric != f"{name}_squared_error"  # the loss itself
+    }
+    added = {
+        "regularizer and ensemble": ["regularizer_loss", "ensemble_loss", "ensemble_distance"],
+        "ensemble weight": ["ensemble_weight"],
+    }
+    panels = {"loss": ["loss"], **losses, **shown, **added, "learning rate": ["learning_rate"],
+              "images per second": ["images_per_second"]}
+    curves.draw(
+        history, folder.output("curves.png"),
+        {title.replace("_", " "): keys for title, keys in panels.items()},
+    )
+    curves.draw(history, folder.output("bias.png"), {
+        "gradient norm on the encoder": [f"{name}_gradient_norm" for name in metrics],
+        "cosine of gradients": [key for key in history[-1] if key.startswith("cosine_")],
+        "deviation of embeddings (1: spread evenly)": [f"{name}_deviation" for name in metrics],
+        "effective rank of embeddings": [f"{name}_effective_rank" for name in metrics],
+    })

@@ -1,0 +1,173 @@
+"""Encoders side by side by what the target tasks say of them: over seeds, in tables, in ranks."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from scipy.stats import rankdata
+
+from experiment.report import pictures, tables
+from experiment.report.statistics import spread
+
+# Metrics by target, of one seed.
+Metrics = dict[str, dict[str, float]]
+# By encoder, for each seed.
+Scores = dict[str, list[Metrics]]
+# By encoder, target and metric: mean, deviation, values.
+Summary = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
+
+
+class Target(Protocol):
+    """What a target task declares about its metrics, see `targets.target.Target`."""
+
+    ranked: tuple[str, ...]
+
+    def columns_of(self, metrics: Collection[str]) -> dict[str, str]:
+        """The columns that show some of `metrics`, with their titles."""
+
+    def explain(self, metrics: Collection[str]) -> str:
+        """What a table of `metrics` shows, half a sentence."""
+
+
+class Targets(Protocol):
+    """The target tasks by name, such as `targets.TARGETS`."""
+
+    def get(self, name: str) -> Target:
+        """What a target task declares."""
+
+# Metrics that differ by less are equal: nothing is measured as exactly as a sum is rounded.
+_EQUAL = 1e-9
+_LONGEST_NAME = 40
+
+
+def summarized(scores: Scores) -> dict[str, dict[str, dict[str, Any]]]:
+    """By encoder, target and metric: ``mean``, ``deviation`` (None of one seed) and ``values``."""
+    summary: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, seeds in scores.items():
+        summary[name] = {
+            target: {
+                metric: {"values": [each[target][metric] for each in seeds]}
+                for metric in metrics
+            }
+            for target, metrics in seeds[0].items()
+        }
+        for metrics in summary[name].values():
+            for entry in metrics.values():
+                found = spread(entry["values"])
+                entry.update(mean=found.mean, deviation=found.deviation)
+    return summary
+
+
+def _present(summary: Summary) -> dict[str, set[str]]:
+    """The targets that any encoder was scored by, with the metrics that any encoder has."""
+    found: dict[str, set[str]] = {}
+    for encoder in summary.values():
+        for target, metrics in encoder.items():
+            found.setdefault(target, set()).update(metrics)
+    return found
+
+
+def mean_ranks(summary: Summary, targets: Targets) -> dict[str, dict[str, float]]:
+    """The ranks of encoders within each target and, as ``"mean"``, over all of them.
+
+    Encoders are ranked by the mean over the seeds of each of a target's main metrics (as far as any
+    encoder has them), the largest first; equal ones share their places. The metrics of a target
+    count alike, and so do the targets.
+
+    Returns:
+        ``{encoder: {target: rank, ..., "mean": rank}}``, of the encoders that have all these
+        metrics (raw pixels cannot be tuned); nothing of fewer than two.
+    """
+    ranked_by = {
+        target: [metric for metric in targets.get(target).ranked if metric in found]
+        for target, found in _present(summary).items()
+    }
+    ranked_by = {target: metrics for target, metrics in ranked_by.items() if metrics}
+    ranked = [
+        name for name, encoder in summary.items()
+        if all(set(found) <= set(encoder.get(target, {})) for target, found in ranked_by.items())
+    ]
+    if len(ranked) < 2:
+        return {}
+    ranks: dict[str, dict[str, float]] = {name: {} for name in ranked}
+    for target, metrics in ranked_by.items():
+        means = [[summary[name][target][each]["mean"] for name in ranked] for each in metrics]
+        found = rankdata(np.round(-np.array(means) / _EQUAL), axis=1).mean(axis=0)
+        for name, rank in zip(ranked, found, strict=True):
+            ranks[name][target] = float(rank)
+    return {name: {**each, "mean": float(np.mean([*each.values()]))}
+            for name, each in ranks.items()}
+
+
+def table(summary: Summary, targets: Targets) -> str:
+    """Encoders side by side, one table for each target, in percent, and their ranks; at most 80
+    columns wide. Tables show long names as [1], [2] ..., which are explained first."""
+    short = _short_names(list(summary))
+    parts = [
+        textwrap.fill(
+            f"{label} {name}", tables.WIDTH, initial_indent="\n" if label == "[1]" else "",
+            subsequent_indent="    ", break_on_hyphens=False,
+        )
+        for name, label in short.items() if label != name
+    ]
+    summary = {short[name]: encoder for name, encoder in summary.items()}
+    for target, metrics in _present(summary).items():
+        columns = targets.get(target).columns_of(metrics)
+        rows = [_row(name, each.get(target, {}), columns) for name, each in summary.items()]
+        about = f"{target}: {targets.get(target).explain(metrics)}, %."
+        parts += ["", textwrap.fill(about, tables.WIDTH), "", tables.table(rows)]
+    ranks = mean_ranks(summary, targets)
+    rows = [{"encoder": name, **each} for name, each in ranks.items()]
+    if len(rows) > 2 and len(rows[0]) > len(("encoder", "a target", "mean")):
+        about = _about_ranks(summary, targets)
+        parts += ["", textwrap.fill(about, tables.WIDTH), "", tables.table(rows)]
+    return "\n".join(parts)
+
+
+def _short_names(names: Sequence[str]) -> dict[str, str]:
+    """A label for each name: itself, or ``[number]`` where that is too long for a table."""
+    long = [name for name in names if len(name) > _LONGEST_NAME]
+    return {name: f"[{long.index(name) + 1}]" if name in long else name for name in names}
+
+
+def _about_ranks(summary: Summary, targets: Targets) -> str:
+    """What the table of ranks shows."""
+    titles = [
+        ", ".join(columns[each] for each in targets.get(target).ranked if each in columns)
+        for target, metrics in _present(summary).items()
+        if (columns := targets.get(target).columns_of(metrics))
+    ]
+    return (
+        "Mean rank (1: the best of these in everything) over the target tasks, in each over its "
+        f"main metrics: {'; '.join(titles)}."
+    )
+
+
+def _row(
+    name: str, metrics: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]
+) -> dict[str, str]:
+    """An encoder's row of a target's table."""
+    texts = {
+        title: spread(metrics.get(metric, {}).get("values", ())).text(100)
+        for metric, title in columns.items()
+    }
+    return {"encoder": name, **texts}
+
+
+def draw_bars(summary: Summary, targets: Targets, path: str | os.PathLike) -> None:
+    """The metrics of the table as bars."""
+    panels = {
+        target: {
+            title.replace(" ", "\n", 1): {
+                name: each[target][metric]["values"]
+                for name, each in summary.items() if metric in each.get(target, {})
+            }
+            for metric, title in targets.get(target).columns_of(metrics).items()
+        }
+        for target, metrics in _present(summary).items()
+    }
+    pictures.bars(panels, path)

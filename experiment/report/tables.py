@@ -1,0 +1,107 @@
+"""Tables for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+WIDTH = 80
+_GAP = "  "
+
+
+def _text(value: Any) -> str:
+    """A cell. Numbers to four significant digits; nothing known is ``-``."""
+    if value is None:
+        return "-"
+    if isinstance(value, (float, np.floating)):
+        if not math.isfinite(value):
+            return str(value)
+        return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(entry) for entry in value)
+    return str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys of all rows, in order of first appearance."""
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
+def is_numeric(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
+    """Whether a column has numbers only: those are written to the right."""
+    values = [row[column] for row in rows if row.get(column) is not None]
+    return bool(values) and all(_is_number(value) for value in values)
+
+
+def _block(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    texts = {column: [_text(row.get(column)) for row in rows] for column in columns}
+    widths = {column: max(map(len, [column, *texts[column]])) for column in columns}
+    right = {column: is_numeric(rows, column) for column in columns}
+
+    def line(cells: Sequence[str]) -> str:
+        return _GAP.join(
+            cell.rjust(widths[column]) if right[column] else cell.ljust(widths[column])
+            for column, cell in zip(columns, cells, strict=True)
+        ).rstrip()
+
+    rule = _GAP.join("-" * widths[column] for column in columns)
+    body = [line([texts[column][place] for column in columns]) for place in range(len(rows))]
+    return "\n".join([line(columns), rule, *body])
+
+
+def _blocks(rows: Sequence[Mapping[str, Any]], columns: list[str]) -> list[list[str]]:
+    """`columns` in groups that fit the width, each with the first column."""
+    widths = {
+        column: max(len(column), *(len(_text(row.get(column))) for row in rows))
+        for column in columns
+    }
+    first, *others = columns
+    groups = [[first]]
+    room = WIDTH - widths[first]
+    for column in others:
+        need = len(_GAP) + widths[column]
+        if need > room and len(groups[-1]) > 1:
+            groups.append([first])
+            room = WIDTH - widths[first]
+        groups[-1].append(column)
+        room -= need
+    return groups
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A plain text table for a terminal of 80 columns.
+
+    Args:
+        rows: a dict a row; columns in order of first appearance. One row alone becomes a list of
+            ``name  value``. Columns that do not fit go below, with the first one again.
+    """
+    if not rows:
+        return ""
+    columns = columns_of(rows)
+    if len(rows) == 1:
+        width = max(map(len, columns))
+        return "\n".join(f"{name.ljust(width)}{_GAP}{_text(rows[0][name])}" for name in columns)
+    return "\n\n".join(_block(rows, group) for group in _blocks(rows, columns))
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The same as a table in Markdown, of any width."""
+    if not rows:
+        return ""
+    columns = columns_of(rows)
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    rule = ["---:" if is_numeric(rows, column) else "---" for column in columns]
+    return "\n".join(
+        [line(columns), line(rule)]
+        + [line([_text(row.get(column)) for column in columns]) for row in rows]
+    )

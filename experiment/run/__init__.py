@@ -1,0 +1,1 @@
+"""One run: its folder, checkpoints, training with exact resume, and export."""

@@ -1,0 +1,406 @@
+"""The folder of one run: its settings, its lock, what it wrote, whether it is finished.
+
+Names in the folder that every run has:
+
+- ``settings.json``: what the run was asked for, as given to `RunFolder.open`
+- ``summary.json``: results; its presence says that the run is finished
+- ``.written``: what the run wrote, one name or pattern a line; only that is ever removed
+- ``.lock``: held while a process works in the folder; without it a folder is no run's
+- ``error.txt``: the traceback where files, disk or memory failed
+
+Files are written beside and renamed, so that one killed at any moment leaves either the old file or
+the new one. What is left of an unfinished one is called ``.partial-NAME``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from experiment.run.failures import TRACEBACK, describe, write_traceback
+from registry import UserError
+
+PARTIAL = ".partial-"
+SETTINGS = "settings.json"
+SUMMARY = "summary.json"
+_WRITTEN = ".written"
+_LOCK = ".lock"
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Write a file or a whole directory so that it is there entirely or not at all.
+
+    Yields:
+        A path beside `path`, with the same suffix, to write to. When the block ends well, what was
+        written is forced to disk and renamed to `path`; when it raises, it is removed. A file is
+        replaced in one step; a directory that was there before is gone for a moment.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(PARTIAL + path.name)
+    _remove(partial)
+    try:
+        yield partial
+        for written in [*partial.rglob("*"), partial] if partial.is_dir() else [partial]:
+            _sync(written)
+        if partial.is_dir() and path.exists():
+            replaced = path.with_name(f"{PARTIAL}old-{path.name}")
+            _remove(replaced)
+            os.replace(path, replaced)
+            os.replace(partial, path)
+            _remove(replaced)
+        else:
+            os.replace(partial, path)
+        _sync(path.parent)
+    except BaseException:
+        _remove(partial)
+        raise
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Write `content` to `path`, entirely or not at all."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_text(path: str | os.PathLike, content: str) -> None:
+    """Write `content` as UTF-8 to `path`, entirely or not at all."""
+    write_bytes(path, content.encode())
+
+
+def plain_values(value: Any) -> Any:
+    """`value` as JSON has it: tuples as lists, NumPy numbers as Python's, paths as text, NaN and
+    infinities as null (JSON has no others)."""
+    if isinstance(value, Mapping):
+        return {str(key): plain_values(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_values(entry) for entry in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):
+        return plain_values(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Write `content` as indented JSON (see `plain_values`), entirely or not at all."""
+    write_text(path, json.dumps(plain_values(content), indent=2, allow_nan=False) + "\n")
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Each setting that differs, as ``name: old -> new``; entries of nested ones as ``a.b``."""
+    old, new = _flat(plain_values(old)), _flat(plain_values(new))
+    return [
+        f"{name}: {_shown(old, name)} -> {_shown(new, name)}"
+        for name in [*old, *(name for name in new if name not in old)]
+        if name not in old or name not in new or old[name] != new[name]
+    ]
+
+
+def _shown(settings: Mapping[str, Any], name: str) -> str:
+    if name not in settings:
+        return "(not set)"
+    return "(default)" if settings[name] is None else json.dumps(settings[name])
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):  # also what is nested without end
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path} is damaged (not JSON of names and values); remove that folder or choose "
+            "another one"
+        )
+    return content
+
+
+def _existing(path: Path) -> Path:
+    """`path`, or the nearest folder above it that exists."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
+class RunFolder:
+    """The folder `path` of one run. Nothing is read or written before `open`.
+
+    A context manager: leaving it gives the lock back, as the end of the process does.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.overwritten = False
+        self._lock: int | None = None
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: object
+    ) -> None:
+        """Give the lock back. A failure of files, disk or memory becomes a UserError of one line
+        that names the file with its traceback."""
+        failure = describe(error) if self._lock is not None and error is not None else None
+        try:
+            if failure is not None:
+                place = write_traceback(error, self.path)
+                raise UserError(f"{failure}; details: {place}") from error
+        finally:
+            self.close()
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+    def state(self, settings: Mapping[str, Any], overwrite: bool = False) -> str:
+        """What `open` would return or raise, without writing anything (for a dry run)."""
+        try:
+            existing = _existing(self.path)
+        except OSError as error:  # a name that is too long, say
+            raise self._unwritable(error) from None
+        if not existing.is_dir():
+            raise UserError(f"{existing} is a file; expected a folder for the run")
+        if not os.access(existing, os.W_OK):
+            raise self._unwritable(PermissionError(13, "permission denied"))
+        if not self._is_run():
+            foreign = self._foreign()
+            if foreign:
+                raise UserError(
+                    f"{self.path} is not empty and holds no run (it has {foreign[0]!r}); "
+                    "give a new or empty folder"
+                )
+            return "new"
+        if overwrite:
+            return "new"
+        different = differences(_read_json(self.path / SETTINGS), settings)
+        if different:
+            raise UserError(
+                f"{self.path} holds a run with other settings: {'; '.join(different)}; give these "
+                "settings again, or another folder, or --overwrite to remove that run"
+            )
+        return "finished" if (self.path / SUMMARY).exists() else "resumed"
+
+    def open(self, settings: Mapping[str, Any], overwrite: bool = False) -> str:
+        """Take the folder for a run with `settings`, making it where there is none.
+
+        Args:
+            settings: what determines the run, as far as JSON can hold it (see `plain_values`).
+                Leave out what may differ between two calls that are the same run.
+            overwrite: remove what a former run wrote here and start anew, whatever its settings;
+                files that no run wrote stay.
+
+        Returns:
+            ``"new"``, ``"resumed"`` (a run with these settings was begun) or ``"finished"``.
+
+        Raises:
+            UserError: the folder holds a run with other settings (each named), something that is
+                no run, a run that another process is working on, or cannot be written.
+        """
+        self.state(settings, overwrite)  # A mistake is told before anything is written.
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+            return self._open_locked(settings, overwrite)
+        except OSError as error:
+            self.close()
+            raise self._unwritable(error) from None
+        except UserError:
+            self.close()
+            raise
+
+    def _open_locked(self, settings: Mapping[str, Any], overwrite: bool) -> str:
+        state = self.state(settings, overwrite)  # Another process may just have given it back.
+        if state == "new":
+            if (self.path / SETTINGS).exists():
+                self._clear()
+                self.overwritten = True
+            write_json(self.path / SETTINGS, settings)
+        else:
+            self._remove_partial()
+        return state
+
+    def _remove_partial(self) -> None:
+        """Remove what a killed process left of files that it was writing."""
+        for name in self._written():
+            *parents, last = PurePosixPath(name).parts
+            place = self.path.joinpath(*parents)
+            for path in [*place.glob(PARTIAL + last), *place.glob(f"{PARTIAL}old-{last}")]:
+                _remove(path)
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(
+            f"cannot write into {self.path} ({error.strerror or error}); "
+            "give a folder that can be written"
+        )
+
+    def _is_run(self) -> bool:
+        # Other programs have files called settings.json too.
+        return (self.path / SETTINGS).is_file() and (self.path / _LOCK).exists()
+
+    def _foreign(self) -> list[str]:
+        """Names in a folder without settings that an interrupted `open` cannot have left."""
+        own = (_LOCK, _WRITTEN, PARTIAL + SETTINGS)
+        if not self.path.is_dir():
+            return []
+        return sorted(entry.name for entry in self.path.iterdir() if entry.name not in own)
+
+    def is_in_use(self) -> bool:
+        """Whether another process works in the folder."""
+        try:
+            lock = os.open(self.path / _LOCK, os.O_RDWR)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+
+    def _take_lock(self) -> None:
+        # Opening must not truncate: it would wipe the number of the process that has the lock.
+        lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(lock, 32).decode(errors="replace").strip()
+            os.close(lock)
+            raise UserError(
+                f"{self.path} is in use by another process{f' ({holder})' if holder else ''}; "
+                "wait for it or give another folder"
+            ) from None
+        except OSError:
+            os.close(lock)
+            raise
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"process {os.getpid()}\n".encode(), 0)
+        self._lock = lock
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _note(self, name: str) -> Path:
+        """The path of `name`, after it was put on the list of what the run wrote."""
+        parts = PurePosixPath(name).parts
+        if not parts or parts[0] == "/" or ".." in parts:
+            raise ValueError(f"{name!r} is not a name inside the folder")
+        names = self._written()
+        if name not in names:
+            write_text(self.path / _WRITTEN, "".join(f"{entry}\n" for entry in [*names, name]))
+        return self.path.joinpath(*parts)
+
+    def _written(self) -> list[str]:
+        """The list of what the run wrote."""
+        path = self.path / _WRITTEN
+        try:
+            names = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        except UnicodeDecodeError:
+            names = [".."]
+        if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
+               for name in names):
+            raise UserError(
+                f"{path} is damaged: it lists what the run wrote; remove the folder or choose "
+                "another one"
+            )
+        return names
+
+    def output(self, name: str) -> Path:
+        """The path of the file `name` in the folder, noted as written by the run.
+
+        Args:
+            name: relative, parts separated by ``/``; the last may be a pattern such as ``*.npz``,
+                the path is then of little use, but all that matches it is the run's.
+        """
+        path = self._note(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def directory(self, name: str, *patterns: str) -> Path:
+        """The path of the directory `name`, whose files that match `patterns` are the run's.
+
+        It is not made: to be written with `replacing`.
+        """
+        for pattern in patterns:
+            self._note(f"{name}/{pattern}")
+        return self._note(name)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary` to ``summary.json``, by which the run is finished."""
+        write_json(self.path / SUMMARY, summary)
+        (self.path / TRACEBACK).unlink(missing_ok=True)  # of an attempt before
+
+    def summary(self, needed: Iterable[str] = ()) -> dict[str, Any]:
+        """What the finished run reported.
+
+        Args:
+            needed: the entries that it has to have.
+
+        Raises:
+            UserError: the file is damaged, or lacks an entry.
+        """
+        path = self.path / SUMMARY
+        found = _read_json(path)
+        lacking = [name for name in needed if name not in found]
+        if lacking:
+            raise UserError(
+                f"{path} is damaged (it has no {lacking[0]!r}); remove it and rerun the same "
+                "command"
+            )
+        return found
+
+    def _clear(self) -> None:
+        """Remove what runs wrote here, but for the settings, which are to be replaced: without them
+        it is no run's folder, and what is left could not be told from foreign files."""
+        names = self._written()
+        (self.path / SUMMARY).unlink(missing_ok=True)
+        (self.path / TRACEBACK).unlink(missing_ok=True)
+        for name in names:
+            *parents, last = PurePosixPath(name).parts
+            place = self.path.joinpath(*parents)
+            for path in list(place.glob(last)):
+                if not path.is_dir():
+                    path.unlink()
+            for path in [*place.glob(PARTIAL + last), place / f"{PARTIAL}old-{last}"]:
+                _remove(path)
+            while place != self.path and place.is_dir() and not any(place.iterdir()):
+                place.rmdir()
+                place = place.parent
+        (self.path / _WRITTEN).unlink(missing_ok=True)

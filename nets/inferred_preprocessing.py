@@ -1,0 +1,134 @@
+"""Which numbers a model expects of an image, as far as its layers and its name tell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from typing import Any
+
+import keras
+import numpy as np
+
+from .functional import as_functional, is_functional
+from .keras_graph import Call, calls_before
+from .preprocessing import Standardize, named_preprocessing
+from .registration import declared_outputs
+
+_RAW, _UNIT = 1.0, 255.0
+"""What images of 0..255 are divided by for a model that takes 0..255, or 0..1."""
+
+# Names that keras.applications gives its models, and their `preprocess_input`. Those that subtract
+# means from blue, green and red (VGG, ResNet, version 1) are left out: `Standardize` cannot swap
+# channels. Those with layers for it (EfficientNet, MobileNetV3, ConvNeXt) need no name.
+_APPLICATIONS = (
+    (r"mobilenet(v2)?_\d.*|mobilenetv3(small|large)|inception_v3|inception_resnet_v2|xception"
+     r"|nasnet|resnet(50|101|152)v2|efficientnetv2-.*", "tf"),
+    (r"densenet\d+", "torch"),
+)
+
+_INDIFFERENT = (
+    keras.layers.InputLayer, keras.layers.Resizing, keras.layers.CenterCrop,
+    keras.layers.ZeroPadding2D, keras.layers.Identity, keras.layers.RandomFlip,
+    keras.layers.RandomCrop, keras.layers.RandomRotation, keras.layers.RandomTranslation,
+    keras.layers.RandomZoom,
+)
+
+
+def infer_preprocessing(model: keras.Model) -> Standardize | None:
+    """The preprocessing that a functional model needs, where that can be told from it.
+
+    - It begins with a `Rescaling`, an adapted `Normalization` or a multiplication, division or
+      subtraction by constants (in models within it, after resizing or random flips, too): images
+      are given raw, 0..255, or in 0..1 where the layer's constants are made for these. So it is
+      with EfficientNet, MobileNetV3 and ConvNeXt of `keras.applications`.
+    - It is, or begins with, another model of `keras.applications` by its name: what that module's
+      ``preprocess_input`` does, ``tf`` or ``torch``.
+
+    Returns:
+        None where neither holds: a registered network, an unknown one, or one whose channels are to
+        be swapped (VGG and ResNet, version 1, of `keras.applications`).
+    """
+    model = as_functional(model)
+    if declared_outputs(model.name) is not None or len(model.inputs) != 1:
+        return None
+    channels = model.inputs[0].shape[-1]
+    names = [model.name]
+    for call in _chain(model):
+        if is_functional(call.operation):
+            names.append(call.operation.name)
+            continue
+        divisor = _divisor(call)
+        if divisor is not None:
+            return Standardize((0.0,) * channels, (divisor,) * channels)
+        if not _is_indifferent(call):
+            break
+    ones = (1.0,) * channels
+    for pattern, kind in _APPLICATIONS:
+        if channels == 3 and any(re.fullmatch(pattern, name.lower()) for name in names):
+            return named_preprocessing(kind, ones, ones)
+    return None
+
+
+def _chain(model: keras.Model) -> Generator[Call, None, bool]:
+    """The calls that a model's input goes through one after another, while it is all there is; a
+    call of an inner model before those within it. Gives back whether that leads to the output."""
+    calls = calls_before(model.outputs)
+    tensor = model.inputs[0]
+    while tensor is not model.outputs[0]:
+        users = [call for call in calls if any(each is tensor for each in call.inputs)]
+        if len(users) != 1 or not users[0].outputs:
+            return False
+        (call,) = users
+        yield call
+        if is_functional(call.operation):
+            leads_through = yield from _chain(as_functional(call.operation))
+            if not leads_through:
+                return False
+        tensor = call.outputs[0]
+    return True
+
+
+def _divisor(call: Call) -> float | None:
+    """By what images of 0..255 are to be divided for this call; None where it does not tell."""
+    operation = call.operation
+    if isinstance(operation, keras.layers.Rescaling):
+        return _of_factor(operation.scale)
+    if isinstance(operation, keras.layers.Normalization):
+        return _of_statistics(operation)
+    constants = [each for each in call.arguments if isinstance(each, (int, float, np.ndarray))]
+    if isinstance(operation, keras.Layer) or len(constants) != 1:
+        return None
+    constant = np.abs(np.asarray(constants[0], "float64")).max()
+    if type(operation).__name__ in ("TrueDivide", "Divide") and constant:
+        return _of_factor(1 / constant)
+    if type(operation).__name__ == "Multiply":
+        return _of_factor(constant)
+    return _RAW if type(operation).__name__ == "Subtract" and constant > 2 else None
+
+
+def _of_factor(factor: Any) -> float | None:
+    """A factor far below 1 makes large numbers small, one far above 1 small ones large."""
+    largest = np.abs(np.asarray(factor, "float64")).max()
+    return _RAW if largest < 0.1 else _UNIT if largest > 10 else None
+
+
+def _of_statistics(layer: keras.layers.Normalization) -> float | None:
+    mean, variance = (
+        np.asarray(keras.ops.convert_to_numpy(each), "float64")
+        for each in (layer.mean, layer.variance)
+    )
+    if mean.max() > 2:
+        return _RAW
+    is_adapted = not (mean == 0).all() or not (variance == 1).all()
+    return _UNIT if is_adapted and (mean > 0.1).all() and (variance < 0.25).all() else None
+
+
+def _is_indifferent(call: Call) -> bool:
+    """Whether the images stay in the range that they are in."""
+    if isinstance(call.operation, keras.layers.Normalization):
+        return True  # has not seen any data
+    if isinstance(call.operation, keras.layers.Activation):
+        return call.operation.activation is keras.activations.linear
+    if isinstance(call.operation, keras.Layer):
+        return isinstance(call.operation, _INDIFFERENT)
+    return type(call.operation).__name__ in ("Cast", "GetItem", "Identity", "Flip")

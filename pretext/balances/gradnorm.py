@@ -1,0 +1,61 @@
+"""GradNorm: all tasks' gradients on the encoder get the norms that they should have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from op_util import gradnorm
+from plugins import option
+from pretext.balance import Balance, Weighting
+from pretext.registration import BALANCES
+
+
+@BALANCES.register("gradnorm")
+class GradNorm(Balance):
+    """Chen et al., "GradNorm: gradient normalization for adaptive loss balancing in deep multitask
+    networks", ICML 2018, measured from time to time.
+
+    The paper moves the factors by a gradient step in each step of training. Here they move every
+    `interval` steps towards those that give the norms wanted (see `op_util.gradnorm`).
+
+    Args:
+        asymmetry: the paper's alpha; 0: equal norms, above 0: tasks that learn more slowly get
+            larger ones.
+        interval: steps between two measurements of the gradient norms.
+        rate: how far the factors go at each measurement.
+    """
+
+    paper = "Chen et al., ICML 2018, arXiv 1711.02257"
+
+    asymmetry: float = option(0.0, minimum=0)
+    interval: int = option(20, minimum=1)
+    rate: float = option(0.3, above=0, maximum=1)
+
+    def build(self, tasks: int, seed: int) -> Weighting:
+        return GradNormWeighting(tasks, self)
+
+
+class GradNormWeighting(Weighting):
+    """The factors, and the losses of the first measurement."""
+
+    def __init__(self, tasks: int, settings: GradNorm, **arguments: Any):
+        super().__init__(tasks, **arguments)
+        self.interval = settings.interval
+        self._asymmetry, self._rate = settings.asymmetry, settings.rate
+        self.wanted = self.state("factors", (tasks,), "ones")
+        self.first_losses = self.state("first_losses", (tasks,))
+
+    def current(self) -> tf.Tensor:
+        return tf.convert_to_tensor(self.wanted.value)
+
+    def measured(self, norms: tf.Tensor, losses: tf.Tensor) -> None:
+        first_losses = tf.convert_to_tensor(self.first_losses.value)
+        is_first = tf.reduce_all(first_losses == 0)
+        first_losses = tf.where(is_first, losses, first_losses)
+        self.first_losses.assign(first_losses)
+        wanted = gradnorm.weights(norms, losses, first_losses, self._asymmetry)
+        self.wanted.assign(
+            wanted if is_first else gradnorm.moved(self.current(), wanted, self._rate)
+        )

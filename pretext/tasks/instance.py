@@ -1,0 +1,46 @@
+"""Instance discrimination: which two views show the same image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from op_util.metric_learning import nt_xent
+from plugins import option
+from pretext.heads import dense
+from pretext.registration import TASKS
+from pretext.task import Images
+from pretext.two_views import TwoViewTask
+
+_PROJECTION = 64
+
+
+@TASKS.register("instance")
+class Instance(TwoViewTask):
+    """Chen et al., "A simple framework for contrastive learning of visual representations"
+    (SimCLR), ICML 2020.
+
+    Two views of each image, cropped, mirrored and recoloured at random, are to be found among those
+    of the batch (NT-Xent).
+
+    Args:
+        temperature: of NT-Xent (the paper's on CIFAR-10: 0.5).
+    """
+
+    paper = "Chen et al., ICML 2020, arXiv 2002.05709"
+
+    temperature: float = option(0.5, above=0)
+
+    def build(
+        self, images: Images, feature_shape: Sequence[int], width: int
+    ) -> tuple[keras.layers.Layer, keras.layers.Layer]:
+        return (
+            dense("instance_neck", feature_shape[-1], width),
+            dense("instance_head", width, _PROJECTION),
+        )
+
+    def loss(self, output: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+        """NT-Xent over the global batch."""
+        return nt_xent(output, self.temperature)

@@ -1,0 +1,88 @@
+"""The memory of the temporal ensemble: each training image's embeddings, averaged over time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from op_util.temporal_ensemble import ensemble, mean_per_image, updated
+
+DTYPES = ("float32", "float16")
+# Not aggregated: each replica assigns to a copy of its own, and all assign the same.
+_STATE: dict[str, Any] = {
+    "initializer": "zeros", "trainable": False, "autocast": False, "aggregation": "none",
+}
+
+
+def memory_bytes(images: int, tasks: int, width: int, storage: str = "float32") -> int:
+    """The size of a `TemporalMemory` in bytes, counts of updates included."""
+    number = np.dtype(storage).itemsize * tasks * width
+    return images * (number + np.dtype("int64").itemsize)
+
+
+class TemporalMemory(keras.layers.Layer):
+    """The tasks' embeddings of each training image, averaged over time (`op_util.temporal_ensemble`
+    has the formulas).
+
+    Each image has one count of updates, as all tasks see every image. Under a distribution strategy
+    each replica holds the whole memory and makes the same updates to it, those of the global batch,
+    so an image's row is found by its index whichever replica sees it.
+
+    Args:
+        images: how many training images there are; their indices are 0 to ``images - 1``.
+        tasks, width: T and the width of the embeddings.
+        decay: a, from 0 to below 1.
+        storage: ``"float32"`` or ``"float16"``, in which the memory is held; float16 rounds
+            numbers below 1 by up to 2.4e-4. Computation is in float32.
+    """
+
+    def __init__(
+        self,
+        images: int,
+        tasks: int,
+        width: int,
+        decay: float = 0.6,
+        storage: str = "float32",
+        name: str = "temporal_memory",
+    ):
+        super().__init__(dtype="float32", name=name)
+        self.decay = decay
+        self.memory = self.add_weight(
+            shape=(images, tasks, width), dtype=storage, name="memory", **_STATE
+        )
+        # int64, as TensorFlow has no gathering from int32 variables on GPUs.
+        self.updates = self.add_weight(shape=(images,), dtype="int64", name="updates", **_STATE)
+        self.built = True
+
+    def read(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The ensemble over time and tasks of some images, before what this step adds to it.
+
+        Args:
+            index: integers ``[B]``, in any order, repeated or not.
+
+        Returns:
+            Z, float32 ``[B, width]`` of length 1, and bool ``[B]``, whether an image has been seen
+            before. Z is zero where it has not.
+        """
+        rows = tf.cast(tf.gather(self.memory.value, index), tf.float32)
+        times = tf.gather(self.updates.value, index)
+        return ensemble(rows, times, self.decay), times > 0
+
+    def update(self, index: tf.Tensor, embeddings: tf.Tensor) -> None:
+        """Put a batch's embeddings into the memory; an image that comes twice is averaged, and
+        counts once.
+
+        Args:
+            index: integers ``[B]``.
+            embeddings: e, float32 ``[B, T, width]``; of the global batch, like `index`, where there
+                are several replicas.
+        """
+        memory, updates = self.memory.value, self.updates.value
+        rows = tf.cast(tf.gather(memory, index), tf.float32)
+        times = tf.gather(updates, index)
+        new = updated(rows, mean_per_image(tf.stop_gradient(embeddings), index), self.decay)
+        for variable, value in ((memory, tf.cast(new, memory.dtype)), (updates, times + 1)):
+            variable.scatter_update(tf.IndexedSlices(value, index))

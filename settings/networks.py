@@ -1,0 +1,161 @@
+"""Method and networks as the settings of a distillation name them, checked against the data."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import keras
+
+import dataloader
+import nets
+from distillers import Method, Sum, create
+from registry import UserError
+from settings import known
+from settings.distillation import Settings
+
+
+def create_method(settings: Settings) -> Method | Sum:
+    """The method with its hyper-parameters. Raises UserError where they are wrong."""
+    return create(settings.Distillation, **settings.hyper_parameters)
+
+
+def build(name: str, options: tuple[str, ...], data: dataloader.Data) -> keras.Model:
+    """The network `name` for the data's images and classes, with ``name=value`` options."""
+    return nets.build(name, data.image_shape, data.classes, **nets.parse_options(options))
+
+
+def load_teacher(settings: Settings, data: dataloader.Data, file: str | None) -> nets.Stored:
+    """The teacher from a file or run folder, or one that is still to be trained.
+
+    Args:
+        settings: name the net.
+        data: for its images and classes.
+        file: the trained teacher; None: it is to be trained.
+
+    Raises:
+        UserError: there is no such file, or it does not fit the settings.
+    """
+    if file is None:
+        keras.utils.set_random_seed(settings.seed)
+        model = build(settings.teacher_name(), settings.teacher_options, data)
+        return nets.Stored(model, standardize=None, has_logits=True)
+    if nets.is_pretrained(file):
+        return nets.load_pretrained(file, data.image_shape, data.classes)
+    own = settings.teacher_model == file
+    if own:
+        check_exists("teacher", file)
+    return nets.load(
+        file,
+        net=None if own else settings.teacher_name(),
+        input_shape=data.image_shape,
+        classes=data.classes,
+        options=nets.parse_options(settings.teacher_options),
+    )
+
+
+def make_student(settings: Settings, data: dataloader.Data) -> keras.Model:
+    """The student with its initial weights, which depend on the seed alone, or on its file.
+
+    Raises:
+        UserError: there is no such file, or it does not fit the data.
+    """
+    keras.utils.set_random_seed(settings.seed)
+    name = settings.student_name()
+    if settings.student_model is None or known.is_application(name):
+        student = build(name, settings.student_options, data)
+    else:
+        check_exists("student", name)
+        student = nets.load(name).model
+        check_student(student, data)
+    if settings.student_init is not None:
+        nets.fill_from_encoder(student, settings.student_init)
+    return student
+
+
+def standardize(name: str, data: dataloader.Data, model: keras.Model) -> nets.Standardize:
+    """The preprocessing called `name` for the data's images, to the size that `model` takes."""
+    found = nets.named_preprocessing(name, data.channel_mean, data.channel_deviation)
+    return resized(found, model)
+
+
+def resized(preprocessing: nets.Standardize, model: keras.Model) -> nets.Standardize:
+    """`preprocessing` that resizes images to what `model` takes."""
+    size = model.input_shape[1:3]
+    return dataclasses.replace(preprocessing, size=size if all(size) else None)
+
+
+def find_outputs(
+    role: str, model: keras.Model, taps: tuple[str, ...] | None, method: Method | Sum
+) -> nets.Outputs | None:
+    """The layers to compare where taps are given; None: the distiller knows them.
+
+    Args:
+        role: ``"teacher"`` or ``"student"``.
+        model: the network.
+        taps: the layers' names; None: not given.
+        method: that compares them.
+
+    Raises:
+        UserError: taps must be given.
+    """
+    if taps is not None:
+        return nets.outputs_of(model, taps)
+    if method.does_read("maps") and not nets.declared_outputs(model.name):
+        raise UserError(
+            f"{model.name!r} is not one of the built-in networks, so the layers to compare must be "
+            f"given: --{role}_taps a,b,c, from shallow to deep (--list_layers lists them)"
+        )
+    return None
+
+
+# Refusals
+
+
+def check_exists(role: str, file: str) -> None:
+    """Raise UserError unless the model's file exists."""
+    if not Path(file).exists():
+        raise UserError(
+            f"--{role}_model: {file} does not exist; expected a model in a file (.keras or .h5), "
+            "or keras.applications:NAME"
+        )
+
+
+def check_images(role: str, model: keras.Model, data: dataloader.Data) -> None:
+    """Raise UserError unless a network takes one input of images of the data's channels."""
+    images = model.inputs
+    if len(images) != 1 or len(images[0].shape) != 4:
+        shapes = ", ".join(str(tuple(image.shape)) for image in images)
+        raise UserError(
+            f"the {role} takes {shapes}; expected one input of images, (None, height, width, "
+            "channels)"
+        )
+    channels = images[0].shape[-1]
+    if channels != data.image_shape[-1]:
+        raise UserError(
+            f"the {role} takes images of {channels} channels, {data.name} has "
+            f"{data.image_shape[-1]}; give a {role} for such images"
+        )
+
+
+def check_student(student: keras.Model, data: dataloader.Data) -> None:
+    """Raise UserError unless a user's own student fits images and classes."""
+    check_images("student", student, data)
+    shape = tuple(student.outputs[0].shape)
+    if len(shape) != 2 or shape[1] != data.classes:
+        raise UserError(
+            f"the student's (first) output has shape {shape}; expected (None, {data.classes}), one "
+            f"logit per class of {data.name}"
+        )
+
+
+def check_teacher(teacher: nets.Stored, method: Method | Sum, data: dataloader.Data) -> None:
+    """Raise UserError unless the teacher fits images and classes."""
+    check_images("teacher", teacher.model, data)
+    classes = teacher.model.outputs[0].shape[-1]
+    if method.does_read("logits") and not (teacher.has_logits and classes == data.classes):
+        trained = f"was trained on {classes} classes" if teacher.has_logits else "has no logits"
+        raise UserError(
+            f"the method compares logits, but the teacher {trained} and {data.name} has "
+            f"{data.classes} classes; give a teacher of these classes or another method"
+        )

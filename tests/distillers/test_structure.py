@@ -1,0 +1,37 @@
+"""Defaults that depend on a network's structure."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from distillers import AT
+from distillers.structure import is_normalized
+from nets import feature_extractor
+from tests.distillers.models import network, outputs
+
+
+def features(normalised):
+    model = network(1, "student", normalised=normalised)
+    return feature_extractor(model, outputs(model)).output
+
+
+def test_normalisation_is_found_before_the_features():
+    assert is_normalized(features(True)["maps"])
+    assert not is_normalized(features(False))
+    assert is_normalized([tf.zeros([1, 2])])  # of no network that is known
+    inner = network(1, "inner")
+    image = keras.Input((8, 8, 3))
+    assert is_normalized(keras.layers.Dense(2)(inner(image)))
+
+
+def test_a_default_weight_fits_the_student_and_is_reported():
+    teacher = features(True)["maps"]
+    with_it, without = (AT().build(teacher, features(kind)["maps"]) for kind in (True, False))
+    assert with_it.stages[0].weight == 1000 and with_it.notes == ()
+    assert without.stages[0].weight == 100
+    assert "weight 100 (with normalisation layers in the student it would be 1000" in (
+        without.notes[0]
+    )
+    chosen = AT(weight=7).build(teacher, features(False)["maps"])
+    assert chosen.stages[0].weight == 7 and chosen.notes == ()
+    np.testing.assert_equal(AT().distillation_weight, 1000)

@@ -1,0 +1,94 @@
+import dataclasses
+import sys
+
+import pytest
+from absl import flags
+
+from experiment.command.options import (
+    Options,
+    as_flags,
+    compared,
+    define_flags,
+    from_flags,
+    help_text,
+    option,
+    values,
+)
+from registry import UserError
+from tests.commands import own_flags
+
+
+@dataclasses.dataclass(frozen=True)
+class Example(Options):
+    epochs: int = option(3, "passes over the images", group="training", minimum=1)
+    rate: float | None = option(None, "of learning", group="training", above=0)
+    kind: str = option("plain", "a word", group="training", choices=("plain", "fancy"))
+    switch: bool = option(True, "on or off", group="run", same_run=True)
+    names: tuple[str, ...] = option((), "of layers", group="run")
+    further: dict = dataclasses.field(default_factory=dict, hash=False)
+
+
+def parsed(*words):
+    with own_flags(lambda: define_flags(Example)):
+        flags.FLAGS(["script", *words])
+        return from_flags(Example)
+
+
+def test_each_field_is_a_flag_of_its_type():
+    given = parsed("--epochs=5", "--rate=1e-3", "--kind=fancy", "--noswitch", "--names=a,b")
+    assert given == Example(5, 1e-3, "fancy", False, ("a", "b"))
+    assert parsed() == Example()
+    assert parsed("--rate=2", "--rate=", "--names=a", "--names=").rate is None
+
+
+def test_words_give_the_same_options():
+    given = Example(epochs=5, rate=0.5, switch=False, names=("a", "b"))
+    assert parsed(*as_flags(given)) == given
+    assert as_flags(given, leave_out=("rate", "names")) == ["--epochs=5", "--noswitch"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epochs": 0}, "--epochs must be at least 1, not 0"),
+        ({"epochs": 1.5}, "--epochs must be a whole number, not 1.5"),
+        ({"rate": 0.0}, "--rate must be above 0"),
+        ({"rate": float("nan")}, "--rate must be a finite number"),
+        ({"kind": "fanci"}, "did you mean 'fancy'"),
+        ({"switch": "maybe"}, "--switch must be true or false"),
+    ],
+)
+def test_a_wrong_value_is_refused_from_python_and_from_the_command_line(wrong, message):
+    with pytest.raises(UserError, match=message):
+        Example(**wrong)
+    ((name, value),) = wrong.items()
+    try:
+        parsed(f"--{name}={value}")
+    except UserError as error:
+        told = str(error)
+    except flags.Error as error:  # absl tells flag and value before it
+        told = str(error.__context__)
+    assert message in told.replace(f"'{value}'", str(value)) or "fancy" in told
+
+
+def test_options_cannot_be_changed():
+    given = Example(further={"a": 1})
+    with pytest.raises(TypeError):
+        given.further["a"] = 2
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        given.epochs = 4
+    assert hash(given) == hash(Example())
+
+
+def test_what_a_run_folder_compares():
+    assert compared(Example()) == {name: value for name, value in values(Example()).items()
+                                   if name != "switch"}
+
+
+def test_help_is_by_group_with_defaults(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["script"])
+    with own_flags(lambda: define_flags(Example)):
+        told = help_text("What it does.")
+    assert told.startswith("What it does.")
+    assert "training:\n  --epochs (default 3)\n    passes over the images\n" in told
+    assert "a word (plain | fancy)" in told

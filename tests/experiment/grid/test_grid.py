@@ -1,0 +1,260 @@
+import dataclasses
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiment.grid import display
+from experiment.grid.display import seconds_left
+from experiment.grid.execution import execute, last_error
+from experiment.grid.runs import (
+    FAILED,
+    FINISHED,
+    UNFINISHED,
+    WAITING,
+    Outcome,
+    Run,
+    clear,
+    listing,
+    survey,
+)
+from registry import UserError
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _found_by_processes(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def fake(folder, group, seed=0, what="fine", needs=None, **settings):
+    settings = {"group": group, "seed": seed, **settings}
+    place = folder / group / f"seed{seed}"
+    command = (sys.executable, str(HERE / "fake_run.py"), str(place), json.dumps(settings), what)
+    return Run(group, seed, place, command, settings, needs)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def carry_out(runs, stream=None):
+    """Outcomes, and the statuses at each change."""
+    outcomes = survey(runs)
+    changes = []
+    stream = stream or io.StringIO()
+    execute(
+        outcomes,
+        lambda summary: f"top-1 {summary['top1']}",
+        lambda: changes.append([outcome.status for outcome in outcomes]),
+        stream,
+    )
+    return outcomes, changes, stream.getvalue()
+
+
+def test_runs_one_after_the_other_each_told_in_a_line(tmp_path):
+    runs = [fake(tmp_path, "A", 1), fake(tmp_path, "A", 2)]
+    outcomes, changes, shown = carry_out(runs)
+    assert changes == [[FINISHED, WAITING], [FINISHED, FINISHED]]
+    assert [outcome.summary["top1"] for outcome in outcomes] == [0.1, 0.2]
+    assert shown.splitlines() == [
+        "run 1/2  A, seed 1  top-1 0.1  60 s left",
+        "run 2/2  A, seed 2  top-1 0.2",
+    ]
+    log = (tmp_path / "A/seed1/run.log").read_text()
+    assert log.startswith("$ ") and "fake_run.py" in log and "new {'group': 'A'" in log
+    assert not list(tmp_path.rglob("seed*.log"))
+
+
+def test_what_is_finished_is_not_run_again(tmp_path):
+    carry_out([fake(tmp_path, "A", 1)])
+    outcomes, changes, shown = carry_out([fake(tmp_path, "A", 1, "fault"), fake(tmp_path, "A", 2)])
+    assert [outcome.status for outcome in outcomes] == [FINISHED, FINISHED]
+    assert len(changes) == 1
+    assert shown.splitlines()[0] == "1 of 2 runs are finished already"
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ("fault", "ValueError: a fault"),
+        ("mistake", "no such data"),
+        ("nothing", "ended well, but without summary.json"),
+        ("killed", "killed by SIGKILL"),
+    ],
+)
+def test_a_failure_stops_no_other_run_and_is_tried_again(tmp_path, what, error):
+    runs = [fake(tmp_path, "A", 1, what), fake(tmp_path, "B", 1)]
+    outcomes, _, shown = carry_out(runs)
+    assert [outcome.status for outcome in outcomes] == [FAILED, FINISHED]
+    assert outcomes[0].error == error and f"A, seed 1  failed: {error}" in shown
+    assert runs[0].log.exists()
+    before = runs[0].log.read_text()
+    (tmp_path / "A/well").touch()
+    outcomes, changes, _ = carry_out(runs)
+    assert [outcome.status for outcome in outcomes] == [FINISHED, FINISHED]
+    assert outcomes[0].error == "" and len(changes) == 1
+    after = (tmp_path / "A/seed1/run.log").read_text()
+    assert after.startswith(before) and after.count("$ ") == 2
+
+
+def test_what_needs_a_failed_run_is_not_begun(tmp_path):
+    teacher = fake(tmp_path, "teacher", what="fault")
+    runs = [teacher, fake(tmp_path, "A", needs=teacher), fake(tmp_path, "None")]
+    outcomes, _, _ = carry_out(runs)
+    assert [outcome.status for outcome in outcomes] == [FAILED, FAILED, FINISHED]
+    assert outcomes[1].error == "needs teacher, seed 0, which failed"
+    assert not runs[1].folder.exists()
+    (tmp_path / "teacher/well").touch()
+    outcomes, _, _ = carry_out(runs)
+    assert [outcome.status for outcome in outcomes] == [FINISHED] * 3
+
+
+def test_other_settings_are_refused_by_name(tmp_path):
+    carry_out([fake(tmp_path, "A", epochs=1)])
+    with pytest.raises(UserError, match="epochs: 1 -> 2"):
+        survey([fake(tmp_path, "A", epochs=2)])
+
+
+def test_clear_makes_all_runs_new_but_leaves_what_is_not_theirs(tmp_path):
+    runs = [fake(tmp_path, "A", 1, epochs=1), fake(tmp_path, "A", 2, what="mistake", epochs=1)]
+    carry_out(runs)
+    (tmp_path / "A/seed1/mine").touch()
+    runs = [fake(tmp_path, "A", 1, epochs=2), fake(tmp_path, "A", 2, epochs=2)]
+    assert [each.status for each in survey(runs, overwrite=True)] == [WAITING, WAITING]
+    clear(runs)
+    # Even if nothing more was done, the old run is gone for good.
+    assert [each.status for each in survey(runs)] == [UNFINISHED, WAITING]
+    outcomes, _, _ = carry_out(runs)
+    assert [outcome.status for outcome in outcomes] == [FINISHED, FINISHED]
+    assert (tmp_path / "A/seed1/mine").exists()
+    assert (tmp_path / "A/seed1/run.log").read_text().count("$ ") == 1
+
+
+def test_listing_says_what_would_run_and_writes_nothing(tmp_path):
+    outcomes = survey([fake(tmp_path, "A", 1)])
+    first, second = listing(outcomes).splitlines()
+    assert first == "waiting: A, seed 1" and "fake_run.py" in second
+    assert not list(tmp_path.iterdir())
+
+
+GRID = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+from test_grid import fake
+from experiment.grid.execution import execute
+from experiment.grid.runs import survey
+from experiment.command.main import run
+
+def main(_):
+    folder = Path({folder!r})
+    runs = [fake(folder, "A", 1), fake(folder, "A", 2, "wait"), fake(folder, "A", 3)]
+    execute(survey(runs), str, lambda: None)
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_the_running_process_saves(tmp_path, number):
+    command = [sys.executable, "-c", GRID.format(here=str(HERE), folder=str(tmp_path))]
+    # As in a terminal, where Ctrl-C reaches a group of processes.
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )
+    log, deadline = tmp_path / "A/seed2.log", time.monotonic() + 60
+    while not (log.exists() and "accuracy" in log.read_text()):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    shown, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert (tmp_path / "A/seed2/saved").read_text() == number.name
+    assert shown.splitlines()[-2:] == [
+        "run 2/3  A, seed 2  unfinished  2 min left",
+        "interrupted, 2 of 3 runs left; the same command (without --overwrite) goes on",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == "1 of 3 runs are finished already"
+    summary = json.loads((tmp_path / "A/seed2/summary.json").read_text())
+    assert summary["begun"] == "resumed"
+
+
+def test_the_process_of_a_killed_grid_saves_and_ends_and_the_grid_goes_on(tmp_path):
+    command = [sys.executable, "-c", GRID.format(here=str(HERE), folder=str(tmp_path))]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log, deadline = tmp_path / "A/seed2.log", time.monotonic() + 60
+    while not (log.exists() and "accuracy" in log.read_text()):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "failed" not in done.stdout
+    assert (tmp_path / "A/seed2/saved").read_text() == "SIGTERM"
+    assert json.loads((tmp_path / "A/seed2/summary.json").read_text())["begun"] == "resumed"
+
+
+def test_a_run_whose_summary_lacks_results_has_failed(tmp_path):
+    run = dataclasses.replace(fake(tmp_path, "A", 1), results=("top1", "top5"))
+    outcomes, _, _ = carry_out([run])
+    assert outcomes[0].status == FAILED and "it has no 'top5'" in outcomes[0].error
+
+
+def test_a_line_runs_along_in_a_terminal(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(display, "_REFRESH_SECONDS", 0.01)  # far less than the run takes
+    _, _, shown = carry_out([fake(tmp_path, "A", 1, "slow", note="x" * 100)], Terminal())
+    running = [line for line in shown.split("\r") if "new {'group'" in line]
+    assert running and all(len(line) <= 59 for line in running)
+    assert running[0].startswith("run 1/1  A, seed 1  new {'group': 'A'") and "…" in running[0]
+    assert shown.endswith("\r\x1b[Krun 1/1  A, seed 1  top-1 0.1\n")
+
+
+def outcome(group, status, seconds=None, needs=None):
+    run = Run(group, 0, Path(group), (), {}, needs)
+    return Outcome(run, status, {"seconds": seconds} if status == FINISHED else None)
+
+
+def test_seconds_left():
+    teacher = outcome("teacher", FINISHED, 1000.0)
+    waiting = outcome("A", WAITING, needs=teacher.run)
+    assert seconds_left([teacher, waiting]) is None  # a teacher's run is of another kind
+    known = [outcome("A", FINISHED, 10.0), outcome("A", FINISHED, 20.0),
+             outcome("B", FINISHED, 90.0)]
+    # A takes 15, B 90, C as the mean of 10, 20 and 90.
+    left = [outcome("B", UNFINISHED), outcome("C", WAITING), outcome("A", FAILED)]
+    assert seconds_left([teacher, waiting, *known, *left]) == pytest.approx(15 + 90 + 40)
+    assert seconds_left([teacher, *known]) == 0
+    known[2].process_seconds = 120.0  # with starting and scoring
+    assert seconds_left([*known, outcome("B", WAITING)]) == 120
+    known[2].process_seconds = 30.0  # of a run that went on
+    assert seconds_left([*known, outcome("B", WAITING)]) == 90
+
+
+@pytest.mark.parametrize(
+    ("lines", "status", "expected"),
+    [
+        (["1/2", "Traceback", "tf.errors.NotFoundError: it", "", "bye"], 1,
+         "tf.errors.NotFoundError: it"),
+        (["ValueError: first", "KeyError: last"], 1, "KeyError: last"),
+        (["error: wrong", "2026 W something"], 2, "wrong"),
+        (["out of disk", ""], 3, "out of disk"),
+        ([], 3, "exit status 3"),
+        (["1/2"], -9, "killed by SIGKILL"),
+    ],
+)
+def test_last_error(lines, status, expected):
+    assert last_error(lines, status) == expected

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from experiment.report.statistics import deviations_above, median_ratio, paired_gain, spread
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_spread_is_numpys(count):
+    values = RANDOM.normal(size=count)
+    found = spread([*values, None])
+    assert found.count == count
+    assert found.mean == pytest.approx(np.mean(values))
+    assert found.deviation == pytest.approx(np.std(values, ddof=1))
+
+
+def test_spread_of_few_values():
+    assert (spread([]).count, spread([]).mean, spread([]).deviation) == (0, None, None)
+    assert (spread([0.5]).mean, spread([0.5]).deviation) == (0.5, None)
+
+
+def test_spread_as_text():
+    assert spread([0.41, 0.43]).text(100) == "42.00 ± 1.41"
+    assert spread([0.0125]).text(100, sign=True) == "+1.25"
+    assert spread([-0.02, -0.02]).text(100, sign=True) == "-2.00 ± 0.00"
+    assert spread([None]).text(100) == "-"
+
+
+def test_gains_are_paired_by_seed():
+    values = dict(enumerate(RANDOM.normal(size=4)))
+    baseline = dict(enumerate(RANDOM.normal(size=4)))
+    gains = np.array(list(values.values())) - list(baseline.values())
+    found = paired_gain(values, baseline)
+    assert found.mean == pytest.approx(np.mean(gains))
+    assert found.deviation == pytest.approx(np.std(gains, ddof=1))
+    assert paired_gain({0: 3.0, 1: 5.0, 2: None}, {1: 1.0, 2: 2.0, 7: 9.0}) == spread([4.0])
+    assert paired_gain({0: 1.0}, {}).count == 0
+
+
+def test_median_ratio():
+    above, below = RANDOM.uniform(1, 2, 5), RANDOM.uniform(1, 2, 4)
+    assert median_ratio(above, [*below, None]) == pytest.approx(np.median(above) / np.median(below))
+    assert median_ratio([], below) is None
+    assert median_ratio(above, [None]) is None
+    assert median_ratio(above, [0.0]) is None
+
+
+def test_deviations_above():
+    values = RANDOM.normal(size=5)
+    expected = (3.0 - np.mean(values)) / np.std(values, ddof=1)
+    assert deviations_above(3.0, spread(values)) == pytest.approx(expected)
+    assert deviations_above(3.0, spread([1.0])) is None
+    assert deviations_above(3.0, spread([1.0, 1.0])) == float("inf")
+    assert deviations_above(1.0, spread([1.0, 1.0])) == 0

@@ -1,0 +1,219 @@
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiment.run import folder as folders
+from experiment.run.folder import RunFolder
+from registry import UserError
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_new_resumed_finished(tmp_path):
+    settings = {"epochs": 3, "taps": ("a", "b")}
+    with RunFolder(tmp_path / "deep" / "run") as run:
+        assert run.open(settings) == "new"
+    with RunFolder(tmp_path / "deep" / "run") as run:
+        assert run.open(settings) == "resumed"
+        run.finish({"accuracy": 0.5, "loss": float("nan")})
+    with RunFolder(tmp_path / "deep" / "run") as run:
+        assert run.open(settings) == "finished"
+        assert run.summary() == {"accuracy": 0.5, "loss": None}
+
+
+def test_other_settings_are_named_and_nothing_changes(tmp_path):
+    with RunFolder(tmp_path / "run") as run:
+        run.open({"epochs": 3, "nested": {"seed": 1, "same": 2}, "gone": "x"})
+    before = (tmp_path / "run" / "settings.json").read_bytes()
+    with pytest.raises(UserError) as error:
+        RunFolder(tmp_path / "run").open(
+            {"epochs": 4, "nested": {"seed": 2, "same": 2}, "new": None}
+        )
+    message = str(error.value)
+    for part in ("epochs: 3 -> 4", "nested.seed: 1 -> 2", 'gone: "x" -> (not set)',
+                 "new: (not set) -> (default)"):
+        assert part in message
+    assert "same" not in message and "\n" not in message
+    assert (tmp_path / "run" / "settings.json").read_bytes() == before
+
+
+def test_overwrite_removes_only_what_the_run_wrote(tmp_path):
+    path = tmp_path / "run"
+    with RunFolder(path) as run:
+        run.open({"epochs": 3})
+        run.output("history.csv").write_text("x")
+        run.output("checkpoints/*.npz")
+        (path / "checkpoints" / "000001-000000.npz").write_text("x")
+        (path / "checkpoints" / ".partial-000002-000000.npz").write_text("x")
+        (path / "checkpoints" / "mine.txt").write_text("mine")
+        saved = run.directory("export/1", "saved_model.pb", "variables/*")
+        assert not saved.exists()
+        (saved / "variables").mkdir(parents=True)
+        (saved.parent / ".partial-1").mkdir()
+        (saved.parent / ".partial-1" / "saved_model.pb").write_text("half")
+        (saved / "saved_model.pb").write_text("x")
+        (saved / "variables" / "variables.index").write_text("x")
+        run.finish({})
+        (path / "notes.txt").write_text("mine")
+    with RunFolder(path) as run:
+        assert run.open({"epochs": 4}, overwrite=True) == "new"
+        assert run.overwritten
+    left = {str(entry.relative_to(path)) for entry in path.rglob("*") if entry.is_file()}
+    assert left == {".lock", "settings.json", "checkpoints/mine.txt", "notes.txt"}
+    assert not (path / "export").exists()
+    assert json.loads((path / "settings.json").read_text()) == {"epochs": 4}
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "settings.json"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_foreign_folder_is_refused_untouched(tmp_path, overwrite, name):
+    (tmp_path / name).write_text('{"mine": 1}')
+    with pytest.raises(UserError, match=rf"not empty.*{name}"):
+        RunFolder(tmp_path).open({}, overwrite=overwrite)
+    assert [entry.read_text() for entry in tmp_path.iterdir()] == ['{"mine": 1}']
+
+
+def test_unwritable_and_wrong_places(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="is a file"):
+        RunFolder(tmp_path / "file").open({})
+    with pytest.raises(UserError, match="file is a file; expected a folder"):
+        RunFolder(tmp_path / "file" / "run").open({})
+    for path in (Path("/proc/run"), tmp_path / ("x" * 300)):
+        with pytest.raises(UserError, match="cannot write into"):
+            RunFolder(path).open({})
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").touch()
+    for damaged in ('{"epochs', "[1]"):
+        (tmp_path / "run" / "settings.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"settings\.json is damaged"):
+            RunFolder(tmp_path / "run").open({})
+
+
+def test_second_process_is_refused(tmp_path):
+    with RunFolder(tmp_path / "run") as run:
+        run.open({"seed": 1})
+        code = (
+            "import sys; from registry import UserError\n"
+            "from experiment.run.folder import RunFolder\n"
+            "try: RunFolder(sys.argv[1]).open({'seed': 1})\n"
+            "except UserError as error: print(error)"
+        )
+        command = [sys.executable, "-c", code, str(tmp_path / "run")]
+        options = {"capture_output": True, "text": True, "check": True, "cwd": ROOT}
+        answer = subprocess.run(command, **options).stdout
+        assert f"in use by another process (process {os.getpid()})" in answer
+    assert subprocess.run(command, **options).stdout == ""
+
+
+def test_replacing_leaves_old_or_new(tmp_path):
+    target = tmp_path / "file.json"
+    folders.write_json(target, {"a": 1})
+    with pytest.raises(RuntimeError), folders.replacing(target) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert json.loads(target.read_text()) == {"a": 1}
+    for content in ("first", "second"):
+        with folders.replacing(tmp_path / "export") as partial:
+            partial.mkdir()
+            (partial / "model").write_text(content)
+    assert (tmp_path / "export" / "model").read_text() == "second"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["export", "file.json"]
+
+
+def test_names_outside_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="not a name inside"):
+        RunFolder(tmp_path).output("../x")
+
+
+def begun(path):
+    with RunFolder(path) as run:
+        run.open({"epochs": 3})
+        run.output("checkpoints/*.npz")
+        run.directory("export/1", "saved_model.pb")
+
+
+def test_what_a_killed_process_was_writing_is_removed_when_the_run_goes_on(tmp_path):
+    begun(tmp_path / "run")
+    left = [tmp_path / "run" / name for name in (
+        "checkpoints/.partial-000001-000002.npz", "export/.partial-1", "export/.partial-old-1",
+    )]
+    (tmp_path / "run/export").mkdir()
+    for path in left:
+        path.write_text("half")
+    other = tmp_path / "run/checkpoints/.partial-mine"
+    other.write_text("mine")
+    with RunFolder(tmp_path / "run") as run:
+        assert run.open({"epochs": 3}) == "resumed"
+    assert not any(path.exists() for path in left) and other.exists()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"../thesis.tex\n", b"/etc/passwd\n"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_damaged_list_of_what_was_written_removes_nothing(tmp_path, content, overwrite):
+    begun(tmp_path / "run")
+    (tmp_path / "thesis.tex").write_text("mine")
+    (tmp_path / "run" / ".written").write_bytes(content)
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(UserError, match=r"\.written is damaged"), run:
+        run.open({"epochs": 3}, overwrite=overwrite)
+    assert (tmp_path / "thesis.tex").exists() and (tmp_path / "run/settings.json").exists()
+
+
+def test_settings_nested_without_end_and_a_summary_of_another_shape(tmp_path):
+    begun(tmp_path / "run")
+    (tmp_path / "run/summary.json").write_text('{"accuracy": 1}')
+    run = RunFolder(tmp_path / "run")
+    assert run.summary(["accuracy"]) == {"accuracy": 1}
+    with pytest.raises(UserError, match=r"summary\.json is damaged \(it has no 'seconds'\)"):
+        run.summary(["accuracy", "seconds"])
+    for name in ("summary", "settings"):
+        (tmp_path / f"run/{name}.json").write_text('{"a":' * 100_000)
+    with pytest.raises(UserError, match=r"summary\.json is damaged"):
+        run.summary()
+    with pytest.raises(UserError, match=r"settings\.json is damaged"):
+        run.open({"epochs": 3})
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a.npz"), "the disk is full (a.npz): "),
+        (OSError("Can't write data (No space left on device)"), "the disk is full: "),
+        (MemoryError("Unable to allocate 3 GiB"), "out of memory: Unable to allocate 3 GiB; "),
+        (PermissionError(13, "Permission denied", "b"), "[Errno 13] Permission denied: 'b'"),
+    ],
+)
+def test_a_failure_of_the_machine_takes_one_line_that_names_the_traceback(
+    tmp_path, error, expected
+):
+    with pytest.raises(UserError) as told, RunFolder(tmp_path / "run") as run:
+        run.open({})
+        raise error
+    place = tmp_path / "run/error.txt"
+    assert str(told.value).startswith(expected) and str(told.value).endswith(f"details: {place}")
+    assert "Traceback" in place.read_text() and "raise error" in place.read_text()
+    with RunFolder(tmp_path / "run") as run:
+        assert run.open({}) == "resumed"  # the lock was given back
+        run.finish({})
+    assert not place.exists()
+
+
+def test_a_fault_of_ours_keeps_its_traceback(tmp_path):
+    with pytest.raises(ZeroDivisionError), RunFolder(tmp_path / "run") as run:
+        run.open({})
+        1 / 0  # noqa: B018
+    assert not (tmp_path / "run/error.txt").exists()
+
+
+def test_whether_another_process_works_in_the_folder(tmp_path):
+    assert not RunFolder(tmp_path / "run").is_in_use()
+    with RunFolder(tmp_path / "run") as run:
+        run.open({})
+        assert RunFolder(tmp_path / "run").is_in_use()
+    assert not RunFolder(tmp_path / "run").is_in_use()

@@ -1,0 +1,67 @@
+"""What holds for a training with any task, balance, regularizer or ensemble: a line each.
+
+That several devices train the same encoder is shown in `test_data_parallel.py`.
+"""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from experiment.run.variables import numbered, read_all, restore
+from pretext.batch import Batch
+from tests.pretext.models import batches, images, multi_task, weights
+
+COUNT = 12
+CASES = {
+    "barlow_twins, random": {"names": ("barlow_twins", "rotation"), "balance": "random"},
+    "vicreg, pcgrad": {"names": ("vicreg", "rotation"), "balance": "pcgrad"},
+    "simsiam, uncertainty": {"names": ("simsiam", "rotation"), "balance": "uncertainty",
+                             "regularizer": "variance_covariance"},
+    "gradnorm, both": {"names": ("instance", "rotation"), "balance": "gradnorm(interval=2)",
+                       "memory_of": COUNT, "average_decay": 0.9},
+}
+
+
+def model_of(name):
+    sample = Batch(tf.constant(images(4)), tf.range(4, dtype=tf.int64))
+    model = multi_task(sample=sample, **CASES[name])
+    model.compile(keras.optimizers.Adam(1e-2))
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def train(model, first, last):
+    return model.fit(
+        batches(COUNT, 4), initial_epoch=first, epochs=last, verbose=0, shuffle=False
+    ).history
+
+
+def state(model):
+    return numbered([*model.variables, *model.optimizer.variables])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_stopped_and_resumed_is_never_stopped(name):
+    whole, first, resumed = (model_of(name) for _ in range(3))
+    train(whole, 0, 2)
+    train(first, 0, 1)
+    restore(state(resumed), read_all(state(first)), "model")
+    train(resumed, 1, 2)
+    np.testing.assert_array_equal(weights(resumed), weights(whole))
+    assert not np.array_equal(weights(first), weights(whole))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bfloat16_trains_every_weight_that_a_loss_reaches(name):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = model_of(name)
+        before = [np.array(variable) for variable in model.trainable_variables]
+        logs = train(model, 0, 2)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert np.all(np.isfinite([*logs.values()])) and np.all(np.isfinite(weights(model)))
+    for variable, old in zip(model.trainable_variables, before, strict=True):
+        is_reached = not variable.path.startswith("projection") or model.regularizer is not None
+        assert np.array_equal(variable, old) != is_reached, variable.path

@@ -1,0 +1,21 @@
+"""Which images a map of embeddings shows."""
+
+import numpy as np
+import pytest
+
+from targets.embeddings import rows_of_all_classes
+
+
+@pytest.mark.parametrize("is_sorted", [True, False])
+def test_rows_of_all_classes_are_as_equally_frequent_as_can_be(is_sorted):
+    labels = np.repeat([5, 2, 7], [40, 3, 20])  # a set in the order of its classes
+    if not is_sorted:
+        labels = np.random.default_rng(0).permutation(labels)
+    rows = rows_of_all_classes(labels, 13)
+    counts = {label: np.sum(labels[rows] == label) for label in (5, 2, 7)}
+    assert counts == {5: 5, 2: 3, 7: 5}
+    assert np.all(np.diff(rows) > 0)
+    for label in (5, 2, 7):  # the first images of each class
+        own = np.flatnonzero(labels == label)
+        np.testing.assert_array_equal(rows[labels[rows] == label], own[: counts[label]])
+    np.testing.assert_array_equal(rows_of_all_classes(labels, 100), np.arange(63))
