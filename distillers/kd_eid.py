@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from distillers.kd_svd import KD_SVD
+from distillers.kd_svd import KD_SVD, check_candidates
 from distillers.loss import Combination, Reduction
 from distillers.method import Method
 from distillers.reading import Maps
@@ -39,7 +39,7 @@ class KD_EID(Method):  # noqa: N801 (the authors' name)
     adapter: str = option("auto", choices=("auto", "none"))
 
     def check(self) -> None:
-        self._kd_svd()
+        check_candidates(self)
 
     @property
     def reads(self) -> Maps:  # type: ignore[override]

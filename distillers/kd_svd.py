@@ -63,11 +63,7 @@ class KD_SVD(Method):  # noqa: N801 (the authors' name)
     adapter: str = option("auto", choices=("auto", "none"))
 
     def check(self) -> None:
-        if self.candidates < self.num_dfv:
-            raise UserError(
-                f"{self.label('candidates')} must be at least num_dfv ({self.num_dfv}), not "
-                f"{self.candidates}"
-            )
+        check_candidates(self)
 
     @property
     def reads(self) -> Maps:  # type: ignore[override]
@@ -90,3 +86,12 @@ class KD_SVD(Method):  # noqa: N801 (the authors' name)
         )
         loss, dropped = kd_svd_loss(compare_dfvs(taps, self.num_dfv))
         return loss, {"dropped_share": dropped}
+
+
+def check_candidates(method: Any) -> None:
+    """Raise UserError where a method has fewer `candidates` than `num_dfv`."""
+    if method.candidates < method.num_dfv:
+        raise UserError(
+            f"{method.label('candidates')} must be at least num_dfv ({method.num_dfv}), not "
+            f"{method.candidates}"
+        )

@@ -21,6 +21,7 @@ ZOO = {  # value: method, what it reads
     "nst_sum": ("NST", MAPS[1:]),
     "rkd_25_50": ("RKD(distance_weight=25,angle_weight=50)", "embedding"),
     "pkt": ("PKT", "embedding"),
+    "fsp_repdistiller": ("FSP(definition=repdistiller)", MAPS),
 }
 RLD = "RLD(alpha=1,beta=8,temperature=4,alpha_temperature={},standardize={})"
 WKD_L = "WKD_L(temperature=4,gamma=2,regularization={},iterations={})"
