@@ -328,6 +328,27 @@ def summarize(
     scores = score_targets(settings, work.material, encoder)
     write_scores(scores, folder, seed=settings.seed)
     return {
+        **run_facts(settings, data, encoder),
+        "held_out": {
+            task.name: {
+                "loss": held_out[f"{task.name}_loss"], task.metric: held_out[metric_name(task)]
+            }
+            for task in model.tasks
+        },
+        "bias": {key: history[-1][key] for key in report.bias_columns(settings.task_names())},
+        "targets": {name: seeds[0] for name, seeds in scores.items()},
+        "views": sum(part.views.count for part in model.parts),
+        "memory_bytes": memory_bytes(settings, work.images),
+        "images_per_second": statistics.median(row["images_per_second"] for row in history),
+        "seconds": sum(row["seconds"] for row in history),
+    }
+
+
+def run_facts(
+    settings: Settings, data: dataloader.Data, encoder: nets.Encoder
+) -> dict[str, Any]:
+    """What the summary says of a run, whatever came out of it."""
+    return {
         "kind": "tte",
         "method": settings.method(),
         "tasks": settings.task_names(),
@@ -338,20 +359,8 @@ def summarize(
         "preprocessing": preprocessing(encoder),
         "seed": settings.seed,
         "epochs": settings.epochs,
-        "held_out": {
-            task.name: {
-                "loss": held_out[f"{task.name}_loss"], task.metric: held_out[metric_name(task)]
-            }
-            for task in model.tasks
-        },
-        "bias": {key: history[-1][key] for key in report.bias_columns(settings.task_names())},
-        "targets": {name: seeds[0] for name, seeds in scores.items()},
-        "views": sum(part.views.count for part in model.parts),
         "parameters": nets.count_parameters(encoder.model),
         "flops": nets.count_flops(encoder.model),
-        "memory_bytes": memory_bytes(settings, work.images),
-        "images_per_second": statistics.median(row["images_per_second"] for row in history),
-        "seconds": sum(row["seconds"] for row in history),
         "settings": {
             field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)
         },

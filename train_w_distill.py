@@ -37,23 +37,27 @@ from experiment.command.options import values
 from experiment.report import curves, tables, vector_maps
 from experiment.report.distillation import RESULTS, final_table, layers_table, plan_table
 from experiment.run import training
+from experiment.run.batch_statistics import RefreshedStatistics
 from experiment.run.export import FILES as EXPORT_FILES
-from experiment.run.export import export_saved_model
+from experiment.run.export import check_export, export_saved_model, named_classification
 from experiment.run.folder import RunFolder
 from experiment.run.variables import numbered
 from settings.common import EVALUATION_BATCH, last_learning_rate
-from settings.networks import create_method, load_teacher, make_student, standardize
+from settings.networks import class_difference, create_method, load_teacher, make_student
 from settings.run_setup import (
     Setup,
     compile_for,
     make_setup,
     measure,
     prepare,
+    score_teacher,
+    spread_images,
     training_batches,
     validation_batches,
 )
 
 PICTURED_IMAGES = 6
+CHECKED_IMAGES = 256  # of the test images, by which an export is compared with the student
 BARELY_TRAINED = 1.5  # times chance
 
 
@@ -102,7 +106,7 @@ def complete(setup: Setup, folder: RunFolder) -> None:
         setup = train_teacher(setup, folder)
     how = f"with {setup.settings.Distillation}" if setup.teacher else "alone"
     print(f"training {setup.distiller.student.name} {how} in {folder.path}")
-    for note in notes(setup):
+    for note in [*score_teacher(setup), *notes(setup)]:
         print(textwrap.fill(note, tables.WIDTH - 1, subsequent_indent="  "))
     progress = fit(setup, folder)
     folder.finish(summarize(setup, folder, progress))
@@ -129,6 +133,7 @@ def fit(setup: Setup, folder: RunFolder) -> dict[str, Any]:
     """Train through the method's stages, from wherever the run folder says the run is."""
     settings, distiller = setup.settings, setup.distiller
     progress: dict[str, Any] = {}
+    refreshed = RefreshedStatistics(distiller.deployed, setup.statistics_batches)
     for part in distiller.parts(settings.epochs):
         distiller.enter(part)
         if part.begins_anew:
@@ -155,8 +160,10 @@ def fit(setup: Setup, folder: RunFolder) -> dict[str, Any]:
             ),
             best_variables=numbered(distiller.deployed.variables),
             restore_optimizer=not part.begins_anew,
+            callbacks=[refreshed],
             checkpoint_minutes=settings.checkpoint_minutes,
         )
+    refreshed.refresh()
     return progress
 
 
@@ -187,6 +194,7 @@ def summarize(setup: Setup, folder: RunFolder, progress: dict[str, Any]) -> dict
         "images_per_second": statistics.median(row["images_per_second"] for row in history),
         "seconds": sum(row["seconds"] for row in history),
         "preprocessing": dataclasses.asdict(preprocessing),
+        "class_names": list(data.class_names),
         "settings": {**values(settings), "hyper_parameters": distiller.method.settings()},
     }
 
@@ -210,18 +218,26 @@ def score(setup: Setup, folder: RunFolder) -> dict[str, Any]:
 
 
 def write_student(setup: Setup, folder: RunFolder) -> nets.Standardize:
-    """Write the student and its export; the preprocessing that belongs to it."""
+    """Write the student and its export, compare the export with the scored student, and return the
+    preprocessing that belongs to it."""
     student, data = setup.distiller.deployed, setup.data
-    preprocessing = standardize(setup.settings.student_preprocessing, data, student)
+    preprocessing = setup.student_preprocessing()
     student.save(folder.output("student.keras"))
+    nets.write_class_names(folder.output("student.keras"), data.class_names)
+    outputs = named_classification(data.class_names)
+    directory = folder.directory("export/1", *EXPORT_FILES)
     export_saved_model(
         student,
-        folder.directory("export/1", *EXPORT_FILES),
+        directory,
         image_shape=data.image_shape,
         mean=preprocessing.mean,
         deviation=preprocessing.deviation,
         size=preprocessing.size,
+        outputs=outputs,
+        class_names=data.class_names,
     )
+    images = data.test.images(spread_images(data.test, CHECKED_IMAGES)).numpy()
+    check_export(directory, student, images, prepare=preprocessing, outputs=outputs)
     return preprocessing
 
 
@@ -248,8 +264,7 @@ def draw_pictures(setup: Setup, folder: RunFolder) -> None:
     if distiller.teacher is None:
         return
     # From all over the test images, which may be in the order of their classes.
-    chosen = np.linspace(0, len(data.test) - 1, min(PICTURED_IMAGES, len(data.test)))
-    images = data.test.images(chosen.astype(int))
+    images = data.test.images(spread_images(data.test, PICTURED_IMAGES))
     features = (distiller.teacher_features(images), distiller.student_features(images))
     for member in distiller.method.members:
         for name, (teacher, student) in member.pictures(*map(member.select, features)).items():
@@ -273,8 +288,11 @@ def notes(setup: Setup) -> list[str]:
         )
     if distiller.teacher is None:
         return found
+    difference = class_difference(setup.teacher, data)
     classes = distiller.teacher.outputs[0].shape[-1]
-    if classes != data.classes:
+    if difference:
+        found.append(f"{difference}: only its features are compared")
+    elif classes != data.classes:
         found.append(
             f"the teacher was trained on {classes} classes, {data.name} has {data.classes}: only "
             "its features are compared"

@@ -164,6 +164,10 @@ class Distiller(keras.Model):
         """The teacher's, likewise."""
         return self._teacher(image)
 
+    def teacher_preprocessing(self, image: tf.Tensor) -> tf.Tensor:
+        """What the teacher is given for a batch's images."""
+        return self._teacher.preprocess(image)
+
     # Stages
 
     @property

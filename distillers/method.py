@@ -43,9 +43,10 @@ class Method(Plugin, keras.distillation.DistillationLoss):
         extras: names of further keyword-only parameters of `loss`, such as the teacher's
             classifier. `build` finds them in symbolic networks; where the loss is called by itself,
             the caller gives them.
-        usual_weight: of this loss, where `weight` is None or no hyper-parameter.
-        weight_without_normalization: the same for a student without normalisation layers; None: no
-            other.
+        usual_weight: of this loss next to the main loss, where a hyper-parameter ``weight`` is
+            None.
+        weight_without_normalization: likewise, for a student without normalisation layers, whose
+            features and gradients are of another size; None: the same.
     """
 
     reads: ClassVar[Reading | tuple[Reading, ...]] = Maps()

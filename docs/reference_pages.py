@@ -203,7 +203,7 @@ def method_page(method: MethodSource) -> str:
     if method.formulas:
         parts += ["## Formulas", *map(_formula, method.formulas)]
     if method.departures:
-        parts += ["## Departures from the publication", method.departures]
+        parts += ["## Departures from the publication", _linked(method.departures)]
     code = (ROOT / method.file).read_text()
     parts += ["## Source", f'```python title="{method.file}"\n{code}```']
     return "\n\n".join(parts) + "\n"
@@ -268,7 +268,7 @@ def flags_page(commands: Mapping[str, type[Options]]) -> str:
             for field in dataclasses.fields(settings) if field.metadata
         ]
         groups = list(dict.fromkeys(row[-1] for row in rows))
-        rows.sort(key=lambda row: groups.index(row[-1]))
+        rows.sort(key=lambda row: -groups.index(row[-1]))  # the command's own first
         parts += [f"## {command}", table(["Flag", "Default", "Allowed", "Meaning", "Group"], rows)]
     return "\n\n".join(parts) + "\n"
 

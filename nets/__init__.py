@@ -11,6 +11,7 @@ from registry import import_modules
 
 from .applications import is_application
 from .batch_statistics import recompute_batch_statistics
+from .class_names import class_lines, read_class_names, write_class_names
 from .copying import copy_model, copy_state, is_narrow, reinitialize, renew_state
 from .counting import count_flops, count_parameters
 from .encoders import (
@@ -47,6 +48,9 @@ from .transfer import fill_from_encoder, is_pretrained, load_pretrained
 import_modules(__name__, __path__)
 
 __all__ = [
+    "class_lines",
+    "read_class_names",
+    "write_class_names",
     "load_pretrained",
     "list_layers",
     "named_preprocessing",

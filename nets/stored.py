@@ -15,6 +15,7 @@ import keras
 
 from registry import UserError
 
+from .class_names import read_class_names
 from .file_checks import check_archive, check_h5, check_regular
 from .functional import is_functional
 from .fused import fuse_batch_normalization
@@ -47,11 +48,13 @@ class Stored:
         standardize: the preprocessing that belongs to it; None where the file does not say.
         has_logits: False where the file holds convolutions only. What follows them in `model` is
             then as it was initialised, so that its logits mean nothing.
+        class_names: in the order of the logits; None where the file does not say.
     """
 
     model: keras.Model
     standardize: Standardize | None
     has_logits: bool
+    class_names: tuple[str, ...] | None = None
 
 
 def load(
@@ -93,7 +96,7 @@ def load(
     """
     if is_included(str(path)):
         file, card = included_file(str(path))
-        return Stored(load_model(file), _preprocessing(card), has_logits=True)
+        return Stored(load_model(file), _preprocessing(card), True, read_class_names(file))
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist; {_ACCEPTED}")
@@ -101,7 +104,8 @@ def load(
         return _load_run(path)
     check_regular(path)
     if path.suffix == ".keras" or (path.suffix == ".h5" and _holds_model(path)):
-        return Stored(without_softmax(load_model(path)), standardize=None, has_logits=True)
+        model = without_softmax(load_model(path))
+        return Stored(model, None, True, read_class_names(path))
     if path.suffix not in (".h5", ".mat"):
         raise UserError(f"{path} has an unknown ending; {_ACCEPTED}")
     if net is None or input_shape is None or classes is None:
@@ -126,7 +130,7 @@ def _load_run(path: Path) -> Stored:
     if not (summary.exists() and model.exists()):
         missing = model.name if summary.exists() else summary.name
         raise UserError(f"{path} holds no finished run (no {missing}); {_ACCEPTED}")
-    return Stored(load_model(model), preprocessing_of(summary), has_logits=True)
+    return Stored(load_model(model), preprocessing_of(summary), True, read_class_names(model))
 
 
 def read_summary(path: Path) -> dict[str, Any]:

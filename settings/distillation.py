@@ -13,7 +13,14 @@ from absl import flags
 
 import plugins
 from experiment.command.main import read
-from experiment.command.options import compared, define_flag, define_flags, from_flags, option
+from experiment.command.options import (
+    base_type,
+    compared,
+    define_flag,
+    define_flags,
+    from_flags,
+    option,
+)
 from experiment.report.methods import methods_table
 from registry import UserError, nearest, plain
 from settings import known
@@ -87,12 +94,13 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         None, "tte:RUN, whose encoder's weights the student begins with", group=NETWORKS
     )
     teacher_preprocessing: str = option(
-        "data", "what the teacher was trained with, where its file does not say; data: the data "
-        "set's channel statistics, none: 0..255, tf: -1..1, torch: ImageNet's statistics",
-        group=NETWORKS, choices=known.PREPROCESSING,
+        "auto", "what the teacher was trained with, where its file does not say; auto: what its "
+        "layers tell, else data; data: the data set's channel statistics, none: 0..255, tf: -1..1, "
+        "torch: ImageNet's statistics",
+        group=NETWORKS, choices=("auto", *known.PREPROCESSING),
     )
     student_preprocessing: str = option(
-        "data", "likewise of the student", group=NETWORKS, choices=known.PREPROCESSING
+        "auto", "likewise of the student", group=NETWORKS, choices=("auto", *known.PREPROCESSING)
     )
     teacher_taps: tuple[str, ...] | None = option(
         None, "layers of the teacher to compare, shallow to deep, if not its own", group=NETWORKS
@@ -285,7 +293,8 @@ def hyper_parameters() -> dict[str, tuple[Any, list[str]]]:
             if key not in taken:
                 kind, lines = found.get(key, (kinds[key], []))
                 line = f"{name} (default {field.default}): {texts.get(key, '')}"
-                found[key] = (kind if kind == kinds[key] else str, [*lines, line])
+                same = base_type(kind) == base_type(kinds[key])
+                found[key] = (kind if same else str, [*lines, line])
     return found
 
 

@@ -10,7 +10,8 @@ import keras
 import dataloader
 import nets
 from distillers import Method, Sum, create
-from registry import UserError
+from nets.pretrained import is_included
+from registry import UserError, plain
 from settings import known
 from settings.distillation import Settings
 
@@ -74,8 +75,18 @@ def make_student(settings: Settings, data: dataloader.Data) -> keras.Model:
 
 
 def standardize(name: str, data: dataloader.Data, model: keras.Model) -> nets.Standardize:
-    """The preprocessing called `name` for the data's images, to the size that `model` takes."""
-    found = nets.named_preprocessing(name, data.channel_mean, data.channel_deviation)
+    """The preprocessing called `name` for the data's images, to the size that `model` takes.
+
+    Args:
+        name: ``"auto"``: what the model's layers or its name tell, else ``"data"``; or as of
+            `nets.named_preprocessing`.
+        data: whose statistics ``"data"`` means.
+        model: the network.
+    """
+    found = nets.infer_preprocessing(model) if name == "auto" else None
+    if found is None:
+        name = "data" if name == "auto" else name
+        found = nets.named_preprocessing(name, data.channel_mean, data.channel_deviation)
     return resized(found, model)
 
 
@@ -114,7 +125,7 @@ def find_outputs(
 
 def check_exists(role: str, file: str) -> None:
     """Raise UserError unless the model's file exists."""
-    if not Path(file).exists():
+    if not is_included(file) and not Path(file).exists():
         raise UserError(
             f"--{role}_model: {file} does not exist; expected a model in a file (.keras or .h5), "
             "or keras.applications:NAME"
@@ -159,3 +170,31 @@ def check_teacher(teacher: nets.Stored, method: Method | Sum, data: dataloader.D
             f"the method compares logits, but the teacher {trained} and {data.name} has "
             f"{data.classes} classes; give a teacher of these classes or another method"
         )
+    difference = class_difference(teacher, data)
+    if method.does_read("logits") and difference:
+        raise UserError(
+            f"the method compares logits, but {difference}; give a teacher of these classes in "
+            "this order or another method"
+        )
+
+
+def class_difference(teacher: nets.Stored, data: dataloader.Data) -> str | None:
+    """How the teacher's classes differ from the data's, by their names; None where they do not, or
+    one of the two does not name them."""
+    names = teacher.class_names
+    if names is None or names == tuple(map(str, range(len(names)))):
+        return None
+    if not (data.has_class_names and teacher.has_logits):
+        return None
+    theirs, ours = [plain(name) for name in names], [plain(name) for name in data.class_names]
+    if theirs == ours:
+        return None
+    if sorted(theirs) == sorted(ours):
+        number = next(i for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)
+        return (
+            f"the teacher has the classes of {data.name} in another order: class {number} is "
+            f"{names[number]!r} to it and {data.class_names[number]!r} in the data"
+        )
+    missing = [name for name in data.class_names if plain(name) not in theirs]
+    known = f"it does not know {missing[0]!r}" if missing else f"it knows {len(names)}"
+    return f"the teacher's classes differ from those of {data.name}: {known}"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 import dataloader
@@ -19,6 +21,7 @@ from settings.common import EVALUATION_BATCH
 from settings.distillation import Settings
 from settings.networks import (
     check_teacher,
+    class_difference,
     create_method,
     find_outputs,
     load_teacher,
@@ -28,6 +31,9 @@ from settings.networks import (
 )
 
 MEASURED_STEPS = 5
+STATISTICS_IMAGES, STATISTICS_BATCH = 1024, 128
+SCORED_IMAGES = 1000
+OTHER_PREPROCESSING = ("data", "none", "tf", "torch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +75,25 @@ class Setup:
         """Whether anything trains the student's classification: without labels, only a method that
         compares logits does."""
         return self.settings.main_loss != "none" or self.distiller.method.does_read("logits")
+
+    def student_preprocessing(self) -> nets.Standardize:
+        """What turns raw images into what the deployed network takes."""
+        return standardize(
+            self.settings.student_preprocessing, self.data, self.distiller.deployed
+        )
+
+    def statistics_batches(self) -> Iterator[tf.Tensor]:
+        """Training images, preprocessed and not augmented, for the deployed network's batch
+        statistics: from all over the data, which may be in the order of its classes."""
+        images = spread_images(self.data.train, STATISTICS_IMAGES)
+        preprocess = self.student_preprocessing()
+        for first in range(0, len(images), STATISTICS_BATCH):
+            yield preprocess(self.data.train.images(images[first : first + STATISTICS_BATCH]))
+
+
+def spread_images(split: dataloader.Split, count: int) -> np.ndarray:
+    """The numbers of at most so many images, evenly spread over a split, int64."""
+    return np.linspace(0, len(split) - 1, min(count, len(split))).astype("int64")
 
 
 def prepare(settings: Settings) -> Setup:
@@ -182,3 +207,54 @@ def measure(setup: Setup) -> tuple[float, str]:
     train_steps(steps_per_epoch=steps)
     seconds = time.monotonic() - began
     return steps * setup.settings.batch_size / seconds, f"measured on {steps} steps"
+
+
+# A given teacher
+
+
+def score_teacher(setup: Setup) -> list[str]:
+    """What a given teacher reaches on some images, with the likely cause where it is at chance.
+
+    Its file cannot tell whether its classes and the scale of its images are those of the data, and
+    a run with a teacher that knows nothing would only show that at its end.
+    """
+    teacher, data = setup.teacher, setup.data
+    given = setup.settings.teacher_file() if setup.teacher_is_trained else None
+    if teacher is None or given is None or not teacher.has_logits:
+        return []
+    if teacher.model.output_shape[-1] != data.classes or class_difference(teacher, data):
+        return []
+    split = data.validation if len(data.validation) else data.test
+    chosen = spread_images(split, SCORED_IMAGES)
+    images, labels = split.images(chosen), split.labels[chosen]
+    top1 = _top1(teacher.model, setup.distiller.teacher_preprocessing(images), labels)
+    note = f"teacher {given}: top-1 {top1:.4f} on {len(labels):,} images"
+    chance = 1 / data.classes
+    if top1 > chance + 3 * (chance * (1 - chance) / len(labels)) ** 0.5:
+        return [note]
+    return [f"{note}, which is chance: there is little to learn from it{_cause(setup, split)}"]
+
+
+def _cause(setup: Setup, split: dataloader.Split) -> str:
+    """By which preprocessing a teacher that is at chance would do better, in words."""
+    chosen = spread_images(split, SCORED_IMAGES)
+    images, labels = split.images(chosen), split.labels[chosen]
+    found = {}
+    for name in OTHER_PREPROCESSING:
+        if name == "torch" and setup.data.image_shape[-1] != 3:
+            continue
+        preprocess = standardize(name, setup.data, setup.teacher.model)
+        found[name] = _top1(setup.teacher.model, preprocess(images), labels)
+    best = max(found, key=found.get)
+    if found[best] < 3 / setup.data.classes:
+        return "; expected a teacher trained on these classes, in this order"
+    return f"; with --teacher_preprocessing {best} it reaches {found[best]:.4f}"
+
+
+def _top1(model: Any, images: tf.Tensor, labels: np.ndarray) -> float:
+    """Share of the labelled images that a model's logits name right."""
+    logits = np.concatenate([
+        np.asarray(model(images[first : first + STATISTICS_BATCH], training=False))
+        for first in range(0, len(labels), STATISTICS_BATCH)
+    ])
+    return float(np.mean(np.argmax(logits, axis=1) == labels))

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags
 from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -27,7 +28,7 @@ from experiment.run import arrays
 from experiment.run.training import read_history
 from registry import UserError
 from settings import pretraining
-from tests.commands import script_caller
+from tests.commands import own_flags, script_caller
 from tests.processes import (
     assert_alone,
     assert_same_run,
@@ -235,6 +236,16 @@ def test_default_settings_are_named_after_what_runs():
         spelled = dataclasses.replace(settings, **dict(changed)).spelled()
         assert spelled.folder() == Path("runs") / name
         assert None not in (spelled.epochs, spelled.batch_size, spelled.learning_rate)
+
+
+def test_preset_of_essl():
+    """Dangovski et al., ICLR 2022: the contrastive loss and 0.4 times that of rotation."""
+    with own_flags(pretraining.define):
+        flags.FLAGS(["pretrain_tte.py", f"--flagfile={ROOT / 'presets' / 'ESSL.flags'}"])
+        settings = pretraining.given_settings()
+    tasks = settings.create("tasks")
+    assert [(task.name, task.weight) for task in tasks] == [("instance", 1.0), ("rotation", 0.4)]
+    assert (settings.balance, settings.regularizer, settings.ensemble) == ("none",) * 3
 
 
 def test_settings_are_the_same_however_they_are_written():

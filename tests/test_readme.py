@@ -140,6 +140,11 @@ def place(tmp_path_factory):
     return folder
 
 
+def from_here(command: tuple[str, ...]) -> list[str]:
+    """The words after ``python``, with the files of the repository wherever one is."""
+    return [str(ROOT / word) if (ROOT / word).is_file() else word for word in command[1:]]
+
+
 def listing(folder: Path) -> set[Path]:
     return set(folder.rglob("*"))
 
@@ -147,7 +152,7 @@ def listing(folder: Path) -> set[Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", TRAININGS, ids=shlex.join)
 def test_training_command_as_a_dry_run(command, place, monkeypatch, capsys):
-    words = [str(ROOT / word) if (ROOT / word).is_file() else word for word in command[1:]]
+    words = from_here(command)
     # The presets are for CIFAR-100, which would have to be downloaded.
     data = ["--dataset", "digits"] if "--flagfile" in words else []
     data += [THROUGHPUT] if command[1] == "train_w_distill.py" else []
@@ -169,7 +174,7 @@ def test_long_run_as_a_dry_run_on_the_digits(command, tmp_path, monkeypatch, cap
         "evaluate.py": ["--dataset=digits", "--train_images=", "--encoder=pixels", "--nobias"],
     }
     monkeypatch.chdir(tmp_path)
-    words = [ROOT / command[1], *command[2:], *instead[command[1]]]
+    words = [*from_here(command), *instead[command[1]]]
     assert run_script(monkeypatch, capsys, *words, "--dry_run").strip()
 
 
@@ -195,7 +200,10 @@ def test_what_it_names_exists():
         for path in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text()):
             assert (ROOT / path).exists(), path
     files = r"`((?:op_util|distillers|pretext|nets|dataloader|docs|tests|benchmarks)/[\w/]+\.py)`"
-    examples = {"distillers/cwd.py", "tests/distillers/test_cwd.py", "pretext/context.py"}
+    examples = {
+        "distillers/cwd.py", "tests/distillers/test_cwd.py", "pretext/tasks/context.py",
+        "pretext/balances/inverse.py", "pretext/regularizers/agreement.py", "targets/spread.py",
+    }
     for document in DOCUMENTS:
         for path in set(re.findall(files, document.read_text())):
             made_by_an_example = f"`{path}`:\n\n```python" in document.read_text()
@@ -213,7 +221,7 @@ def test_flags_it_names_exist(monkeypatch, capsys):
     for document in DOCUMENTS:
         named = set(re.findall(r"--(\w+)", document.read_text()))
         # A flag that an example adds.
-        named -= {"context_step"} if document.name == "CONTRIBUTING.md" else set()
+        named -= {"context_weight"} if document.name == "CONTRIBUTING.md" else set()
         assert named <= known, (document, named - known)
 
 

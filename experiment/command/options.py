@@ -25,8 +25,8 @@ from absl import flags
 from plugins import check, convert, field_types, option
 
 __all__ = [
-    "Options", "as_flags", "compared", "define_flag", "define_flags", "flag", "from_flags",
-    "help_text", "option", "values",
+    "Options", "as_flags", "base_type", "compared", "define_flag", "define_flags", "flag",
+    "from_flags", "help_text", "option", "values",
 ]
 _WIDTH = 80
 _INDENT = 4
@@ -85,7 +85,7 @@ def define_flag(name: str, kind: Any, default: Any, about: str, group: str) -> N
         about: its help.
         group: the heading under which ``--help`` lists it.
     """
-    plain_kind = _plain(kind)
+    plain_kind = base_type(kind)
     default = list(default) if isinstance(default, tuple) else default
     _DEFINE[plain_kind](name, default, about, module_name=group)
     if plain_kind in (int, float, bool):
@@ -93,7 +93,7 @@ def define_flag(name: str, kind: Any, default: Any, about: str, group: str) -> N
         defined.parser = _Parser(defined.parser, f"--{name}", kind)
 
 
-def _plain(kind: Any) -> type:
+def base_type(kind: Any) -> type:
     """The type in ``T`` or ``T | None``."""
     if isinstance(kind, types.UnionType):
         kind = next(each for each in kind.__args__ if each is not type(None))

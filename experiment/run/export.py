@@ -11,11 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from experiment.run.folder import replacing
-from nets import copy_model, is_narrow
+from nets import class_lines, copy_model, is_narrow
 from registry import UserError
 
 # What a SavedModel is made of, for `folder.RunFolder.directory`.
-FILES = ("saved_model.pb", "fingerprint.pb", "variables/variables.*", "assets/*")
+CLASSES = "classes.txt"
+FILES = ("saved_model.pb", "fingerprint.pb", "variables/variables.*", "assets/*", CLASSES)
 
 
 def classification(logits: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -25,6 +26,20 @@ def classification(logits: tf.Tensor) -> dict[str, tf.Tensor]:
         "probabilities": probabilities,
         "classes": tf.argmax(probabilities, axis=-1, output_type=tf.int32),
     }
+
+
+def named_classification(names: Sequence[str]) -> Callable[[Any], dict[str, tf.Tensor]]:
+    """`classification`, with the ``names`` of the classes besides: strings [N].
+
+    Args:
+        names: in the order of the logits.
+    """
+
+    def outputs(logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        found = classification(logits)
+        return {**found, "names": tf.gather(tf.constant(list(names)), found["classes"])}
+
+    return outputs
 
 
 class _Serving(tf.Module):
@@ -45,6 +60,7 @@ def export_saved_model(
     deviation: Sequence[float],
     size: Sequence[int] | None = None,
     outputs: Callable[[Any], dict[str, tf.Tensor]] = classification,
+    class_names: Sequence[str] | None = None,
 ) -> None:
     """Write a float32 SavedModel of `model`, entirely or not at all.
 
@@ -64,6 +80,7 @@ def export_saved_model(
         deviation: likewise, positive.
         size: (H, W) that the model takes, where it is another: images are resized to it.
         outputs: from what the model returns to named tensors; `classification` takes logits.
+        class_names: in the order of the logits, written to ``classes.txt``, a line each.
 
     Raises:
         ValueError: the model takes images of another shape, or `mean` and `deviation` do not have
@@ -98,6 +115,8 @@ def export_saved_model(
             _Serving(clone.variables), str(partial), signatures={"serving_default": serve},
             options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
         )
+        if class_names is not None:
+            (partial / CLASSES).write_text(class_lines(class_names), encoding="utf-8")
 
 
 class ExportCheck(NamedTuple):

@@ -24,6 +24,7 @@ BAD_IMAGE = 100.0  # a pixel that the teacher cannot bear
 METHODS = {
     "SSKD_SVD": lambda: SSKD_SVD(num_dfv=2),
     "SSKD_SVD without a main loss": SSKD_SVD,
+    "CRD with drawn negatives": lambda: distillers.create("CRD(negatives=10)"),
     "couples samples": Similarities,
     "layers of its own": Adapted,
 }

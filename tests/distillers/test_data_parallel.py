@@ -12,7 +12,7 @@ from tests.virtual_devices import compared
 SCRIPT = Path(__file__).with_name("data_parallel.py")
 ON_FOUR = ("None", "FSP", "SSKD_SVD", "couples samples")
 ON_TWO = (
-    "SSKD_SVD without a main loss", "layers of its own",
+    "SSKD_SVD without a main loss", "CRD with drawn negatives", "layers of its own",
     *(name for name in METHODS.names() if name not in (*ON_FOUR, "CO")),
 )
 SHARES = 2  # of the methods, each a process

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import distillers
 from registry import UserError
-from tests.distillers.stages import check_gradients
+from tests.distillers.harness import run_method_test
 from tests.reference import as_matrices, dfv, right_vectors
 
 NAMES = "KD_SVD", "KD_EID"
@@ -153,19 +153,20 @@ def test_taps_that_do_not_fit_are_refused():
         distillers.get("KD_SVD")().build([tf.zeros([1, 4, 4, 3])], [tf.zeros([1, 4, 4, 3])])
     taps = [[tf.zeros([1, 4, 4, 3]), tf.zeros([1, 2, 2, size])] for size in (5, 6)]
     with pytest.raises(UserError, match="KD_EID .* tap 2 has 5 in the teacher.* 6 in the student"):
-        distillers.get("KD_EID")().build(*taps)
+        distillers.get("KD_EID")(adapter="none").build(*taps)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nonsense_is_refused(name):
-    with pytest.raises(UserError, match=f"{name}: num_dfv must be above 0, not 0"):
+    with pytest.raises(UserError, match=f"{name}: num_dfv must be at least 1, not 0"):
         distillers.get(name)(num_dfv=0)
-    with pytest.raises(UserError, match=f"{name}: candidates must be num_dfv .3. at least, not 2"):
+    with pytest.raises(UserError, match=f"{name}: candidates must be at least num_dfv .3., not 2"):
         distillers.get(name)(num_dfv=3, candidates=2)
-    with pytest.raises(UserError, match="unknown solver"):
+    with pytest.raises(UserError, match="solver: unknown value"):
         distillers.get("KD_SVD")(solver="eigh")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradients_reach_what_is_trained(name):
-    check_gradients(distillers.get(name)())
+def test_training(name):
+    """With adapters from the student's channels to the teacher's."""
+    assert len(run_method_test(distillers.get(name)()).method_layers) == 2

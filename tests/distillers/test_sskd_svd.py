@@ -14,6 +14,7 @@ from op_util.dfv import compare_dfvs
 from op_util.matrices import as_matrix
 from op_util.singular_vectors import SOLVERS
 from registry import UserError
+from tests.distillers.harness import run_method_test
 from tests.reference import relative_error, sskd_svd
 
 GOLDEN = np.load(Path(__file__).parents[1] / "data" / "sskd_svd.npz")
@@ -308,10 +309,15 @@ def test_no_gradient_for_the_teacher_and_an_equal_student_has_none():
                for gradient in tape.gradient(loss, teacher))
 
 
+def test_training():
+    """With adapters from the student's channels to the teacher's."""
+    assert len(run_method_test(SSKD_SVD(num_dfv=2)).method_layers) == 2
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"num_dfv": 0}, "num_dfv must be .* above 0|num_dfv must be"),
+        ({"num_dfv": 0}, "num_dfv must be at least 1"),
         ({"gradient": "exakt"}, "gradient: unknown value 'exakt'.*did you mean 'exact'"),
         ({"orientation": "canon"}, "orientation: unknown value"),
         ({"solver": "svdd"}, "solver: unknown value 'svdd'.*did you mean 'svd'"),
