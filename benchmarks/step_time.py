@@ -31,7 +31,6 @@ import distillers
 import nets
 from distillers.distiller import Distiller
 from distillers.reading import Maps
-from distillers.registration import name_of
 from experiment.command.main import run
 from experiment.report import tables
 from op_util.alignment import Aligned, align_taps
@@ -104,7 +103,7 @@ def time_zoo() -> None:
     methods = {name: distillers.get(name) for name in distillers.names()}
     steps = {
         name: make_step(method(), batch)
-        for name, method in methods.items() if name_of(method) == name
+        for name, method in methods.items() if method.name == name
     }
     print_steps(steps, {"/ None": "None"})
 
