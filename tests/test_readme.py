@@ -3,6 +3,7 @@ trainings as dry runs."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 import shutil
@@ -186,11 +187,13 @@ def test_long_run_as_a_dry_run_on_the_digits(command, tmp_path, monkeypatch, cap
 def test_example_of_the_library(example, tmp_path, monkeypatch):
     """Each runs; trainings by `Settings` as dry runs, as their commands do."""
     monkeypatch.chdir(tmp_path)
-    planned = []
-    monkeypatch.setattr(
-        train_w_distill, "train",
-        lambda settings: planned.append(train_w_distill.plan(settings.spelled())),
-    )
+    train, planned = train_w_distill.train, []
+
+    def plan(settings):
+        dry = dataclasses.replace(settings, dry_run=True, images_per_second=100)
+        planned.append(train(dry))
+
+    monkeypatch.setattr(train_w_distill, "train", plan)
     exec(compile(example, "example", "exec"), {})
     assert bool(planned) == ("Settings(" in example)
     assert (tmp_path / "distilled.keras").exists() == ("distilled.keras" in example)
