@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+import replicas
 from distillers.batch import Batch, as_batch, check_labels, cross_entropy
 from distillers.keras_loss import KerasLoss
 from distillers.loss import Loss, Trains
@@ -27,7 +28,6 @@ from distillers.stages import Part, RunStage, parts_of_run, run_stages
 from distillers.sum import Sum
 from nets import Outputs
 from nets.keras_graph import Untracked
-from op_util import replicas
 from op_util.accuracy import top_k_hits
 from op_util.gradients import clipped_combination
 from op_util.weight_decay import with_weight_decay

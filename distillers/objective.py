@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+import replicas
 from distillers.batch import Batch, cross_entropy
 from distillers.loss import Context, Reduction
 from distillers.stages import RunStage, Term
-from op_util import replicas
 
 
 class Parts(NamedTuple):

@@ -20,8 +20,8 @@ from distillers.registration import register
 from nets.keras_graph import producer
 from nets.layers import batch_normalization
 from op_util.pooling import adaptive_average_pool
-from op_util.replicas import global_sum
 from plugins import option
+from replicas import global_sum
 
 RARE = 1e-3  # share of negative responses below which their mean says nothing
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from op_util.replicas import global_sum
+from replicas import global_sum
 
 
 def sum_over_good(values: tf.Tensor, good: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

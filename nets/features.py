@@ -12,7 +12,7 @@ from registry import UserError, nearest
 
 from .functional import as_functional, is_functional
 from .keras_graph import calls_before, output_layer_of
-from .layers import at_least_float32
+from .layers import widened_dtype
 from .opened_layer import OpenedLayer
 from .registration import Outputs, declared_outputs
 from .tokens import token_grid, tokens_to_maps
@@ -120,7 +120,7 @@ def _names_of(outputs: Outputs) -> list[str]:
 
 
 def _widened(tensor: keras.KerasTensor) -> keras.KerasTensor:
-    dtype = at_least_float32(tensor.dtype)
+    dtype = widened_dtype(tensor.dtype)
     return tensor if tensor.dtype == dtype else keras.ops.cast(tensor, dtype)
 
 

@@ -10,14 +10,14 @@ from registry import UserError
 from .fused import fuse_batch_normalization
 
 
-def at_least_float32(dtype: str) -> str:
+def widened_dtype(dtype: str) -> str:
     """`dtype`, or float32 where that is wider: for numbers that losses are computed from."""
     return keras.backend.result_type(dtype, "float32")
 
 
 def logits_layer(classes: int) -> keras.layers.Dense:
     """The last layer, named ``logits``: float32 whatever narrower type the policy computes in."""
-    dtype = at_least_float32(keras.config.dtype_policy().compute_dtype)
+    dtype = widened_dtype(keras.config.dtype_policy().compute_dtype)
     return keras.layers.Dense(classes, kernel_initializer="he_normal", dtype=dtype, name="logits")
 
 

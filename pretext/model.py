@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+import replicas
 from nets import Encoder, copy_encoder
 from nets.keras_graph import BuiltModel, Untracked
-from op_util import replicas
 from op_util.weight_decay import with_weight_decay
 from pretext.balance import Balance, Step
 from pretext.balances.none import NoBalance

@@ -15,7 +15,7 @@ task's own *target*, which needs no label.
 
 Where an image's loss depends on the other images of its batch (`couples_samples`), `loss` and
 `score` get `output` and `target` of the *global* batch. The caller gathers them
-(`op_util.replicas.gather`) and divides the loss by the number of replicas.
+(`replicas.gather`) and divides the loss by the number of replicas.
 """
 
 from __future__ import annotations

@@ -16,12 +16,13 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "registry": set(),
     "plugins": {"registry"},
+    "replicas": set(),
     "op_util": {"registry"},
     "nets": {"registry"},
     "dataloader": {"registry"},
     "experiment": {"registry", "plugins", "nets"},
-    "distillers": {"registry", "plugins", "nets", "op_util"},
-    "pretext": {"registry", "plugins", "nets", "op_util"},
+    "distillers": {"registry", "plugins", "replicas", "nets", "op_util"},
+    "pretext": {"registry", "plugins", "replicas", "nets", "op_util"},
     "targets": {"registry", "plugins", "nets", "op_util", "dataloader"},
     "settings": {
         "registry", "plugins", "op_util", "nets", "dataloader", "distillers", "pretext",

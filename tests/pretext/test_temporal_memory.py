@@ -126,7 +126,7 @@ import json
 import numpy as np
 import tensorflow as tf
 
-from op_util import replicas
+import replicas
 from pretext.temporal_memory import TemporalMemory
 from pretext.weights_average import WeightsAverage
 from tests.pretext.test_temporal_memory import DECAY, IMAGES, TASKS, WIDTH, batches

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from op_util import replicas
+import replicas
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -20,7 +20,7 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from op_util import replicas
+import replicas
 
 count, *sizes = map(int, sys.argv[1:])
 device = tf.config.list_physical_devices("CPU")[0]
