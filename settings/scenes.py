@@ -12,7 +12,7 @@ from settings.common import DataSettings
 if TYPE_CHECKING:
     import dataloader
 
-DETECTION = "detection data"
+DETECTION = "scenes"
 
 
 @dataclasses.dataclass(frozen=True)

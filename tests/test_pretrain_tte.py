@@ -205,7 +205,8 @@ def test_dry_run_tells_the_memorys_size(script, files, tmp_path):
         assert (done.status, done.err) == (0, "")
         # 36 images, 4 tasks, 128 numbers; a count of 8 bytes an image.
         expected = 36 * (4 * 128 * size + 8)
-        lines = [line for line in done.out.splitlines() if str(tmp_path) not in line]
+        paths = (str(tmp_path), str(files))  # which are not broken
+    lines = [line for line in done.out.splitlines() if not any(path in line for path in paths)]
         assert max(map(len, lines)) <= 80
         words = " ".join(done.out.split())
         assert f"temporal memory {expected:,} bytes" in words
@@ -302,7 +303,8 @@ def test_what_is_printed_fits_into_80_columns(script, files, tmp_path):
         f"--train_dir={tmp_path / 'run'}",
     )
     assert (done.status, done.err) == (0, "")
-    lines = [line for line in done.out.splitlines() if str(tmp_path) not in line]
+    paths = (str(tmp_path), str(files))  # which are not broken
+    lines = [line for line in done.out.splitlines() if not any(path in line for path in paths)]
     assert max(map(len, lines)) <= 80 and "[1] TTE(tasks=rotation+instance" in done.out
 
 
