@@ -62,16 +62,19 @@ class MLKD(Method):
 
     Args:
         temperatures: each T that divides the logits of both networks.
-        weight: of this loss.
+        weight: of this loss. None: 0.9, or 0.1 for a student without normalisation layers, which
+            0.9 makes diverge.
         label_weight: of the main loss.
     """
 
     paper = "Jin et al., CVPR 2023"
     reads = Logits()
+    usual_weight = 0.9
+    weight_without_normalization = 0.1
     couples_samples = True
 
     temperatures: tuple[float, ...] = option((4.0, 3.0, 5.0, 2.0, 6.0), above=0)
-    weight: float = option(0.9, above=0)
+    weight: float | None = option(None, above=0)
     label_weight: float = option(0.1, minimum=0)
 
     def check(self) -> None:

@@ -61,11 +61,14 @@ class RLD(Method):
         standardize: whether each image's logits are standardized first, as in LogitStd.
         warmup: share of the run's epochs over which the loss grows to its full weight; 0: none (the
             authors: 20 of 240 epochs).
-        weight: of this loss, next to the main loss.
+        weight: of this loss, next to the main loss. None: 1, or 0.1 for a student without
+            normalisation layers, which 1 makes diverge.
     """
 
     paper = "Sun et al., ICCV 2025, arXiv 2408.07703"
     reads = Logits()
+    usual_weight = 1.0
+    weight_without_normalization = 0.1
 
     alpha: float = option(1.0, minimum=0)
     beta: float = option(8.0, minimum=0)
@@ -73,7 +76,7 @@ class RLD(Method):
     alpha_temperature: float = option(1.0, above=0)
     standardize: bool = option(False)
     warmup: float = option(0.083, minimum=0, maximum=1)
-    weight: float = option(1.0, above=0)
+    weight: float | None = option(None, above=0)
 
     def loss(self, teacher: tf.Tensor, student: tf.Tensor, *, labels: tf.Tensor) -> tf.Tensor:
         if self.standardize:

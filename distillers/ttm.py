@@ -36,14 +36,17 @@ class TTM(Method):
 
     Args:
         power: gamma, of the teacher's probabilities; 1 leaves them as they are.
-        weight: of this loss, next to the main loss.
+        weight: of this loss, next to the main loss. None: 45, or 10 for a student without
+            normalisation layers, which 45 makes diverge.
     """
 
     paper = "Zheng & Yang, ICLR 2024, arXiv 2402.11148"
     reads = Logits()
+    usual_weight = 45.0
+    weight_without_normalization = 10.0
 
     power: float = option(0.1, above=0)
-    weight: float = option(45.0, above=0)
+    weight: float | None = option(None, above=0)
 
     def loss(self, teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
         divergence, _ = transformed_divergence(teacher, student, self.power)

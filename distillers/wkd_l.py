@@ -80,18 +80,21 @@ class WKD_L(Method):  # noqa: N801 (the paper's name)
         gamma: weight of the distance.
         regularization: of Sinkhorn's iteration (the authors' lambda).
         iterations: of Sinkhorn's iteration.
-        weight: of this loss, next to the main loss.
+        weight: of this loss, next to the main loss. None: 1, or 0.1 for a student without
+            normalisation layers, which 1 makes diverge.
     """
 
     paper = "Lv et al., NeurIPS 2024, arXiv 2412.08139"
     reads = Logits()
+    usual_weight = 1.0
+    weight_without_normalization = 0.1
     extras = ("teacher_classifier",)
 
     temperature: float = option(8.0, above=0)
     gamma: float = option(600.0, minimum=0)
     regularization: float = option(0.05, above=0)
     iterations: int = option(10, minimum=1)
-    weight: float = option(1.0, above=0)
+    weight: float | None = option(None, above=0)
 
     def build(self, teacher: Any, student: Any, *, samples: int | None = None) -> Loss:
         kernel = classifier_kernel(self.name, "teacher", teacher)

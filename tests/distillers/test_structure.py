@@ -2,8 +2,10 @@
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
+import distillers
 from distillers import AT
 from distillers.structure import is_normalized
 from nets import feature_extractor
@@ -35,3 +37,14 @@ def test_a_default_weight_fits_the_student_and_is_reported():
     chosen = AT(weight=7).build(teacher, features(False)["maps"])
     assert chosen.stages[0].weight == 7 and chosen.notes == ()
     np.testing.assert_equal(AT().distillation_weight, 1000)
+
+
+@pytest.mark.parametrize(
+    ("name", "usual", "other"),
+    [("MLKD", 0.9, 0.1), ("RLD", 1, 0.1), ("TTM", 45, 10), ("WKD_L", 1, 0.1)],
+)
+def test_losses_of_logits_weigh_less_without_normalisation(name, usual, other):
+    teacher, method = features(True)["logits"], distillers.create(name)
+    losses = [method.build(teacher, features(kind)["logits"]) for kind in (True, False)]
+    assert [loss.stages[0].weight for loss in losses] == [usual, other]
+    assert method.distillation_weight == usual
