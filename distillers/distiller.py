@@ -35,6 +35,7 @@ from registry import UserError
 
 SCORES = ("loss", "main_loss", "accuracy", "top5")
 SKIPPED = "skipped_steps"
+MOST_SKIPPED = 0.2  # of an epoch's steps, before training is given up
 
 
 class Distiller(keras.Model):
@@ -44,7 +45,8 @@ class Distiller(keras.Model):
     batch, however many replicas share it. The teacher works in inference mode, unless the method
     trains it too, and is not a part of this model's variables; evaluation and prediction are the
     student's alone (or those of the model that the method makes of it to be deployed). A step whose
-    gradient is not finite changes no weight and counts in the metric ``skipped_steps``.
+    gradient is not finite counts as one of zero gradient, and in the metric ``skipped_steps``; `fit`
+    gives up once a fifth of an epoch's steps are of this kind.
 
     Batches are dicts ``{"image", "label", "index"}`` or pairs ``(image, label)`` with the class's
     number as label; -1 marks an unlabelled image, which feeds the distillation loss only.
@@ -499,7 +501,7 @@ class Distiller(keras.Model):
 
 
 class _EpochCounter(keras.callbacks.Callback):
-    """Tells the distiller which epoch it is in."""
+    """Tells the distiller which epoch it is in, and gives up where too many steps are skipped."""
 
     def __init__(self, distiller: Distiller):
         super().__init__()
@@ -507,3 +509,12 @@ class _EpochCounter(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._distiller.epoch.assign(epoch)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        share = (logs or {}).get(SKIPPED, 0.0)
+        if share > MOST_SKIPPED:
+            raise UserError(
+                f"in epoch {epoch + 1} the gradients of {100 * share:.0f} % of the steps were not "
+                "finite: training diverges, or images or teacher are not finite; try a lower "
+                "learning rate or a smaller weight of the method"
+            )
