@@ -45,8 +45,8 @@ class Distiller(keras.Model):
     batch, however many replicas share it. The teacher works in inference mode, unless the method
     trains it too, and is not a part of this model's variables; evaluation and prediction are the
     student's alone (or those of the model that the method makes of it to be deployed). A step whose
-    gradient is not finite counts as one of zero gradient, and in the metric ``skipped_steps``; `fit`
-    gives up once a fifth of an epoch's steps are of this kind.
+    gradient is not finite counts as one of zero gradient, and in the metric ``skipped_steps``;
+    `fit` gives up once a fifth of an epoch's steps are of this kind.
 
     Batches are dicts ``{"image", "label", "index"}`` or pairs ``(image, label)`` with the class's
     number as label; -1 marks an unlabelled image, which feeds the distillation loss only.

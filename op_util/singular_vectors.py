@@ -172,9 +172,7 @@ def differentiable(
 
     def again(one: Decomposition) -> Decomposition:
         precise, count = tf.cast(one.matrices, tf.float64), one.values.shape[1]
-        (found,) = decompose([precise], [count], orientation="canonical", solver=solver)
-        # What was not finite has been replaced by zeros, and must not count as good now.
-        return found._replace(good=found.good & one.good)
+        return decompose([precise], [count], orientation="canonical", solver=solver)[0]
 
     def fast() -> tuple[tf.Tensor, ...]:
         index, *others = pick(*found)
@@ -383,8 +381,7 @@ def published_gradient(found: Decomposition, index: tf.Tensor, upstream: tf.Tens
 def _by_svd(x: tf.Tensor, count: int) -> Decomposition:
     """By `tf.linalg.svd` of the whole matrix; the gradient then needs no further solve."""
     good = tf.reduce_all(tf.math.is_finite(x), axis=[1, 2])
-    x = tf.where(good[:, None, None], x, 0)
-    values, left, right = tf.linalg.svd(x)
+    values, left, right = tf.linalg.svd(tf.where(good[:, None, None], x, 0))
     for part in (values, left, right):
         good &= tf.reduce_all(tf.math.is_finite(part), axis=list(range(1, part.shape.rank)))
     scale = tf.where(values[:, :1] > 0, values[:, :1], 1)

@@ -121,8 +121,9 @@ def test_interrupted_in_process_goes_on_and_tells_its_state(tmp_path, capsys):
     assert interruption.value.exit_status == 130
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == ("interrupted (SIGINT) after 1 epochs; saved: the same command goes on "
-                            "from here\n")
+    assert captured.err == (
+        "interrupted (SIGINT) after 1 epochs; saved: rerun the same command to resume\n"
+    )
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
     names = [path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()]
     assert names == ["000001-000000.npz"]
