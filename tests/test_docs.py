@@ -104,5 +104,5 @@ def test_the_layout_that_contributors_read_is_the_one_that_is_enforced():
     rows = re.findall(r"^\| `(\w+)(?:/|\.py)` \| .* \| (.*) \|$", layout, re.MULTILINE)
     told = {part: set(re.findall(r"`(\w+)`", parts)) for part, parts in rows if part != "docs"}
     assert told.pop("settings") == {"targets"}, "all but"
-    assert MAY_IMPORT["settings"] == LIBRARY - {"settings", "targets"}
+    assert MAY_IMPORT["settings"] <= LIBRARY - {"settings", "targets"}
     assert told == {part: parts for part, parts in MAY_IMPORT.items() if part != "settings"}
