@@ -76,17 +76,20 @@ class DKD(Method):
         beta: weight of the other classes' part (NCKD).
         warmup: share of the run's epochs over which the loss grows to its full weight; 0: none
             (mdistiller: 20 of 240 epochs).
-        weight: of this loss, next to the main loss.
+        weight: of this loss, next to the main loss. None: 1, or 0.1 for a student without
+            normalisation layers, which 1 makes diverge.
     """
 
     paper = "Zhao et al., CVPR 2022, arXiv 2203.08679"
     reads = Logits()
+    usual_weight = 1.0
+    weight_without_normalization = 0.1
 
     temperature: float = option(4.0, above=0)
     alpha: float = option(1.0, minimum=0)
     beta: float = option(8.0, minimum=0)
     warmup: float = option(0.083, minimum=0, maximum=1)
-    weight: float = option(1.0, above=0)
+    weight: float | None = option(None, above=0)
 
     def loss(self, teacher: tf.Tensor, student: tf.Tensor, *, labels: tf.Tensor) -> tf.Tensor:
         divergence = decoupled_divergence(

@@ -41,7 +41,7 @@ def test_a_default_weight_fits_the_student_and_is_reported():
 
 @pytest.mark.parametrize(
     ("name", "usual", "other"),
-    [("MLKD", 0.9, 0.1), ("RLD", 1, 0.1), ("TTM", 45, 10), ("WKD_L", 1, 0.1)],
+    [("DKD", 1, 0.1), ("MLKD", 0.9, 0.1), ("RLD", 1, 0.1), ("TTM", 45, 10), ("WKD_L", 1, 0.1)],
 )
 def test_losses_of_logits_weigh_less_without_normalisation(name, usual, other):
     teacher, method = features(True)["logits"], distillers.create(name)
