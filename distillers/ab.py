@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from distillers.adapters import Adapters
-from distillers.loss import Context, Loss, Stage, Trains
+from distillers.loss import Combination, Context, Loss, Stage
 from distillers.method import Method
 from distillers.reading import Logits, Maps, Reading
 from distillers.registration import register
@@ -53,8 +53,10 @@ class AB(Method):
     """Heo, Lee, Yun & Choi, "Knowledge transfer via distillation of activation boundaries formed by
     hidden neurons", AAAI 2019.
 
-    First the student's layers up to its taps learn which of the teacher's neurons are active, then
-    the whole student learns the main task. Where channels differ, the student's tap goes through a
+    First the student learns which of the teacher's neurons are active, then the main task alone.
+    Departure: in the first stage it learns the main task too, and the boundaries' gradient is
+    clipped against that task's; without, the stage leaves a student of few epochs worse than it
+    began. Where channels differ, the student's tap goes through a
     1x1 convolution (the paper's connector, with a bias in place of its batch normalisation); where
     sizes differ, it is resized.
 
@@ -99,8 +101,8 @@ class AB(Method):
             return soft_cross_entropy(teacher["logits"], student["logits"], self.temperature)
 
         init = Stage(
-            "init", self.init_share, loss=boundaries, main_weight=0, trains=Trains.TO_TAPS,
-            layers=connectors.layers,
+            "init", self.init_share, loss=boundaries, layers=connectors.layers,
+            combination=Combination.CLIP,
         )
         train = Stage(
             "train", 1 - self.init_share, loss=soft_logits if self.alpha > 0 else None,

@@ -91,6 +91,7 @@ class Stage:
         taps: numbers of the taps that ``Trains.TO_TAPS`` means; None: all.
         layers: the method's own layers that it trains.
         reduction: of the loss over the batch.
+        combination: how its gradient meets the main task's; None: as the method says.
         new_optimizer: whether optimizer and learning rate schedule start afresh with it.
     """
 
@@ -104,6 +105,7 @@ class Stage:
     taps: tuple[int, ...] | None = None
     layers: Sequence[keras.layers.Layer] = ()
     reduction: Reduction = Reduction.MEAN
+    combination: Combination | None = None
     new_optimizer: bool = False
 
 

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from distillers.adapters import Adapters
-from distillers.loss import Combination, Loss, Reduction, Stage, Trains
+from distillers.loss import Combination, Loss, Reduction, Stage
 from distillers.method import Method, with_context
 from distillers.reading import Maps
 from distillers.registration import register
@@ -198,10 +198,11 @@ class MHGD(Method):
     losses, the layers and the clipped gradient are those of the authors' code
     (KD_methods_with_TF).
 
-    Departures: signs of vectors are canonical; which heads are dropped is drawn from epoch and
-    images, so that it is the same on every replica and after a resume; the normalisation of the
-    shallower nodes learns no offset, which the attention's softmax does not see; a sample that is
-    not finite is left out of the graph.
+    Departures: while the attention learns, the student learns the main task already (in the
+    authors' code it waits, which costs it as many epochs); signs of vectors are canonical; which
+    heads are dropped is drawn from epoch and images, so that it is the same on every replica and
+    after a resume; the normalisation of the shallower nodes learns no offset, which the attention's
+    softmax does not see; a sample that is not finite is left out of the graph.
 
     Args:
         heads: of the attention network.
@@ -250,12 +251,12 @@ class MHGD(Method):
 
         attention = Stage(
             "attention", self.attention_share, loss=with_context(estimate, self.name),
-            main_weight=0, trains=Trains.NOTHING, layers=attentions, reduction=Reduction.MEAN,
+            layers=attentions, reduction=Reduction.MEAN, combination=Combination.ADD,
         )
         train = Stage(
             "train", 1 - self.attention_share,
             loss=adapters.before(with_context(compare, self.name)), layers=adapters.layers,
-            reduction=self.reduction, new_optimizer=True,
+            reduction=self.reduction,
         )
         layers = [*attentions, *adapters.layers]
         return Loss(self, [attention, train], layers=layers, notes=[*notes, *adapters.notes])

@@ -83,6 +83,8 @@ class SimKD(Method):
 
     Args:
         factor: the teacher's channels per channel within the bottleneck (the paper's 2).
+        weight: of the loss, which is the only one: as much as a larger learning rate, for runs
+            shorter than the paper's 240 epochs (there 1).
     """
 
     paper = "Chen et al., CVPR 2022, arXiv 2203.14001"
@@ -90,6 +92,7 @@ class SimKD(Method):
     main_weight = 0.0
 
     factor: float = option(2.0, above=0)
+    weight: float = option(30.0, above=0)
 
     def build(self, teacher: Any, student: Any, *, samples: int | None = None) -> Loss:
         notes = self.check_features(teacher, student)
@@ -113,7 +116,7 @@ class SimKD(Method):
             return classify(projector(as_taps(student["maps"])[-1], training=False))
 
         stage = Stage(
-            loss=with_context(loss, self.name), main_weight=self.main_weight,
+            loss=with_context(loss, self.name), weight=self.weight, main_weight=self.main_weight,
             trains=Trains.TO_TAPS, taps=(-1,), layers=projector.layers,
         )
         return Loss(

@@ -32,7 +32,8 @@ class Term:
     @property
     def clips(self) -> bool:
         """Whether its gradient is clipped against the main task's."""
-        return self.loss.method.combination is Combination.CLIP
+        combination = self.stage.combination or self.loss.method.combination
+        return combination is Combination.CLIP
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from scipy.special import log_softmax, softmax
 
-from distillers import Trains
+from distillers import Combination, Trains
 from distillers.ab import AB, boundary_loss
 from registry import UserError
 from tests.distillers.harness import run_method_test
@@ -90,7 +90,8 @@ def test_training():
     (loss,) = distiller.distillation_losses
     assert [layer.name for layer in loss.layers] == ["adapter1", "adapter2"]
     init, train = loss.stages
-    assert (init.trains, init.main_weight, train.new_optimizer) == (Trains.TO_TAPS, 0, True)
+    assert (init.trains, init.main_weight, train.new_optimizer) == (Trains.ALL, 1, True)
+    assert (init.combination, train.combination) == (Combination.CLIP, None)
     np.testing.assert_allclose([init.share, train.share], [0.11, 0.89])
 
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 from scipy.special import log_softmax, softmax
 
 import distillers
-from distillers import Context, Trains
+from distillers import Combination, Context, Trains
 from registry import UserError
 from tests.distillers.harness import begin_stage, make_distiller, run_method_test
 from tests.distillers.models import batch
@@ -158,8 +158,8 @@ def test_training():
     be the likest."""
     distiller = run_method_test(distillers.get("MHGD")(), rounding=0.05)
     first, second = distiller.distillation_losses[0].stages
-    assert (first.trains, first.main_weight) == (Trains.NOTHING, 0)
-    assert (second.trains, second.new_optimizer) == (Trains.ALL, True)
+    assert (first.trains, first.main_weight, first.combination) == (Trains.ALL, 1, Combination.ADD)
+    assert (second.trains, second.new_optimizer) == (Trains.ALL, False)
     assert [layer.name for layer in first.layers] == ["attention1"]
     assert [layer.name for layer in second.layers] == ["adapter1", "adapter2"]
     assert "1x1 adapter from 6 to 8 channels" in distiller.notes[0]
