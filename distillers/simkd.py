@@ -92,7 +92,7 @@ class SimKD(Method):
     main_weight = 0.0
 
     factor: float = option(2.0, above=0)
-    weight: float = option(30.0, above=0)
+    weight: float = option(100.0, above=0)
 
     def build(self, teacher: Any, student: Any, *, samples: int | None = None) -> Loss:
         notes = self.check_features(teacher, student)

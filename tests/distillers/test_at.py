@@ -74,7 +74,7 @@ def test_training():
 
 
 def test_weights_and_refusals():
-    assert AT().distillation_weight == 1000
+    assert AT().distillation_weight == 100
     with pytest.raises(UserError, match="AT: weight must be above 0"):
         AT(weight=0.0)
     with pytest.raises(UserError, match="of 1 taps, 1 are vectors"):

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import distillers
-from distillers import AT
+from distillers import OFD
 from distillers.structure import is_normalized
 from nets import feature_extractor
 from tests.distillers.models import network, outputs
@@ -28,15 +28,15 @@ def test_normalisation_is_found_before_the_features():
 
 def test_a_default_weight_fits_the_student_and_is_reported():
     teacher = features(True)["maps"]
-    with_it, without = (AT().build(teacher, features(kind)["maps"]) for kind in (True, False))
-    assert with_it.stages[0].weight == 1000 and with_it.notes == ()
-    assert without.stages[0].weight == 100
-    assert "weight 100 (with normalisation layers in the student it would be 1000" in (
+    with_it, without = (OFD().build(teacher, features(kind)["maps"]) for kind in (True, False))
+    assert with_it.stages[0].weight == 1e-3 and with_it.notes == ()
+    assert without.stages[0].weight == 1e-4
+    assert "weight 0.0001 (with normalisation layers in the student it would be 0.001" in (
         without.notes[0]
     )
-    chosen = AT(weight=7).build(teacher, features(False)["maps"])
+    chosen = OFD(weight=7).build(teacher, features(False)["maps"])
     assert chosen.stages[0].weight == 7 and chosen.notes == ()
-    np.testing.assert_equal(AT().distillation_weight, 1000)
+    np.testing.assert_equal(OFD().distillation_weight, 1e-3)
 
 
 @pytest.mark.parametrize(
