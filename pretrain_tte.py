@@ -47,7 +47,7 @@ from experiment.report import pretraining as report
 from experiment.report.scoreboard import Scores, draw_bars, summarized, table
 from experiment.run import devices, training
 from experiment.run.export import FILES as EXPORT_FILES
-from experiment.run.export import export_saved_model
+from experiment.run.export import check_export, export_saved_model
 from experiment.run.folder import RunFolder, write_json
 from experiment.run.variables import numbered
 from op_util.schedules import schedule
@@ -370,17 +370,20 @@ def run_facts(
 def save(
     settings: Settings, encoder: nets.Encoder, data: dataloader.Data, folder: RunFolder
 ) -> None:
-    """Write ``encoder.keras`` and the export for serving."""
+    """Write ``encoder.keras`` and the export for serving, and compare that with the encoder."""
     embedding = encoder.model.output["embedding"]
     keras.Model(encoder.model.inputs[0], embedding, name=encoder.name).save(
         folder.output(nets.encoders.ENCODER_FILE)
     )
+    directory = folder.directory("export/1", *EXPORT_FILES)
+    outputs = with_features if settings.export_features else embedding_only
     export_saved_model(
-        encoder.model,
-        folder.directory("export/1", *EXPORT_FILES),
-        image_shape=data.image_shape,
-        outputs=with_features if settings.export_features else embedding_only,
+        encoder.model, directory, image_shape=data.image_shape, outputs=outputs,
         **preprocessing(encoder),
+    )
+    images = data.test.images(range(min(CHECKED_IMAGES, len(data.test)))).numpy()
+    check_export(
+        directory, encoder.model, images, prepare=encoder.standardize, outputs=outputs
     )
 
 

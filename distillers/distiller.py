@@ -26,7 +26,7 @@ from distillers.objective import (
 )
 from distillers.stages import Part, RunStage, parts_of_run, run_stages
 from distillers.sum import Sum
-from nets import Outputs
+from nets import Outputs, limited_memory
 from nets.keras_graph import Untracked
 from op_util.accuracy import top_k_hits
 from op_util.gradients import clipped_combination
@@ -125,10 +125,11 @@ class Distiller(keras.Model):
         if self._teacher is None:
             return [self.method.build()]
         features = (self._teacher.features.output, self._student.features.output)
-        losses = [
-            member.build(*map(member.select, features), samples=samples)
-            for member in self.method.members
-        ]
+        with limited_memory(f"what {self.method.name} adds"):
+            losses = [
+                member.build(*map(member.select, features), samples=samples)
+                for member in self.method.members
+            ]
         deploying = [loss.method.name for loss in losses if loss.deploy]
         if deploying and len(losses) > 1:
             raise UserError(f"{deploying[0]} deploys a model of its own, so it cannot be in a sum")

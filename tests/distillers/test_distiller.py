@@ -680,3 +680,8 @@ def test_channels_that_differ_get_an_adapter():
     distiller.fit(tf.data.Dataset.from_tensors(batch(25)), verbose=0)
     assert np.any(values(distiller.method_layers[0].variables)[0] != before[0])
     assert distiller.deployed is student
+
+
+def test_layers_for_which_there_is_no_memory_are_refused_at_once():
+    with pytest.raises(UserError, match="what CC adds has at least .* are available: choose"):
+        distiller_of(distillers.CC(embedding_size=1_000_000_000))
