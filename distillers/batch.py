@@ -16,13 +16,14 @@ class Batch(NamedTuple):
     Attributes:
         image: ``[B, H, W, C]``.
         label: int32 ``[B]``, the number of the class, -1 where it is unknown.
-        index: int64 ``[B]``, each image's number in the training data, -1 where it is unknown.
+        index: int64 ``[B]``, each image's number in the training data, -1 or None where it is
+            unknown.
         weight: float32 ``[B]``, of each image in the main loss.
     """
 
     image: tf.Tensor
     label: tf.Tensor
-    index: tf.Tensor
+    index: tf.Tensor | None
     weight: tf.Tensor
 
 
@@ -30,22 +31,19 @@ def as_batch(data: Any) -> Batch:
     """A `Batch` from what Keras hands to a step.
 
     Args:
-        data: a dict ``{"image", "label", "index", "weight"}``; or images, ``(images, labels)`` or
-            ``(images, labels, sample_weight)`` as Keras passes them. What is missing is -1, and the
-            weight 1.
+        data: images or a dict ``{"image", "label", "index", "weight"}``, alone or in a tuple as Keras
+            passes it: ``(images, labels)`` or ``(images, labels, sample_weight)``. What is missing
+            is -1, and the weight 1.
 
     Raises:
         UserError: labels are one-hot.
     """
-    if isinstance(data, tuple) and isinstance(data[0], dict):
-        data = data[0]  # as `train_on_batch` hands it over
-    if isinstance(data, dict):
-        image, label, index = data["image"], data.get("label"), data.get("index")
-        weight = data.get("weight")
-    else:
-        parts = data if isinstance(data, tuple) else (data,)
-        image, label, weight = (*parts, None, None)[:3]
-        index = None
+    image, label, weight = (*(data if isinstance(data, tuple) else (data,)), None, None)[:3]
+    index = None
+    if isinstance(image, dict):
+        label = image.get("label") if label is None else label
+        weight = image.get("weight") if weight is None else weight
+        image, index = image["image"], image.get("index")
     if label is not None and len(label.shape) > 1 and label.shape[-1] not in (1, None):
         raise UserError(
             f"labels are of shape {tuple(label.shape)}, one-hot perhaps; expected the number of "
@@ -57,6 +55,17 @@ def as_batch(data: Any) -> Batch:
     if weight is None:
         weight = tf.ones_like(label, tf.float32)
     return Batch(image, label, index, tf.cast(tf.reshape(weight, [-1]), tf.float32))
+
+
+def has_indices(data: Any) -> bool:
+    """Whether what Keras hands to a step says which images of the training data these are."""
+    first = data[0] if isinstance(data, tuple) else data
+    return isinstance(first, dict) and "index" in first
+
+
+def with_indices(x: Any) -> Any:
+    """An array of images with their numbers, for methods that keep something for each image."""
+    return {"image": x, "index": np.arange(len(x))} if isinstance(x, np.ndarray) else x
 
 
 def check_labels(labels: Any, classes: int) -> None:

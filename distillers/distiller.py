@@ -11,7 +11,14 @@ import keras
 import tensorflow as tf
 
 import replicas
-from distillers.batch import Batch, as_batch, check_labels, cross_entropy
+from distillers.batch import (
+    Batch,
+    as_batch,
+    check_labels,
+    cross_entropy,
+    has_indices,
+    with_indices,
+)
 from distillers.keras_loss import KerasLoss
 from distillers.loss import Loss, Trains
 from distillers.method import Method
@@ -244,6 +251,8 @@ class Distiller(keras.Model):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         batch, weight = replicas.never_empty(as_batch(data))
+        if not has_indices(data):
+            batch = batch._replace(index=None)
         variables = self.variables_to_train()
         statistics = self._batch_statistics()
         before = [tf.identity(variable.value) for variable in statistics]
@@ -436,7 +445,7 @@ class Distiller(keras.Model):
 
         Args:
             x, y, batch_size, initial_epoch, callbacks, **kwargs: as there; sample and class weights
-                weigh the main loss.
+                weigh the main loss. An array's images are numbered in its order.
             epochs: of all stages together, which share them as the method says. Where there are
                 fewer than stages, the last stages are left out, with a warning.
 
@@ -447,7 +456,7 @@ class Distiller(keras.Model):
         with self.distribute_strategy.scope():
             self.optimizer.build(self.variables_ever_trained())
         callbacks = [_EpochCounter(self), *(callbacks or [])]
-        fit = functools.partial(super().fit, x, y, batch_size, callbacks=callbacks, **kwargs)
+        fit = functools.partial(super().fit, with_indices(x), y, batch_size, callbacks=callbacks, **kwargs)
         if not self._leads_through_stages:
             self._epochs = self._epochs or epochs
             return fit(epochs, initial_epoch=initial_epoch)

@@ -96,7 +96,9 @@ def _term_loss(
     teacher, student = method.select(teacher), method.select(student)
     local = weight * tf.cast(tf.shape(batch.label)[0], tf.float32)
     images = replicas.global_sum(local)
-    of_images = {"labels": batch.label, "indices": batch.index}
+    of_images = {"labels": batch.label}
+    if batch.index is not None:
+        of_images["indices"] = batch.index
     if method.couples_samples:
         teacher, student, of_images = replicas.global_batch((teacher, student, of_images), images)
     context = Context(epoch=epoch, training=True, **of_images)

@@ -685,3 +685,16 @@ def test_channels_that_differ_get_an_adapter():
 def test_layers_for_which_there_is_no_memory_are_refused_at_once():
     with pytest.raises(UserError, match="what CC adds has at least .* are available: choose"):
         distiller_of(distillers.CC(embedding_size=1_000_000_000))
+
+
+def test_images_of_an_array_are_numbered():
+    """CRD remembers each of them; a dataset has to say which images it gives."""
+    data = batch(26, 16)
+    distiller = distiller_of(distillers.CRD(), samples=16)
+    memory = distiller.distillation_losses[0].layers[2]
+    before = memory.student.numpy()
+    distiller.fit(data["image"], data["label"], batch_size=8, verbose=0, sample_weight=np.ones(16))
+    assert np.all(np.any(memory.student.numpy() != before, axis=1))
+    pairs = tf.data.Dataset.from_tensors((data["image"], data["label"]))
+    with pytest.raises(UserError, match="CRD needs indices"):
+        distiller_of(distillers.CRD(), samples=16).fit(pairs, verbose=0)
