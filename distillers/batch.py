@@ -31,9 +31,9 @@ def as_batch(data: Any) -> Batch:
     """A `Batch` from what Keras hands to a step.
 
     Args:
-        data: images or a dict ``{"image", "label", "index", "weight"}``, alone or in a tuple as Keras
-            passes it: ``(images, labels)`` or ``(images, labels, sample_weight)``. What is missing
-            is -1, and the weight 1.
+        data: images or a dict ``{"image", "label", "index", "weight"}``, alone or in a tuple as
+            Keras passes it: ``(images, labels)`` or ``(images, labels, sample_weight)``. What is
+            missing is -1, and the weight 1.
 
     Raises:
         UserError: labels are one-hot.

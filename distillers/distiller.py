@@ -456,7 +456,9 @@ class Distiller(keras.Model):
         with self.distribute_strategy.scope():
             self.optimizer.build(self.variables_ever_trained())
         callbacks = [_EpochCounter(self), *(callbacks or [])]
-        fit = functools.partial(super().fit, with_indices(x), y, batch_size, callbacks=callbacks, **kwargs)
+        fit = functools.partial(
+            super().fit, with_indices(x), y, batch_size, callbacks=callbacks, **kwargs
+        )
         if not self._leads_through_stages:
             self._epochs = self._epochs or epochs
             return fit(epochs, initial_epoch=initial_epoch)
