@@ -62,9 +62,11 @@ def recompute_batch_statistics(
                 stack.callback(variable.assign, keras.ops.convert_to_numpy(variable))
                 variable.assign(np.full(variable.shape, neutral))  # 0 times NaN is NaN
             stack.enter_context(replaced_call(layer, _recording(layer.call, place, moments)))
-        step = tf.function(_pass(model, moments), autograph=False, reduce_retracing=True)
+        # Not as a graph: making one takes longer than a few batches do.
         for images in batches:
-            for place, calls in step(tf.convert_to_tensor(images)).items():
+            moments.clear()
+            model(tf.convert_to_tensor(images), training=False)
+            for place, calls in moments.items():
                 for mean, variance in calls:
                     mean, variance = np.float64(mean), np.float64(variance)
                     weights[place] += len(images)
@@ -77,15 +79,6 @@ def recompute_batch_statistics(
         layer.moving_mean.assign(mean)
         layer.moving_variance.assign(np.maximum(square / weight - mean**2, 0))
     return len(layers)
-
-
-def _pass(model: keras.Model, moments: Moments) -> Callable[[tf.Tensor], Moments]:
-    def run(images: tf.Tensor) -> Moments:
-        moments.clear()
-        model(images, training=False)
-        return dict(moments)
-
-    return run
 
 
 def _recording(own: Callable[..., Any], place: int, moments: Moments) -> Callable[..., Any]:
