@@ -46,7 +46,9 @@ from settings.common import EVALUATION_BATCH, last_learning_rate
 from settings.networks import class_difference, create_method, load_teacher, make_student
 from settings.run_setup import (
     Setup,
+    augmentation_of,
     compile_for,
+    describe_augmentation,
     make_setup,
     measure,
     prepare,
@@ -195,6 +197,7 @@ def summarize(setup: Setup, folder: RunFolder, progress: dict[str, Any]) -> dict
         "seconds": sum(row["seconds"] for row in history),
         "preprocessing": dataclasses.asdict(preprocessing),
         "class_names": list(data.class_names),
+        "augmentation": dataclasses.asdict(augmentation_of(settings, data)),
         "settings": {**values(settings), "hyper_parameters": distiller.method.settings()},
     }
 
@@ -280,7 +283,8 @@ def draw_pictures(setup: Setup, folder: RunFolder) -> None:
 def notes(setup: Setup) -> list[str]:
     """How method, networks and data were fitted to each other."""
     settings, data, distiller = setup.settings, setup.data, setup.distiller
-    found = [f"{settings.Distillation}: {note}" for note in distiller.notes]
+    found = [describe_augmentation(settings, data)]
+    found += [f"{settings.Distillation}: {note}" for note in distiller.notes]
     if not setup.classifies:
         found.append(
             "without labels the student's classification is not trained; evaluate.py scores its "

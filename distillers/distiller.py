@@ -34,13 +34,14 @@ from distillers.objective import (
 from distillers.stages import Part, RunStage, parts_of_run, run_stages
 from distillers.sum import Sum
 from nets import Outputs, limited_memory
-from nets.keras_graph import Untracked
+from nets.keras_graph import Untracked, rising
 from op_util.accuracy import top_k_hits
 from op_util.gradients import clipped_combination
 from op_util.weight_decay import with_weight_decay
 from registry import UserError
 
 SCORES = ("loss", "main_loss", "accuracy", "top5")
+RISING = ("accuracy", "top5")
 SKIPPED = "skipped_steps"
 MOST_SKIPPED = 0.2  # of an epoch's steps, before training is given up
 
@@ -120,7 +121,10 @@ class Distiller(keras.Model):
         self._epochs = epochs
         names = [name for stage in self.stages for name in self._names_in(stage)]
         names = dict.fromkeys([*SCORES, *names, SKIPPED])
-        self._means = {name: keras.metrics.Mean(name) for name in names}
+        means = {name: keras.metrics.Mean(name) for name in names}
+        self._means = {
+            name: rising(mean) if name in RISING else mean for name, mean in means.items()
+        }
         self._leads_through_stages = len(self.stages) > 1
         self._is_evaluating = False
         self._enter(self.stages[0], 0)

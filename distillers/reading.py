@@ -126,6 +126,12 @@ class Maps(Reading):
                 f"taps, {len(teacher) - len(pairs)} are vectors: name layers that give maps"
             )
         self._check_tokens(method, pairs)
+        if self.mixed:
+            return [
+                f"tap {number} ({describe(ours)}) is a vector: a matrix of one row, with one "
+                "singular vector"
+                for number, ours in enumerate(student, start=1) if len(ours.shape) == 2
+            ]
         if self.sizes != "smaller":
             return []
         return [

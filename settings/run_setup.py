@@ -168,12 +168,31 @@ def training_batches(
     settings: Settings, data: dataloader.Data, epoch: int = 0, step: int = 0
 ) -> tf.data.Dataset:
     """The batches from this one on. Raises UserError where sizes do not fit the data."""
-    flip = data.default_flip if settings.flip is None else settings.flip
     return dataloader.training_batches(
         data.train, settings.batch_size, seed=settings.seed, epochs=settings.epochs,
-        augmentation=dataloader.Augmentation(flip, settings.rotation, settings.crop_padding),
-        start_epoch=epoch, start_step=step,
+        augmentation=augmentation_of(settings, data), start_epoch=epoch, start_step=step,
     )
+
+
+def augmentation_of(settings: Settings, data: dataloader.Data) -> dataloader.Augmentation:
+    """How training images are changed at random."""
+    flip = data.default_flip if settings.flip is None else settings.flip
+    return dataloader.Augmentation(flip, settings.rotation, settings.crop_padding)
+
+
+def describe_augmentation(settings: Settings, data: dataloader.Data) -> str:
+    """The same in words, with the flags that set it."""
+    augmentation = augmentation_of(settings, data)
+    side = min(data.image_shape[:2])
+    done = [
+        "half of them mirrored" * augmentation.flip,
+        f"rotated by up to {augmentation.rotation_degrees:g} degrees"
+        * bool(augmentation.rotation_degrees),
+        f"shifted by up to {augmentation.crop_padding} of {side} pixels"
+        * bool(augmentation.crop_padding),
+    ]
+    words = ", ".join(part for part in done if part) or "as they are"
+    return f"training images: {words} (--flip, --rotation, --crop_padding)"
 
 
 def compile_for(setup: Setup, epochs: int) -> Any:

@@ -88,7 +88,8 @@ def _parse(description: str) -> list[str]:
         raise UserError(f"the file that --flagfile names is no text in UTF-8: {error}") from None
     if len(words) > 1:
         raise UserError(
-            f"unexpected argument {words[1]!r}; every setting is a flag, --NAME=VALUE"
+            f"unexpected argument {words[1]!r}; every setting is a flag, --NAME=VALUE, and a "
+            "switch is --NAME or --noNAME"
         )
     return words
 

@@ -25,6 +25,8 @@ METHODS = {
     "SSKD_SVD": lambda: SSKD_SVD(num_dfv=2),
     "SSKD_SVD without a main loss": SSKD_SVD,
     "CRD with drawn negatives": lambda: distillers.create("CRD(negatives=10)"),
+    # A large weight amplifies rounding.
+    "SimKD": lambda: distillers.get("SimKD")(weight=1.0),
     "couples samples": Similarities,
     "layers of its own": Adapted,
 }

@@ -39,7 +39,12 @@ def test_same_student_as_on_one_device(name):
     assert figures["moved"] > 0.02  # it did train
     assert figures["weights"] <= 1e-5
     for metric, (alone, shared) in figures["logs"].items():
-        np.testing.assert_allclose(shared, alone, rtol=2e-5, atol=1e-6, err_msg=metric)
+        if "weighted_" in metric:  # as exact as what the weight multiplies
+            unweighted = figures["logs"][metric.replace("weighted_", "")][0]
+            scale = max(alone / max(unweighted, 1e-12), 1)
+        else:
+            scale = 1
+        np.testing.assert_allclose(shared, alone, rtol=2e-5, atol=1e-6 * scale, err_msg=metric)
     if "SSKD_SVD" in name:
         dropped = figures["logs"]["train: dropped_share"][0]
         np.testing.assert_allclose(dropped, 2 / 38, rtol=1e-5)

@@ -595,6 +595,7 @@ def test_callbacks_that_monitor_and_save(tmp_path):
     distiller = distiller_of(SSKD_SVD())
     callbacks = [
         keras.callbacks.EarlyStopping(patience=9),
+        keras.callbacks.EarlyStopping("val_accuracy", patience=9),
         keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", save_best_only=True),
     ]
     history = distiller.fit(
