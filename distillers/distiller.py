@@ -34,7 +34,7 @@ from distillers.objective import (
 from distillers.stages import Part, RunStage, parts_of_run, run_stages
 from distillers.sum import Sum
 from nets import Outputs, limited_memory
-from nets.keras_graph import Untracked, rising
+from nets.keras_graph import Untracked
 from op_util.accuracy import top_k_hits
 from op_util.gradients import clipped_combination
 from op_util.weight_decay import with_weight_decay
@@ -121,10 +121,7 @@ class Distiller(keras.Model):
         self._epochs = epochs
         names = [name for stage in self.stages for name in self._names_in(stage)]
         names = dict.fromkeys([*SCORES, *names, SKIPPED])
-        means = {name: keras.metrics.Mean(name) for name in names}
-        self._means = {
-            name: rising(mean) if name in RISING else mean for name, mean in means.items()
-        }
+        self._means = {name: keras.metrics.Mean(name) for name in names}
         self._leads_through_stages = len(self.stages) > 1
         self._is_evaluating = False
         self._enter(self.stages[0], 0)
@@ -459,7 +456,7 @@ class Distiller(keras.Model):
         check_labels(y, self.deployed.outputs[0].shape[-1])
         with self.distribute_strategy.scope():
             self.optimizer.build(self.variables_ever_trained())
-        callbacks = [_EpochCounter(self), *(callbacks or [])]
+        callbacks = [_EpochCounter(self), *map(_with_direction, callbacks or [])]
         fit = functools.partial(
             super().fit, with_indices(x), y, batch_size, callbacks=callbacks, **kwargs
         )
@@ -534,3 +531,12 @@ class _EpochCounter(keras.callbacks.Callback):
                 "finite: training diverges, or images or teacher are not finite; try a lower "
                 "learning rate or a smaller weight of the method"
             )
+
+
+def _with_direction(callback: keras.callbacks.Callback) -> keras.callbacks.Callback:
+    """A callback that monitors an accuracy, told that more is better: Keras finds the direction of
+    metrics that are given to ``compile`` only."""
+    monitor = str(getattr(callback, "monitor", "")).removeprefix("val_")
+    if monitor in RISING and getattr(callback, "mode", None) == "auto":
+        callback.mode = "max"
+    return callback

@@ -25,8 +25,6 @@ Keras 3.15. What each function relies on, and what to do when a new Keras change
 - `holds_code`, `unknown_class`: parse the texts of errors that `keras.saving.load_model` raises
   (``keras/src/saving/serialization_lib.py``). Where a text changes, a message is less clear, and
   tests/nets/test_stored.py fails; nothing that was refused is loaded.
-- `rising`: `keras.callbacks.EarlyStopping` and `ModelCheckpoint` read a metric's ``_direction``
-  (``keras/src/callbacks/monitor_callback.py``). Without it, users have to give ``mode="max"``.
 - `Untracked`: Keras tracks layers, variables, lists and dicts that become attributes
   (``keras/src/utils/tracking.py``), and no other objects. Should it look into these as well:
   exclude them by ``Tracker.lock`` or by ``__slots__``.
@@ -93,12 +91,6 @@ class BuiltModel(keras.Model):
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         pass
-
-
-def rising(metric: keras.metrics.Metric) -> keras.metrics.Metric:
-    """`metric`, known to callbacks that monitor it as the better the larger it is."""
-    metric._direction = "up"
-    return metric
 
 
 def _history(tensor: Any) -> Any:
