@@ -170,7 +170,7 @@ def test_damaged_files_and_other_formats_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_the_export_of_a_network_with_many_kinds_of_layers_only_computes(tmp_path):
-    from experiment.export import export_saved_model
+    from experiment.run.export import export_saved_model
 
     model = nets.build("keras.applications:EfficientNetB0", (32, 32, 3), 3)
     export_saved_model(
