@@ -1,0 +1,108 @@
+"""What is said of a given teacher, and of how training images are changed."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+import dataloader
+import nets
+from registry import UserError
+from settings.distillation import Settings
+from settings.networks import check_teacher, class_difference, create_method, standardize
+from settings.run_setup import augmentation_of, describe_augmentation, prepare, score_teacher
+
+BRIGHTNESS = np.array([20.0, 90.0, 160.0, 230.0])
+NAMES = ("black", "dark", "light", "white")
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Images of four shades, and a teacher that tells them by their brightness, 0 to 255."""
+    random = np.random.default_rng(0)
+
+    def shades(count):
+        labels = np.arange(count) % 4
+        noise = random.normal(0, 5, (count, 16, 16, 3))
+        images = BRIGHTNESS[labels][:, None, None, None] + noise
+        return np.clip(images, 0, 255).astype("uint8"), labels
+
+    (x_train, y_train), (x_test, y_test) = shades(80), shades(40)
+    np.savez(
+        tmp_path / "shades.npz", x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test,
+        classes=np.array(NAMES),
+    )
+    image = keras.Input((16, 16, 3))
+    mean = keras.layers.GlobalAveragePooling2D()(image)
+    # The nearest shade v: 2 v x - v^2 is the largest.
+    logits = keras.layers.Dense(4, name="scores")(mean)
+    teacher = keras.Model(image, logits, name="shades")
+    kernel = np.tile(2 * BRIGHTNESS / 3, (3, 1))
+    teacher.get_layer("scores").set_weights([kernel, -(BRIGHTNESS**2)])
+    teacher.save(tmp_path / "teacher.keras")
+    return tmp_path
+
+
+def settings_of(files, **changed):
+    return Settings(
+        Distillation="Soft_logits", dataset=f"npz:{files}/shades.npz", epochs=1, batch_size=16,
+        teacher_model=str(files / "teacher.keras"), net="VGG_stride",
+        student_options=("width=4",), validation_fraction=0, **changed,
+    ).spelled()
+
+
+def test_a_teacher_is_scored_before_training(files):
+    (note,) = score_teacher(prepare(settings_of(files, teacher_preprocessing="none")))
+    assert note.endswith("teacher.keras: top-1 1.0000 on 40 images")
+
+
+def test_a_teacher_at_chance_is_told_with_the_likely_cause(files):
+    (note,) = score_teacher(prepare(settings_of(files, teacher_preprocessing="data")))
+    assert "top-1 0.2500 on 40 images, which is chance" in note
+    assert note.endswith("with --teacher_preprocessing none it reaches 1.0000")
+
+
+def test_preprocessing_is_inferred_where_the_model_tells(files):
+    data = dataloader.load(f"npz:{files}/shades.npz")
+    image = keras.Input((16, 16, 3))
+    scaled = keras.layers.Rescaling(1 / 255)(image)
+    model = keras.Model(image, keras.layers.Dense(4)(keras.layers.Flatten()(scaled)))
+    found = standardize("auto", data, model)
+    assert (found.mean, found.deviation) == ((0.0,) * 3, (1.0,) * 3)
+    plain = keras.models.load_model(files / "teacher.keras")
+    assert standardize("auto", data, plain).mean == pytest.approx(data.channel_mean)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (NAMES, None),
+        (("Black", "dark", "light", "white"), None),  # case does not matter
+        (("0", "1", "2", "3"), None),  # numbers name nothing
+        (("dark", "black", "light", "white"), "another order: class 0 is 'dark' to it and 'black'"),
+        (("black", "dark", "light", "red"), "differ from those of .*: it does not know 'white'"),
+    ],
+)
+def test_classes_are_compared_by_name(files, names, message):
+    data = dataloader.load(f"npz:{files}/shades.npz")
+    nets.write_class_names(files / "teacher.keras", names)
+    teacher = nets.load(files / "teacher.keras")
+    assert teacher.class_names == names
+    if message is None:
+        assert class_difference(teacher, data) is None
+        return
+    with pytest.raises(UserError, match=message):
+        check_teacher(teacher, create_method(settings_of(files)), data)
+
+
+def test_how_images_are_changed_is_said(files):
+    settings = settings_of(files)
+    data = dataloader.load(settings.dataset)
+    assert describe_augmentation(settings, data) == (
+        "training images: half of them mirrored, rotated by up to 15 degrees, shifted by up to 4 "
+        "of 16 pixels (--flip, --rotation, --crop_padding)"
+    )
+    plain = dataclasses.replace(settings, flip=False, rotation=0.0, crop_padding=0)
+    assert augmentation_of(plain, data).changes_nothing
+    assert "training images: as they are" in describe_augmentation(plain, data)
