@@ -4,6 +4,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import nets
 from experiment.run import export
@@ -161,3 +162,19 @@ def test_adapted_normalization_is_exported(tmp_path):
     directory = exported(tmp_path, model, mean=raw.mean, deviation=raw.deviation)
     found = export.check_export(directory, model, IMAGES, prepare=raw)
     assert found.agreement == 1 and found.difference < 1e-4
+
+
+def test_names_of_the_classes_travel_with_the_export(tmp_path):
+    """As the signature's output ``names`` and in ``classes.txt``; in bytes, as TensorFlow has it."""
+    model, names = network("float32"), ("un", "deux", "trois", "quatre", "cinq œufs")
+    export.export_saved_model(
+        model, tmp_path / "1", image_shape=(8, 8, 3), mean=MEAN, deviation=DEVIATION,
+        outputs=export.named_classification(names), class_names=names,
+    )
+    images = np.random.default_rng(3).integers(0, 256, (6, 8, 8, 3), dtype="uint8")
+    served = tf.saved_model.load(str(tmp_path / "1")).signatures["serving_default"]
+    answer = served(image=tf.constant(images))
+    found = [name.decode() for name in answer["names"].numpy()]
+    assert found == [names[number] for number in answer["classes"].numpy()]
+    lines = (tmp_path / "1" / "classes.txt").read_text(encoding="utf-8").splitlines()
+    assert tuple(lines) == names
