@@ -165,7 +165,7 @@ def test_adapted_normalization_is_exported(tmp_path):
 
 
 def test_names_of_the_classes_travel_with_the_export(tmp_path):
-    """As the signature's output ``names`` and in ``classes.txt``; in bytes, as TensorFlow has it."""
+    """As the signature's output ``names``, and in ``classes.txt``."""
     model, names = network("float32"), ("un", "deux", "trois", "quatre", "cinq œufs")
     export.export_saved_model(
         model, tmp_path / "1", image_shape=(8, 8, 3), mean=MEAN, deviation=DEVIATION,
