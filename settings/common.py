@@ -31,6 +31,10 @@ class DataSettings(Options):
         "omniglot:FILE", group=DATA,
     )
     data_dir: str | None = option(None, "where tensorflow-datasets keeps its data", group=DATA)
+    in_memory: str = option(
+        "auto", "hold the images of folder:DIR in memory; auto: where they take up to a quarter of "
+        "what is free", group=DATA, choices=("auto", "yes", "no"), same_run=True,
+    )
     image_size: int | None = option(
         None, "resize images to this height and width, in pixels", group=DATA, minimum=1
     )
@@ -62,6 +66,7 @@ class DataSettings(Options):
             train_images=self.train_images,
             needs_classes=needs_classes,
             seed=self.data_seed,
+            in_memory=self.in_memory,
         )
 
     def dataset_in_paths(self) -> str:
