@@ -167,7 +167,10 @@ class MultiTask(BuiltModel):
         **kwargs: Any,
     ) -> keras.callbacks.History:
         """As `keras.Model.fit`; keeps count of the epochs, which views and weights depend on."""
-        own: list[keras.callbacks.Callback] = [_EpochCounter(self)]
+        counter = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: self.epoch.assign(epoch)
+        )
+        own: list[keras.callbacks.Callback] = [counter]
         if self.balance.interval:
             own.append(_Balancing(self, Measurement(self, self._sample)))
         with self.distribute_strategy.scope():
@@ -400,17 +403,6 @@ class MultiTask(BuiltModel):
             with self.distribute_strategy.scope():
                 for variable, value in zip(variables, kept, strict=True):
                     variable.assign(value)
-
-
-class _EpochCounter(keras.callbacks.Callback):
-    """Sets the number of the epoch in the model."""
-
-    def __init__(self, model: MultiTask):
-        super().__init__()
-        self._multi_task = model
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._multi_task.epoch.assign(epoch)
 
 
 class _Balancing(keras.callbacks.Callback):
