@@ -251,13 +251,13 @@ def score_teacher(setup: Setup) -> list[str]:
     chance = 1 / data.classes
     if top1 > chance + 3 * (chance * (1 - chance) / len(labels)) ** 0.5:
         return [note]
-    return [f"{note}, which is chance: there is little to learn from it{_cause(setup, split)}"]
+    cause = _cause(setup, images, labels)
+    return [f"{note}, which is chance: there is little to learn from it{cause}"]
 
 
-def _cause(setup: Setup, split: dataloader.Split) -> str:
-    """By which preprocessing a teacher that is at chance would do better, in words."""
-    chosen = spread_images(split, SCORED_IMAGES)
-    images, labels = split.images(chosen), split.labels[chosen]
+def _cause(setup: Setup, images: tf.Tensor, labels: np.ndarray) -> str:
+    """By which preprocessing of these raw images a teacher that is at chance would do better, in
+    words."""
     found = {}
     for name in OTHER_PREPROCESSING:
         if name == "torch" and setup.data.image_shape[-1] != 3:
