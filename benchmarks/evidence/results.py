@@ -1,0 +1,240 @@
+"""The results of finished comparisons, and the tables and the picture that are made from them.
+
+    python benchmarks/evidence/results.py collect TABLE COMPARE_DIR [--machine TEXT]
+    python benchmarks/evidence/results.py tables
+    python benchmarks/evidence/results.py picture TABLE FILE.png
+
+``collect`` copies what the runs of one ``compare.py`` found into ``results.csv``, a row for each
+run, and replaces what the table had before. ``tables`` brings the tables in ``docs/results/`` up to
+date: each stands between the lines ``<!-- table: TABLE -->`` and ``<!-- end of table -->``.
+``picture`` draws gain against cost. Tables and picture are made from ``results.csv`` alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from experiment.grid.runs import FINISHED, Outcome, Run  # noqa: E402 (found by the line above)
+from experiment.report.comparison import (  # noqa: E402
+    BASELINE,
+    TEACHER,
+    method_rows,
+    metrics,
+    students,
+)
+from experiment.report.statistics import median_ratio, paired_gain  # noqa: E402
+from experiment.report.tables import markdown_table  # noqa: E402
+from registry import UserError  # noqa: E402
+
+RESULTS = Path(__file__).with_name("results.csv")
+PAGES = ROOT / "docs" / "results"
+RECIPE = (  # of a run's settings
+    "dataset", "net", "train_images", "labelled_per_class", "main_loss", "epochs", "batch_size",
+    "optimizer", "learning_rate", "schedule", "weight_decay", "rotation", "mixed_precision",
+)
+SCORES = {  # columns, and what a run's summary calls them
+    "top1_last": "student_top1_last", "top1_best": "student_top1_best",
+    "top5_last": "student_top5_last", "teacher_top1": "teacher_top1", "agreement": "agreement",
+    "images_per_second": "images_per_second", "seconds": "seconds", "parameters": "parameters",
+    "flops": "flops",
+}
+COLUMNS = ("table", "method", "seed", *SCORES, *RECIPE, "machine")
+TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(\n<!-- end of table -->)", re.DOTALL)
+
+
+def collect(table: str, directory: Path, machine: str, results: Path = RESULTS) -> int:
+    """Put the finished runs of a comparison into `results`; how many there are.
+
+    Args:
+        table: the name of the table that they are rows of; what it had before is replaced.
+        directory: the ``--compare_dir``.
+        machine: what they ran on.
+        results: a CSV file, which need not exist.
+
+    Raises:
+        UserError: the folder holds no finished run.
+    """
+    files = sorted(directory.glob("*/seed*/summary.json"))
+    found = [run_row(table, file, machine) for file in files]
+    if not found:
+        raise UserError(f"{directory} holds no finished run; expected a --compare_dir")
+    others = [row for row in read(results) if row["table"] != table]
+    with open(results, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*others, *found])
+    return len(found)
+
+
+def run_row(table: str, file: Path, machine: str) -> dict[str, Any]:
+    """A run's row, of its ``summary.json``."""
+    summary = json.loads(file.read_text())
+    settings = summary["settings"]
+    recipe = {key: settings.get(key) for key in RECIPE}
+    kind, mark, path = settings["dataset"].rpartition(":")  # where the file was says nothing
+    recipe["dataset"] = f"{kind}{mark}{Path(path).name}"
+    return {
+        "table": table, "method": summary["method"], "seed": summary["seed"],
+        **{column: summary.get(key) for column, key in SCORES.items()}, **recipe,
+        "machine": machine,
+    }
+
+
+def read(results: Path = RESULTS) -> list[dict[str, str]]:
+    """All rows, as text; none where there is no file."""
+    if not results.exists():
+        return []
+    with open(results, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def outcomes(rows: Iterable[Mapping[str, str]]) -> list[Outcome]:
+    """The rows as `compare.py` knows runs, so that its tables can be made of them."""
+    return [
+        Outcome(
+            Run(row["method"], int(row["seed"]), Path(), (), {}),
+            FINISHED,
+            {key: float(row[column]) if row[column] else None for column, key in SCORES.items()},
+        )
+        for row in rows if row["method"] != TEACHER
+    ]
+
+
+def in_order(rows: Iterable[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """The rows of a table: None first, then methods from the largest mean gain to the smallest."""
+    rows = list(rows)
+    gains = {name: gain.mean for name, gain in gains_by_method(outcomes(rows)).items()}
+
+    def place(row: Mapping[str, str]) -> tuple:
+        gain = gains[row["method"]]
+        return row["method"] != BASELINE, -(gain if gain is not None else -math.inf), row["method"]
+
+    return sorted(rows, key=lambda row: (*place(row), int(row["seed"])))
+
+
+def gains_by_method(runs: list[Outcome]) -> dict[str, Any]:
+    """Each method's gain over None with the same seed, last epoch, 0..1."""
+    baseline = metrics(students(runs).get(BASELINE, []), "student_top1_last")
+    return {
+        name: paired_gain(metrics(each, "student_top1_last"), baseline)
+        for name, each in students(runs).items()
+    }
+
+
+def table_text(rows: Iterable[Mapping[str, str]]) -> str:
+    """A table in Markdown: that of compare.py, and by how many standard errors each gain is above
+    zero."""
+    runs = outcomes(in_order(rows))
+    gains = gains_by_method(runs)
+    lines = []
+    for row in method_rows(runs):
+        gain, errors = gains[row["method"]], None
+        if row["method"] != BASELINE and gain.deviation:
+            errors = f"{gain.mean / (gain.deviation / math.sqrt(gain.count)):.1f}"
+        shown = {key: value for key, value in row.items() if key != "failed"}
+        lines.append({**shown, "gain / standard error": errors or "-"})
+    return markdown_table(lines)
+
+
+def with_tables(page: str, rows: Iterable[Mapping[str, str]]) -> str:
+    """A page's text with its tables as `rows` have them.
+
+    Raises:
+        UserError: the page has a table of which there is no row.
+    """
+    rows = list(rows)
+
+    def replaced(match: re.Match) -> str:
+        own = [row for row in rows if row["table"] == match[2]]
+        if not own:
+            raise UserError(f"results.csv has no row of the table {match[2]!r}")
+        return f"{match[1]}\n{table_text(own)}\n{match[3]}"
+
+    return TABLE.sub(replaced, page)
+
+
+def write_tables(pages: Path = PAGES, results: Path = RESULTS) -> list[Path]:
+    """Bring the pages up to date; those that changed."""
+    rows, changed = read(results), []
+    for page in sorted(pages.glob("*.md")):
+        text = page.read_text()
+        new = with_tables(text, rows)
+        if new != text:
+            page.write_text(new)
+            changed.append(page)
+    return changed
+
+
+def draw(table: str, path: Path, results: Path = RESULTS) -> None:
+    """Draw each method's mean gain, with its deviation, against the cost of its step.
+
+    Args:
+        table: whose rows.
+        path: a ``.png``.
+        results: the CSV file.
+
+    Raises:
+        UserError: there is no row of the table.
+    """
+    from experiment.report.scatter import scatter
+
+    runs = outcomes(row for row in read(results) if row["table"] == table)
+    if not runs:
+        raise UserError(f"{results.name} has no row of the table {table!r}")
+    gains = gains_by_method(runs)
+    speeds = {
+        name: metrics(each, "images_per_second").values() for name, each in students(runs).items()
+    }
+    costs = {name: median_ratio(speeds.get(BASELINE, []), each) for name, each in speeds.items()}
+    points = {
+        name: (costs[name], 100 * gain.mean, 100 * (gain.deviation or 0))
+        for name, gain in gains.items()
+        if name != BASELINE and gain.mean is not None and costs[name] is not None
+    }
+    scatter(
+        points, path, x_label="time of a training step, in steps of None",
+        y_label="gain in top-1 over None, points", origin=(1.0, 0.0, BASELINE),
+    )
+
+
+def main(words: list[str] | None = None) -> int:
+    """Exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    collecting = commands.add_parser("collect")
+    collecting.add_argument("table")
+    collecting.add_argument("directory", type=Path)
+    collecting.add_argument("--machine", default="")
+    commands.add_parser("tables")
+    drawing = commands.add_parser("picture")
+    drawing.add_argument("table")
+    drawing.add_argument("path", type=Path)
+    given = parser.parse_args(words)
+    try:
+        if given.command == "collect":
+            print(f"{collect(given.table, given.directory, given.machine)} runs")
+        elif given.command == "tables":
+            print("\n".join(map(str, write_tables())) or "all tables are up to date")
+        else:
+            draw(given.table, given.path)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
