@@ -186,7 +186,9 @@ def memory_bytes(settings: Settings, data: dataloader.Data) -> int:
     """The size of the ensemble's memory of the training images; 0 if there is none."""
     (own,) = settings.create("ensemble")
     tasks = len(settings.task_names())
-    return own.memory_bytes(ensemble.Run(len(data.train), tasks, WIDTH, settings.epochs))
+    return own.memory_bytes(ensemble.Run(
+        len(data.train), tasks, WIDTH, settings.epochs, tasks_per_image=settings.tasks_per_image
+    ))
 
 
 def make_encoder(settings: Settings, data: dataloader.Data) -> nets.Encoder:
@@ -232,6 +234,7 @@ def make_model(settings: Settings, data: dataloader.Data) -> MultiTask:
         ensemble=own_ensemble,
         train_images=len(data.train),
         epochs=settings.epochs,
+        tasks_per_image=settings.tasks_per_image,
         weight_decay=settings.weight_decay,
         seed=settings.seed,
         sample=spread_sample(data.train, MEASURED_IMAGES),
@@ -337,7 +340,7 @@ def summarize(
         },
         "bias": {key: history[-1][key] for key in report.bias_columns(settings.task_names())},
         "targets": {name: seeds[0] for name, seeds in scores.items()},
-        "views": sum(part.views.count for part in model.parts),
+        "views": views_per_image(model),
         "memory_bytes": memory_bytes(settings, work.images),
         "images_per_second": statistics.median(row["images_per_second"] for row in history),
         "seconds": sum(row["seconds"] for row in history),
@@ -420,6 +423,12 @@ def score_targets(settings: Settings, material: Material, encoder: nets.Encoder)
         found = scoring.score(own, each, material, settings.seed)
         scores[name] = [{target: score.metrics for target, score in found}]
     return scores
+
+
+def views_per_image(model: MultiTask) -> float:
+    """How many views of an image the encoder sees at a step, on average."""
+    views = sum(part.views.count for part in model.parts)
+    return views * model.tasks_per_image / len(model.tasks)
 
 
 def write_scores(scores: Scores, folder: RunFolder, **facts: Any) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 After Laine & Aila, "Temporal ensembling for semi-supervised learning", ICLR 2017, carried over from
 one task's predictions to the embeddings ``e_t`` of T tasks. For each training image and task a
-memory ``Z_t`` is updated by ``Z_t <- a Z_t + (1 - a) e_t``; n counts an image's updates. The
-ensemble over time and tasks is ``Z = normalise(mean_t Z_t / (1 - a^n))``.
+memory ``Z_t`` is updated by ``Z_t <- a Z_t + (1 - a) e_t``; n_t counts its updates. The ensemble
+over time and tasks is ``Z = normalise(mean_t Z_t / (1 - a^n_t))``, over the tasks with n_t > 0.
 """
 
 from __future__ import annotations
@@ -36,19 +36,21 @@ def updated(memory: tf.Tensor, embeddings: tf.Tensor, decay: float) -> tf.Tensor
 
 
 def ensemble(memory: tf.Tensor, updates: tf.Tensor, decay: float) -> tf.Tensor:
-    """``Z = normalise(mean_t Z_t / (1 - a^n))``, zero where n = 0; without a gradient.
+    """``Z = normalise(sum_t Z_t / (1 - a^n_t))``, over the tasks with ``n_t > 0``; zero where there
+    is none. Without a gradient. The mean over the tasks has the same direction as their sum.
 
     Args:
         memory: ``[B, T, width]``, the Z_t.
-        updates: ``[B]``, integers: n, how often an image's memory was updated.
+        updates: integers ``[B, T]``: n_t, how often a task's memory of an image was updated; or
+            ``[B, 1]`` where that is the same for all tasks.
         decay: a, from 0 to below 1.
 
     Returns:
         ``[B, width]``, in float32 at least.
     """
-    mean = tf.reduce_mean(memory, axis=1)
-    share = 1 - tf.pow(tf.cast(decay, mean.dtype), tf.cast(updates, mean.dtype))
-    return tf.stop_gradient(normalised(tf.math.divide_no_nan(mean, share[:, None])))
+    share = 1 - tf.pow(tf.cast(decay, memory.dtype), tf.cast(updates, memory.dtype))
+    corrected = tf.math.divide_no_nan(memory, share[..., None])
+    return tf.stop_gradient(normalised(tf.reduce_mean(corrected, axis=1)))
 
 
 def contrastive_loss(

@@ -20,7 +20,7 @@ class Step(NamedTuple):
     Attributes:
         number: of the step from the start of training, an int64 scalar, from 0.
         epoch: an int32 scalar, from 0.
-        images: in the global batch, a float32 scalar.
+        images: of the global batch that take part in each task, float32 ``[T]``.
     """
 
     number: tf.Tensor

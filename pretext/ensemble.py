@@ -28,6 +28,7 @@ class Run:
         width: of the tasks' embeddings.
         epochs: of the whole run.
         variables: all that are trained.
+        tasks_per_image: n, how many tasks an image takes part in at a step; None: in all.
     """
 
     images: int
@@ -35,6 +36,12 @@ class Run:
     width: int
     epochs: int
     variables: Sequence[keras.Variable] = ()
+    tasks_per_image: int | None = None
+
+    @property
+    def shared(self) -> bool:
+        """Whether an image takes part in some of the tasks only."""
+        return self.tasks_per_image is not None and self.tasks_per_image < self.tasks
 
 
 class EnsembleState(keras.layers.Layer):
@@ -53,14 +60,20 @@ class EnsembleState(keras.layers.Layer):
         self.built = True
 
     def loss(
-        self, embeddings: tf.Tensor, index: tf.Tensor, epoch: tf.Tensor
+        self,
+        embeddings: tf.Tensor,
+        index: tf.Tensor,
+        epoch: tf.Tensor,
+        tasks: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """The weighted loss of a step, a float32 scalar, and what to log.
 
         Args:
-            embeddings: e, float32 ``[B, T, width]`` of length 1, of the global batch.
+            embeddings: e, float32 ``[B, T, width]`` of length 1, of the global batch; ``[B, n,
+                width]`` where an image takes part in n tasks.
             index: of these images, int64 ``[B]``.
             epoch: an int32 scalar, from 0.
+            tasks: which tasks an image takes part in, int32 ``[B, n]``; None: in all.
         """
         return tf.constant(0.0), {}
 

@@ -53,7 +53,7 @@ class Measurement:
         variables = self._model.network.trainable_variables
         with tf.GradientTape(persistent=True) as tape:
             answers = self._model.answers(self._sample, Use.MEASURING)
-            losses, _, _ = self._model.task_terms(answers)
+            losses = self._model.task_terms(answers).losses
             parts = tf.unstack(losses)
         gradients = tf.stack([flat(tape.gradient(part, variables), variables) for part in parts])
         del tape

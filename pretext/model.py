@@ -22,6 +22,7 @@ from pretext.ensembles.none import NoEnsemble
 from pretext.heads import SharedProjection
 from pretext.measurement import Measurement, flat
 from pretext.regularizer import Regularizer
+from pretext.sharing import Share, at_least_one, by_image, drawn_tasks, shares
 from pretext.task import BuiltTask, Images, Task, build_task
 from registry import UserError
 
@@ -35,13 +36,36 @@ class Answers(NamedTuple):
     Attributes:
         inputs: the views of each task.
         outputs, targets: of each task, what its head gives and what it should give.
-        embeddings: the e_t, float32 ``[B, T, width]`` of length 1.
+        embeddings: the e_t, float32 ``[B, T, width]`` of length 1; ``[B, n, width]`` where an image
+            takes part in n tasks.
+        drawn: which tasks an image takes part in, int32 ``[B, n]``; None: in all.
+        shared: the images of each task; None: all images are.
     """
 
     inputs: list[list[tf.Tensor]]
     outputs: list[Any]
     targets: list[Any]
     embeddings: tf.Tensor
+    drawn: tf.Tensor | None = None
+    shared: list[Share] | None = None
+
+
+class Terms(NamedTuple):
+    """This replica's part of the tasks' losses.
+
+    Attributes:
+        losses: float32 ``[T]``, whose sum over replicas are the losses of the global batch.
+        local: how many images this replica stands for, a float32 scalar.
+        samples: how many there are in all.
+        local_by_task: how many of them take part in each task, float32 ``[T]``.
+        samples_by_task: likewise of all.
+    """
+
+    losses: tf.Tensor
+    local: tf.Tensor
+    samples: tf.Tensor
+    local_by_task: tf.Tensor
+    samples_by_task: tf.Tensor
 
 
 class MultiTask(BuiltModel):
@@ -70,6 +94,8 @@ class MultiTask(BuiltModel):
         ensemble: E, or an average of the weights by which the model is evaluated; None: none.
         train_images: how many training images there are.
         epochs: of the whole run, for the ensemble's ramp.
+        tasks_per_image: how many tasks an image takes part in at a training step, drawn anew in
+            each epoch; None: in all. What is measured and held out takes part in all.
         weight_decay: factor of ``||w||^2 / 2`` of all kernels that a loss reaches.
         seed: of the views' random numbers.
         sample: a fixed batch of training images, by which a balance that needs gradients measured
@@ -91,6 +117,7 @@ class MultiTask(BuiltModel):
         ensemble: Ensemble | None = None,
         train_images: int = 0,
         epochs: int = 1,
+        tasks_per_image: int | None = None,
         weight_decay: float = 1e-4,
         seed: int = 0,
         sample: Batch | None = None,
@@ -99,6 +126,8 @@ class MultiTask(BuiltModel):
         self.encoder = encoder
         self.network = encoder.model
         self.tasks = tuple(tasks)
+        self.tasks_per_image = tasks_per_image or len(self.tasks)
+        self._check_tasks_per_image(regularizer)
         self.regularizer = regularizer if regularizer is not None and regularizer.acts else None
         self.regularizer_weight = regularizer_weight
         self.weight_decay = weight_decay
@@ -112,11 +141,30 @@ class MultiTask(BuiltModel):
             shape=(), dtype="int32", initializer="zeros", trainable=False, name="epoch"
         )
         self.ensemble = (ensemble or NoEnsemble()).build(
-            Run(train_images, len(self.tasks), WIDTH, epochs, self.trainable_variables)
+            Run(
+                train_images, len(self.tasks), WIDTH, epochs, self.trainable_variables,
+                self.tasks_per_image,
+            )
         )
         self._means = {name: keras.metrics.Mean(name) for name in self._metric_names()}
         self._is_evaluating = False
         self.built = True
+
+    def _check_tasks_per_image(self, regularizer: Regularizer | None) -> None:
+        """Raise UserError if an image cannot take part in so many tasks, or in too few for the
+        regularizer."""
+        if not 1 <= self.tasks_per_image <= len(self.tasks):
+            raise UserError(
+                f"an image cannot take part in {self.tasks_per_image} of {len(self.tasks)} tasks"
+            )
+        if regularizer is not None and self.tasks_per_image < regularizer.least_tasks <= len(
+            self.tasks
+        ):
+            raise UserError(
+                f"the regularizer compares {regularizer.least_tasks} tasks' embeddings of an image "
+                f"and more, and each image takes part in {self.tasks_per_image}: let it take part "
+                "in more, or leave the regularizer out"
+            )
 
     def _build_tasks(self, images: Images) -> None:
         """Make necks, heads, the projection, and the encoder's maps of each size of view."""
@@ -205,13 +253,13 @@ class MultiTask(BuiltModel):
         variables = self.trainable_variables
         with tf.GradientTape(persistent=self.balance.combines_gradients) as tape:
             answers = self.answers(batch, Use.TRAINING)
-            terms, local, samples = self.task_terms(answers, weight)
-            losses = replicas.global_sum(terms)
-            step = Step(self.optimizer.iterations.value, self.epoch.value, samples)
+            terms = self.task_terms(answers, weight)
+            losses = replicas.global_sum(terms.losses)
+            step = Step(self.optimizer.iterations.value, self.epoch.value, terms.samples_by_task)
             factors = self._task_weights() * self.balance.factors(losses, step)
-            coupled, logs = self._coupled_terms(answers, batch, samples)
+            coupled, logs = self._coupled_terms(answers, batch, terms.samples)
             shared = coupled + self.balance.penalty()
-            objectives = [*tf.unstack(factors * terms), shared / replicas.count()]
+            objectives = [*tf.unstack(factors * terms.losses), shared / replicas.count()]
             total = tf.add_n(objectives)
         if self.balance.combines_gradients:
             gradients = self._combined_gradients(tape, objectives, total, variables)
@@ -221,25 +269,24 @@ class MultiTask(BuiltModel):
         replicas.apply_summed(self.optimizer, gradients, variables)
         self.ensemble.end_step()
         loss = tf.stop_gradient(tf.reduce_sum(factors * losses) + shared)
-        return self._log({**self._loss_logs(losses), **logs, "loss": loss}, local)
+        return self._log(losses, {**logs, "loss": loss}, terms)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         batch, weight = replicas.never_empty(as_batch(data))
         answers = self.answers(batch, Use.HELD_OUT)
-        terms, local, samples = self.task_terms(answers, weight)
-        logs = self._loss_logs(replicas.global_sum(terms))
+        terms, logs = self.task_terms(answers, weight), {}
         for task, output, target in zip(
             self.tasks, answers.outputs, answers.targets, strict=True
         ):
             if task.couples_samples:
-                output, target = replicas.global_batch((output, target), samples)
+                output, target = replicas.global_batch((output, target), terms.samples)
             logs[metric_name(task)] = tf.reduce_mean(task.score(output, target))
-        return self._log(logs, local)
+        return self._log(replicas.global_sum(terms.losses), logs, terms)
 
     # What a step is made of
 
     def answers(self, batch: Batch, use: Use) -> Answers:
-        """Each task's view of the images, encoded in training mode, and what its head says.
+        """Each task's view of its images, encoded in training mode, and what its head says.
 
         Args:
             batch: this replica's part.
@@ -247,59 +294,102 @@ class MultiTask(BuiltModel):
         """
         images = tf.cast(batch.image, tf.float32) / 255.0
         epoch = 0 if use is Use.HELD_OUT else self.epoch.value
+        drawn = shared = None
+        if use is Use.TRAINING and self.tasks_per_image < len(self.tasks):
+            drawn = drawn_tasks(
+                self.seed, epoch, batch.index, len(self.tasks), self.tasks_per_image
+            )
+            shared = shares(drawn, len(self.tasks))
         inputs, targets = [], []
-        for part in self.parts:
+        for place, part in enumerate(self.parts):
+            own = Batch(images, batch.index)
+            if shared is not None:
+                own = Batch(*(tf.gather(each, shared[place].rows) for each in own))
             views = part.views
-            uniform = draws(part.task.name, use, self.seed, epoch, batch.index, views.draws)
-            shown, target = views(images, uniform)
+            uniform = draws(part.task.name, use, self.seed, epoch, own.index, views.draws)
+            shown, target = views(own.image, uniform)
             inputs.append(shown)
             targets.append(target)
         outputs, vectors = [], []
-        for part, maps in zip(self.parts, self._encode(inputs), strict=True):
+        for part, maps in zip(self.parts, self._encode(inputs, shared), strict=True):
             h = part.embed(maps, training=True)
             outputs.append(part.predict(h, training=True))
             vectors.append(part.task.vector(h))
-        return Answers(inputs, outputs, targets, self.projection(tf.stack(vectors, axis=1)))
+        stacked = (
+            tf.stack(vectors, axis=1) if shared is None
+            else by_image(vectors, shared, self.tasks_per_image)
+        )
+        return Answers(inputs, outputs, targets, self.projection(stacked), drawn, shared)
 
-    def _encode(self, inputs: Sequence[Sequence[tf.Tensor]]) -> list[list[tf.Tensor]]:
-        """The encoder's last maps of all tasks' views; those of one size in one pass."""
+    def _encode(
+        self, inputs: Sequence[Sequence[tf.Tensor]], shared: Sequence[Share] | None
+    ) -> list[list[tf.Tensor]]:
+        """The encoder's last maps of all tasks' views; those of one size in one pass. Images that
+        only stand in for none are not shown to it, and have maps of zeros."""
         places = [(task, view) for task, views in enumerate(inputs) for view in range(len(views))]
         maps: dict[tuple[int, int], tf.Tensor] = {}
         for shape, model in self._maps.value.items():
             own = [place for place in places if self.parts[place[0]].views.shape == shape]
-            joined = tf.concat([inputs[task][view] for task, view in own], axis=0)
-            encoded = model(self._standardize(255.0 * joined), training=True)
-            maps.update(zip(own, tf.split(encoded, len(own)), strict=True))
+            views = [inputs[task][view] for task, view in own]
+            if shared is None:
+                parts = tf.split(self._pass(model, tf.concat(views, axis=0)), len(own))
+            else:
+                counts = [shared[task].count for task, _ in own]
+                taken = [view[:count] for view, count in zip(views, counts, strict=True)]
+                encoded = self._pass(model, at_least_one(tf.concat(taken, axis=0)))
+                encoded = encoded[: tf.add_n(counts)]
+                parts = tf.split(encoded, tf.stack(counts), num=len(own))
+                parts = [at_least_one(part) for part in parts]
+            maps.update(zip(own, parts, strict=True))
         return [
             [maps[task, view] for view in range(len(views))] for task, views in enumerate(inputs)
         ]
 
-    def task_terms(
-        self, answers: Answers, weight: tf.Tensor | float = 1.0
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _pass(self, model: keras.Model, views: tf.Tensor) -> tf.Tensor:
+        """The encoder's last maps of views of one size."""
+        return model(self._standardize(255.0 * views), training=True)
+
+    def task_terms(self, answers: Answers, weight: tf.Tensor | float = 1.0) -> Terms:
         """This replica's part of each task's loss.
 
         Args:
             answers: to this replica's part of the batch.
             weight: how much each of its images counts (see `replicas.never_empty`).
-
-        Returns:
-            float32 ``[T]``, whose sum over replicas are the losses of the global batch; how many
-            images this replica stands for, and how many there are in all.
         """
         local = weight * tf.cast(tf.shape(answers.embeddings)[0], tf.float32)
-        samples = replicas.global_sum(local)
-        share = tf.math.divide_no_nan(local, samples)
-        terms = []
-        for task, output, target in zip(
-            self.tasks, answers.outputs, answers.targets, strict=True
-        ):
+        if answers.shared is None:
+            own = tf.fill([len(self.tasks)], local)
+        else:
+            counts = tf.stack([share.count for share in answers.shared])
+            own = weight * tf.cast(counts, tf.float32)
+        samples, by_task = replicas.global_sum([local, own])
+        losses = []
+        for place, task in enumerate(self.tasks):
+            answer = (answers.outputs[place], answers.targets[place])
             if task.couples_samples:
-                output, target = replicas.global_batch((output, target), samples)
-                terms.append(task.loss(output, target) / replicas.count())
-            else:  # the mean of no samples is NaN
-                terms.append(tf.where(share > 0, share * task.loss(output, target), 0))
-        return tf.stack(terms), local, samples
+                share = answers.shared and answers.shared[place]
+                answer = self._global_answer(answer, share, by_task[place])
+                part = 1 / replicas.count()
+            else:
+                part = tf.math.divide_no_nan(own[place], by_task[place])
+            is_there = (own if not task.couples_samples else by_task)[place] > 0
+            losses.append(tf.where(is_there, part * task.loss(*answer), 0))  # of none: NaN
+        return Terms(tf.stack(losses), local, samples, own, by_task)
+
+    @staticmethod
+    def _global_answer(answer: Any, share: Share | None, samples: tf.Tensor) -> Any:
+        """The global batch's outputs and targets of a task whose loss couples images; of one image
+        that stands in where none takes part.
+
+        Args:
+            answer: this replica's part.
+            share: its images; None: all take part.
+            samples: how many take part in all.
+        """
+        if share is not None:
+            count = tf.where(samples > 0, share.count, 1)
+            answer = tf.nest.map_structure(lambda rows: rows[:count], answer)
+        return replicas.global_batch(answer, tf.maximum(samples, 1))
 
     def _task_weights(self) -> tf.Tensor:
         """Each task's own weight, float32 ``[T]``."""
@@ -318,12 +408,15 @@ class MultiTask(BuiltModel):
         if self.regularizer is None and not self.ensemble.adds_loss:
             return coupled, logs
         embeddings, index = replicas.global_batch((answers.embeddings, batch.index), samples)
+        drawn = answers.drawn
+        if drawn is not None:
+            drawn = replicas.global_batch(drawn, samples)
         if self.regularizer is not None:
             regularizer = self.regularizer(embeddings)
             coupled += self.regularizer_weight * regularizer
             logs["regularizer_loss"] = regularizer
         if self.ensemble.adds_loss:
-            loss, ensemble_logs = self.ensemble.loss(embeddings, index, self.epoch.value)
+            loss, ensemble_logs = self.ensemble.loss(embeddings, index, self.epoch.value, drawn)
             coupled += loss
             logs.update(ensemble_logs)
         return coupled, logs
@@ -379,16 +472,22 @@ class MultiTask(BuiltModel):
     def _metric_names(self) -> list[str]:
         return list(dict.fromkeys([*self._training_names(), *self._held_out_names()]))
 
-    def _loss_logs(self, losses: tf.Tensor) -> dict[str, tf.Tensor]:
-        named = zip(self.tasks, tf.unstack(losses, len(self.tasks)), strict=True)
-        return {f"{task.name}_loss": loss for task, loss in named}
+    def _log(
+        self, losses: tf.Tensor, others: dict[str, tf.Tensor], terms: Terms
+    ) -> dict[str, tf.Tensor]:
+        """Update the running means over images, and return them.
 
-    def _log(self, logs: dict[str, tf.Tensor], local: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Update the running means over images, and return them. `logs` are the global batch's, of
-        which this replica stands for `local` images."""
-        for name, value in logs.items():
-            self._means[name].update_state(value, local)
-        return {name: self._means[name].result() for name in logs}
+        Args:
+            losses: the tasks', of the global batch, float32 ``[T]``.
+            others: what else is logged of the global batch, by name.
+            terms: how many images this replica stands for.
+        """
+        names = [f"{task.name}_loss" for task in self.tasks]
+        for place, name in enumerate(names):
+            self._means[name].update_state(losses[place], terms.local_by_task[place])
+        for name, value in others.items():
+            self._means[name].update_state(value, terms.local)
+        return {name: self._means[name].result() for name in [*names, *others]}
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:

@@ -17,19 +17,21 @@ _STATE: dict[str, Any] = {
 }
 
 
-def memory_bytes(images: int, tasks: int, width: int, storage: str = "float32") -> int:
+def memory_bytes(
+    images: int, tasks: int, width: int, storage: str = "float32", shared: bool = False
+) -> int:
     """The size of a `TemporalMemory` in bytes, counts of updates included."""
-    number = np.dtype(storage).itemsize * tasks * width
-    return images * (number + np.dtype("int64").itemsize)
+    numbers = np.dtype(storage).itemsize * tasks * width
+    return images * (numbers + np.dtype("int64").itemsize * (tasks if shared else 1))
 
 
 class TemporalMemory(keras.layers.Layer):
     """The tasks' embeddings of each training image, averaged over time (`op_util.temporal_ensemble`
     has the formulas).
 
-    Each image has one count of updates, as all tasks see every image. Under a distribution strategy
-    each replica holds the whole memory and makes the same updates to it, those of the global batch,
-    so an image's row is found by its index whichever replica sees it.
+    Under a distribution strategy each replica holds the whole memory and makes the same updates to
+    it, those of the global batch, so an image's row is found by its index whichever replica sees
+    it.
 
     Args:
         images: how many training images there are; their indices are 0 to ``images - 1``.
@@ -37,6 +39,8 @@ class TemporalMemory(keras.layers.Layer):
         decay: a, from 0 to below 1.
         storage: ``"float32"`` or ``"float16"``, in which the memory is held; float16 rounds
             numbers below 1 by up to 2.4e-4. Computation is in float32.
+        shared: whether an image takes part in some of the tasks only, so that each task counts its
+            updates of an image; otherwise one count serves all tasks.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class TemporalMemory(keras.layers.Layer):
         width: int,
         decay: float = 0.6,
         storage: str = "float32",
+        shared: bool = False,
         name: str = "temporal_memory",
     ):
         super().__init__(dtype="float32", name=name)
@@ -54,7 +59,8 @@ class TemporalMemory(keras.layers.Layer):
             shape=(images, tasks, width), dtype=storage, name="memory", **_STATE
         )
         # int64, as TensorFlow has no gathering from int32 variables on GPUs.
-        self.updates = self.add_weight(shape=(images,), dtype="int64", name="updates", **_STATE)
+        shape = (images, tasks) if shared else (images,)
+        self.updates = self.add_weight(shape=shape, dtype="int64", name="updates", **_STATE)
         self.built = True
 
     def read(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -69,20 +75,32 @@ class TemporalMemory(keras.layers.Layer):
         """
         rows = tf.cast(tf.gather(self.memory.value, index), tf.float32)
         times = tf.gather(self.updates.value, index)
-        return ensemble(rows, times, self.decay), times > 0
+        times = times if times.shape.rank == 2 else times[:, None]
+        return ensemble(rows, times, self.decay), tf.reduce_any(times > 0, axis=1)
 
-    def update(self, index: tf.Tensor, embeddings: tf.Tensor) -> None:
+    def update(
+        self, index: tf.Tensor, embeddings: tf.Tensor, tasks: tf.Tensor | None = None
+    ) -> None:
         """Put a batch's embeddings into the memory; an image that comes twice is averaged, and
         counts once.
 
         Args:
             index: integers ``[B]``.
             embeddings: e, float32 ``[B, T, width]``; of the global batch, like `index`, where there
-                are several replicas.
+                are several replicas. ``[B, n, width]`` where an image takes part in n tasks.
+            tasks: which tasks these are, int32 ``[B, n]``, for a memory that is shared; None: all.
         """
         memory, updates = self.memory.value, self.updates.value
         rows = tf.cast(tf.gather(memory, index), tf.float32)
         times = tf.gather(updates, index)
-        new = updated(rows, mean_per_image(tf.stop_gradient(embeddings), index), self.decay)
-        for variable, value in ((memory, tf.cast(new, memory.dtype)), (updates, times + 1)):
+        embeddings = mean_per_image(tf.stop_gradient(embeddings), index)
+        if tasks is None:
+            new, more = updated(rows, embeddings, self.decay), 1
+        else:
+            chosen = tf.one_hot(tasks, memory.shape[1])  # [B, n, T]
+            placed = tf.einsum("bnt,bnd->btd", chosen, embeddings)
+            is_new = tf.reduce_any(chosen > 0, axis=1)
+            new = tf.where(is_new[..., None], updated(rows, placed, self.decay), rows)
+            more = tf.cast(is_new, times.dtype)
+        for variable, value in ((memory, tf.cast(new, memory.dtype)), (updates, times + more)):
             variable.scatter_update(tf.IndexedSlices(value, index))

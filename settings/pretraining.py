@@ -63,6 +63,10 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
         "scale", "how the tasks' losses are brought to one size; scale: each is divided by its "
         f"mean over the first epoch: {_names(BALANCES)}", group=LOSSES,
     )
+    tasks_per_image: int | None = option(
+        None, "how many of the tasks an image takes part in at a step, drawn anew in each epoch "
+        "(default: all); with 1 a step costs what a step of one task does", group=LOSSES, minimum=1,
+    )
     validation_fraction: float = option(
         0.1, "share of the training images that the tasks are judged by after each epoch instead",
         group=DATA, minimum=0, maximum=0.9,
@@ -168,6 +172,8 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
         if settings.net:
             settings = dataclasses.replace(settings, net=known.network_name(settings.net))
         settings._check_number_of_tasks()
+        if settings.tasks_per_image == len(settings.task_names()):
+            settings = dataclasses.replace(settings, tasks_per_image=None)
         return settings
 
     def _resolved_plugins(self) -> dict[str, Any]:
@@ -195,6 +201,25 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
             raise UserError(
                 f"{asked} compare tasks and need at least {max(needing.values())}, and --tasks "
                 f"{self.tasks} names {tasks}: name more tasks, or give {instead}"
+            )
+        self._check_tasks_per_image(tasks)
+
+    def _check_tasks_per_image(self, tasks: int) -> None:
+        """Raise UserError if an image cannot take part in so many tasks, or in too few for the
+        regularizer."""
+        if self.tasks_per_image is None:
+            return
+        if self.tasks_per_image > tasks:
+            raise UserError(
+                f"--tasks_per_image is {self.tasks_per_image}, and --tasks {self.tasks} names "
+                f"{tasks}; expected at most {tasks}"
+            )
+        least = REGULARIZERS.get(self.regularizer).least_tasks
+        if REGULARIZERS.get(self.regularizer).acts and self.tasks_per_image < least:
+            raise UserError(
+                f"--regularizer {self.regularizer} compares at least {least} tasks' embeddings of "
+                f"an image, and --tasks_per_image is {self.tasks_per_image}: give {least} or more, "
+                "or --regularizer none"
             )
 
     def task_names(self) -> list[str]:
@@ -230,6 +255,8 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
             differing["tasks"] = "+".join(tasks)
         if self.balance != defaults["balance"]:
             differing["balance"] = self.balance
+        if self.tasks_per_image is not None:
+            differing["tasks_per_image"] = self.tasks_per_image
         if len(added) < 2:
             name = "".join(added.values()) or "plain_sum"
         else:

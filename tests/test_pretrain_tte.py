@@ -117,6 +117,11 @@ MISTAKES = {
     "one task, balance": (
         [*ONE, "--regularizer=none", "--ensemble=none", "--balance=pcgrad"], "--balance pcgrad",
     ),
+    "more tasks an image than tasks": (["--tasks_per_image=5"], "names 4; expected at most 4"),
+    "one task an image, regularizer": (
+        ["--tasks_per_image=1"], "--regularizer triplet compares at least 2 tasks' embeddings",
+        "or --regularizer none",
+    ),
     "two balances": (["--balance=scale,none"], "--balance is 'scale,none'; expected one of"),
     "unknown setting": (["--tasks=rotation,jigsaw(tilse=3)"], "did you mean 'tiles'"),
     "setting of another type": (["--tasks=rotation,jigsaw(tiles=2.5)"], "must be a whole number"),
@@ -232,6 +237,8 @@ def test_default_settings_are_named_after_what_runs():
             "digits-VGG_stride_student-TTE-tasks=jigsaw+rotation-regularizer=relational-0",
         (("balance", "gradnorm"), ("ensemble", "none")):
             "digits-VGG_stride_student-triplet-balance=gradnorm-0",
+        (("tasks_per_image", 4),): "digits-VGG_stride_student-TTE-0",
+        (("tasks_per_image", 2),): "digits-VGG_stride_student-TTE-tasks_per_image=2-0",
     }
     for changed, name in names.items():
         spelled = dataclasses.replace(settings, **dict(changed)).spelled()

@@ -17,7 +17,7 @@ def scale_factors(loss_sums: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
 
     Args:
         loss_sums: sums of the losses over images, float32 ``[T]``.
-        images: how many, a float32 scalar.
+        images: how many took part in each, float32 ``[T]``.
     """
     means = tf.where(images > 0, loss_sums / tf.maximum(images, 1.0), 1.0)
     return 1.0 / tf.maximum(means, _LEAST)
@@ -41,7 +41,7 @@ class ScaleWeighting(Weighting):
     def __init__(self, tasks: int, **arguments: Any):
         super().__init__(tasks, **arguments)
         self.loss_sums = self.state("loss_sums", (tasks,))
-        self.images = self.state("images", ())
+        self.images = self.state("images", (tasks,))
 
     def factors(self, losses: tf.Tensor, step: Step) -> tf.Tensor:
         counted = tf.where(tf.equal(step.epoch, 0), step.images, 0.0)

@@ -40,9 +40,13 @@ class BothStates(EnsembleState):
         self.temporal, self.averaging = temporal, weights
 
     def loss(
-        self, embeddings: tf.Tensor, index: tf.Tensor, epoch: tf.Tensor
+        self,
+        embeddings: tf.Tensor,
+        index: tf.Tensor,
+        epoch: tf.Tensor,
+        tasks: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        return self.temporal.loss(embeddings, index, epoch)
+        return self.temporal.loss(embeddings, index, epoch, tasks)
 
     def end_step(self) -> None:
         self.averaging.end_step()

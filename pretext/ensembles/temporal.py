@@ -39,7 +39,7 @@ class Temporal(Ensemble):
         return TemporalState(self, run)
 
     def memory_bytes(self, run: Run) -> int:
-        return memory_bytes(run.images, run.tasks, run.width, self.memory_dtype)
+        return memory_bytes(run.images, run.tasks, run.width, self.memory_dtype, run.shared)
 
 
 class TemporalState(EnsembleState):
@@ -54,7 +54,8 @@ class TemporalState(EnsembleState):
         self._ramp_epochs = RAMP_SHARE * run.epochs if ramp_epochs is None else ramp_epochs
         self._weight, self._temperature = settings.ensemble_weight, settings.ensemble_temperature
         self.memory = TemporalMemory(
-            run.images, run.tasks, run.width, settings.memory_decay, settings.memory_dtype
+            run.images, run.tasks, run.width, settings.memory_decay, settings.memory_dtype,
+            run.shared,
         )
 
     def weight(self, epoch: tf.Tensor) -> tf.Tensor:
@@ -62,7 +63,11 @@ class TemporalState(EnsembleState):
         return ramp(epoch, self._ramp_epochs, self._weight)
 
     def loss(
-        self, embeddings: tf.Tensor, index: tf.Tensor, epoch: tf.Tensor
+        self,
+        embeddings: tf.Tensor,
+        index: tf.Tensor,
+        epoch: tf.Tensor,
+        tasks: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         ensemble, known = self.memory.read(index)
         loss = contrastive_loss(embeddings, ensemble, known, index, self._temperature)
@@ -70,7 +75,7 @@ class TemporalState(EnsembleState):
             "ensemble_loss": loss,
             "ensemble_distance": ensemble_distance(embeddings, ensemble, known),
         }
-        self.memory.update(index, tf.stop_gradient(embeddings))  # after it was read
+        self.memory.update(index, tf.stop_gradient(embeddings), tasks)  # after it was read
         return self.weight(epoch) * loss, logs
 
     def metrics_of_epoch(self, epoch: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -34,7 +34,7 @@ def test_bias_correction_makes_a_mean_of_what_was_seen():
         np.testing.assert_allclose(memory / (1 - decay**n), expected, rtol=1e-12)
         mean = expected.mean(axis=1)
         mean /= np.linalg.norm(mean, axis=-1, keepdims=True)
-        found = ensemble(tf.constant(memory), tf.fill([3], n), decay)
+        found = ensemble(tf.constant(memory), tf.fill([3, 1], n), decay)
         np.testing.assert_allclose(found, mean, rtol=1e-9)
 
 
@@ -42,7 +42,7 @@ def test_an_image_without_updates_has_a_zero_ensemble_and_nothing_gets_a_gradien
     memory = tf.constant(np.stack([np.zeros((2, 4)), unit(2, 4)]))
     with tf.GradientTape() as tape:
         tape.watch(memory)
-        found = ensemble(memory, tf.constant([0, 3]), 0.5)
+        found = ensemble(memory, tf.constant([[0], [3]]), 0.5)
         total = tf.reduce_sum(found)
     np.testing.assert_array_equal(found[0], 0)
     np.testing.assert_allclose(np.linalg.norm(found[1]), 1)

@@ -19,6 +19,8 @@ CASES = {
         "average_decay": 0.9,
     },
     "relational": {"regularizer": "relational", "balance": "none"},
+    "one task an image": {"names": ("instance", "rotation"), "tasks_per_image": 1,
+                          "regularizer": "none", "memory_of": IMAGES},
     "barlow_twins": {"names": ("barlow_twins", "rotation"), "balance": "random"},
     "vicreg": {"names": ("vicreg", "rotation"), "balance": "pcgrad"},
     "simsiam": {"names": ("simsiam", "rotation"), "regularizer": "variance_covariance",

@@ -49,7 +49,9 @@ def test_the_gradient_of_the_plain_sum_is_the_sum_of_the_single_tasks_gradients(
     passed through the network one by one. Without batch normalisation, which couples views."""
     own = encoder(normalised=False)
     whole = multi_task(own_encoder=own, balance="none", regularizer="none")
-    together = encoder_gradients(whole, lambda answers: tf.reduce_sum(whole.task_terms(answers)[0]))
+    together = encoder_gradients(
+        whole, lambda answers: tf.reduce_sum(whole.task_terms(answers).losses)
+    )
     alone = np.zeros_like(together)
     values = []
     for task, part in zip(whole.tasks, whole.parts, strict=True):
