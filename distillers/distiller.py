@@ -272,7 +272,8 @@ class Distiller(keras.Model):
         gradients = self._gradients(tape, losses, variables, metrics)
         metrics["loss"] = tf.math.divide_no_nan(total, share_of_images(batch, weight))
         metrics[SKIPPED] = self._apply_if_finite(gradients, variables, statistics, before)
-        return self._log(self._logits_to_log(student), batch, metrics, weight)
+        logits = self._deployed_logits(student, training=False)
+        return self._log(logits, batch, metrics, weight)
 
     def _gradients(
         self,
@@ -360,15 +361,18 @@ class Distiller(keras.Model):
         add, and that of a teacher that learns."""
         if self.main_loss == "none" or self.stage.main_weight == 0:
             return tf.constant(0.0)
-        learning = [student, teacher] if teacher and self.method.trains_teacher else [student]
-        loss = main_loss([features["logits"] for features in learning], batch)
+        logits = [self._deployed_logits(student, training=True)]
+        if teacher and self.method.trains_teacher:
+            logits.append(teacher["logits"])
+        loss = main_loss(logits, batch)
         own = [tf.cast(each, tf.float32) for each in self._student.features.losses]
         own_loss = tf.add_n(own) / replicas.count() if own else 0.0
         return self.stage.main_weight * loss + own_loss
 
-    def _logits_to_log(self, student: dict[str, Any]) -> tf.Tensor:
+    def _deployed_logits(self, student: dict[str, Any], *, training: bool) -> tf.Tensor:
+        """The deployed model's logits, of the student's features."""
         of = next((loss.logits for loss in self.distillation_losses if loss.logits), None)
-        return of(student) if of else student["logits"]
+        return of(student, training=training) if of else student["logits"]
 
     # Metrics
 

@@ -121,8 +121,8 @@ class Loss(keras.distillation.DistillationLoss):
             ``"tap 2: 1x1 adapter from 32 to 64 channels"``.
         deploy: from the student to the model that is judged and exported; None: the student
             itself.
-        logits: from the student's features to the deployed model's logits, to be logged; None:
-            the student's own.
+        logits: ``logits(student, training=...)``, the deployed model's logits of the student's
+            features, for the main loss and the logs; None: the student's own.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Loss(keras.distillation.DistillationLoss):
         layers: Sequence[keras.layers.Layer] = (),
         notes: Sequence[str] = (),
         deploy: Callable[[keras.Model], keras.Model] | None = None,
-        logits: Callable[[Mapping[str, Any]], tf.Tensor] | None = None,
+        logits: Callable[..., tf.Tensor] | None = None,
     ):
         self.method = method
         self.stages = tuple(stages)
