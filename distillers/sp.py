@@ -35,14 +35,18 @@ class SP(Method):
     are, and their channels and sizes, does not matter.
 
     Args:
-        weight: gamma, of this loss, next to the main loss; the paper's, and RepDistiller's.
+        weight: gamma, of this loss, next to the main loss. None: 3000, the paper's and
+            RepDistiller's, or 300 for a student without normalisation layers, whose main loss 3000
+            drowns.
     """
 
     paper = "Tung & Mori, ICCV 2019, arXiv 1907.09682"
     reads = LastMap(maps_only=False)
     couples_samples = True
+    usual_weight = 3000.0
+    weight_without_normalization = 300.0
 
-    weight: float = option(3000.0, above=0)
+    weight: float | None = option(None, above=0)
 
     def loss(self, teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
         return similarity_loss(teacher, student)
