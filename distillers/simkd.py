@@ -80,14 +80,14 @@ class SimKD(Method):
     Where the last maps differ in size, the loss compares them at the smaller, and the teacher's
     classifier gets the size that it was built for.
 
+    Departure: the paper's only loss is that of the maps (``label_weight=0``). In runs of some ten
+    epochs it leaves many students far behind those that are trained alone. So by default the
+    deployed model learns the labels too.
+
     Args:
         factor: the teacher's channels per channel within the bottleneck (the paper's 2).
         weight: of the loss (the paper's 1, for 240 epochs).
         label_weight: of the deployed model's cross-entropy.
-
-    Departure: the paper has no other loss than that of the maps (``label_weight=0``). In runs of
-    some ten epochs it leaves many students far behind those that are trained alone, so by default
-    the deployed model learns the labels too.
     """
 
     paper = "Chen et al., CVPR 2022, arXiv 2203.14001"

@@ -80,8 +80,31 @@ def test_training():
     """Of the encoder and the projector."""
     distiller = run_method_test(SimKD())
     (stage,) = distiller.distillation_losses[0].stages
-    assert (stage.trains, stage.taps, stage.main_weight) == (Trains.TO_TAPS, (-1,), 0)
+    assert (stage.trains, stage.taps, stage.main_weight) == (Trains.TO_TAPS, (-1,), 1)
     assert len(stage.layers) == 6
+
+
+def test_the_main_loss_is_that_of_the_deployed_model():
+    """In training mode, and not at all with the paper's loss alone."""
+    # A student without batch normalisation has the same features in both modes.
+    student, teacher = network(1, "student", normalised=False), network(2, "teacher")
+    for weight in (0.0, 0.5):
+        distiller = Distiller(
+            student, SimKD(label_weight=weight), teacher, weight_decay=0.0,
+            student_outputs=outputs(student), teacher_outputs=outputs(teacher),
+        )
+        distiller.compile(keras.optimizers.SGD(1e-9))
+        data = batch(3)
+        (loss,) = distiller.distillation_losses
+        student_features = distiller.student_features(data["image"])
+        logits = loss.logits(student_features, training=True)
+        entropy = keras.losses.sparse_categorical_crossentropy(
+            data["label"], logits, from_logits=True
+        )
+        data_set = tf.data.Dataset.from_tensors(data)
+        logs = distiller.fit(data_set, verbose=0, shuffle=False).history
+        expected = logs["distillation_loss"][0] + weight * float(tf.reduce_mean(entropy))
+        assert logs["loss"][0] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("larger", ["neither", "teacher", "student"])
