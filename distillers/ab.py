@@ -55,8 +55,8 @@ class AB(Method):
 
     First the student learns which of the teacher's neurons are active, then the main task alone.
     Departure: in the first stage it learns the main task too, and the boundaries' gradient is
-    clipped against that task's; without, the stage leaves a student of few epochs worse than it
-    began. Where channels differ, the student's tap goes through a
+    clipped against that task's; optimizer and schedule go on from one stage to the next. Otherwise
+    students of few epochs end below those that are trained alone. Where channels differ, the student's tap goes through a
     1x1 convolution (the paper's connector, with a bias in place of its batch normalisation); where
     sizes differ, it is resized.
 
@@ -106,7 +106,7 @@ class AB(Method):
         )
         train = Stage(
             "train", 1 - self.init_share, loss=soft_logits if self.alpha > 0 else None,
-            weight=self.alpha, main_weight=self.main_weight, new_optimizer=True,
+            weight=self.alpha, main_weight=self.main_weight,
         )
         notes += connectors.notes
         return Loss(self, [init, train], layers=connectors.layers, notes=notes)

@@ -90,7 +90,7 @@ def test_training():
     (loss,) = distiller.distillation_losses
     assert [layer.name for layer in loss.layers] == ["adapter1", "adapter2"]
     init, train = loss.stages
-    assert (init.trains, init.main_weight, train.new_optimizer) == (Trains.ALL, 1, True)
+    assert (init.trains, init.main_weight, train.new_optimizer) == (Trains.ALL, 1, False)
     assert (init.combination, train.combination) == (Combination.CLIP, None)
     np.testing.assert_allclose([init.share, train.share], [0.11, 0.89])
 
