@@ -1,9 +1,9 @@
-"""What the fused batch normalisation is worth: networks with Keras's own and with it.
+"""Compare the speed of networks with Keras' own and with fused batch normalisation.
 
     python benchmarks/batch_normalization.py
 
-Times a training step (cross-entropy, SGD) and inference of each network on one batch, both ways in
-one process and in turn; figures are images a second by the median.
+Times a training step (cross-entropy, SGD) and inference of each network on one batch, alternating
+between both versions in one process. Results are images per second, from the median time.
 """
 
 from __future__ import annotations
@@ -29,27 +29,28 @@ from experiment.report import tables
 
 flags.DEFINE_list(
     "nets", ["ResNet_student", "ResNet_teacher", "MobileNet_student", "ResNeXt_student"],
-    "at commas", module_name="benchmark",
+    "networks, separated by commas", module_name="benchmark",
 )
 flags.DEFINE_list(
-    "policies", ["float32", "mixed_bfloat16"], "dtype policies, at commas", module_name="benchmark"
+    "policies", ["float32", "mixed_bfloat16"], "dtype policies, separated by commas",
+    module_name="benchmark",
 )
-flags.DEFINE_integer("batch_size", 128, "images a step", module_name="benchmark")
-flags.DEFINE_integer("rounds", 11, "timings of each figure", module_name="benchmark")
+flags.DEFINE_integer("batch_size", 128, "images per step", module_name="benchmark")
+flags.DEFINE_integer("rounds", 11, "how often to time each step", module_name="benchmark")
 FLAGS = flags.FLAGS
 
 SHAPE, CLASSES = (32, 32, 3), 100
 
 
 def main(_: list[str]) -> None:
-    """Time all of it and print a table."""
-    tf.get_logger().setLevel("ERROR")  # it takes many small functions for one that is traced anew
+    """Time all networks and print a table."""
+    tf.get_logger().setLevel("ERROR")  # it mistakes many small functions for repeated retracing
     rows = []
     for policy in FLAGS.policies:
         keras.config.set_dtype_policy(policy)
         for name in FLAGS.nets:
             fused = nets.build(name, SHAPE, CLASSES)
-            plain = keras.models.clone_model(fused)  # of Keras's layers as they are
+            plain = keras.models.clone_model(fused)  # a clone has unchanged Keras layers
             steps = {
                 f"{what}, {kind}": function
                 for kind, model in {"Keras": plain, "fused": fused}.items()
@@ -67,7 +68,7 @@ def main(_: list[str]) -> None:
 
 
 def functions(model: keras.Model) -> dict[str, Callable[[], tf.Tensor]]:
-    """A step of training and one of inference on a random batch."""
+    """Functions that run a training step and inference on a random batch."""
     image = tf.random.stateless_normal([FLAGS.batch_size, *SHAPE], [0, 1])
     label = tf.random.stateless_uniform([FLAGS.batch_size], [0, 2], 0, CLASSES, tf.int32)
     optimizer = keras.optimizers.SGD(1e-3, momentum=0.9, nesterov=True)

@@ -1,8 +1,8 @@
-"""How many images a second the input pipeline alone gives, with and without augmentation.
+"""Measure the images per second of the input pipeline alone, with and without augmentation.
 
     python benchmarks/input_pipeline.py --dataset npz:cifar100.npz
 
-The first batch of an epoch, and with it the start, is not counted.
+The first batch is excluded, because it includes the start-up time.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import dataloader
 from experiment.command.main import run
 from experiment.report import tables
 
-flags.DEFINE_string("dataset", "digits", "as of train_w_distill.py", module_name="benchmark")
-flags.DEFINE_integer("batch_size", 128, "images a batch", module_name="benchmark")
-flags.DEFINE_integer("rounds", 5, "timings of each figure", module_name="benchmark")
+flags.DEFINE_string("dataset", "digits", "see train_w_distill.py", module_name="benchmark")
+flags.DEFINE_integer("batch_size", 128, "images per batch", module_name="benchmark")
+flags.DEFINE_integer("rounds", 5, "number of repetitions", module_name="benchmark")
 FLAGS = flags.FLAGS
 EPOCHS = 3
 
@@ -45,7 +45,7 @@ def main(_: list[str]) -> None:
 
 
 def images_per_second(split: dataloader.Split, augmentation: dataloader.Augmentation) -> float:
-    """Over a few epochs, the first batch and so the start not counted."""
+    """The speed over a few epochs, without the first batch, which includes the start-up time."""
     batches = iter(
         dataloader.training_batches(
             split, FLAGS.batch_size, seed=0, epochs=EPOCHS, augmentation=augmentation

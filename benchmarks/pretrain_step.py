@@ -1,11 +1,11 @@
-"""What a pre-training step costs: each task alone, all of them, regularizer and ensemble.
+"""Measure the cost of a pre-training step: each task alone, all tasks, regularizer, ensemble.
 
     python benchmarks/pretrain_step.py
 
-Times one step of each on one batch, all in one process and in turn, so that the ratios hold while
-the machine's speed drifts; figures are medians. `/ plain sum` is what regularizer and ensemble add;
-`/ single steps` compares a step of all tasks with the sum of the steps of each task alone, which
-encode as many views.
+Times one step of each on one batch, alternating in one process, so ratios hold even if the
+machine's speed drifts. Results are medians. `/ plain sum` is the cost relative to all tasks without
+regularizer and ensemble. `/ single steps` is the cost relative to the sum of the tasks' single
+steps, which encode the same number of views.
 """
 
 from __future__ import annotations
@@ -41,14 +41,16 @@ flags.DEFINE_string(
     "tasks", "reconstruction,rotation,jigsaw,instance", "separated by commas",
     module_name="benchmark",
 )
-flags.DEFINE_integer("batch_size", 256, "images a step", module_name="benchmark")
+flags.DEFINE_integer("batch_size", 256, "images per step", module_name="benchmark")
 flags.DEFINE_integer("image_size", 32, "height and width, in pixels", module_name="benchmark")
-flags.DEFINE_integer("train_images", 50_000, "rows of the memory", module_name="benchmark")
-flags.DEFINE_integer("rounds", 11, "timings of each figure", module_name="benchmark")
+flags.DEFINE_integer(
+    "train_images", 50_000, "images in the temporal memory", module_name="benchmark"
+)
+flags.DEFINE_integer("rounds", 11, "how often to time each step", module_name="benchmark")
 flags.DEFINE_bool("mixed_precision", False, "compute in bfloat16", module_name="benchmark")
 FLAGS = flags.FLAGS
 
-# Regularizer and ensemble of all tasks together.
+# Regularizer and ensemble for steps of all tasks together.
 TOGETHER = {
     "plain sum": ("none", "none"),
     "+ triplet": ("triplet", "none"),
@@ -60,8 +62,8 @@ TOGETHER = {
 
 
 def main(_: list[str]) -> None:
-    """Time all of it and print two tables."""
-    tf.get_logger().setLevel("ERROR")  # it takes many small functions for one that is traced anew
+    """Time all steps and print a table."""
+    tf.get_logger().setLevel("ERROR")  # it mistakes many small functions for repeated retracing
     keras.config.set_dtype_policy("mixed_bfloat16" if FLAGS.mixed_precision else "float32")
     tasks = create_tasks(FLAGS.tasks)
     names = [task.name for task in tasks]
@@ -88,14 +90,14 @@ def main(_: list[str]) -> None:
 
 
 def image_shape() -> tuple[int, int, int]:
-    """Of the images."""
+    """(height, width, channels) of the images."""
     return FLAGS.image_size, FLAGS.image_size, 3
 
 
 def make_step(
     tasks: Sequence[pretext.Task], regularizer: str, ensemble: str, batch: Mapping[str, tf.Tensor]
 ) -> Callable[[], Any]:
-    """One training step of these tasks on `batch`, as Keras would run it."""
+    """A function that runs one training step of these tasks on `batch`, as Keras would."""
     keras.utils.set_random_seed(0)
     network = nets.build(FLAGS.net, image_shape(), 1, **nets.parse_options(FLAGS.net_options))
     encoder = nets.encoder_of(network, nets.Standardize((128.0,) * 3, (64.0,) * 3))
@@ -117,7 +119,7 @@ def make_step(
 
 
 def random_batch() -> dict[str, tf.Tensor]:
-    """A batch of smooth random images, from all over the memory."""
+    """A batch of smooth random images, with random indices into the memory."""
     random = np.random.default_rng(0)
     coarse = random.uniform(0, 255, [FLAGS.batch_size, 8, 8, 3]).astype(np.float32)
     image = tf.cast(tf.image.resize(coarse, image_shape()[:2]), tf.uint8)

@@ -1,11 +1,11 @@
-"""What a training step costs, and where its time goes.
+"""Measure the cost of a training step and of its parts.
 
     python benchmarks/step_time.py
 
-Times one step of each way of training on one batch, all in one process and in turn, so that the
-ratios hold while the machine's speed drifts; figures are medians in milliseconds. `bound` is the
-same training with two gradients, in which the mean square of the same taps stands in for the SVD
-loss: what SSKD_SVD would cost if its singular vectors and DFVs were free.
+Times one step of each method on one batch, alternating in one process, so ratios hold even if the
+machine's speed drifts. Results are medians in milliseconds. `bound` is the same training with two
+gradients, with the mean squared difference of the same taps in place of the SVD loss. This is what
+SSKD_SVD would cost if its singular vectors and DFVs were free.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ from op_util.dfv import compare_dfvs
 from op_util.matrices import as_matrix
 
 flags.DEFINE_string("net", "VGG", "pair of networks", module_name="benchmark")
-flags.DEFINE_integer("batch_size", 128, "images a step", module_name="benchmark")
-flags.DEFINE_integer("rounds", 15, "timings of each figure", module_name="benchmark")
+flags.DEFINE_integer("batch_size", 128, "images per step", module_name="benchmark")
+flags.DEFINE_integer("rounds", 15, "how often to time each step", module_name="benchmark")
 flags.DEFINE_list(
-    "teacher_options", [], "of the teacher, as of train_w_distill.py", module_name="benchmark"
+    "teacher_options", [], "options of the teacher, see train_w_distill.py",
+    module_name="benchmark",
 )
 flags.DEFINE_list(
     "parts", ["steps", "losses", "growth"],
@@ -49,24 +50,24 @@ flags.DEFINE_list(
 )
 FLAGS = flags.FLAGS
 CLASSES = 100
-TRAINING_IMAGES = 10_000  # CRD compares with that many
+TRAINING_IMAGES = 10_000  # the size of CRD's memory
 
 
 class MeanSquare(distillers.Method):
-    """The bound: nothing could be cheaper that compares the same taps."""
+    """The lower bound: no method that compares the same taps could be cheaper."""
 
     reads = Maps()
     combination = distillers.Combination.CLIP
 
     def loss(self, teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Mean square of all taps."""
+        """The mean squared difference, summed over taps."""
         pairs = zip(teacher, student, strict=True)
         return tf.add_n([tf.reduce_mean(tf.cast(t - s, tf.float32) ** 2) for t, s in pairs])
 
 
 def main(_: list[str]) -> None:
-    """Time what ``--parts`` names."""
-    tf.get_logger().setLevel("ERROR")  # it takes many small functions for one that is traced anew
+    """Time the parts in ``--parts``."""
+    tf.get_logger().setLevel("ERROR")  # it mistakes many small functions for repeated retracing
     if "steps" in FLAGS.parts:
         for policy in ("float32", "mixed_bfloat16"):
             time_steps(policy)
@@ -96,8 +97,10 @@ def time_steps(policy: str) -> None:
 
 
 def time_zoo() -> None:
-    """Print the time of a whole training step of every method, in its last stage, and how many
-    times that of None it is."""
+    """Print the time of a whole training step of every method, in its last stage.
+
+    Also prints its ratio to the time of None.
+    """
     keras.config.set_dtype_policy("mixed_bfloat16")
     batch = random_batch()
     methods = {name: distillers.get(name) for name in distillers.names()}
@@ -109,8 +112,12 @@ def time_zoo() -> None:
 
 
 def print_steps(steps: Mapping[str, Callable[[], Any]], ratios: Mapping[str, str]) -> None:
-    """Time training steps and print them, with a column for each of `ratios`, by its title: the
-    time over that of the step it names."""
+    """Time training steps and print a table.
+
+    Args:
+        steps: functions that run a step, by name.
+        ratios: further columns. Each title is mapped to the name of the step to divide by.
+    """
     times = medians(steps, FLAGS.rounds)
     rows = [
         {"step": name, "ms": times[name], "images/s": 1e3 * FLAGS.batch_size / times[name],
@@ -122,7 +129,7 @@ def print_steps(steps: Mapping[str, Callable[[], Any]], ratios: Mapping[str, str
 
 
 def make_step(method: distillers.Method, batch: Mapping[str, tf.Tensor]) -> Callable[[], Any]:
-    """One training step of `method`, in its last stage, on `batch`, as Keras would run it."""
+    """A function that runs a step of `method` on `batch` in its last stage, as Keras would."""
     keras.utils.set_random_seed(0)
     of_teacher, of_student = nets.pair(FLAGS.net)
     options = nets.parse_options(FLAGS.teacher_options)
@@ -150,7 +157,7 @@ def random_batch() -> dict[str, tf.Tensor]:
 
 
 def taps_of(batch_size: int) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """Teacher's and student's taps of the VGG pair on a batch of images."""
+    """The taps of the VGG pair's teacher and student for a batch of images."""
     image = random_batch()["image"][:batch_size]
     image = tf.tile(image, [-(-batch_size // image.shape[0]), 1, 1, 1])[:batch_size]
     image = nets.Standardize((129.4, 124.1, 112.5), (68.2, 65.4, 70.5))(image)
@@ -162,7 +169,7 @@ def taps_of(batch_size: int) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
 
 
 def forward_and_backward(loss: Callable[..., tf.Tensor], inputs: Any) -> Callable[[], Any]:
-    """A function that computes `loss` and its gradient at `inputs`."""
+    """A function that computes `loss` and its gradient with respect to `inputs`."""
 
     @tf.function(autograph=False, reduce_retracing=True)
     def both(inputs):
@@ -198,7 +205,7 @@ def time_losses() -> None:
         taps = [Aligned(v, *one[1:]) for v, one in zip(vectors, aligned, strict=True)]
         return tf.add_n([tf.reduce_sum(pair.squares) for pair in compare_dfvs(taps, 1)])
 
-    figures = {
+    functions = {
         "four taps, auto": vectors("auto"),
         "four taps, svd": vectors("svd"),
         "DFV loss": forward_and_backward(dfv_loss, [one.student for one in aligned]),
@@ -206,8 +213,8 @@ def time_losses() -> None:
     for place, tap in enumerate(student):
         shape = "x".join(map(str, as_matrix(tap).shape[1:]))
         one = slice(place, place + 1)
-        figures |= {f"{shape}, {solver}": vectors(solver, one) for solver in ("auto", "svd")}
-    times = medians(figures, FLAGS.rounds)
+        functions |= {f"{shape}, {solver}": vectors(solver, one) for solver in ("auto", "svd")}
+    times = medians(functions, FLAGS.rounds)
     rows = [{"forward and backward": name, "ms": value} for name, value in times.items()]
     print(f"\nsingular vectors of teacher and student, and DFV loss, batch {FLAGS.batch_size}, "
           f"float32\n{tables.table(rows)}")
@@ -250,8 +257,10 @@ def time_growth() -> None:
 
 
 def intermediate_megabytes(loss: Callable[..., tf.Tensor], inputs: list[tf.Tensor]) -> float:
-    """Sum of the sizes of all tensors that forward and backward pass make, loops counted once: an
-    upper bound of the memory they take at any time."""
+    """The total size of all tensors in the forward and backward pass, counting loops once.
+
+    This is an upper bound on the memory they need at any time.
+    """
 
     @tf.function(autograph=False)
     def both(*inputs):

@@ -1,4 +1,4 @@
-"""Timing several functions in one process, so that their ratios hold while the machine drifts."""
+"""Time several functions alternately, so their ratios hold even if the machine's speed drifts."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ import tensorflow as tf
 
 
 def medians(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Milliseconds of each function, the median over `rounds` in which all take their turn, in a
-    new order each time. The functions give tensors (or None), in any structure."""
+    """The median time of each function in milliseconds.
+
+    Args:
+        functions: functions by name. They return tensors (or None) in any structure.
+        rounds: number of timings. Each round times all functions, in a new random order.
+    """
     for function in functions.values():
         for _ in range(2):
             _wait_for(function())
@@ -28,7 +32,7 @@ def medians(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str
 
 
 def _wait_for(result: Any) -> None:
-    """Until the device has computed `result`."""
+    """Wait until the device has computed `result`."""
     for tensor in tf.nest.flatten(result):
         if tensor is not None:
             tensor.numpy()

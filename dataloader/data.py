@@ -1,4 +1,4 @@
-"""What a data set is made of: images fetched by row, splits of them, and facts."""
+"""Data sets: stores of images fetched by row, splits of them, and their properties."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ class Images(Protocol):
     """(height, width, channels) of every image."""
 
     statistics_sample: int | None
-    """Images that the channel statistics are computed from; None: all of them."""
+    """How many images to compute the channel statistics from; None means all."""
 
     def __len__(self) -> int:
         """Number of images."""
 
     def fetch(self, rows: tf.Tensor) -> tf.Tensor:
-        """Images of `rows` (int64 [B]) as uint8 [B,H,W,C]; works eagerly and in a graph."""
+        """The images of `rows` (int64 [B]) as uint8 [B,H,W,C]; works eagerly and in a graph."""
 
 
 class MemoryImages:
-    """Images that lie in memory.
+    """Images in memory.
 
     Args:
-        array: uint8 [N,H,W,C]. It is kept once, as a tensor on the CPU, whatever number of splits
-            and pipelines read from it.
+        array: uint8 [N,H,W,C]. It is kept once, as a tensor on the CPU, however many splits and
+            pipelines read from it.
         statistics_sample: see `Images`.
     """
 
     def __init__(self, array: np.ndarray, statistics_sample: int | None = None):
         if array.dtype != np.uint8 or array.ndim != 4:
-            raise ValueError(f"uint8 [N,H,W,C] expected, not {array.dtype} {array.shape}")
+            raise ValueError(f"expected uint8 [N,H,W,C], not {array.dtype} {array.shape}")
         self.shape = tuple(int(size) for size in array.shape[1:])
         self.statistics_sample = statistics_sample
-        # An eager tensor is captured by a tf.data function as an input; a numpy array would be
-        # written into its graph, which may not exceed 2 GB and is copied at every turn.
+        # A tf.data function captures an eager tensor as an input. It would embed a numpy array in
+        # its graph, which must not exceed 2 GB and is copied often.
         with tf.init_scope(), tf.device("CPU:0"):
             self._tensor = tf.convert_to_tensor(array)
 
@@ -50,20 +50,20 @@ class MemoryImages:
         return int(self._tensor.shape[0])
 
     def fetch(self, rows: tf.Tensor) -> tf.Tensor:
-        """Images of `rows` (int64 [B]) as uint8 [B,H,W,C]."""
+        """The images of `rows` (int64 [B]) as uint8 [B,H,W,C]."""
         return tf.gather(self._tensor, rows)
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Some rows of a store of images, with their labels. Image `i` of a split is its `index`.
+    """Some rows of a store of images, with their labels. An image's `index` is its position here.
 
     Attributes:
-        store: where the images are.
-        rows: int64 [N], the row in `store` of each image.
-        labels: int32 [N], the class of each image, -1 where it is unlabelled.
-        fill: a uint8 value a channel: what augmentation paints where there is no image (the
-            rounded channel mean, so that it is about 0 after normalisation).
+        store: the store with the images.
+        rows: int64 [N], each image's row in `store`.
+        labels: int32 [N], each image's class, -1 if unlabelled.
+        fill: one uint8 value per channel. Augmentation fills the area outside the image with it
+            (the rounded channel mean, about 0 after normalisation).
     """
 
     store: Images
@@ -77,7 +77,7 @@ class Split:
 
     @classmethod
     def whole(cls, store: Images, labels: np.ndarray) -> Split:
-        """All images of `store` in order, with `labels` [N]; painted black outside."""
+        """All images of `store` in order, with `labels` [N] and a black `fill`."""
         return cls(
             store, np.arange(len(store)), labels.astype(np.int32), fill=(0,) * store.shape[-1]
         )
@@ -114,7 +114,7 @@ class Split:
         return tf.ensure_shape(images, (None, *self.image_shape))
 
     def take(self, chosen: np.ndarray) -> Split:
-        """The split of the images `chosen` (integers [M]), which get the indices 0..M-1."""
+        """A split of only the images `chosen` (integers [M]), with new indices 0..M-1."""
         return replace(self, rows=self.rows[chosen], labels=self.labels[chosen])
 
 
@@ -123,17 +123,17 @@ class Data:
     """A classification data set.
 
     Attributes:
-        name: as `load` was given it, spelled as it is registered.
-        class_names: the name of each class, all of them different; the numbers ``"0"`` to
-            ``"n-1"`` where the source has no names, see `has_class_names`.
+        name: the name given to `load`, in its registered spelling.
+        class_names: the distinct names of the classes. If the source has no names, the numbers
+            ``"0"`` to ``"n-1"``, see `has_class_names`.
         image_shape: (height, width, channels).
         channel_mean: mean of each channel over the training images, in 0..255.
         channel_deviation: standard deviation of each channel, in 0..255, positive.
-        default_flip: whether a mirrored image is as good as the image (not so for digits).
-        train: what is trained on; labels may be -1 (unlabelled).
-        validation: the set's own validation images or else cut from the training images, to
-            choose the best epoch by; may be empty.
-        test: only for reporting.
+        default_flip: whether mirrored images are valid training images (not for digits).
+        train: the training images; labels may be -1 (unlabelled).
+        validation: images to choose the best epoch with: the data set's own, or else a part of the
+            training images; may be empty.
+        test: the test images, only for reporting.
     """
 
     name: str
@@ -153,6 +153,5 @@ class Data:
 
     @property
     def has_class_names(self) -> bool:
-        """Whether the names say more than the numbers of the classes, so that those of two sets
-        can be compared."""
+        """Whether classes have real names rather than numbers, so two data sets can be compared."""
         return self.class_names != tuple(map(str, range(self.classes)))

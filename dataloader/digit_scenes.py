@@ -1,7 +1,7 @@
-"""Handwritten digits at random places and sizes on a canvas: detection data that is always there.
+"""Detection data without a download: digits at random positions and sizes on a canvas.
 
-Test scenes are made of the digits that `dataloader.digits` keeps for testing, training scenes of
-the others, so that no encoder that was pre-trained on the training digits has seen a test digit.
+Test scenes use the test digits of `dataloader.digits`, training scenes use the others. So an
+encoder that was pre-trained on the training digits has not seen a test digit.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ DEFAULT_SIZE = (64, 64)
 TRAIN_SCENES, TEST_SCENES = 1000, 150
 MOST_DIGITS = 4
 SIZES = (0.3, 0.5)
-"""Least and largest side of a digit, as shares of the canvas' shorter side."""
+"""Smallest and largest side of a digit, as shares of the canvas' shorter side."""
 INK = 64
-"""From this grey value on a pixel belongs to a digit, for its box."""
+"""A digit's box contains its pixels of at least this grey value."""
 
 _ATTEMPTS = 20
 _TEST = 1
@@ -29,8 +29,11 @@ _TEST = 1
 
 @register("digits")
 def digit_scenes(request: SceneRequest) -> Scenes:
-    """1,000 training and 150 test scenes of one to four of scikit-learn's digits, which do not
-    overlap, on black canvases of 64x64 by default. The test scenes do not depend on the seed."""
+    """1,000 training and 150 test scenes, each with one to four of scikit-learn's digits.
+
+    The digits do not overlap. The canvases are black, 64x64 by default. The test scenes do not
+    depend on the seed.
+    """
     found = load_digits()
     grey = (found.images * (255 / 16)).astype(np.float32)
     test = rows_for_testing(found.target, TEST_SHARE, TEST_SEED)
@@ -56,7 +59,7 @@ def _scenes(
     digits: np.ndarray, classes: np.ndarray, count: int, size: tuple[int, int],
     random: np.random.Generator,
 ) -> SceneSplit:
-    """`count` scenes of `digits` (float32 [N,8,8] in 0..255)."""
+    """Draw `count` scenes with `digits`, float32 [N,8,8] in 0..255."""
     images, boxes, labels = np.zeros([count, *size, 3], np.uint8), [], []
     for image in images:
         placed: list[np.ndarray] = []
@@ -71,8 +74,17 @@ def _scenes(
 def _place(
     digit: np.ndarray, image: np.ndarray, placed: list[np.ndarray], random: np.random.Generator
 ) -> bool:
-    """Draw a digit (float32 [8,8]) into `image` (uint8 [H,W,3]) where no other one is, and add its
-    box to `placed`; False where no place was found."""
+    """Draw a digit into `image` where it touches no other, and add its box to `placed`.
+
+    Args:
+        digit: float32 [8,8].
+        image: uint8 [H,W,3], changed in place.
+        placed: the boxes so far, changed in place.
+        random: the source of random numbers.
+
+    Returns:
+        False if no free position was found.
+    """
     height, width = image.shape[:2]
     side = round(min(height, width) * random.uniform(*SIZES))
     drawn = resized(digit[..., None], (side, side)).numpy()
@@ -90,5 +102,5 @@ def _place(
 
 
 def _touch(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two boxes have a pixel in common, or two that lie side by side."""
+    """Whether two boxes overlap or are adjacent."""
     return bool((one[:2] <= other[2:]).all() and (other[:2] <= one[2:]).all())

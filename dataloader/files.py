@@ -1,4 +1,4 @@
-"""Files that somebody else made: which are opened, how they are listed, how text is read."""
+"""Open, list and read files of unknown origin safely."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from registry import UserError
 
 MOST_BYTES = 2**30
-"""Of one file that is read as a whole."""
+"""The largest file to read as a whole."""
 
 _NOT_FILES = (
     (stat.S_ISDIR, "a folder"),
@@ -23,7 +23,7 @@ _NOT_FILES = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
-_BYTE_ORDER_MARKS = (  # UTF-32's begins as UTF-16's does
+_BYTE_ORDER_MARKS = (  # UTF-32 before UTF-16: its little-endian mark begins with UTF-16's
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -33,7 +33,7 @@ _BYTE_ORDER_MARKS = (  # UTF-32's begins as UTF-16's does
 
 
 def printable(path: str | Path) -> str:
-    """`path` for a message of one line: line breaks and bytes that are no UTF-8 are escaped."""
+    """`path` for a one-line message: control characters and invalid UTF-8 are escaped."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(
         each.encode("unicode_escape").decode() if unicodedata.category(each) == "Cc" else each
@@ -42,13 +42,13 @@ def printable(path: str | Path) -> str:
 
 
 def check_regular(path: str | Path, mode: int | None = None) -> None:
-    """Raise OSError, with its reason as `strerror`, unless `path` is a regular file.
+    """Raise OSError, with the reason in `strerror`, unless `path` is a regular file.
 
-    A named pipe would block whoever opens it, a device may never end.
+    Opening a named pipe would block, and a device may never end.
 
     Args:
-        path: of the file, links are followed.
-        mode: its `st_mode`, where it is known already.
+        path: the file; links are followed.
+        mode: its `st_mode`, if already known.
     """
     mode = os.stat(path).st_mode if mode is None else mode
     if not stat.S_ISREG(mode):
@@ -57,9 +57,13 @@ def check_regular(path: str | Path, mode: int | None = None) -> None:
 
 
 def open_regular(path: str | Path) -> int:
-    """A file descriptor that reads the regular file `path`. Raises OSError like `check_regular`."""
+    """Open the regular file `path` for reading and return its file descriptor.
+
+    Raises:
+        OSError: see `check_regular`.
+    """
     check_regular(path)
-    # Not to wait for a pipe that takes the file's place after the check.
+    # Non-blocking, in case a pipe replaces the file after the check.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
         check_regular(path, os.fstat(descriptor).st_mode)
@@ -70,7 +74,11 @@ def open_regular(path: str | Path) -> int:
 
 
 def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
-    """The content of the regular file `path`. Raises OSError, also for more than `most` bytes."""
+    """The contents of the regular file `path`.
+
+    Raises:
+        OSError: it cannot be read, or has more than `most` bytes.
+    """
     with open(open_regular(path), "rb") as file:
         if os.fstat(file.fileno()).st_size > most:
             raise OSError(errno.EFBIG, f"has more than {most:,} bytes", str(path))
@@ -78,11 +86,11 @@ def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
 
 
 def decode_text(contents: bytes, encoding: str = "utf-8") -> str:
-    """Text in the encoding that its byte order mark states, or else in `encoding`.
+    """Decode text in the encoding of its byte order mark, or else in `encoding`.
 
     Raises:
-        UnicodeDecodeError: the bytes are no such text.
-        LookupError: there is no such encoding.
+        UnicodeDecodeError: the bytes are not text in this encoding.
+        LookupError: the encoding is unknown.
     """
     for mark, marked in _BYTE_ORDER_MARKS:
         if contents.startswith(mark):
@@ -91,10 +99,10 @@ def decode_text(contents: bytes, encoding: str = "utf-8") -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file without surrounding blanks, empty ones left out.
+    """The non-empty lines of a text file, without surrounding blanks.
 
     Raises:
-        UserError: it cannot be read, or it is not Unicode text.
+        UserError: the file cannot be read, is not Unicode text or has control characters.
     """
     try:
         text = decode_text(read_bytes(path))
@@ -109,19 +117,19 @@ def read_lines(path: Path) -> list[str]:
         if any(unicodedata.category(each) == "Cc" for each in line.replace("\t", " ")):
             raise UserError(
                 f"{printable(path)} has control characters ({printable(line)[:40]!r}): save it as "
-                "UTF-8 text, a name a line"
+                "UTF-8 text with one name per line"
             )
     return lines
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies below a folder.
+    """The contents of a folder, at any depth.
 
     Attributes:
-        files: paths of regular files, relative to the folder, ordered by their parts.
-        others: of what is neither file nor folder, such as pipes and links to nothing.
-        folders: absolute paths of the folder and of all folders below it.
+        files: paths of regular files, relative to the folder, sorted by their parts.
+        others: paths of everything that is neither file nor folder (pipes, broken links).
+        folders: paths of the folder itself and of all folders below it.
     """
 
     files: list[str]
@@ -130,10 +138,10 @@ class Listing:
 
 
 def list_files(folder: str | Path) -> Listing:
-    """List a folder at any depth. Hidden files and folders are left out; links are followed.
+    """List a folder at any depth. Hidden files and folders are skipped; links are followed.
 
     Raises:
-        OSError: a folder cannot be read, or a link leads back to a folder that holds it.
+        OSError: a folder cannot be read, or a link leads to a folder that contains it.
     """
     top = os.fspath(folder)
     files, others, folders, left = [], [], [], [""]
@@ -159,11 +167,11 @@ def _check_no_loop(link: str) -> None:
     target = os.path.realpath(link)
     holder = os.path.realpath(os.path.dirname(link))
     if os.path.commonpath([target, holder]) == target:
-        raise OSError(errno.ELOOP, "links to a folder that holds it", link)
+        raise OSError(errno.ELOOP, "links to a folder that contains it", link)
 
 
 def subfolders(folder: Path) -> Iterator[str]:
-    """The names of the folders in `folder`, in order, without hidden ones. Raises OSError."""
+    """The sorted names of the folders in `folder`, without hidden ones. Raises OSError."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
     yield from sorted(names)

@@ -1,8 +1,8 @@
-"""Images in files: what is wrong with one, and its pixels as a person sees them.
+"""Image files: find damage, and decode them as image viewers display them.
 
-Ordinary files, JPEG and PNG with 8 bits of grey or colour and nothing else to observe, are decoded
-by TensorFlow, which is fast and works in a graph. All others go through Pillow: photographs that
-an EXIF note turns, CMYK, transparency, 16 bits, colour tables, and other formats.
+Ordinary files are decoded by TensorFlow, which is fast and works in a graph. These are JPEG and PNG
+with 8-bit grey or colour and no special features. All others go through Pillow: photographs with an
+EXIF orientation, CMYK, transparency, 16 bits, and other formats.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ NOT_READ = (
     ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".ppm", ".pgm", ".pbm", ".pnm", ".tga",
     ".psd", ".exr", ".hdr", ".dng", ".svg",
 )  # fmt: skip
-"""Images all the same: to pass over them in silence would be to lose data."""
+"""Image formats that cannot be read. They are reported, because skipping them would lose data."""
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
 KNOWN = "JPEG, PNG, BMP, GIF, WebP or TIFF"
-_JPEG = ("JPEG", "MPO")  # MPO: several JPEGs in one file, the first one counts
+_JPEG = ("JPEG", "MPO")  # MPO: several JPEGs in one file; the first is used
 _STARTS = (
     b"\xff\xd8", b"\x89PNG", b"BM", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"
 )  # fmt: skip
 _ENDS = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND"), (b"GIF8", b"\x3b"))
-"""How files of these formats begin, and end within their last bytes."""
+"""Bytes at the start of files of these formats, and bytes that must occur near their end."""
 
 _GREY = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
 _ORIENTATION = 274
@@ -55,30 +55,30 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""By EXIF's number (Exif 2.32, tag 274): how to turn an image upright."""
+"""How to turn an image upright, by EXIF orientation (Exif 2.32, tag 274)."""
 
 WHITES = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16))
-"""Largest values of what cameras and scanners write into 16 bits."""
+"""The largest values in 16-bit files from cameras and scanners of different bit depths."""
 
-# Pillow warns of oddities in notes that do not matter here, and of a size that is checked below.
+# Pillow warns about irrelevant oddities in metadata, and about sizes that are checked below.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class ImageFault(Exception):
-    """What is wrong with an image, in a few words."""
+    """Describes briefly what is wrong with an image."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What there is to know about an image file.
+    """The result of examining an image file.
 
     Attributes:
         fault: what is wrong with it, or ``""``.
-        ordinary: whether TensorFlow reads it as it is meant.
-        grey: whether it has grey values only.
-        size: (height, width) as a person sees it; None where it was not looked at.
-        brightest: the largest value of an image of 16 bits; 0: another one.
+        ordinary: whether TensorFlow decodes it as viewers display it.
+        grey: whether it has only grey values.
+        size: (height, width) as displayed; None if the image was not decoded.
+        brightest: the largest value of a 16-bit image; 0 for other images.
     """
 
     fault: str = ""
@@ -89,9 +89,12 @@ class Finding:
 
 
 def white_of(brightest: int) -> int:
-    """The value that counts as white, by the largest value of all images of 16 bits of a set.
+    """The value that counts as white in 16-bit images.
 
-    Ten, twelve and fourteen bits, and eight, are often written into sixteen as they are.
+    8, 10, 12 and 14-bit values are often stored in 16 bits without scaling.
+
+    Args:
+        brightest: the largest value in all 16-bit images of a data set.
     """
     return next(white for white in WHITES if brightest <= white)
 
@@ -100,13 +103,13 @@ def white_of(brightest: int) -> int:
 
 
 def decoded(contents: tf.Tensor, channels: int) -> tf.Tensor:
-    """The ordinary image in `contents` (a string scalar) as uint8 [h,w,channels]."""
+    """Decode the ordinary image in `contents` (a string scalar) to uint8 [h,w,channels]."""
     image = tf.io.decode_image(contents, channels=channels, expand_animations=False)
     return tf.ensure_shape(image, (None, None, channels))
 
 
 def is_ordinary(contents: bytes) -> bool:
-    """Whether `decoded` gives what a person sees in the file. False for what is no image."""
+    """Whether `decoded` decodes the file as viewers display it. False if it is not an image."""
     try:
         return _is_ordinary(_opened(contents), contents)
     except ImageFault:
@@ -114,21 +117,21 @@ def is_ordinary(contents: bytes) -> bool:
 
 
 def pixels(contents: bytes, channels: int, white: int = WHITES[-1]) -> np.ndarray:
-    """Any image that is read, as a person sees it.
+    """Decode any supported image as viewers display it.
 
-    Turned as its EXIF note says. Transparent parts show white, or black where the picture would
-    vanish before white. Of several pictures in a file the first.
+    It is rotated according to its EXIF orientation. Transparent parts become white, or black if the
+    picture would be invisible on white. Of several pictures in a file, the first is used.
 
     Args:
         contents: the file's bytes.
         channels: 1 for grey, 3 for colour.
-        white: of images of 16 bits, the value that becomes 255, see `white_of`.
+        white: the value in 16-bit images that becomes 255, see `white_of`.
 
     Returns:
         uint8 [h,w,channels].
 
     Raises:
-        ImageFault: it cannot be read.
+        ImageFault: the image cannot be read.
     """
     image = _opened(contents)
     if _is_ordinary(image, contents):
@@ -139,12 +142,12 @@ def pixels(contents: bytes, channels: int, white: int = WHITES[-1]) -> np.ndarra
 
 
 def _opened(contents: bytes) -> Image.Image:
-    """The image, of which no more than the header is read. Raises ImageFault."""
+    """Open the image and read only its header. Raises ImageFault."""
     try:
         image = Image.open(io.BytesIO(contents), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageFault(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels") from error
-    except Exception as error:  # Pillow promises no kind of exception for bytes that are no image
+    except Exception as error:  # Pillow may raise any exception for invalid bytes
         raise ImageFault(f"not a {KNOWN}") from error
     width, height = image.size
     if width * height > Image.MAX_IMAGE_PIXELS:
@@ -165,21 +168,23 @@ def _is_ordinary(image: Image.Image, contents: bytes) -> bool:
 def _orientation(image: Image.Image) -> int:
     try:
         number = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # a damaged note says nothing, as in every viewer
+    except Exception:  # viewers ignore damaged metadata too
         return 1
     return number if number in _TURNS else 1
 
 
 def _turned(image: Image.Image, original: Image.Image) -> Image.Image:
-    """`image` turned as the note in `original`, which is loaded, says."""
+    """Rotate `image` according to the EXIF orientation of `original`, which must be loaded."""
     number = _orientation(original)
     return image.transpose(_TURNS[number]) if number in _TURNS else image
 
 
 def _deep_values(image: Image.Image, contents: bytes) -> np.ndarray | None:
-    """Values of an image of 16 bits, uint16 [h,w,1..4] (grey, colour, transparency last); None:
-    it has fewer bits."""
-    if image.format == "PNG" and contents[24] == 16:  # Pillow would drop the lower half
+    """The values of a 16-bit image, uint16 [h,w,1..4]; None for other images.
+
+    The channels are grey or colours, followed by transparency if there is any.
+    """
+    if image.format == "PNG" and contents[24] == 16:  # Pillow would drop the lower 8 bits
         return _by_tensorflow(contents, channels=0, dtype=tf.uint16).numpy()
     if image.mode.startswith("I;16"):
         return np.asarray(_loaded(image)).astype(np.uint16)[..., None]
@@ -187,19 +192,19 @@ def _deep_values(image: Image.Image, contents: bytes) -> np.ndarray | None:
 
 
 def _eight_bits(image: Image.Image, contents: bytes, white: int) -> Image.Image:
-    """The image with 8 bits a channel, not yet turned. Raises ImageFault."""
+    """Convert the image to 8 bits per channel, not yet rotated. Raises ImageFault."""
     _loaded(image)
     deep = _deep_values(image, contents)
     if deep is None:
         if image.mode in ("I", "F"):
             raise ImageFault("32-bit grey values are not read: save it with 8 or 16 bits")
         return image
-    if deep.shape[-1] in (2, 4):  # transparency has the whole range, whatever the colours have
+    if deep.shape[-1] in (2, 4):  # transparency always has the full 16-bit range
         limits = np.array([white] * (deep.shape[-1] - 1) + [WHITES[-1]])
     else:
         limits = np.array([white] * deep.shape[-1])
     if (deep > limits).any():
-        raise ImageFault(f"values above {white}, the largest of the images looked at first")
+        raise ImageFault(f"values above {white}, the largest expected from the images read first")
     values = np.rint(deep * (255 / limits)).astype(np.uint8)
     return Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
 
@@ -213,7 +218,7 @@ def _loaded(image: Image.Image) -> Image.Image:
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    """The image before a ground, where it is transparent anywhere."""
+    """Put a transparent image on a background; return other images unchanged."""
     if not image.has_transparency_data:
         return image
     over = image.convert("RGBA")
@@ -236,19 +241,19 @@ def _by_tensorflow(contents: bytes, channels: int, dtype: tf.DType = tf.uint8) -
         raise ImageFault(error.message.splitlines()[0].split("}} ")[-1][:100]) from error
 
 
-# Looking for damage
+# Finding damage
 
 
 def examine(files: Sequence[str | Path], decode: Sequence[bool]) -> list[Finding]:
-    """Look at image files.
+    """Examine image files.
 
     Args:
-        files: their paths.
-        decode: for each whether to decode it; of others only the ends are looked at, which finds
-            what is empty, cut off, or no image.
+        files: paths.
+        decode: for each file, whether to decode it. If not, only its first and last bytes are
+            checked, which detects empty and truncated files and files that are not images.
 
     Returns:
-        A finding a file.
+        One finding per file.
     """
     found: list[Finding] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -256,7 +261,7 @@ def examine(files: Sequence[str | Path], decode: Sequence[bool]) -> list[Finding
             chunk = slice(start, start + _AT_ONCE)
             with decoders_listened_to() as complaints:
                 part = list(pool.map(_examine, files[chunk], decode[chunk]))
-            if complaints:  # of which file, is not said
+            if complaints:  # they do not name the file
                 part = [
                     _examine_alone(file) if full and not finding.fault else finding
                     for file, full, finding in zip(files[chunk], decode[chunk], part, strict=True)
@@ -281,7 +286,7 @@ def _examine(file: str | Path, decode: bool) -> Finding:
 
 
 def _ends(file: str | Path) -> Finding:
-    """By the first and last bytes alone. Raises OSError, ImageFault."""
+    """Check only the first and last bytes. Raises OSError, ImageFault."""
     with open(open_regular(file), "rb") as opened:
         start = opened.read(8)
         opened.seek(max(0, os.fstat(opened.fileno()).st_size - 4096))
@@ -290,7 +295,7 @@ def _ends(file: str | Path) -> Finding:
 
 
 def begins_as_image(file: str | Path) -> bool:
-    """Whether the regular file `file` begins as images do that are read. Raises OSError."""
+    """Whether the regular file `file` starts like a supported image. Raises OSError."""
     with open(open_regular(file), "rb") as opened:
         start = opened.read(12)
     return start.startswith(_STARTS) and (start[:4] != b"RIFF" or start[8:] == b"WEBP")
@@ -307,46 +312,46 @@ def _check_ends(start: bytes, end: bytes) -> None:
 
 
 def _finding(contents: bytes) -> Finding:
-    """Raises ImageFault."""
+    """Decode and describe an image. Raises ImageFault."""
     _check_ends(contents[:8], contents[-4096:])
     image = _opened(contents)
     mode, (width, height) = image.mode, image.size
-    if image.format in (*_JPEG, "PNG"):  # it checks their sums and codes, Pillow not all of them
+    if image.format in (*_JPEG, "PNG"):  # TensorFlow verifies checksums and codes that Pillow skips
         _by_tensorflow(contents, channels=0)
     if _is_ordinary(image, contents):
         return Finding(ordinary=True, grey=mode == "L", size=(height, width))
     deep = _deep_values(image, contents)
-    # Not the transparency, which is the last of two or four channels.
+    # Excludes the transparency, which is the last of two or four channels.
     brightest = 0 if deep is None else int(deep[..., : 3 if deep.shape[-1] > 2 else 1].max())
-    # An image of 32-bit "I" that is read is a grey PNG of 16 bits, as older Pillow calls it.
+    # Older Pillow gives 16-bit grey PNGs the mode "I".
     grey = mode in _GREY or (mode == "I" and deep is not None)
     height, width = pixels(contents, channels=3).shape[:2]
     return Finding(grey=grey, size=(height, width), brightest=brightest)
 
 
-# The decoder of JPEG goes on behind data that is missing or overwritten, fills the image with
-# something, and complains on the process' stderr alone; neither TensorFlow nor Pillow passes it on.
+# The JPEG decoder carries on after missing or overwritten data, fills the image with something, and
+# reports this only on the process' stderr. Neither TensorFlow nor Pillow raises an error.
 _COMPLAINT = re.compile(rb"Corrupt JPEG data: |Premature end of JPEG file")
 _STRAY = re.compile(rb"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
 _LOGGED = re.compile(rb"[IWEF]\d{4} ")
 STRAY_SHARE = 0.05
-"""Bytes behind the last pixel that some cameras write, as a share of the file; more is a hole."""
+"""Some cameras write bytes after the last pixel. More than this share of the file means damage."""
 
 
 @contextlib.contextmanager
 def decoders_listened_to() -> Iterator[list[bytes]]:
-    """Keep off stderr what decoders write there while images are decoded.
+    """Within this context, capture what image decoders write to stderr.
 
-    What makes them give up is raised as well. TensorFlow's log is passed on at the end.
+    Decoders still raise their fatal errors. TensorFlow's log is written to stderr at the end.
 
-    Returns:
-        The complaints of the decoder of JPEG, filled in at the end.
+    Yields:
+        The complaints of the JPEG decoder, filled in at the end.
     """
     complaints: list[bytes] = []
     sys.stderr.flush()
     stderr = os.dup(2)
     already = faulthandler.is_enabled()
-    if not already:  # a crash in here would otherwise say nothing
+    if not already:  # otherwise a crash here would be silent
         faulthandler.enable(stderr)
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)

@@ -1,4 +1,4 @@
-"""Whether a data set fits into memory, asked before it is read."""
+"""Check that a data set fits into memory before reading it."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from registry import UserError
 
 
 def free_memory() -> int:
-    """Bytes that can be had without swapping."""
+    """Bytes available without swapping."""
     return psutil.virtual_memory().available
 
 
 def check_memory(needed: int, what: str, advice: str) -> None:
-    """Raise UserError where `needed` bytes are more than half of the free memory.
+    """Raise UserError if `needed` bytes exceed half of the free memory.
 
-    Half, because when tf.data optimises a pipeline it copies what the pipeline reads from, once
-    (TensorFlow 2.21).
+    Half, because tf.data copies the data once when it optimises a pipeline (TensorFlow 2.21).
 
     Args:
         needed: bytes.
         what: what needs them, for the message.
-        advice: what to do about it.
+        advice: what the user can do, for the message.
     """
     free = free_memory()
     if needed > free / 2:

@@ -12,7 +12,7 @@ from registry import UserError
 
 KEYS = ("images", "y", "drawer")
 TEST_SHARE = 0.25
-"""Of the drawers, the last ones: nobody's hand is in training and test."""
+"""The share of drawers for testing, the last ones. No drawer is in both training and test set."""
 
 
 @register("omniglot", argument="FILE")
@@ -20,8 +20,9 @@ def omniglot(request: Request) -> Source:
     """``omniglot:FILE``: drawings of characters (Lake, Salakhutdinov & Tenenbaum, "Human-level
     concept learning through probabilistic program induction", Science 2015).
 
-    `images` uint8 [N,H,W] in 0..1 (ink) or 0..255, `y` integers [N], `drawer` integers [N] (who
-    drew it), `classes`, strings, if present. The last quarter of the drawers is for testing.
+    The archive contains `images`, uint8 [N,H,W] in 0..1 (1 is ink) or 0..255; `y`, integers [N];
+    `drawer`, integers [N] (who drew the image); and optionally `classes`, strings. The drawings of
+    the last quarter of the drawers are the test images.
     """
     archive = Archive(request.argument, KEYS)
     images = archive.images("images")
@@ -31,7 +32,9 @@ def omniglot(request: Request) -> Source:
     drawers = archive.labels("drawer", images)
     known = np.unique(drawers)
     if len(known) < 2:
-        raise UserError(f"{archive.file}: one drawer; two at least expected, to test on another")
+        raise UserError(
+            f"{archive.file} has one drawer; expected at least two, to test on another drawer"
+        )
     test = np.isin(drawers, known[-max(1, round(TEST_SHARE * len(known))):])
     store = MemoryImages(resized_array(images, request.image_size))
     everything = Split.whole(store, labels)

@@ -1,4 +1,4 @@
-"""Images of another size."""
+"""Resize images."""
 
 from __future__ import annotations
 
@@ -8,19 +8,28 @@ import tensorflow as tf
 from dataloader.memory import check_memory
 
 CHUNK = 1000
-"""Images resized in one go."""
+"""How many images to resize at a time."""
 
 
 def resized(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """Images [..,h,w,C] of any real dtype in 0..255, bilinear (averaged where they shrink), to
-    uint8 [..,H,W,C]. The aspect ratio is not kept."""
+    """Resize images bilinearly, with antialiasing and without keeping the aspect ratio.
+
+    Args:
+        images: [..,h,w,C] of any real dtype, in 0..255.
+        size: (H, W).
+
+    Returns:
+        uint8 [..,H,W,C].
+    """
     large = tf.image.resize(images, size, method="bilinear", antialias=True)
     return tf.cast(tf.clip_by_value(tf.round(large), 0, 255), tf.uint8)
 
 
 def resized_array(images: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """`resized` for an array [N,h,w,C], in chunks; `images` itself where the size is right or
-    None (then it must be uint8 already).
+    """`resized` for an array [N,h,w,C], in chunks.
+
+    uint8 images that already have this size are returned unchanged, as are uint8 images if `size`
+    is None. Other dtypes need a `size`.
 
     Raises:
         UserError: there is not enough memory.

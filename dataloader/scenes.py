@@ -1,6 +1,6 @@
-"""Detection data: images with boxes around the objects in them, by the name of their source.
+"""Detection data: images with boxes around their objects, loaded by the name of a source.
 
-A source is a function in a file of its own, see `register`.
+Each source is a function in its own file, see `register`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class SceneSplit:
 
     Attributes:
         images: uint8 [N,H,W,3].
-        boxes: of each image, float32 [n,4]: left, top, right, bottom edge in pixels, the image
-            itself being (0, 0, W, H); every box has an area.
-        labels: of each image, the classes of its boxes, int32 [n].
-        difficult: of each image, bool [n]: objects that need not be found.
+        boxes: for each image, float32 [n,4]: left, top, right and bottom edge in pixels. The whole
+            image is (0, 0, W, H). Every box has a positive area.
+        labels: for each image, the classes of its boxes, int32 [n].
+        difficult: for each image, bool [n]: objects that need not be found.
     """
 
     images: np.ndarray
@@ -48,7 +48,7 @@ class SceneSplit:
 
     @property
     def objects(self) -> int:
-        """Number of all boxes."""
+        """Total number of boxes."""
         return sum(map(len, self.boxes))
 
 
@@ -57,11 +57,11 @@ class Scenes:
     """A detection data set.
 
     Attributes:
-        name: how it is called.
+        name: the data set's name.
         class_names: the name of each class.
-        train, test: what is trained on, and what is reported on.
-        flip: whether a mirrored scene is as good as the scene.
-        notes: what was found faulty and left out, or what is suspicious, a line each.
+        train, test: the scenes to train on and to test on.
+        flip: whether mirrored scenes are valid training scenes.
+        notes: one line for each fault that was left out and for each suspicious finding.
     """
 
     name: str
@@ -79,18 +79,18 @@ class Scenes:
 
 @dataclass(frozen=True)
 class SceneRequest:
-    """What a source of detection data is asked for.
+    """A request to a source of detection data.
 
     Attributes:
-        argument: what stands after the colon of ``voc:DIR``; a plain set's own name.
-        size: (height, width) to bring images to, without keeping their aspect ratio; None: the
-            source's usual one.
-        seed: of scenes or splits that the source has to make itself.
-        max_bad: faulty files that are left out before the set is refused.
-        class_names: the classes; None: as the source states or finds them.
-        data_dir: where downloaded sets are kept; None: the usual place.
-        images, annotations: folders with the files of each kind, for a source that is registered
-            with `folders`; None: where the layout of the source has them.
+        argument: the text after the colon of ``voc:DIR``; for a source without a colon, its name.
+        size: (height, width) to resize images to, without keeping their aspect ratio. None uses the
+            source's default.
+        seed: random seed for scenes or splits that the source generates.
+        max_bad: how many faulty files to leave out before refusing the data set.
+        class_names: the classes; None uses those that the source states or finds.
+        data_dir: the folder for downloaded data sets; None uses the default folder.
+        images, annotations: folders with the images and annotations, for sources registered with
+            `folders`. None uses the source's own layout.
     """
 
     argument: str
@@ -104,18 +104,18 @@ class SceneRequest:
 
 
 def register(name: str, **facts: Any) -> Callable[[Any], Any]:
-    """Decorator that makes a function ``SceneRequest -> Scenes`` known as `name`.
+    """Decorator that registers a function ``SceneRequest -> Scenes`` as `name`.
 
     Args:
-        name: the name of the set, or what stands before the colon.
-        **facts: `argument` is what stands after the colon, for messages; none: no colon.
-            `folders`: whether images and annotations may lie in folders of their own.
+        name: the name of the data set, or the text before the colon.
+        **facts: `argument` describes the text after the colon, for messages; without it, the name
+            takes no colon. `folders`: whether images and annotations may be in separate folders.
     """
     return scene_sources.register(name, **facts)
 
 
 def is_scenes(name: str) -> bool:
-    """Whether `name` is known as a detection data set (`digits` is one for classification too)."""
+    """Whether `name` is a known detection data set (`digits` is also a classification data set)."""
     return name.partition(":")[0] in scene_sources or name.partition("/")[0] == "voc"
 
 
@@ -133,13 +133,13 @@ def load_scenes(
     """Load a detection data set.
 
     Args:
-        name: ``digits`` (digits at random places on a canvas), ``voc:DIR`` (a folder as Pascal VOC
-            has it), ``voc/2007`` or another set of boxes of tensorflow-datasets.
+        name: ``digits`` (digits at random positions on a canvas), ``voc:DIR`` (a folder in Pascal
+            VOC's layout), ``voc/2007`` or another detection data set of tensorflow-datasets.
         size, seed, max_bad, class_names, data_dir, images, annotations: see `SceneRequest`.
 
     Raises:
-        UserError: the set is not known, not there or has too many faulty files, class names are
-            not different lines of text, or one of its splits has no image or no box.
+        UserError: the data set is unknown, missing or has too many faulty files; class names are
+            not distinct single lines of text; or a split has no image or no box.
     """
     kind, colon, argument = name.partition(":")
     if kind not in scene_sources and not colon:
@@ -147,7 +147,7 @@ def load_scenes(
     facts = scene_sources.facts(kind)
     expected = facts.get("argument")
     if expected and not argument:
-        raise UserError(f"detection data {name!r}: {scene_sources.name(kind)}:{expected} expected")
+        raise UserError(f"detection data {name!r}: expected {scene_sources.name(kind)}:{expected}")
     if colon and not expected:
         raise UserError(f"detection data {name!r}: {kind!r} takes nothing after a colon")
     folders = [
@@ -156,8 +156,7 @@ def load_scenes(
     ]
     if any(folders[1:]) and not facts.get("folders"):
         raise UserError(
-            f"detection data {name!r} has no folders of images and annotations: voc:DIR expected "
-            "with them"
+            f"detection data {name!r} takes no folders of images and annotations: only voc:DIR does"
         )
     names = tuple(class_names) if class_names else None
     check_class_names("detection classes", names or ())
@@ -170,9 +169,9 @@ def load_scenes(
         if not split.objects:
             raise UserError(
                 f"{scenes.name}: {len(split)} {part} images without a single box: a detector "
-                "needs some to learn from and some to be judged by"
+                "needs boxes for training and for testing"
             )
     if all(are_constant(image[None])[0] for image in scenes.train.images):
-        note = f"{scenes.name}: every training image is of a single colour: is it read right?"
+        note = f"{scenes.name}: every training image has a single colour: was it read correctly?"
         scenes = replace(scenes, notes=(*scenes.notes, note))
     return scenes

@@ -1,4 +1,4 @@
-"""Which images are kept for what, by seed."""
+"""Choose images for validation, testing and labels, by seed."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import numpy as np
 from registry import UserError
 
 VALIDATION, LABELLED, TEST, FRACTION = 0, 1, 2, 3
-"""Streams of random numbers."""
+"""Each use has its own stream of random numbers."""
 
 
 def _stratified_rows(
     labels: np.ndarray, fraction: float, random: np.random.Generator
 ) -> np.ndarray:
-    """Rows of a share of the images, int64 [M], ascending.
+    """Choose a share of the images, stratified; their rows as int64 [M], ascending.
 
-    Each class gives its share, as far as whole images allow (largest remainder), and keeps at
-    least one image. M is round(fraction N) where classes have enough images, and at least 1.
+    Each class contributes its share, rounded to whole images by the largest remainders, and keeps
+    at least one image. M is round(fraction N) if classes have enough images, and at least 1.
     """
     counts = np.bincount(labels)
     share = fraction * counts
@@ -33,12 +33,12 @@ def _stratified_rows(
 
 
 def validation_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Rows of the validation images, stratified.
+    """Choose the validation images, stratified by class.
 
     Args:
-        labels: integers [N], each class from 0 on.
-        fraction: share of all images, in [0, 1); 0: no images, above 0: at least one.
-        seed: which images, at least 0.
+        labels: integers [N], classes numbered from 0.
+        fraction: share of all images, in [0, 1). 0 gives no images, above 0 at least one.
+        seed: decides which images; at least 0.
 
     Returns:
         int64 [M], ascending.
@@ -49,26 +49,26 @@ def validation_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarra
 
 
 def rows_for_testing(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Rows of the test images of a set that has none of its own. As `validation_rows`."""
+    """Choose test images of a data set that has none. Arguments as for `validation_rows`."""
     return _stratified_rows(labels, fraction, np.random.default_rng([seed, TEST]))
 
 
 def fraction_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Rows of a share of each class, but at least one image of it.
+    """Choose a share of each class, at least one image per class.
 
     Args:
-        labels: integers [N], each class from 0 on.
-        fraction: of each class, in (0, 1]. A larger one holds the images of a smaller one.
-        seed: which images, at least 0.
+        labels: integers [N], classes numbered from 0.
+        fraction: share of each class, in (0, 1]. A larger share includes the images of a smaller.
+        seed: decides which images; at least 0.
 
     Returns:
         int64 [M], ascending.
 
     Raises:
-        UserError: `fraction` is out of its range.
+        UserError: `fraction` is out of range.
     """
     if not 0 < fraction <= 1:
-        raise UserError(f"a fraction of {fraction} of the labels: above 0 up to 1 expected")
+        raise UserError(f"a fraction of {fraction} of the labels: expected above 0, at most 1")
     random = np.random.default_rng([seed, FRACTION])
     chosen = []
     for label in np.unique(labels):
@@ -80,28 +80,28 @@ def fraction_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 def keep_labels(
     labels: np.ndarray, per_class: int, seed: int, class_names: tuple[str, ...]
 ) -> np.ndarray:
-    """Labels of which `per_class` of each class are kept and the others are -1.
+    """Keep `per_class` labels of each class and replace the others by -1.
 
     Args:
         labels: integers [N] in 0..classes-1.
-        per_class: labels to keep of each class.
-        seed: which images, at least 0.
+        per_class: how many labels of each class to keep.
+        seed: decides which images keep their labels; at least 0.
         class_names: for messages.
 
     Returns:
         int32 [N].
 
     Raises:
-        UserError: `per_class` is less than 1 or more than a class has.
+        UserError: `per_class` is below 1 or above the number of images of a class.
     """
     if per_class < 1:
-        raise UserError(f"{per_class} labelled images a class: at least 1 expected")
+        raise UserError(f"{per_class} labelled images per class: expected at least 1")
     counts = np.bincount(labels, minlength=len(class_names))
     if counts.min() < per_class:
         fewest = int(np.argmin(counts))
         raise UserError(
-            f"{per_class} labelled images a class asked, but class {class_names[fewest]!r} has "
-            f"only {counts[fewest]} training images: at most {counts[fewest]} expected"
+            f"{per_class} labelled images per class requested, but class {class_names[fewest]!r} "
+            f"has only {counts[fewest]} training images: expected at most {counts[fewest]}"
         )
     random = np.random.default_rng([seed, LABELLED])
     kept = np.full(len(labels), -1, np.int32)

@@ -1,4 +1,4 @@
-"""Mean and deviation of each channel, and whether there is anything to be seen in the images."""
+"""Mean and standard deviation of each channel, and checks for images of a single colour."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import numpy as np
 from dataloader.data import Split
 
 CHUNK_BYTES = 2**26
-"""Of images looked at in one go."""
+"""How many bytes of images to read at a time."""
 
 
 def channel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel over all pixels of all images of `split`.
+    """Mean and standard deviation of each channel over all pixels of `split`.
 
-    Over an evenly spaced sample of the images where their store asks for one. The deviation of a
-    channel that is constant is given as 1, so that it can be divided by.
+    If the store sets `statistics_sample`, an evenly spaced sample of that many images is used. The
+    deviation of a constant channel is reported as 1, to make it safe to divide by.
 
     Returns:
-        (mean, deviation), a float in 0..255 a channel each.
+        (mean, deviation), each with one float in 0..255 per channel.
     """
     count = len(split)
     sample = min(count, split.store.statistics_sample or count)
@@ -37,12 +37,12 @@ def channel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ..
 
 
 def are_constant(images: np.ndarray) -> np.ndarray:
-    """For each image of uint8 [N,H,W,C] whether it is of a single colour, bool [N]."""
+    """Whether each image of uint8 [N,H,W,C] has a single colour, bool [N]."""
     return (images == images[:, :1, :1]).all((1, 2, 3))
 
 
 def all_constant(split: Split) -> bool:
-    """Whether every image of `split` is of a single colour. Stops at the first that is not."""
+    """Whether every image of `split` has a single colour; stops soon after one that has not."""
     step = 64
     return all(
         are_constant(split.images(range(start, min(start + step, len(split)))).numpy()).all()

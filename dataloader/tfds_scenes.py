@@ -1,4 +1,4 @@
-"""Detection sets of tensorflow-datasets, such as ``voc/2007``."""
+"""Detection data sets of tensorflow-datasets, for example ``voc/2007``."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ OBJECTS = "objects"
 
 @register("tfds", argument="NAME")
 def tfds_scenes(request: SceneRequest) -> Scenes:
-    """A set with ``image`` and ``objects`` of ``bbox`` and ``label``, from `data_dir` or downloaded
-    to it. Trained on ``train`` and ``validation``, scored on ``test``; without ``test`` trained on
-    ``train`` and scored on ``validation``."""
+    """A data set with ``image`` and ``objects`` (``bbox``, ``label``).
+
+    It is read from `request.data_dir`, and downloaded to it if necessary.
+    ``train`` and ``validation`` are for training, ``test`` is for testing. Without ``test``,
+    ``train`` is for training and ``validation`` for testing.
+    """
     builder = builder_of(request.argument, request.data_dir)
     labels = _label_feature(builder)
     prepare(builder)
@@ -41,8 +44,8 @@ def tfds_scenes(request: SceneRequest) -> Scenes:
 
 
 def _label_feature(builder: Any) -> Any:
-    """The objects' ClassLabel; raises UserError where the set has no boxes."""
-    import tensorflow_datasets as tfds  # takes seconds, and most runs do without
+    """The objects' ClassLabel. Raises UserError if the data set has no boxes."""
+    import tensorflow_datasets as tfds  # takes seconds, and most runs do not need it
 
     features = builder.info.features
     if "image" in features and OBJECTS in features:
@@ -51,13 +54,13 @@ def _label_feature(builder: Any) -> Any:
         if all(name in inner and isinstance(inner[name], kind) for name, kind in kinds.items()):
             return inner["label"]
     raise UserError(
-        f"data set {builder.name!r} of tensorflow-datasets has no {OBJECTS} with bbox and label: a "
-        "detection set expected, such as voc/2007"
+        f"data set {builder.name!r} of tensorflow-datasets has no {OBJECTS} with bbox and label; "
+        "expected a detection data set, for example voc/2007"
     )
 
 
 def _read(builder: Any, split: str, size: tuple[int, int]) -> SceneSplit:
-    """The images of `split` in the order of the set's files."""
+    """The images of `split`, in the order of the data set's files."""
     count = sum(builder.info.splits[name].num_examples for name in split.split("+"))
     check_memory(
         count * size[0] * size[1] * 3, f"data set {builder.name!r} ({count} images of {size})",
@@ -86,6 +89,6 @@ def _read(builder: Any, split: str, size: tuple[int, int]) -> SceneSplit:
     except tf.errors.OpError as error:
         raise UserError(
             f"data set {builder.name!r} in {builder.data_path} is damaged "
-            f"({error.message.splitlines()[0][:200]}): remove that folder and load the set again"
+            f"({error.message.splitlines()[0][:200]}): remove that folder and load the data again"
         ) from error
     return SceneSplit(np.stack(images), boxes, labels, difficult)

@@ -1,4 +1,4 @@
-"""Folders as Pascal VOC has them: images, an XML file of boxes for each, lists of names."""
+"""Folders in Pascal VOC's layout: images, an XML file with the boxes of each, lists of names."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ DEFAULT_SIZE = (160, 160)
 IMAGES, ANNOTATIONS = "JPEGImages", "Annotations"
 LIST_FOLDERS = ("ImageSets/Main", "ImageSets", "")
 LISTS = (("trainval", "test"), ("train", "test"), ("trainval", "val"), ("train", "val"))
-"""Lists of training and of test images; the first pair that is there counts. VOC 2012 has no test
-annotations: there `train` and `val` do it."""
+"""Lists of training and of test images; the first pair that exists is used. VOC 2012 has no test
+annotations, so `train` and `val` are used there."""
 LIST_NAMES = ("trainval", "train", "val", "test")
 TEST_SHARE = 0.2
-"""Of the images, where there is no list."""
+"""The share of test images if there are no lists."""
 NAMED = 5
-"""So many faults are named in one line of a message."""
+"""How many faults a message lists in one line."""
 MOST_XML = 2**24
-"""Bytes of an annotation."""
+"""The largest annotation file to read, in bytes."""
 
 _DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
 _FLAG = re.compile(r"\s+(-1|0|1)$")
@@ -52,13 +52,15 @@ _LONGEST_SIZE = 9
 
 
 class _Fault(Exception):
-    """What is wrong with a file."""
+    """Describes what is wrong with a file."""
 
 
 @dataclass(frozen=True)
 class _Files:
-    """What lies where: annotations and images by their names, which are paths relative to their
-    folder without the suffix, as Unicode composes them (NFC)."""
+    """The files of annotations and images, by name.
+
+    Names are paths relative to their folder, without the suffix, in Unicode's composed form (NFC).
+    """
 
     annotation_folder: Path
     image_folder: Path
@@ -68,8 +70,17 @@ class _Files:
 
 @dataclass(frozen=True)
 class _Annotated:
-    """What an XML file says: `size` (height, width) or None where it does not say; `boxes`
-    float64 [n,4] (left, top, right, bottom), names and `difficult` of the objects."""
+    """The contents of an XML file.
+
+    Attributes:
+        name: the image's name.
+        file: the XML file.
+        image: the image file.
+        size: (height, width), or None if the file does not state it.
+        boxes: float64 [n,4]: left, top, right, bottom.
+        classes: the name of each object's class.
+        difficult: bool [n].
+    """
 
     name: str
     file: Path
@@ -84,16 +95,19 @@ class _Annotated:
 def voc(request: SceneRequest) -> Scenes:
     """``voc:DIR``: ``JPEGImages/NAME.jpg``, ``Annotations/NAME.xml``, ``ImageSets/Main/LIST.txt``.
 
-    Images and annotations may lie in other folders (`request.images`, `request.annotations`), also
-    in one. Trained on ``trainval`` (or ``train``), scored on ``test`` (or ``val``); without lists a
-    fifth of the annotated images, chosen by `seed`, is scored on. Without given names the
-    classes are those of at least two training images: a name that stands in one file alone is taken
-    for a slip. Files that are missing, cut off, unreadable, of another size than their annotation
-    says or with a class or box that cannot be are left out, up to `max_bad`; a box without area
-    is left out alone, one that reaches out of its image is cut off there. Each is told.
+    Images and annotations may be in other folders (`request.images`, `request.annotations`), even
+    in the same one. ``trainval`` (or ``train``) is for training, ``test`` (or ``val``) for testing.
+    Without lists, a fifth of the annotated images, chosen by `seed`, is for testing. If no class
+    names are given, the classes are those that occur in at least two training images: a name that
+    occurs in a single file is assumed to be a mistake.
 
-    Boxes are those of the image as a person sees it, turned as its EXIF note says. VOC counts
-    pixels from 1 and a box's last pixel as part of it: 1..1 is 0..1 here.
+    An image is left out if a file is missing, cut off or unreadable, if its size differs from the
+    annotation's, or if a class is unknown or a box lies outside the image. More than `max_bad` such
+    images are refused. A box without area is dropped, and a box that extends beyond its image is
+    clipped. There is a note for each.
+
+    Boxes refer to the image as displayed, rotated according to its EXIF orientation. VOC counts
+    pixels from 1 and includes a box's last pixel: its 1..1 is 0..1 here.
     """
     top = Path(request.argument).expanduser()
     files = _files(top, request)
@@ -114,11 +128,13 @@ def voc(request: SceneRequest) -> Scenes:
             bad[each.name] = f"{_shown(each.image)}: {fault}"
     notes += _refuse_or_note(f"voc:{top}", bad, request.max_bad, len(names))
     if not class_names:
-        raise UserError(f"voc:{top}: no class is in two training images: name them, or add images")
+        raise UserError(
+            f"voc:{top}: no class occurs in two training images: name the classes, or add images"
+        )
     brightest = max((finding.brightest for finding in findings), default=0)
     white = white_of(brightest)
     if 0 < brightest <= WHITES[-2]:
-        notes.append(f"voc:{top}: no image of 16 bits has a value above {white}, taken for white")
+        notes.append(f"voc:{top}: no 16-bit image has a value above {white}, which becomes white")
     splits = []
     for names in lists:
         chosen = [good[name] for name in names if name in good and name not in bad]
@@ -128,16 +144,16 @@ def voc(request: SceneRequest) -> Scenes:
     return Scenes(f"voc:{top}", tuple(class_names), *splits, notes=tuple(notes))
 
 
-# What lies where
+# Finding files
 
 
 def _files(top: Path, request: SceneRequest) -> _Files:
-    """Raises UserError where a folder is missing or cannot be read."""
+    """Find annotations and images. Raises UserError if a folder is missing or unreadable."""
     folders = [request.annotations or top / ANNOTATIONS, request.images or top / IMAGES]
     for folder in (top, *folders):
         if not folder.is_dir():
             raise UserError(
-                f"no such folder: {printable(folder)} (voc:DIR expected, with DIR/{IMAGES} and "
+                f"no such folder: {printable(folder)} (expected voc:DIR with DIR/{IMAGES} and "
                 f"DIR/{ANNOTATIONS}, or --images and --annotations for folders elsewhere)"
             )
     annotations, images = (_listing(folder) for folder in folders)
@@ -165,7 +181,7 @@ def _named(listing: Listing, suffixes: Sequence[str]) -> Iterator[tuple[str, str
 
 
 def _lists(top: Path, files: _Files, seed: int) -> tuple[tuple[list[str], list[str]], list[str]]:
-    """The names of training and of test images, and a line for each thing to be told."""
+    """The names of training and of test images, and the notes."""
     for folder in (top / name for name in LIST_FOLDERS):
         there = [name for name in LIST_NAMES if os.path.lexists(folder / f"{name}.txt")]
         if not there:
@@ -181,8 +197,8 @@ def _lists(top: Path, files: _Files, seed: int) -> tuple[tuple[list[str], list[s
         both = sorted(set(train) & set(test))
         if both:
             raise UserError(
-                f"{len(both)} images stand in {lists[0]} and in {lists[1]}, such as {both[0]}: "
-                "test images are not to be trained on; remove them from one"
+                f"{len(both)} images are in {lists[0]} and in {lists[1]}, for example {both[0]}: "
+                "test images must not be trained on; remove them from one list"
             )
         return (train, test), []
     return _split_by_seed(top, files, seed)
@@ -201,28 +217,36 @@ def _split_by_seed(
              "seed, are the test images"]
     without = sorted(set(files.images) - set(names))
     if without:
-        notes.append(f"{len(without)} images have no annotation, such as {without[0]}: left out")
+        notes.append(
+            f"{len(without)} images have no annotation, for example {without[0]}: left out"
+        )
     return lists, notes
 
 
 def _names(file: Path, files: _Files) -> list[str]:
-    """The names in a list. Raises UserError where it cannot be read, a name stands there twice or
-    leads out of the folder."""
+    """Read the names in a list.
+
+    Raises:
+        UserError: the list cannot be read, a name occurs twice or leads out of the folder.
+    """
     names = [_name(line, files.annotations, file) for line in read_lines(file)]
     for name, count in Counter(names).items():
         if count > 1:
-            raise UserError(f"{printable(file)} has {name!r} {count} times: once expected")
+            raise UserError(f"{printable(file)} has {name!r} {count} times; expected once")
     return names
 
 
 def _name(line: str, known: Container[str], file: Path) -> str:
-    """The image that a line of a list names: with blanks in it, with or without the image's suffix,
-    and without the number behind it that VOC's lists for one class have."""
+    """The name of the image that a line of a list refers to.
+
+    The name may contain blanks and may have the image's suffix. A trailing -1, 0 or 1, as in VOC's
+    lists for single classes, is ignored.
+    """
     line = unicodedata.normalize("NFC", line)
     parts = line.replace("\\", "/").split("/")
     if ".." in parts or not parts[0] or PureWindowsPath(line).drive:
         raise UserError(
-            f"{printable(file)}: {line!r} leads out of the folder of images: names in it expected"
+            f"{printable(file)}: {line!r} leads out of the folder of images; expected names in it"
         )
     for name in (line, _FLAG.sub("", line)):
         stem, suffix = os.path.splitext(name)
@@ -234,7 +258,7 @@ def _name(line: str, known: Container[str], file: Path) -> str:
 
 
 def _shown(path: Path) -> str:
-    """The path with the folder that its kind lies in, for messages."""
+    """The file's name and its folder's name, for messages."""
     return printable("/".join(path.parts[-2:]))
 
 
@@ -242,7 +266,7 @@ def _shown(path: Path) -> str:
 
 
 def _read(files: _Files, names: Sequence[str]) -> tuple[dict[str, _Annotated], dict[str, str]]:
-    """The annotation of each image by its name, and what is wrong by name."""
+    """The annotations and the faults, both by image name."""
     annotated, bad = {}, {}
     for name in names:
         file = files.annotations.get(name, files.annotation_folder / f"{name}.xml")
@@ -250,7 +274,7 @@ def _read(files: _Files, names: Sequence[str]) -> tuple[dict[str, _Annotated], d
         try:
             if len(images) > 1:
                 both = " and ".join(_shown(image) for image in images)
-                raise _Fault(f"there are {both}: one image expected")
+                raise _Fault(f"there are {both}; expected one image")
             annotated[name] = _annotation(name, file, images[0])
         except _Fault as fault:
             bad[name] = f"{_shown(file)}: {fault}"
@@ -260,20 +284,20 @@ def _read(files: _Files, names: Sequence[str]) -> tuple[dict[str, _Annotated], d
 
 
 def _parsed(contents: bytes) -> ElementTree.Element:
-    """The XML in `contents`, in whatever encoding it declares. Raises _Fault."""
+    """Parse the XML in `contents`, in the encoding that it declares. Raises _Fault."""
     declared = _DECLARED.match(contents)
     encoding = declared[1].decode() if declared else "utf-8"
     try:
-        # As text: the parser itself knows but a few encodings.
+        # Decoded here because the parser knows only a few encodings.
         return ElementTree.fromstring(decode_text(contents, encoding))
     except ElementTree.ParseError as error:
-        raise _Fault(f"no XML, or cut off ({error})") from error
+        raise _Fault(f"not XML, or cut off ({error})") from error
     except (ValueError, LookupError) as error:
-        raise _Fault(f"no text in its encoding, {encoding} ({error})") from error
+        raise _Fault(f"not text in its encoding, {encoding} ({error})") from error
 
 
 def _annotation(name: str, file: Path, image: Path) -> _Annotated:
-    """What `file` says. Raises _Fault, or OSError where it cannot be read."""
+    """Read the annotation in `file`. Raises _Fault, or OSError if it cannot be read."""
     root = _parsed(read_bytes(file, MOST_XML))
     boxes, classes, difficult = [], [], []
     for number, element in enumerate(root.iter("object"), start=1):
@@ -307,45 +331,45 @@ def _number(element: ElementTree.Element, path: str, number: int) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise _Fault(f"object {number} has {text!r} for {path}, no number") from None
+        raise _Fault(f"object {number} has {text!r} for {path}; expected a number") from None
     if not np.isfinite(value):
-        raise _Fault(f"object {number} has {text!r} for {path}, no finite number")
+        raise _Fault(f"object {number} has {text!r} for {path}; expected a finite number")
     return value
 
 
 def _class_names(annotated: Sequence[_Annotated]) -> tuple[str, ...]:
-    """The classes of at least two images, by name."""
+    """The classes that occur in at least two images, sorted by name."""
     counts = Counter(name for each in annotated for name in set(each.classes))
     return tuple(sorted(name for name, count in counts.items() if count > 1))
 
 
 def _mismatch(each: _Annotated, finding: Finding) -> str:
-    """Why the annotation cannot be of the image; ``""`` where it can."""
+    """Why the annotation cannot belong to the image, or ``""`` if it can."""
     height, width = finding.size
     if each.size not in (None, (height, width)):
         turned = each.size == (width, height)
         return (
-            f"{width}x{height}, but its annotation says {each.size[1]}x{each.size[0]}: of "
-            f"another image{', or of this one not turned by its EXIF note' if turned else ''}?"
+            f"{width}x{height}, but its annotation says {each.size[1]}x{each.size[0]}: is it for "
+            f"another image{', or for this one without its EXIF rotation' if turned else ''}?"
         )
     left, top_edge, right, bottom = each.boxes.T
     outside = (left >= width) | (top_edge >= height) | (right <= 0) | (bottom <= 0)
-    outside &= (right > left) & (bottom > top_edge)  # else it is left out, not the image
+    outside &= (right > left) & (bottom > top_edge)  # else only the box is dropped
     if outside.any():
         number = int(np.flatnonzero(outside)[0])
-        return f"the box of object {number + 1} lies outside of its {width}x{height} pixels"
+        return f"the box of object {number + 1} lies outside its {width}x{height} pixels"
     return ""
 
 
 def _refuse_or_note(name: str, bad: dict[str, str], max_bad: int, count: int) -> list[str]:
-    """A line for each faulty image and one with their number. Raises UserError above `max_bad`."""
+    """A note for each faulty image and one with their number. Raises UserError above `max_bad`."""
     faults = list(bad.values())
     if len(faults) > max_bad:
         more = f" and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
         raise UserError(
             f"{name}: {len(faults)} of {count} images are faulty, {max_bad} allowed: "
-            f"{', '.join(faults[:NAMED])}{more}; repair or remove them from the lists, or allow "
-            "more by --max_bad"
+            f"{', '.join(faults[:NAMED])}{more}; repair them, remove them from the lists, or allow "
+            "more with --max_bad"
         )
     lines = [f"{fault}; left out" for fault in faults]
     return [*lines, f"{name}: {len(faults)} of {count} images left out"] if lines else []
@@ -354,7 +378,7 @@ def _refuse_or_note(name: str, bad: dict[str, str], max_bad: int, count: int) ->
 def _split(
     annotated: Sequence[_Annotated], class_names: Sequence[str], size: tuple[int, int], white: int
 ) -> tuple[SceneSplit, list[str]]:
-    """Images of `size`, their boxes, and a line for each box without area or beyond its image."""
+    """Images of `size` and their boxes, and a note for each box that is dropped or clipped."""
     check_memory(
         len(annotated) * size[0] * size[1] * 3, f"{len(annotated)} images of {size[0]}x{size[1]}",
         "give a smaller --scene_size",
@@ -371,8 +395,8 @@ def _split(
         sizes = list(pool.map(read, range(len(annotated))))
     boxes, labels, difficult, notes = [], [], [], []
     for each, (height, width) in zip(annotated, sizes, strict=True):
-        clipped, good, told = _clipped(each, height, width)
-        notes += told
+        clipped, good, faults = _clipped(each, height, width)
+        notes += faults
         scale = np.array([size[1], size[0]] * 2) / [width, height, width, height]
         boxes.append((clipped[good] * scale).astype(np.float32))
         numbers = [class_names.index(name) for name in each.classes]
@@ -384,14 +408,15 @@ def _split(
 def _clipped(
     each: _Annotated, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """The boxes within the image, which of them have an area, and a line for each faulty one."""
+    """The boxes clipped to the image, which of them have an area, and a note for each fault."""
     clipped = np.clip(each.boxes, 0, [width, height, width, height])
     good = np.array([_has_area(box) for box in clipped], bool)
-    beyond = good & np.any(np.abs(clipped - each.boxes) > 1, axis=1)  # 1: counted from 0
-    told = {int(number): "has no area; left out" for number in np.flatnonzero(~good)}
-    told |= {int(number): f"reaches out of its {width}x{height} pixels; cut off there"
-             for number in np.flatnonzero(beyond)}
+    # A tolerance of 1, because some annotations count pixels from 0.
+    beyond = good & np.any(np.abs(clipped - each.boxes) > 1, axis=1)
+    faults = {int(number): "has no area; left out" for number in np.flatnonzero(~good)}
+    faults |= {int(number): f"extends beyond its {width}x{height} pixels; clipped"
+               for number in np.flatnonzero(beyond)}
     return clipped, good, [
         f"{_shown(each.file)}: the box of object {number + 1} ({each.classes[number]}) {what}"
-        for number, what in sorted(told.items())
+        for number, what in sorted(faults.items())
     ]

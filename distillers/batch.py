@@ -1,4 +1,4 @@
-"""Batches as the distiller takes them."""
+"""The batches that the distiller takes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ class Batch(NamedTuple):
 
     Attributes:
         image: ``[B, H, W, C]``.
-        label: int32 ``[B]``, the number of the class, -1 where it is unknown.
-        index: int64 ``[B]``, each image's number in the training data, -1 or None where it is
-            unknown.
-        weight: float32 ``[B]``, of each image in the main loss.
+        label: int32 ``[B]``, each image's class, -1 if unknown.
+        index: int64 ``[B]``, each image's position in the training data, -1 or None if unknown.
+        weight: float32 ``[B]``, each image's weight in the main loss.
     """
 
     image: tf.Tensor
@@ -28,12 +27,12 @@ class Batch(NamedTuple):
 
 
 def as_batch(data: Any) -> Batch:
-    """A `Batch` from what Keras hands to a step.
+    """Convert the data that Keras passes to a step to a `Batch`.
 
     Args:
-        data: images or a dict ``{"image", "label", "index", "weight"}``, alone or in a tuple as
-            Keras passes it: ``(images, labels)`` or ``(images, labels, sample_weight)``. What is
-            missing is -1, and the weight 1.
+        data: images or a dict ``{"image", "label", "index", "weight"}``, alone or in a tuple, as
+            Keras passes it: ``(images, labels)`` or ``(images, labels, sample_weight)``. Missing
+            labels and indices become -1, missing weights 1.
 
     Raises:
         UserError: labels are one-hot.
@@ -46,8 +45,8 @@ def as_batch(data: Any) -> Batch:
         image, index = image["image"], image.get("index")
     if label is not None and len(label.shape) > 1 and label.shape[-1] not in (1, None):
         raise UserError(
-            f"labels are of shape {tuple(label.shape)}, one-hot perhaps; expected the number of "
-            "each image's class, (batch,): numpy.argmax(labels, axis=1) gives it"
+            f"labels have shape {tuple(label.shape)}, one-hot perhaps; expected the number of "
+            "each image's class, (batch,): use numpy.argmax(labels, axis=1)"
         )
     unknown = tf.fill(tf.shape(image)[:1], -1)
     label = unknown if label is None else tf.cast(tf.reshape(label, [-1]), tf.int32)
@@ -58,33 +57,32 @@ def as_batch(data: Any) -> Batch:
 
 
 def has_indices(data: Any) -> bool:
-    """Whether what Keras hands to a step says which images of the training data these are."""
+    """Whether the data that Keras passes to a step contains the images' indices."""
     first = data[0] if isinstance(data, tuple) else data
     return isinstance(first, dict) and "index" in first
 
 
 def with_indices(x: Any) -> Any:
-    """An array of images with their numbers, for methods that keep something for each image."""
+    """Add indices to an array of images, for methods that keep state for each image."""
     return {"image": x, "index": np.arange(len(x))} if isinstance(x, np.ndarray) else x
 
 
 def check_labels(labels: Any, classes: int) -> None:
-    """Refuse labels that name no class.
+    """Raise UserError if labels are not valid classes.
 
     Args:
-        labels: an array of class numbers ``[N]`` or ``[N, 1]``; anything that is no array of
-            numbers passes.
-        classes: how many the student tells apart.
+        labels: an array of class numbers ``[N]`` or ``[N, 1]``. Anything else is accepted.
+        classes: the student's number of classes.
 
     Raises:
-        UserError: labels are not finite, not whole, or outside of -1 to ``classes - 1``.
+        UserError: labels are not finite, not whole, or outside -1 to ``classes - 1``.
     """
     if not isinstance(labels, (np.ndarray, list)) or not np.size(labels):
         return
     values = np.asarray(labels)
     if values.dtype.kind not in "iuf" or (values.ndim > 1 and values.shape[-1] != 1):
         return
-    expected = f"expected class numbers 0 to {classes - 1}, or -1 where there is no label"
+    expected = f"expected class numbers 0 to {classes - 1}, or -1 for unlabelled images"
     if values.dtype.kind == "f" and not np.all(np.isfinite(values) & (values == np.round(values))):
         raise UserError(f"labels are not all whole numbers; {expected}")
     if values.min() < -1 or values.max() >= classes:
@@ -93,11 +91,12 @@ def check_labels(labels: Any, classes: int) -> None:
 
 
 def cross_entropy(logits: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Cross-entropy of each image ``[B]`` and whether it is labelled ``[B]``, 1 or 0.
+    """Each image's cross-entropy ``[B]``, and whether it is labelled ``[B]``, 1 or 0.
 
     Args:
         logits: ``[B, classes]``.
-        label: int32 ``[B]``, -1 where there is none.
+        label: int32 ``[B]``, -1 if unlabelled. The cross-entropy of unlabelled images is
+            meaningless.
     """
     loss = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(label, 0), logits)
     return loss, tf.cast(label >= 0, loss.dtype)

@@ -1,4 +1,4 @@
-"""Taps and logits that do not fit each other are refused before anything is trained."""
+"""Check before training that the taps and logits of teacher and student are compatible."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ def check_tap_pairs(
     equal_sizes: bool = False,
     equal_ranks: bool = False,
 ) -> None:
-    """Raise UserError unless the taps of teacher and student pair up, with sizes known beforehand.
+    """Raise UserError unless the taps of teacher and student form pairs and have static shapes.
 
     Args:
-        teacher, student: anything with a ``shape``, ``[B, H, W, D]`` or ``[B, D]``.
-        at_least: how many taps the method needs.
-        equal_channels: whether D has to be equal at each tap.
-        equal_sizes: whether H and W have to be.
-        equal_ranks: whether a map may only meet a map, a vector a vector, tokens tokens.
+        method: the method's name, for messages.
+        teacher, student: anything with a ``shape``: ``[B, H, W, D]``, ``[B, N, D]`` or ``[B, D]``.
+        at_least: the smallest number of taps the method needs.
+        equal_channels: whether D must be equal at each tap.
+        equal_sizes: whether H and W must be equal at each tap.
+        equal_ranks: whether maps may be paired only with maps, vectors with vectors and tokens with
+            tokens.
     """
     if len(teacher) != len(student) or len(teacher) < at_least:
         raise UserError(
@@ -34,8 +36,8 @@ def check_tap_pairs(
             f"{at_least}: the teacher has {len(teacher)}, the student {len(student)}"
         )
     for number, (one, other) in enumerate(zip(teacher, student, strict=True), start=1):
-        for whose, tap in (("teacher", one), ("student", other)):
-            check_known_size(method, f"tap {number} of the {whose}", tap)
+        for network, tap in (("teacher", one), ("student", other)):
+            check_known_size(method, f"tap {number} of the {network}", tap)
         both = f"in the teacher ({describe(one)})", f"in the student ({describe(other)})"
         if (equal_ranks or equal_sizes) and len(one.shape) != len(other.shape):
             kinds = [kind_of(tap) for tap in (one, other)]
@@ -57,26 +59,29 @@ def check_tap_pairs(
 
 
 def check_known_size(method: str, name: str, tap: Any) -> None:
-    """Raise UserError where the shape of the tap `name` depends on the image."""
+    """Raise UserError if the shape of the tap `name` depends on the image."""
     if None in tap.shape[1:]:
         raise UserError(
-            f"{method} needs maps of a known size, and {name} is of any ({describe(tap)}): build "
-            "the network for images of one size"
+            f"{method} needs maps of a known size, but {name} has a variable size "
+            f"({describe(tap)}): build the network for images of one size"
         )
 
 
 def same_classes(method: str, teacher: Any, student: Any) -> None:
-    """Raise UserError unless the logits ``[B, classes]`` of teacher and student are of as many."""
+    """Raise UserError unless teacher and student have equally many logits ``[B, classes]``."""
     if teacher.shape[-1] != student.shape[-1]:
         raise UserError(
-            f"{method} needs a teacher of the student's classes: the teacher has "
+            f"{method} needs a teacher with the student's classes: the teacher has "
             f"{teacher.shape[-1]} logits, the student {student.shape[-1]}"
         )
 
 
 def kind_of(tap: Any) -> str:
-    """``"a map"`` ``[B, H, W, D]``, ``"a sequence of tokens"`` ``[B, N, D]``, or ``"a vector"``
-    ``[B, D]``."""
+    """What a tap is, for messages.
+
+    ``"a map"`` for ``[B, H, W, D]``, ``"a sequence of tokens"`` for ``[B, N, D]``, ``"a vector"``
+    for ``[B, D]``.
+    """
     return {4: "a map", 3: "a sequence of tokens"}.get(len(tap.shape), "a vector")
 
 

@@ -1,4 +1,4 @@
-"""Keras' own distillation losses, and subclasses of them, as methods."""
+"""Use Keras' distillation losses, and subclasses of them, as methods."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class _OneTap(Outputs):
 
 
 class KerasLoss(Method):
-    """Any `keras.distillation.DistillationLoss`, such as ``LogitsDistillation``.
+    """Any `keras.distillation.DistillationLoss`, for example ``LogitsDistillation``.
 
-    It gets what Keras' own Distiller would give it: the outputs of the two layers that it names
-    (``teacher_layer_name``, ``student_layer_name``), or the models' outputs, all of them where a
-    model has several. Here teacher and student may be of different dtypes.
+    It gets the same inputs as in Keras' own Distiller: the outputs of the two layers that it names
+    (``teacher_layer_name``, ``student_layer_name``), or else all outputs of the models. Here
+    teacher and student may have different dtypes.
 
     Args:
         wrapped: the loss, a mean over the batch.
-        weight: of this loss, next to the main loss.
-        couples_samples: whether an image's loss depends on others of the batch.
+        weight: weight of this loss, relative to the main loss.
+        couples_samples: whether an image's loss depends on other images of the batch.
     """
 
     paper = "keras.distillation"
@@ -54,7 +54,7 @@ class KerasLoss(Method):
     def taps(self, teacher: keras.Model, student: keras.Model) -> tuple[Any, Any]:
         if not any(self._layers()):
             return None, None
-        # A layer that is not named is the last one.
+        # If only one of the layers is named, the other is the output layer.
         return tuple(
             (name or output_layer_of(model.outputs[0]),)
             for name, model in zip(self._layers(), (teacher, student), strict=True)
@@ -67,7 +67,7 @@ class KerasLoss(Method):
         return self.make_loss(teacher, student)
 
     def loss(self, teacher: Any, student: Any) -> tf.Tensor:
-        """What the wrapped loss gives for the one tap or for the outputs."""
+        """The wrapped loss of the tap or of the outputs."""
         self.wrapped.validate_outputs(teacher, student)
         return tf.convert_to_tensor(self.wrapped.compute_loss(teacher, student))
 

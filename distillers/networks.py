@@ -1,4 +1,4 @@
-"""Teacher and student as the losses see them: features of preprocessed images."""
+"""Teacher and student as the losses see them: as features of preprocessed images."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ class Network:
 
     Args:
         model: functional, from preprocessed images to logits.
-        outputs: the layers that give its features.
-        preprocessing: from a batch's images to the model's input; None: they are the same.
+        outputs: the layers that provide its features.
+        preprocessing: converts a batch's images to the model's input; None leaves them unchanged.
 
     Attributes:
-        features: the model that gives maps, embedding, logits and outputs.
+        model: as given.
+        features: a model that returns maps, embedding, logits and outputs.
+        preprocess: the preprocessing.
     """
 
     def __init__(
@@ -36,18 +38,18 @@ class Network:
         self.preprocess = preprocessing or (lambda image: image)
 
     def __call__(self, image: tf.Tensor, training: bool = False) -> dict[str, Any]:
-        """Maps, embedding, logits and outputs for a batch's images."""
+        """The maps, embedding, logits and outputs for a batch's images."""
         return self.features(self.preprocess(image), training=training)
 
 
 def check_networks(
     method: Method | Sum, student: keras.Model, teacher: keras.Model | None, main_loss: str
 ) -> None:
-    """Raise UserError where these cannot be trained together."""
+    """Raise UserError if these networks cannot be trained with this method."""
     if main_loss not in ("cross_entropy", "none"):
         raise UserError(f"main_loss must be cross_entropy or none, not {main_loss!r}")
     if method.needs_teacher and teacher is None:
-        raise UserError(f"{method.name} needs a teacher, and none was given")
+        raise UserError(f"{method.name} needs a teacher, but none was given")
     if main_loss == "none" and not method.needs_teacher:
         raise UserError("without a main loss and without a teacher there is nothing to learn")
     method.validate_model_compatibility(teacher, student)
@@ -57,8 +59,8 @@ def check_networks(
     shared = [v.path for v in teacher.variables if id(v) in ours]
     if shared:
         raise UserError(
-            f"teacher and student share variables ({shared[0]}), so the teacher would be trained "
-            "along: give the student layers of its own"
+            f"teacher and student share variables ({shared[0]}), so training the student would "
+            "change the teacher: give the student its own layers"
         )
 
 
@@ -69,14 +71,18 @@ def read_networks(
     outputs: tuple[Outputs | None, Outputs | None],
     preprocessing: tuple[Preprocessing | None, Preprocessing | None],
 ) -> tuple[Network, Network | None]:
-    """The student and the teacher with the features that the method reads.
+    """Make the student and the teacher provide the features that the method reads.
 
     Args:
-        outputs, preprocessing: of student and teacher; None: what a registered network declares,
-            or the method asks for; no preprocessing.
+        method: the method or sum.
+        student, teacher: the models; a method without a teacher ignores it.
+        outputs: the outputs of student and teacher. None uses those that the registered network
+            declares or the method asks for.
+        preprocessing: the preprocessing of student and teacher; None means no preprocessing.
 
     Raises:
-        UserError: layers are to be named, or probabilities are given where logits are read.
+        UserError: the layers to read must be named, or a model outputs probabilities where logits
+            are needed.
     """
     wanted: tuple[Any, Any] = (None, None)
     for member in method.members if method.needs_teacher else ():
@@ -96,8 +102,7 @@ def read_networks(
 def _default_outputs(
     method: Method | Sum, model: keras.Model, taps: tuple[str, ...] | None
 ) -> Outputs:
-    """Declared outputs, or those at `taps`; a method that compares no maps needs no taps to be
-    named."""
+    """The declared outputs, or those at `taps`. If the method reads no maps, taps are optional."""
     if taps is not None or method.does_read("maps"):
         return outputs_of(model, taps)
     try:
@@ -107,10 +112,10 @@ def _default_outputs(
 
 
 def _check_logits(network: str, model: keras.Model, outputs: Outputs | None = None) -> None:
-    """Raise UserError where what is taken for a network's logits are probabilities."""
+    """Raise UserError if a network outputs probabilities where logits are expected."""
     elsewhere = outputs is not None and outputs.logits != output_layer_of(model.outputs[0])
     if gives_probabilities(model) and not elsewhere:
         raise UserError(
-            f"the {network} {model.name!r} ends in a softmax, but networks give logits here: leave "
-            "it out of the last layer, or give nets.without_softmax(model)"
+            f"the {network} {model.name!r} ends in a softmax, but must output logits: remove the "
+            "softmax from the last layer, or use nets.without_softmax(model)"
         )

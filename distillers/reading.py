@@ -1,10 +1,9 @@
-"""What a method reads of both networks: how taps pair up, at which size and type they are compared,
-and which networks are refused.
+"""What a method reads from both networks: which features, at which size and in which type.
 
     class AT(Method):
         reads = Maps(sizes="smaller", vectors="skip")
 
-A reading selects features by its `key`, checks shapes before anything is trained, and prepares real
+A reading selects features by its `key`, checks their shapes before training, and prepares the real
 tensors: in at least float32, without a gradient into the teacher.
 """
 
@@ -27,28 +26,31 @@ class Reading:
     """A kind of features that a loss compares.
 
     Attributes:
-        key: its name among the features of a network.
+        key: the features' name in a network's dict of features.
     """
 
     key: ClassVar[str] = ""
 
     def check(self, method: str, teacher: Any, student: Any) -> list[str]:
-        """What a person should know of how the features are compared, a line each.
+        """Check that the features suit the method.
 
         Args:
-            method: its name, for messages.
+            method: the method's name, for messages.
             teacher, student: features, symbolic or not.
 
+        Returns:
+            Notes for the user on how the features are compared, one line each.
+
         Raises:
-            UserError: they do not fit the method.
+            UserError: the features do not suit the method.
         """
         return []
 
     def prepare(self, teacher: Any, student: Any, *, learns: bool = False) -> tuple[Any, Any]:
-        """The features as the loss gets them: of one type, at least float32.
+        """Prepare the features for the loss: both in the same type, at least float32.
 
         Args:
-            teacher, student: as `check` accepted them.
+            teacher, student: features that `check` has accepted.
             learns: whether the teacher is trained too; otherwise it gets no gradient.
         """
         student = at_least_float32(student)
@@ -58,10 +60,10 @@ class Reading:
 
 @dataclasses.dataclass(frozen=True)
 class Embedding(Reading):
-    """The embedding ``[B, D]`` of each image.
+    """The embeddings ``[B, D]``.
 
     Attributes:
-        widths: ``"any"``, or ``"equal"``.
+        widths: ``"any"``, or ``"equal"`` if both must have the same D.
     """
 
     key: ClassVar[str] = "embedding"
@@ -78,7 +80,7 @@ class Embedding(Reading):
 
 @dataclasses.dataclass(frozen=True)
 class Logits(Reading):
-    """The logits ``[B, classes]``, of equal classes."""
+    """The logits ``[B, classes]``; teacher and student must have the same classes."""
 
     key: ClassVar[str] = "logits"
 
@@ -89,18 +91,21 @@ class Logits(Reading):
 
 @dataclasses.dataclass(frozen=True)
 class Maps(Reading):
-    """The taps, shallow to deep, in pairs: maps ``[B, H, W, D]``, tokens ``[B, N, D]`` or vectors
-    ``[B, D]``.
+    """The taps, shallow to deep, in pairs of teacher and student.
+
+    Taps are maps ``[B, H, W, D]``, tokens ``[B, N, D]`` or vectors ``[B, D]``.
 
     Attributes:
-        at_least: how many pairs the method needs.
-        sizes: height and width at a pair: ``"any"``; ``"equal"``; ``"smaller"``: the larger map is
-            averaged to the size of the smaller; or ``"adapted"``: the method itself brings them to
-            one size. Unless any will do, tokens must be of one number.
-        channels: ``"any"``; ``"equal"``; or ``"adapt"``: where they differ, a 1x1 convolution that
-            is trained with the student brings its tap to the teacher's (see `Method.build`).
-        vectors: ``"keep"``, or ``"skip"``: all but maps are left out.
-        tokens: whether the method takes tokens.
+        at_least: the smallest number of pairs the method needs.
+        sizes: requirements on height and width in a pair. ``"any"``: none. ``"equal"``: they must
+            be equal. ``"smaller"``: the larger map is averaged to the size of the smaller.
+            ``"adapted"``: the method resizes them itself. Except for ``"any"``, both networks must
+            have equally many tokens.
+        channels: requirements on D in a pair. ``"any"``: none. ``"equal"``: they must be equal.
+            ``"adapt"``: if they differ, a 1x1 convolution, trained with the student, adapts the
+            student's tap to the teacher's (see `Method.build`).
+        vectors: ``"keep"``, or ``"skip"`` to use only maps.
+        tokens: whether the method accepts tokens.
         mixed: whether a map may be paired with a vector.
     """
 
@@ -122,14 +127,15 @@ class Maps(Reading):
         pairs = self.pairs(teacher, student)
         if len(pairs) < self.at_least:
             raise UserError(
-                f"{method} compares maps and needs at least {self.at_least}; of {len(teacher)} "
-                f"taps, {len(teacher) - len(pairs)} are vectors: name layers that give maps"
+                f"{method} compares maps and needs at least {self.at_least}, but "
+                f"{len(teacher) - len(pairs)} of {len(teacher)} taps are vectors: name layers that "
+                "give maps"
             )
         self._check_tokens(method, pairs)
         if self.mixed:
             return [
-                f"tap {number} ({describe(ours)}) is a vector: a matrix of one row, with one "
-                "singular vector"
+                f"tap {number} ({describe(ours)}) is a vector: it is treated as a matrix with one "
+                "row, which has one singular vector"
                 for number, ours in enumerate(student, start=1) if len(ours.shape) == 2
             ]
         if self.sizes != "smaller":
@@ -142,12 +148,12 @@ class Maps(Reading):
         ]
 
     def _check_tokens(self, method: str, pairs: list[tuple[Any, Any]]) -> None:
-        """Raise UserError where there are tokens that the method cannot compare."""
+        """Raise UserError if there are tokens that the method cannot compare."""
         for pair in pairs:
             tokens = [tap for tap in pair if len(tap.shape) == 3]
             if tokens and not self.tokens:
                 raise UserError(
-                    f"{method} compares maps [H, W, D] and vectors [D], and {describe(tokens[0])} "
+                    f"{method} compares maps [H, W, D] and vectors [D], but {describe(tokens[0])} "
                     "gives tokens: name layers that give maps or vectors"
                 )
             if len(tokens) == 2 and self.sizes != "any" and pair[0].shape[1] != pair[1].shape[1]:
@@ -160,7 +166,7 @@ class Maps(Reading):
     def prepare(
         self, teacher: Any, student: Any, *, learns: bool = False
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """Lists of taps of the teacher and of the student."""
+        """Prepare the taps. Returns a list for the teacher and one for the student."""
         pairs = [
             super(Maps, self).prepare(*pair, learns=learns)
             for pair in self.pairs(teacher, student)
@@ -170,7 +176,7 @@ class Maps(Reading):
         return [theirs for theirs, _ in pairs], [ours for _, ours in pairs]
 
     def pairs(self, teacher: Any, student: Any) -> list[tuple[Any, Any]]:
-        """The taps that are compared, in pairs of the teacher's and the student's."""
+        """The taps to compare, as (teacher, student) pairs."""
         return [
             (theirs, ours) for theirs, ours in zip(as_taps(teacher), as_taps(student), strict=True)
             if self.vectors == "keep" or len(ours.shape) == 4
@@ -179,13 +185,13 @@ class Maps(Reading):
 
 @dataclasses.dataclass(frozen=True)
 class LastMap(Reading):
-    """The last tap of each network; how many others there are does not matter.
+    """The last tap of each network, however many others there are.
 
     Attributes:
-        maps_only: whether it has to be a map ``[B, H, W, D]``.
-        sizes: ``"any"``; ``"smaller"``: the larger map is averaged to the size of the smaller; or
-            ``"adapted"``: the method itself compares them at the smaller size.
-        channels: ``"any"``, or ``"equal"``.
+        maps_only: whether it must be a map ``[B, H, W, D]``.
+        sizes: ``"any"``; ``"smaller"`` if the larger map is averaged to the size of the smaller;
+            ``"adapted"`` if the method itself compares them at the smaller size.
+        channels: ``"any"``, or ``"equal"`` if both must have the same D.
     """
 
     key: ClassVar[str] = "maps"
@@ -196,7 +202,7 @@ class LastMap(Reading):
     def check(self, method: str, teacher: Any, student: Any) -> list[str]:
         for network, taps in (("teacher", teacher), ("student", student)):
             if not len(as_taps(taps)):
-                raise UserError(f"{method} compares the last tap, and the {network} has none")
+                raise UserError(f"{method} compares the last tap, but the {network} has no taps")
             last = as_taps(taps)[-1]
             check_known_size(method, f"the last tap of the {network}", last)
             if self.maps_only and len(last.shape) != 4:
@@ -227,8 +233,10 @@ class LastMap(Reading):
 
 @dataclasses.dataclass(frozen=True)
 class Outputs(Reading):
-    """What the models themselves give, or one tap of each, in their own types: for losses that
-    were not written for this project."""
+    """The models' own outputs, or one tap of each, in their own types.
+
+    For losses that were not written for this project.
+    """
 
     key: ClassVar[str] = "outputs"
 
@@ -240,7 +248,7 @@ class Outputs(Reading):
 
 
 def as_taps(taps: Any) -> Sequence[Any]:
-    """`taps` as a list; a single tensor is the only tap."""
+    """`taps` as a list. A single tensor counts as the only tap."""
     return taps if isinstance(taps, (list, tuple)) else [taps]
 
 
@@ -251,8 +259,10 @@ def smaller_size(teacher: Any, student: Any) -> tuple[int, int]:
 
 
 def at_one_size(teacher: tf.Tensor, student: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Two maps ``[B, H, W, D]``, the larger averaged to the size of the smaller. Vectors stay as
-    they are."""
+    """Average the larger of two maps ``[B, H, W, D]`` to the size of the smaller.
+
+    Vectors are not changed.
+    """
     if len(student.shape) != 4:
         return teacher, student
     size = smaller_size(teacher, student)
@@ -260,5 +270,5 @@ def at_one_size(teacher: tf.Tensor, student: tf.Tensor) -> tuple[tf.Tensor, tf.T
 
 
 def size_text(size: Sequence[int]) -> str:
-    """``8x8``."""
+    """The text of a size, for example ``8x8``."""
     return "x".join(map(str, size))

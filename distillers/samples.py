@@ -1,4 +1,4 @@
-"""Sums and means over the samples of the global batch that count."""
+"""Sums and means over the valid or labelled samples of the global batch."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from replicas import global_sum
 
 
 def sum_over_good(values: tf.Tensor, good: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The sum of the good samples' values, times ``B / good``, so that dropped samples do not make
-    the loss smaller.
+    """The sum of the good samples' values times ``B / good``, as if no samples were dropped.
 
     Args:
-        values: ``[b]``, what each of this replica's samples loses.
+        values: ``[b]``, the losses of this replica's samples.
         good: ``[b]``, which samples count; the others get no gradient. B and the number of good
-            ones are those of all replicas together.
+            samples are taken over all replicas.
 
     Returns:
-        The scalar, and the share of samples that were dropped.
+        The sum, a scalar, and the share of dropped samples.
     """
     ones = tf.cast(good, tf.float32)
     share = tf.math.divide_no_nan(
@@ -28,14 +27,14 @@ def sum_over_good(values: tf.Tensor, good: tf.Tensor) -> tuple[tf.Tensor, tf.Ten
 
 
 def mean_over_labelled(values: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """The mean over labelled samples; 0 where there are none.
+    """The mean over labelled samples; 0 if there are none.
 
     Args:
-        values: ``[b]``, what each of this replica's samples loses.
-        labels: int32 ``[b]``, -1 where a sample has none; it then gets no gradient.
+        values: ``[b]``, the losses of this replica's samples.
+        labels: int32 ``[b]``; samples with label -1 are unlabelled and get no gradient.
 
     Returns:
-        A scalar; the replicas' average to the mean over the labelled samples of the global batch.
+        A scalar. Its average over replicas is the mean over the global batch's labelled samples.
     """
     is_labelled = labels >= 0
     ones = tf.cast(is_labelled, values.dtype)

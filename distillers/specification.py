@@ -1,4 +1,4 @@
-"""Methods as a person writes them: ``NAME``, ``NAME(hyper_parameter=value,...)``, and sums."""
+"""Parse users' specifications of methods: ``NAME``, ``NAME(hyper_parameter=value,...)``, sums."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from registry import UserError, nearest
 
 
 def parse(specification: str) -> list[tuple[str, dict[str, str]]]:
-    """A method as a person writes it, ``NAME`` or ``NAME(hyper_parameter=value,...)``, or a sum of
-    them, ``NAME+NAME(...)``.
+    """Parse ``NAME``, ``NAME(hyper_parameter=value,...)``, or a sum of them, ``NAME+NAME(...)``.
 
     Returns:
-        Of each method the name as it is registered, and the hyper-parameters as text.
+        For each method, its registered name and its hyper-parameters as text.
 
     Raises:
-        UserError: not of that form, or an unknown method.
+        UserError: a syntax error, or an unknown method.
     """
     return [plugins.parse(METHODS, part) for part in split(specification, "+") or [specification]]
 
 
 def spelled(specification: str) -> str:
-    """`specification` with names as they are registered and without spaces. Raises UserError as
-    `parse`."""
+    """`specification` with registered names and without spaces.
+
+    Raises:
+        UserError: see `parse`.
+    """
     parts = split(specification, "+") or [specification]
     return "+".join(plugins.spelled(METHODS, part) for part in parts)
 
 
 def hyper_parameters(specification: str) -> dict[str, dataclasses.Field]:
-    """The fields of the hyper-parameters of a method, or of all methods of a sum, by name."""
+    """The fields of all hyper-parameters of a method or sum, by name."""
     return {
         key: field
         for name, _ in parse(specification) for key, field in get(name).hyper_parameters().items()
@@ -45,11 +47,11 @@ def create(specification: str, **further: Any) -> Method | Sum:
     """The method that `specification` describes, with `further` hyper-parameters.
 
     Args:
-        specification: see `parse`; what it says of a hyper-parameter wins.
-        **further: values or text, for the method that has such a hyper-parameter.
+        specification: see `parse`. Its hyper-parameters take precedence.
+        **further: values or text, each for the method that has this hyper-parameter.
 
     Raises:
-        UserError: see `parse`; no method has such a hyper-parameter, or of a sum several have.
+        UserError: see `parse`; or no method, or several methods of a sum, have a hyper-parameter.
     """
     parts = parse(specification)
     if len(parts) == 1:

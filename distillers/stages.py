@@ -1,4 +1,4 @@
-"""The stages of a run: which losses take part in each, and for which epochs."""
+"""The stages of a run: which losses and which epochs belong to each."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Term:
     """A distillation loss that takes part in a stage.
 
     Attributes:
-        loss: the method's, built for the networks.
-        stage: the stage as this method declares it.
-        prefix: of the method's metrics, where there are several methods.
+        loss: the method's loss, built for the networks.
+        stage: this method's own declaration of the stage.
+        prefix: prefix of the method's metrics, if there are several methods.
     """
 
     loss: Loss
@@ -41,9 +41,9 @@ class RunStage:
     """A stage of a run with one method or a sum of several.
 
     Attributes:
-        lead: as declared by the method that has stages.
+        lead: the stage as declared by the method with several stages, or else by the first.
         terms: the losses that take part.
-        main_weight: of the main task's loss.
+        main_weight: weight of the main task's loss.
     """
 
     lead: Stage
@@ -52,12 +52,12 @@ class RunStage:
 
     @property
     def name(self) -> str:
-        """Shown while it runs."""
+        """The name to show while it runs."""
         return self.lead.name
 
     @property
     def distils(self) -> bool:
-        """Whether there is a distillation loss in it."""
+        """Whether it has a distillation loss."""
         return bool(self.terms)
 
     @property
@@ -68,13 +68,14 @@ class RunStage:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """The epochs of a run that a stage takes.
+    """A stage and its epochs in a run.
 
     Attributes:
-        stage: what is trained.
-        first, last: epochs ``first`` to ``last - 1``.
-        begins_anew: whether optimizer and learning rate schedule start with it.
-        schedule_first, schedule_last: the epochs of the schedule that it is a part of.
+        stage: the stage.
+        first, last: the epochs from ``first`` to ``last - 1``.
+        begins_anew: whether optimizer and learning rate schedule restart at its beginning.
+        schedule_first, schedule_last: the epochs, in the same form, of the learning rate schedule
+            that it belongs to.
     """
 
     stage: RunStage
@@ -88,8 +89,8 @@ class Part:
 def run_stages(losses: Sequence[Loss]) -> list[RunStage]:
     """The stages of a run with these losses.
 
-    One of them may have several stages. The others then take part in those with a main loss, whose
-    weight is the product of those that the methods give it.
+    One of the losses may have several stages. The others then take part in its stages with a main
+    loss. The weight of the main loss is the product of the methods' weights for it.
 
     Raises:
         UserError: two of the losses have stages.
@@ -115,7 +116,7 @@ def run_stages(losses: Sequence[Loss]) -> list[RunStage]:
 
 
 def parts_of_run(stages: Sequence[RunStage], epochs: int) -> list[Part]:
-    """Which epochs each stage takes; each has one epoch at least.
+    """Assign the epochs of a run to its stages, at least one each.
 
     Raises:
         UserError: there are fewer epochs than stages.
@@ -133,7 +134,7 @@ def parts_of_run(stages: Sequence[RunStage], epochs: int) -> list[Part]:
 
 
 def stage_ends(stages: Sequence[Stage], epochs: int) -> list[int]:
-    """After how many epochs of a run each stage is over; each has one epoch at least.
+    """After how many epochs of the run each stage ends. Each has at least one epoch.
 
     Raises:
         UserError: there are fewer epochs than stages.
@@ -141,8 +142,8 @@ def stage_ends(stages: Sequence[Stage], epochs: int) -> list[int]:
     if epochs < len(stages):
         names = ", ".join(stage.name for stage in stages)
         raise UserError(
-            f"{epochs} epochs, but the method has {len(stages)} stages ({names}), of at least one "
-            f"epoch each: train for {len(stages)} epochs or more"
+            f"{epochs} epochs, but the method has {len(stages)} stages ({names}), which need at "
+            f"least one epoch each: train for {len(stages)} epochs or more"
         )
     ends, share = [], 0.0
     for number, stage in enumerate(stages, start=1):

@@ -1,4 +1,4 @@
-"""What of a network's structure a method's defaults depend on."""
+"""Properties of a network's structure that methods' defaults depend on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NORMALIZATIONS = (
 
 
 def is_normalized(features: Any) -> bool:
-    """Whether any layer that leads to these features normalises; True where that is not known.
+    """Whether any layer before these features normalises; True if that is unknown.
 
     Args:
         features: symbolic tensors, in any structure of lists and dicts.

@@ -13,27 +13,27 @@ from registry import UserError
 
 
 class Sum(keras.distillation.DistillationLoss):
-    """The losses of several methods, each with its own weight, next to one main loss.
+    """The losses of several methods, each with its own weight, combined with one main loss.
 
-    The weight of the main loss is the product of those that the methods give it. Losses that are
-    added make one gradient with the main loss; those that are clipped are clipped against it. One
-    of the methods may have stages (see `distillers.stages.run_stages`).
+    The weight of the main loss is the product of the methods' weights for it. Additive losses share
+    one gradient with the main loss; clipped losses have their gradient clipped against it. One of
+    the methods may have several stages (see `distillers.stages.run_stages`).
 
     Args:
         members: the methods.
 
     Raises:
-        UserError: fewer than two methods, one of them twice, or one that needs no teacher.
+        UserError: fewer than two methods, a repeated method, or one that needs no teacher.
     """
 
     def __init__(self, members: Sequence[Method]):
         self.members = tuple(members)
         names = [member.name for member in self.members]
         if len(names) < 2 or len(set(names)) < len(names):
-            raise UserError(f"a sum is of two or more different methods, not {'+'.join(names)!r}")
+            raise UserError(f"a sum needs two or more different methods, not {'+'.join(names)!r}")
         for member in self.members:
             if not member.needs_teacher:
-                raise UserError(f"{member.name} has no loss to be summed; leave it out of the sum")
+                raise UserError(f"{member.name} has no distillation loss; leave it out of the sum")
 
     @property
     def name(self) -> str:
@@ -42,7 +42,7 @@ class Sum(keras.distillation.DistillationLoss):
 
     @property
     def paper(self) -> str:
-        """Where the methods were published."""
+        """The methods' publications."""
         return "; ".join(member.paper for member in self.members)
 
     @property
@@ -52,7 +52,7 @@ class Sum(keras.distillation.DistillationLoss):
 
     @property
     def trains_teacher(self) -> bool:
-        """Whether the teacher learns too."""
+        """Whether any method trains the teacher too."""
         return any(member.trains_teacher for member in self.members)
 
     def does_read(self, key: str) -> bool:
@@ -70,8 +70,8 @@ class Sum(keras.distillation.DistillationLoss):
         """The sum of the methods' losses, each times its weight.
 
         Args:
-            teacher_outputs, student_outputs: dicts of all that the methods read.
-            **context: see `Method.compute_loss`; each method gets what it takes.
+            teacher_outputs, student_outputs: dicts with all features that the methods read.
+            **context: see `Method.compute_loss`; each method gets the arguments that it takes.
 
         Raises:
             TypeError: no method takes one of the keyword arguments.

@@ -1,4 +1,4 @@
-"""The moving statistics of batch normalisation, computed anew from images."""
+"""Recompute the moving statistics of batch normalisation from images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tensorflow as tf
 from .keras_graph import all_layers, replaced_call
 
 Moments = dict[int, list[tuple[tf.Tensor, tf.Tensor]]]
-"""Mean and variance of each call of each layer in a pass, by the layer's place."""
+"""Mean and variance of each call of each layer in a forward pass, by the layer's number."""
 
 
 def recompute_batch_statistics(
@@ -21,25 +21,24 @@ def recompute_batch_statistics(
 ) -> int:
     """Set the moving statistics of batch normalisation to those of `batches`, in place.
 
-    Moving averages lag behind the weights: with Keras' momentum of 0.99 the first values still
-    count for a third after a hundred steps. Here each layer's mean and variance become those over
-    all positions of all batches, every batch being normalised by its own statistics on the way (as
-    after weight averaging: Izmailov et al., "Averaging weights leads to wider optima", 2018).
-    A few thousand training images are enough; the cost is that of classifying them.
+    Moving averages lag behind the weights: with Keras' momentum of 0.99, the initial values still
+    have a weight of one third after a hundred steps. Here each layer's mean and variance are
+    computed over all positions of all batches, while each batch is normalised with its own
+    statistics (as after weight averaging: Izmailov et al., "Averaging weights leads to wider
+    optima", 2018). A few thousand training images suffice, at the cost of one forward pass each.
 
-    Everything but batch normalisation works in inference mode, so that no dropout is drawn: equal
-    batches give equal statistics, and no other variable changes. A layer that is frozen
-    (``trainable = False``) keeps its statistics, and a model without batch normalisation stays as
-    it is, `batches` not being looked at.
+    All other layers run in inference mode, without dropout: equal batches give equal statistics,
+    and no other variable changes. Frozen layers (``trainable = False``) keep their statistics. A
+    model without batch normalisation is not changed, and its `batches` are not read.
 
     Args:
-        model: functional, with batch normalisation at any depth, by Keras' own computation, the
-            fused kernel or synchronised; of any dtype policy. Under a distribution strategy: call
-            it outside of the strategy's functions; the statistics are set on all replicas.
-        batches: what the model takes, preprocessed: ``[B, H, W, C]``, at least one batch.
+        model: functional, with batch normalisation at any depth (Keras' own, fused or
+            synchronised) and any dtype policy. Under a distribution strategy, call this outside the
+            strategy's functions; the statistics are set on all replicas.
+        batches: preprocessed model inputs ``[B, H, W, C]``, at least one batch.
 
     Returns:
-        The number of layers whose statistics were set.
+        The number of updated layers.
 
     Raises:
         ValueError: there are no batches, or the model does not call one of the layers.
@@ -57,12 +56,12 @@ def recompute_batch_statistics(
         moments: Moments = {}
         for place, layer in enumerate(layers):
             stack.callback(setattr, layer, "momentum", layer.momentum)
-            layer.momentum = 0.0  # the moving statistics are then those of the batch at hand
+            layer.momentum = 0.0  # the moving statistics become those of the current batch
             for variable, neutral in ((layer.moving_mean, 0), (layer.moving_variance, 1)):
                 stack.callback(variable.assign, keras.ops.convert_to_numpy(variable))
                 variable.assign(np.full(variable.shape, neutral))  # 0 times NaN is NaN
             stack.enter_context(replaced_call(layer, _recording(layer.call, place, moments)))
-        # Not as a graph: making one takes longer than a few batches do.
+        # Eager, because tracing a graph takes longer than a few batches.
         for images in batches:
             moments.clear()
             model(tf.convert_to_tensor(images), training=False)
@@ -82,7 +81,7 @@ def recompute_batch_statistics(
 
 
 def _recording(own: Callable[..., Any], place: int, moments: Moments) -> Callable[..., Any]:
-    """`own`, a layer's ``call``, in training mode, noting the statistics that it computes."""
+    """Wrap a layer's ``call`` to run in training mode and record the statistics it computes."""
     def call(
         layer: keras.layers.BatchNormalization, inputs: Any, training: Any = None, mask: Any = None
     ) -> Any:

@@ -1,4 +1,4 @@
-"""The dense layer that makes a network's logits, and what it is applied to."""
+"""Find the dense layer that computes a network's logits, and its input."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import keras
 
 from .keras_graph import Call, call_of
 
-# Calls that hand on what they get, but for its type, its shape or a random mask in training.
+# Layers that pass on their input, changing only its dtype, its shape or, in training, a mask.
 _TRANSPARENT = ("Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze")
 
 
 def classifier_of(logits: Any) -> keras.layers.Dense | None:
-    """The linear dense layer that makes symbolic logits ``[B, classes]``; None: it is no such
-    layer, or `logits` are no symbolic tensor of a graph."""
+    """The linear dense layer that computes symbolic logits ``[B, classes]``.
+
+    None if they come from another kind of layer, or if `logits` is not a symbolic tensor of a
+    graph.
+    """
     call = _made_by(logits)
     layer = call.operation if call else None
     is_linear = getattr(layer, "activation", None) in (None, keras.activations.linear)
@@ -22,10 +25,10 @@ def classifier_of(logits: Any) -> keras.layers.Dense | None:
 
 
 def averages_for_logits(logits: Any, maps: Any) -> bool:
-    """Whether symbolic logits are a linear function of the averages of `maps` over positions.
+    """Whether symbolic logits are a linear function of `maps` averaged over positions.
 
     Args:
-        logits: made by a layer that `classifier_of` gives.
+        logits: logits for which `classifier_of` finds a layer.
         maps: symbolic, ``[B, H, W, D]``.
     """
     call = _made_by(logits)
@@ -37,7 +40,7 @@ def averages_for_logits(logits: Any, maps: Any) -> bool:
 
 
 def _made_by(tensor: Any) -> Call | None:
-    """The call that made a symbolic tensor, not counting those that only hand it on."""
+    """The call that computed a symbolic tensor, skipping layers that only pass it on."""
     call = call_of(tensor)
     while call and type(call.operation).__name__ in _TRANSPARENT and len(call.inputs) == 1:
         call = call_of(call.inputs[0])

@@ -1,4 +1,4 @@
-"""Copies of models that answer as the original does."""
+"""Copy models exactly."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .keras_graph import all_layers
 from .sampling import sample_outputs
 
 _ROUNDING, _COARSE_ROUNDING = 1e-3, 0.1
-"""Differences of outputs, relative to the largest one, that rounding may explain: in float32, and
-in narrower types, where one kernel's result may differ from another's in the third digit."""
+"""Tolerated differences of outputs, relative to the largest output: in float32, and in narrower
+types, where two kernels' results may differ in the third digit."""
 
 
 def copy_model(
@@ -28,27 +28,28 @@ def copy_model(
     dtype: str | None = None,
     fuse: bool = True,
 ) -> keras.Model:
-    """A model of the same layers and weights that shares nothing with `model`.
+    """Copy a model with its weights. The copy shares nothing with `model`.
 
-    Layers may keep more than weights: an adapted `keras.layers.Normalization` keeps the tensors
-    that it computes with. So each layer hands over its state as it does when a model is saved, by
+    Layers may have state beyond their weights: an adapted `keras.layers.Normalization` keeps the
+    tensors that it computes with. So each layer transfers its state as in saving and loading, with
     ``save_own_variables`` and ``load_own_variables`` (and ``save_assets``, ``load_assets``).
-    Where sizes and dtypes stay as they are, the copy is run beside the original on two images.
+    If sizes and dtypes are unchanged, the copy is checked against the original on two images.
 
     Args:
-        model: functional. It may belong to a distribution strategy; the copy then belongs to the
-            strategy in whose scope this is called, or to none.
-        inputs: the copy's input, for images of another size; None: as `model`.
-        dtype: dtype policy of all layers of the copy, such as ``"float32"``; None: as `model`.
+        model: functional. It may belong to a distribution strategy; the copy belongs to the
+            strategy of the current scope, or to none.
+        inputs: the copy's input, for images of another size; None means that of `model`.
+        dtype: dtype policy of all layers of the copy, for example ``"float32"``; None means those
+            of `model`.
         fuse: whether the copy's batch normalisation uses the fused kernel (see
             `fuse_batch_normalization`).
 
     Raises:
-        UserError: the copy gives other outputs than `model`, because of a layer that keeps state
-            which it would not save either.
+        UserError: the outputs of the copy and of `model` differ, because a layer has state that
+            saving would lose too.
         ValueError: the layers cannot take `inputs`.
     """
-    def of_layer(policy: Any) -> Any:  # Not of a layer of strings or integers.
+    def of_layer(policy: Any) -> Any:  # layers of strings or integers keep their policy
         return dtype if dtype and "float" in str(policy) else policy
 
     model = _plain(model)
@@ -65,17 +66,17 @@ def copy_model(
 
 
 def reinitialize(model: keras.Model) -> keras.Model:
-    """A model of the same layers with fresh weights.
+    """Copy a model with fresh weights.
 
-    What was not trained but measured on data, such as the mean and the variance of an adapted
-    `keras.layers.Normalization`, is kept: it is a part of the preprocessing. The statistics of
-    batch normalisation begin anew.
+    Values that were measured on data rather than trained are kept, because they are part of the
+    preprocessing: for example, the mean and variance of an adapted `keras.layers.Normalization`.
+    The statistics of batch normalisation are reset.
 
     Args:
-        model: functional. The copy's weights depend on `keras.utils.set_random_seed` alone.
+        model: functional. The copy's weights depend only on `keras.utils.set_random_seed`.
 
     Returns:
-        The copy; all of its layers are trainable.
+        The copy. All its layers are trainable.
     """
     model = _plain(model)
     copy = _clone(model, None, lambda config: _replaced(config, "trainable", lambda _: True))
@@ -86,11 +87,10 @@ def reinitialize(model: keras.Model) -> keras.Model:
 
 
 def copy_state(source: keras.Layer, target: keras.Layer) -> None:
-    """Give a layer the weights of another one of its kind, and the state that it keeps beside them.
+    """Copy the weights and other state of a layer to another layer of the same kind.
 
     Args:
-        source, target: of one class and of the same shapes. Layers within them are left alone:
-            each of these has its own state.
+        source, target: layers of the same class and shapes. Layers within them are not copied.
     """
     store: dict[str, Any] = {}
     source.save_own_variables(store)
@@ -105,14 +105,16 @@ def copy_state(source: keras.Layer, target: keras.Layer) -> None:
 
 
 def renew_state(model: keras.Model) -> None:
-    """Let each layer of `model` compute anew what it keeps beside its weights, after these were
-    assigned one by one."""
+    """Make each layer of `model` recompute the state that depends on its weights.
+
+    Call it after assigning weights one by one.
+    """
     for layer in all_layers(model):
         copy_state(layer, layer)
 
 
 def _plain(model: keras.Model) -> keras.Model:
-    """The layers of `model` without its compilation and its class, which a copy would take over."""
+    """`model` as a plain `keras.Model`, without its class and compilation, which copies inherit."""
     model = as_functional(model)
     return keras.Model(model.input, model.output, name=model.name)
 
@@ -122,7 +124,7 @@ def _clone(
     inputs: keras.KerasTensor | None,
     change: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> keras.Model:
-    """Layers of the same configs, but for what `change` changes of them, initialised."""
+    """Clone `model` with fresh weights, after applying `change` to each layer's config."""
     return keras.models.clone_model(
         model,
         input_tensors=inputs,
@@ -132,7 +134,7 @@ def _clone(
 
 
 def _replaced(config: Any, name: str, change: Callable[[Any], Any]) -> Any:
-    """A layer's config with each entry `name` changed, also in the configs of layers within."""
+    """A layer's config with each entry `name` changed, including those of nested layers."""
     if isinstance(config, dict):
         return {key: change(entry) if key == name else _replaced(entry, name, change)
                 for key, entry in config.items()}
@@ -142,7 +144,7 @@ def _replaced(config: Any, name: str, change: Callable[[Any], Any]) -> Any:
 
 
 def _is_measured(layer: keras.Layer) -> bool:
-    """Whether all of a trainable layer's variables were measured on data, none trained."""
+    """Whether all variables of a layer were measured on data and none is trained."""
     return (
         bool(layer.weights)
         and not layer.trainable_weights
@@ -155,12 +157,12 @@ def _dtypes(model: keras.Model) -> list[str]:
 
 
 def is_narrow(model: keras.Model) -> bool:
-    """Whether some layer of `model` computes in float16 or bfloat16."""
+    """Whether any layer of `model` computes in float16 or bfloat16."""
     return any(layer.compute_dtype in ("float16", "bfloat16") for layer in all_layers(model))
 
 
 def _check_equal(model: keras.Model, copy: keras.Model) -> None:
-    """Raise UserError unless both give the same, where the inputs are floats of a known size."""
+    """Raise UserError if the outputs differ. Only checks models with float inputs of known size."""
     ours, theirs = (sample_outputs(one, any_size=False) for one in (copy, model))
     if ours is None:
         return
@@ -170,15 +172,20 @@ def _check_equal(model: keras.Model, copy: keras.Model) -> None:
                       if not type(layer).__module__.startswith("keras.")})
         raise UserError(
             f"model {model.name!r} cannot be copied: the copy's outputs differ by "
-            f"{100 * apart:.3g} % of the largest one, so a layer keeps state that it does not "
+            f"{100 * apart:.3g} % of the largest one, so a layer has state that it does not "
             f"save; give it save_own_variables and load_own_variables, or a get_config "
             f"(layers that are not Keras' own: {', '.join(own) or 'none'})"
         )
 
 
 def relative_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The largest difference of two arrays of a shape, divided by the largest entry of the second;
-    entries that are not finite have to be the same in both, otherwise it is infinite."""
+    """The largest difference between two arrays, divided by the largest entry of the second.
+
+    Infinite if their non-finite entries differ.
+
+    Args:
+        ours, theirs: arrays of the same shape.
+    """
     finite = np.isfinite(theirs)
     if not np.array_equal(ours[~finite], theirs[~finite], equal_nan=True):
         return float("inf")

@@ -1,4 +1,4 @@
-"""Size and cost of a network, as tables of networks print them."""
+"""Count the parameters and FLOPs of a network."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _LOOPS_AND_BRANCHES = {"While", "StatelessWhile", "If", "StatelessIf", "Case", "
 def count_parameters(model: keras.Model) -> int:
     """Number of parameters of a model.
 
-    Rule: every element of every variable, batch-norm statistics included (as in the paper's
-    table); metrics and the states of seed generators are not.
+    Counts every element of every variable, including batch-norm statistics (as in the paper's
+    table), but not metrics or the states of seed generators.
     """
     return sum(math.prod(weight.shape) for weight in model.weights)
 
 
 def count_flops(model: keras.Model) -> int:
-    """Floating-point operations by which a model classifies one image.
+    """Number of floating-point operations that a model needs to classify one image.
 
-    Rule: twice the multiply-adds of all convolutions (transposed and depthwise ones too) and
-    matrix products (einsum too) of one forward pass in inference mode, at a batch of one image.
-    Positions at which a kernel overlaps the padding count in full. Biases, batch normalisation,
-    activations, pooling and sums, about 0.1 % to 1 % of a network, are not counted.
+    Counts twice the multiply-adds of all convolutions (including transposed and depthwise ones) and
+    matrix products (including einsum) of one forward pass in inference mode, for one image. Kernel
+    positions that overlap the padding count in full. Biases, batch normalisation, activations,
+    pooling and sums are not counted; they make up about 0.1 % to 1 % of a network.
 
     Raises:
-        UserError: the model is not functional, its inputs' sizes are not fixed (None but for the
-            batch), or it has loops or branches, so that the number of operations is not fixed.
+        UserError: the model is not functional, its inputs have no fixed size (other than the batch
+            size), or it has loops or branches, which make the number of operations variable.
     """
     model = as_functional(model)
     for tensor in model.inputs:
@@ -55,7 +55,7 @@ def _flops_of(graph: tf.Graph, model_name: str) -> int:
     for operation in graph.get_operations():
         if operation.type in _LOOPS_AND_BRANCHES:
             raise UserError(
-                f"FLOPs of model {model_name!r} are not fixed: it has loops or branches"
+                f"cannot count the FLOPs of model {model_name!r}: it has loops or branches"
             )
         if operation.type in _CALLS:
             called = graph._get_function(operation.get_attr("f").name)
@@ -69,12 +69,14 @@ def _multiply_adds(operation: tf.Operation) -> int:
     """Multiply-adds of a convolution or matrix product; 0 for any other operation."""
     kind = operation.type
     if kind in ("Conv2D", "Conv3D"):
-        # A kernel [..., inputs of a group, outputs] meets each output once a position.
+        # The kernel is [..., inputs of a group, outputs]: each output element is a sum over all but
+        # its last axis.
         return _size(operation.outputs[0]) * math.prod(operation.inputs[1].shape[:-1])
     if kind == "DepthwiseConv2dNative":
         return _size(operation.outputs[0]) * math.prod(operation.inputs[1].shape[:2])
     if kind in ("Conv2DBackpropInput", "Conv3DBackpropInputV2"):
-        # Transposed: a kernel [..., outputs, inputs] meets each element of the input once.
+        # Transposed: the kernel is [..., outputs, inputs], and each input element is multiplied by
+        # all but its last axis.
         return _size(operation.inputs[2]) * math.prod(operation.inputs[1].shape[:-1])
     if kind == "MatMul":
         rows = operation.inputs[0].shape
@@ -91,7 +93,7 @@ def _einsum_multiply_adds(operation: tf.Operation) -> int:
     terms = operation.get_attr("equation").decode().split("->")[0].split(",")
     sizes: dict[str, int] = {}
     for term, tensor in zip(terms, operation.inputs, strict=True):
-        # An ellipsis stands for as many axes as the term leaves over.
+        # An ellipsis stands for all axes that the term does not name.
         front, _, back = term.partition("...")
         spare = len(tensor.shape) - len(front) - len(back)
         labels = [*front, *(f"...{i}" for i in range(-spare, 0)), *back]

@@ -1,9 +1,9 @@
-"""Batch normalisation in one kernel, for layers that stay Keras's own.
+"""Compute Keras' batch normalisation layers with TensorFlow's fused kernel.
 
-Keras computes batch normalisation from elementary operations on float32 copies of the map, about
-ten passes over memory and more for the gradient: most of the time of a small network's training
-step. TensorFlow has a kernel for it. A layer made to use it is still a
-`keras.layers.BatchNormalization`: what is saved, cloned or exported knows nothing of this.
+Keras computes batch normalisation with elementary operations on float32 copies of the map: about
+ten passes over memory, and more for the gradient, which is most of a small network's step time.
+TensorFlow has a fused kernel for it. A layer that uses it remains a
+`keras.layers.BatchNormalization`: saving, cloning and exporting are not affected.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ _INPUTS = (tf.float32, tf.bfloat16, tf.float16)
 
 
 def fuse_batch_normalization(layer: keras.Layer) -> keras.Layer:
-    """Let every batch normalisation in `layer` be computed by TensorFlow's fused kernel.
+    """Make every batch normalisation in `layer` use TensorFlow's fused kernel.
 
-    Results are Keras's up to rounding. Keras's own computation stays where the kernel cannot do
-    it: maps that are not ``[B, H, W, C]`` of float32, bfloat16 or float16, the statistics of a
-    batch that several replicas share, masks, renormalisation, a layer without scale or offset.
-    On a GPU, under `tf.config.experimental.enable_op_determinism`, TensorFlow refuses the gradient
-    through a layer that is frozen or called with ``training=False``.
+    The results equal Keras' up to rounding. Where the kernel does not apply, Keras' own computation
+    is used: for maps that are not ``[B, H, W, C]`` of float32, bfloat16 or float16, for batch
+    statistics synchronised over replicas, for masks, renormalisation, and layers without scale or
+    offset. On a GPU, under `tf.config.experimental.enable_op_determinism`, TensorFlow refuses the
+    gradient through a layer that is frozen or called with ``training=False``.
 
     Args:
-        layer: a layer or a model, nested ones included.
+        layer: a layer or a model, including its nested layers.
 
     Returns:
         `layer` itself.
@@ -38,7 +38,7 @@ def fuse_batch_normalization(layer: keras.Layer) -> keras.Layer:
 
 
 def _has_kernel(layer: keras.layers.BatchNormalization, maps: tf.Tensor, by_batch: bool) -> bool:
-    """`by_batch`: whether the statistics are the batch's."""
+    """Whether the fused kernel applies. `by_batch`: whether to use the batch's statistics."""
     return (
         isinstance(maps, tf.Tensor)
         and maps.shape.rank == 4
@@ -57,7 +57,7 @@ def _call(
     training: bool | None = None,
     mask: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """`keras.layers.BatchNormalization.call`."""
+    """Replaces `keras.layers.BatchNormalization.call`."""
     by_batch = bool(training and layer.trainable)
     if mask is not None or not _has_kernel(layer, inputs, by_batch):
         return keras.layers.BatchNormalization.call(layer, inputs, training=training, mask=mask)
@@ -72,7 +72,7 @@ def _call(
     outputs, batch_mean, batch_variance = tf.compat.v1.nn.fused_batch_norm(
         inputs, scale, offset, epsilon=layer.epsilon, is_training=True
     )
-    # The kernel's variance is divided by one less than the number of positions, Keras's is not.
+    # The kernel divides the variance by the number of positions minus one; Keras does not subtract.
     positions = tf.cast(tf.reduce_prod(tf.shape(inputs)[:3]), tf.float32)
     batch_variance *= tf.maximum(positions - 1, 1) / positions
     decay = layer.momentum

@@ -1,4 +1,4 @@
-"""Layers as every family of this package uses them."""
+"""Layers shared by the network families of this package."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .fused import fuse_batch_normalization
 
 
 def widened_dtype(dtype: str) -> str:
-    """`dtype`, or float32 where that is wider: for numbers that losses are computed from."""
+    """The wider of `dtype` and float32, for values that losses are computed from."""
     return keras.backend.result_type(dtype, "float32")
 
 
 def logits_layer(classes: int) -> keras.layers.Dense:
-    """The last layer, named ``logits``: float32 whatever narrower type the policy computes in."""
+    """The last layer, named ``logits``. It computes in at least float32 under any dtype policy."""
     dtype = widened_dtype(keras.config.dtype_policy().compute_dtype)
     return keras.layers.Dense(classes, kernel_initializer="he_normal", dtype=dtype, name="logits")
 
@@ -24,13 +24,14 @@ def logits_layer(classes: int) -> keras.layers.Dense:
 def batch_normalization(
     name: str, dtype: str | None = None, center: bool = True
 ) -> keras.layers.BatchNormalization:
-    """Batch normalisation with the paper's decay 0.9 and epsilon 1e-3, by the fused kernel.
+    """Batch normalisation with the paper's decay 0.9 and epsilon 1e-3, using the fused kernel.
 
-    Under a distribution strategy of several replicas the statistics are the global batch's.
+    Under a distribution strategy with several replicas, it uses the global batch's statistics.
 
     Args:
-        dtype: to compute in; None: the global policy's.
-        center: whether an offset is learned.
+        name: the layer's name.
+        dtype: the dtype to compute in; None uses the global policy's.
+        center: whether to learn an offset.
     """
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     layer = keras.layers.BatchNormalization(
@@ -42,7 +43,7 @@ def batch_normalization(
 def normalised_convolution(
     maps: keras.KerasTensor, width: int, size: int, name: str, strides: int = 1
 ) -> keras.KerasTensor:
-    """A convolution without bias, and its batch normalisation."""
+    """A convolution without bias, followed by batch normalisation."""
     convolution = keras.layers.Conv2D(
         width,
         size,
@@ -56,7 +57,7 @@ def normalised_convolution(
 
 
 def pad_channels(maps: keras.KerasTensor, width: int) -> keras.KerasTensor:
-    """`maps` between channels of zeros, `width` in all."""
+    """Pad `maps` with zero channels on both sides to `width` channels."""
     missing = width - maps.shape[-1]
     if missing:
         before = missing // 2

@@ -1,23 +1,23 @@
 """MobileNet: depthwise separable convolutions, batch normalisation and ReLU after each.
 
-The paper's networks (Lee, Kim and Song, ECCV 2018), for CIFAR-100's 32x32 images: a 3x3
-convolution, then separable blocks, of the widths (s2 = stride 2)
+The paper's networks (Lee, Kim and Song, ECCV 2018) for CIFAR-100's 32x32 images have a 3x3
+convolution, then separable blocks of these widths (s2 = stride 2):
 
 - teacher: w | 2w s2, 2w | 4w s2, 4w | 8w s2, 8w. Paper: 2.3M parameters, 98.4M FLOPs,
-  57.85 % top-1. With w = 128 and 64 filters in the first convolution 2.23M are counted.
+  57.85 % top-1. With w = 128 and 64 filters in the first convolution, we count 2.23M.
 - student: w | 2w s2 | 4w s2 | 8w s2. Paper: 0.82M parameters, 37.8M FLOPs; 56.15 % alone,
   56.53 % with FSP, 58.15 % with SSKD_SVD.
 
-The paper's parameters need ``width=128, first=64``, which is the default. The paper's published
-code has ``width=64, first=32``: 0.59M and 0.23M trainable parameters (0.60M and 0.24M with the
-statistics of batch normalisation). The FLOPs printed in the paper follow another rule than its
-VGG row: `nets.count_flops` counts 175.8M (teacher) and 73.1M (student) for the default networks.
+The paper's parameter counts correspond to ``width=128, first=64``, the default. The paper's
+published code uses ``width=64, first=32``: 0.59M and 0.23M trainable parameters (0.60M and 0.24M
+with batch-norm statistics). The paper counts these FLOPs differently from those of its VGG
+networks: `nets.count_flops` gives 175.8M (teacher) and 73.1M (student) for the default networks.
 
-Taps are the outputs of the four width stages (`stage1` ... `stage4`; the bars above part them),
-after their last ReLU: there teacher and student have equal channels and equal sizes, and there
-the published code compares them. The last one is the embedding, averaged over positions. The
-published code normalises by the batch's statistics even in the teacher and in validation; here
-inference uses the moving averages.
+The taps are the outputs of the four stages (`stage1` ... `stage4`, separated by bars above) after
+their last ReLU. There teacher and student have the same channels and sizes, and there the published
+code compares them. The embedding is the last tap, averaged over positions. The published code
+normalises with the batch's statistics even in the teacher and in validation; here inference uses
+the moving averages.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .layers import batch_normalization, check_count, logits_layer
 from .registration import declare_pair, register
 
 _STAGES = ("stage1", "stage2", "stage3", "stage4")
-# Halved three times, an image of 8x8 pixels still leaves a position of its own.
+# Three strides of 2 reduce 8x8 pixels to one position.
 _MINIMUM_SIZE = 8
 
 
@@ -46,8 +46,8 @@ def _separable(
         strides=strides,
         padding="same",
         use_bias=False,
-        # Each output sums over 3x3 inputs of one channel. Keras takes a depthwise kernel's
-        # fan-in to be 9 x channels; its "fan_out" is the 9 that He's rule means.
+        # Each output sums over 3x3 inputs of one channel. Keras computes a depthwise kernel's
+        # fan-in as 9 x channels; its "fan_out" is the 9 that He's rule requires.
         depthwise_initializer=keras.initializers.VarianceScaling(2.0, "fan_out"),
         name=f"{name}_depthwise",
     )
@@ -61,7 +61,7 @@ def _separable(
 def _mobilenet(
     image: keras.KerasTensor, classes: int, width: int, first: int, deep_blocks: int
 ) -> keras.KerasTensor:
-    """`deep_blocks`: the number of separable blocks in each stage but the first, which has one."""
+    """`deep_blocks`: number of separable blocks in every stage except the first, which has one."""
     check_count("MobileNet", "width", width)
     check_count("MobileNet", "first", first)
     convolution = keras.layers.Conv2D(
@@ -96,7 +96,7 @@ def teacher(
 def student(
     image: keras.KerasTensor, classes: int, *, width: int = 128, first: int = 64
 ) -> keras.KerasTensor:
-    """MobileNet's student. Arguments as of `teacher`."""
+    """MobileNet's student. Takes the same arguments as `teacher`."""
     return _mobilenet(image, classes, width, first, deep_blocks=1)
 
 

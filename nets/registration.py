@@ -1,4 +1,4 @@
-"""The register of networks, and of the pairs of teacher and student they form."""
+"""The registries of networks and of teacher-student pairs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from .memory import limited_memory
 
 @dataclass(frozen=True)
 class Outputs:
-    """What of a network a student is taught by, as layer names.
+    """The outputs of a network that distillation uses, as layer names.
 
     Attributes:
-        taps: the layers whose feature maps are compared, shallow to deep.
-        embedding: the layer whose output, averaged over positions, represents an image.
-        logits: the layer that gives the classes' logits.
+        taps: layers that provide the feature maps to compare, shallow to deep.
+        embedding: the layer that provides the image's representation, after averaging over
+            positions.
+        logits: the layer that provides the logits.
     """
 
     taps: tuple[str, ...]
@@ -44,25 +45,25 @@ def register(
     logits: str = "logits",
     minimum_size: int = 1,
 ) -> Callable[[Any], Any]:
-    """Decorator that makes a function known as the network `name`.
+    """Decorator that registers a function as the network `name`.
 
-    The function is called as ``function(image, classes, **options)`` with a symbolic
-    ``[B, H, W, C]`` tensor and gives the symbolic logits ``[B, classes]``. Its options are its
-    keyword-only arguments, each with a default.
+    It is called as ``function(image, classes, **options)`` with a symbolic ``[B, H, W, C]`` tensor
+    and returns the symbolic logits ``[B, classes]``. The options are its keyword-only arguments,
+    which all have defaults.
 
     Args:
-        name: the network's name, and its model's.
+        name: the name of the network and of its model.
         taps: names of the tapped layers, shallow to deep.
-        embedding: name of the layer whose output is the embedding.
-        logits: name of the layer that gives the logits.
-        minimum_size: the least height and width of an image, in pixels.
+        embedding: name of the layer that outputs the embedding.
+        logits: name of the layer that outputs the logits.
+        minimum_size: the smallest height and width of an image, in pixels.
     """
     outputs = Outputs(tuple(taps), embedding, logits)
     return _networks.register(name, outputs=outputs, minimum_size=minimum_size)
 
 
 def declare_pair(name: str, *, teacher: str, student: str) -> None:
-    """Make it known that the networks `teacher` and `student` form the pair `name`."""
+    """Register the networks `teacher` and `student` as the pair `name`."""
     _pairs.register(name)((teacher, student))
 
 
@@ -77,33 +78,38 @@ def pairs() -> list[str]:
 
 
 def pair(name: str) -> tuple[str, str]:
-    """The names of teacher and student of a pair, such as ``pair("VGG")``.
+    """The names of a pair's teacher and student, for example of ``pair("VGG")``.
 
     Raises:
-        UserError: there is no such pair; the message names the nearest one.
+        UserError: there is no such pair; the message suggests the closest name.
     """
     return _pairs.get(name)
 
 
 def declared_outputs(name: str) -> Outputs | None:
-    """The outputs that the network `name` declares; None where no network has this name."""
+    """The declared outputs of the network `name`; None if there is no such network."""
     return _networks.facts(name)["outputs"] if name in _networks else None
 
 
 def minimum_size(name: str) -> int | None:
-    """The least height and width of images, in pixels, that the network `name` takes; None where no
-    network has this name."""
+    """The smallest height and width, in pixels, of images for the network `name`.
+
+    None if there is no such network.
+    """
     return _networks.facts(name)["minimum_size"] if name in _networks else None
 
 
 def registered_name(name: str) -> str:
-    """`name` as it is registered, or as Keras spells it (``keras.applications:NAME``). Raises
-    UserError, naming the nearest, where it is unknown."""
+    """`name` in its registered spelling, or in Keras' (``keras.applications:NAME``).
+
+    Raises:
+        UserError: `name` is unknown; the message suggests the closest name.
+    """
     return application_name(name) if is_application(name) else _networks.name(name)
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, int | float]:
-    """Options of a network as a person writes them: ``["width=64", "dropout=0"]``.
+    """Parse a user's network options: ``["width=64", "dropout=0"]``.
 
     Raises:
         UserError: not of the form ``name=number``.
@@ -126,26 +132,24 @@ def build(
     classes: int = 100,
     **options: Any,
 ) -> keras.Model:
-    """A registered network with fresh weights.
+    """Build a registered network with fresh weights.
 
-    The weights depend on `keras.utils.set_random_seed` alone. The model has the registered name,
-    by which `outputs_of` finds its taps, also after a save and a load.
+    The weights depend only on `keras.utils.set_random_seed`. The model has the registered name, by
+    which `outputs_of` finds its taps, even after saving and loading.
 
     Args:
-        name: a registered name; case, ``-`` and ``_`` do not matter. Or
-            ``keras.applications:NAME``.
-        input_shape: (height, width, channels) of the images, which come as floats, normalised
-            already, any number of them at a time.
+        name: a registered name (case, ``-`` and ``_`` are ignored) or ``keras.applications:NAME``.
+        input_shape: (height, width, channels) of the images. The model takes batches of any size of
+            normalised float images.
         classes: number of classes, at least 1.
-        **options: of the network, for example ``dropout=0.0``; see the function registered.
+        **options: options of the network, for example ``dropout=0.0``; see the registered function.
 
     Returns:
         A functional model from ``[B, H, W, C]`` to logits ``[B, classes]``. The logits are
-        float32 under a mixed policy too (float64 under float64).
+        float32, even under a mixed policy (float64 under float64).
 
     Raises:
-        UserError: unknown name or option, an input size that the network cannot take, or sizes for
-            which there is no memory.
+        UserError: unknown name or option, unsupported input size, or not enough memory.
     """
     if is_application(name):
         with limited_memory(f"network {name}", _SMALLER):
@@ -168,7 +172,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _checked_shape(name: str, shape: Any, minimum: int) -> tuple[int, int, int]:
-    """`shape` as three integers; raises UserError where the network cannot take it."""
+    """`shape` as three integers. Raises UserError if the network cannot take it."""
     given = tuple(shape) if isinstance(shape, (list, tuple)) else shape
     if not (isinstance(given, tuple) and len(given) == 3 and all(map(_is_count, given))):
         raise UserError(

@@ -1,18 +1,20 @@
 """ResNet: residual blocks of two 3x3 convolutions, as for CIFAR (He et al., CVPR 2016, 4.2).
 
-Not of the papers ported here: the residual networks that distillation is compared on in most of the
-literature. A 3x3 convolution of w filters, then three groups of n blocks with widths w, 2w
-(stride 2) and 4w (stride 2): 6n + 2 layers with weights. Batch normalisation after every
-convolution, ReLU after each but a block's last, whose ReLU follows the sum with the shortcut. The
-shortcut has no weights (their option A): every second pixel, and zeros for the new channels.
+Most of the distillation literature compares methods on these networks; they are not from the papers
+ported here. A 3x3 convolution with w filters is followed by three groups of n blocks with widths w,
+2w (stride 2) and 4w (stride 2): 6n + 2 layers with weights. Every convolution is followed by batch
+normalisation and ReLU, but in a block's last one the ReLU comes after adding the shortcut. The
+shortcut has no weights (their option A): it takes every second pixel and pads new channels with
+zeros.
 
-- teacher: 32 layers, w = 16. 0.46M parameters as printed in the paper for 10 classes.
+- teacher: 32 layers, w = 16. 0.46M parameters, as stated in the paper for 10 classes.
 - student: 8 layers, w = 16.
 
-Others, such as RepDistiller, put a 1x1 convolution into the shortcut of a group's first block.
+Other implementations, for example RepDistiller, use a 1x1 convolution in the shortcut of a group's
+first block.
 
-Taps are the first convolution's output after its ReLU (`block0`) and those of the three groups
-(`block1` ... `block3`). The last one is the embedding, averaged over positions.
+The taps are the outputs of the first convolution (`block0`) and of the three groups (`block1` ...
+`block3`), each after its ReLU. The embedding is the last tap, averaged over positions.
 """
 
 from __future__ import annotations
@@ -25,12 +27,12 @@ from .layers import check_count, logits_layer, normalised_convolution, pad_chann
 from .registration import declare_pair, register
 
 _GROUPS = ("block0", "block1", "block2", "block3")
-# Halved twice, an image of 4x4 pixels still leaves a position of its own.
+# Two strides of 2 reduce 4x4 pixels to one position.
 _MINIMUM_SIZE = 4
 
 
 def _shortcut(maps: keras.KerasTensor, width: int, strides: int, name: str) -> keras.KerasTensor:
-    """Every pixel or every second one, between channels of zeros."""
+    """Every pixel, or with stride 2 every second one, padded with zero channels to `width`."""
     if strides > 1:
         maps = keras.layers.MaxPooling2D(1, strides, padding="same", name=f"{name}_pixels")(maps)
     return pad_channels(maps, width)
@@ -39,7 +41,7 @@ def _shortcut(maps: keras.KerasTensor, width: int, strides: int, name: str) -> k
 def _block(
     maps: keras.KerasTensor, width: int, strides: int, name: str, output: str
 ) -> keras.KerasTensor:
-    """`output` names the last ReLU."""
+    """A residual block; `output` names its last ReLU."""
     residual = normalised_convolution(maps, width, 3, f"{name}_conv1", strides)
     residual = keras.layers.ReLU(name=f"{name}_relu1")(residual)
     residual = normalised_convolution(residual, width, 3, f"{name}_conv2")
@@ -86,7 +88,7 @@ def teacher(
 def student(
     image: keras.KerasTensor, classes: int, *, depth: int = 8, width: int = 16
 ) -> keras.KerasTensor:
-    """ResNet's student. Arguments as of `teacher`."""
+    """ResNet's student. Takes the same arguments as `teacher`."""
     return _resnet(image, classes, depth, width)
 
 

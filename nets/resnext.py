@@ -1,19 +1,20 @@
 """ResNeXt: residual blocks of parallel bottleneck paths.
 
-The paper's networks (Lee, Kim and Song, ECCV 2018), for CIFAR-100's 32x32 images: a 3x3
-convolution of 64, then three blocks of widths 64, 128 (stride 2) and 256 (stride 2). In a block
-`paths` paths of 1x1-64 and 3x3-64 are concatenated and led through a 1x1 convolution; batch
-normalisation after every convolution, ReLU after each but the last, whose ReLU follows the sum
-with the shortcut: 2x2 average pooling and zero-padded channels.
+The paper's networks (Lee, Kim and Song, ECCV 2018) for CIFAR-100's 32x32 images have a 3x3
+convolution with 64 filters, then three blocks of widths 64, 128 (stride 2) and 256 (stride 2). In a
+block, `paths` parallel paths of a 1x1 and a 3x3 convolution with 64 filters are concatenated and
+passed through a 1x1 convolution. Every convolution is followed by batch normalisation and ReLU, but
+in a block's last one the ReLU comes after adding the shortcut: 2x2 average pooling and zero-padded
+channels.
 
 - teacher: 4 paths. 0.66M parameters, 547.3M FLOPs in the paper (542.6M by `nets.count_flops`,
-  which leaves out what is no convolution or matrix product), 66.58 % top-1. The paper's published
-  code has 8 paths: 1.28M trainable parameters (1.29M with the statistics of batch normalisation).
+  which counts only convolutions and matrix products), 66.58 % top-1. The paper's published code
+  has 8 paths: 1.28M trainable parameters (1.29M with batch-norm statistics).
 - student: 2 paths. 0.34M parameters, 247.6M FLOPs in the paper (273.1M by `nets.count_flops`);
   64.00 % alone, 63.60 % with FSP, 65.43 % with SSKD_SVD.
 
-Taps are the first convolution's output after its ReLU (`block0`) and those of the three blocks
-(`block1` ... `block3`). The last one is the embedding, averaged over positions.
+The taps are the outputs of the first convolution (`block0`) and of the three blocks (`block1` ...
+`block3`), each after its ReLU. The embedding is the last tap, averaged over positions.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from .registration import declare_pair, register
 
 _BLOCKS = ("block0", "block1", "block2", "block3")
 _PATH_WIDTH = 64
-# Halved twice, an image of 4x4 pixels still leaves a position of its own.
+# Two strides of 2 reduce 4x4 pixels to one position.
 _MINIMUM_SIZE = 4
 
 
@@ -70,14 +71,14 @@ def teacher(image: keras.KerasTensor, classes: int, *, paths: int = 4) -> keras.
     Args:
         image: ``[B, H, W, C]``, at least 4x4 pixels.
         classes: number of classes.
-        paths: number of parallel paths in a block.
+        paths: number of parallel paths per block.
     """
     return _resnext(image, classes, paths)
 
 
 @register("ResNeXt_student", taps=_BLOCKS, embedding="block3", minimum_size=_MINIMUM_SIZE)
 def student(image: keras.KerasTensor, classes: int, *, paths: int = 2) -> keras.KerasTensor:
-    """ResNeXt's student. Arguments as of `teacher`."""
+    """ResNeXt's student. Takes the same arguments as `teacher`."""
     return _resnext(image, classes, paths)
 
 

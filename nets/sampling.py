@@ -1,4 +1,4 @@
-"""What models give of random images, to compare them and to learn what their outputs are."""
+"""Run models on random images, to compare them and to find out what their outputs are."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import numpy as np
 from .functional import as_functional
 
 _ANY_SIZE = 128
-"""Height and width of the images for a model that takes any size."""
+"""Height and width of the images for models that take any size."""
 
 
 def sample_outputs(
     model: keras.Model, count: int = 1, any_size: bool = True
 ) -> list[np.ndarray] | None:
-    """The outputs of a functional model for random images, the same ones at each call.
+    """The outputs of a functional model for random images, which are the same in each call.
 
     Args:
-        model: in inference mode.
-        count: of images as networks take them (normal), and as many of raw values (0..255).
-        any_size: whether to run a model whose input is of no known size.
+        model: the model; it is run in inference mode.
+        count: number of normalised images (normally distributed), and of raw images (0..255).
+        any_size: whether to run a model that does not state the height and width of its input.
 
     Returns:
-        Each output ``[2 count, ...]`` as float64; None where the model cannot be run on images: its
-        inputs are no floats, or of no known size.
+        Each output ``[2 count, ...]`` as float64. None if the model cannot be run on such images,
+        because its inputs are not floats or their size is unknown.
     """
     model = as_functional(model)
     random = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""From a pre-trained encoder to a network with a classifier: ``tte:RUN``."""
+"""Turn a pre-trained encoder into a network with a classifier: ``tte:RUN``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PREFIX = "tte:"
 
 
 def is_pretrained(text: str) -> bool:
-    """Whether `text` is of the form ``tte:RUN``."""
+    """Whether `text` has the form ``tte:RUN``."""
     return text.lower().startswith(PREFIX)
 
 
@@ -26,22 +26,22 @@ def _encoder(text: str) -> tuple[Encoder, Path]:
     folder = Path(text[len(PREFIX) :])
     if not (folder / ENCODER_FILE).exists():
         raise UserError(
-            f"{text}: {folder} holds no {ENCODER_FILE}; give the folder of a finished run of "
+            f"{text}: {folder} contains no {ENCODER_FILE}; give the folder of a finished run of "
             "pretrain_tte.py, as tte:FOLDER"
         )
     return load_encoder(folder), folder
 
 
 def fill_from_encoder(model: keras.Model, text: str) -> None:
-    """Give `model` the weights of a pre-trained encoder, layer by layer, by name.
+    """Copy the weights of a pre-trained encoder into `model`, matching layers by name.
 
     Args:
-        model: with the encoder's layers and others after them, which stay as they are.
+        model: a model with the encoder's layers and further layers, which are not changed.
         text: ``tte:RUN``.
 
     Raises:
-        UserError: there is no such encoder, or `model` lacks one of its layers or has it in
-            another shape.
+        UserError: there is no such encoder, or `model` lacks one of its layers or has it with a
+            different shape.
     """
     encoder, _ = _encoder(text)
     own = {layer.name: layer for layer in model.layers}
@@ -54,7 +54,7 @@ def fill_from_encoder(model: keras.Model, text: str) -> None:
         if [weight.shape for weight in there] != shapes:
             found = [weight.shape for weight in there] if there else "no such layer"
             raise UserError(
-                f"{text} is of {encoder.name}, whose layer {layer.name!r} has weights {shapes}; "
+                f"{text} is a {encoder.name} with weights {shapes} in layer {layer.name!r}, but "
                 f"{model.name} has {found}: give the same network with the same options"
             )
     for layer in encoder.model.layers:
@@ -63,12 +63,12 @@ def fill_from_encoder(model: keras.Model, text: str) -> None:
 
 
 def load_pretrained(text: str, input_shape: Sequence[int], classes: int) -> Stored:
-    """A pre-trained encoder as a teacher: its network with a classifier that means nothing.
+    """Load a pre-trained encoder as a teacher: its network with an untrained classifier.
 
     Args:
         text: ``tte:RUN``.
         input_shape: (height, width, channels) of the images, for a registered network.
-        classes: their number of classes.
+        classes: number of classes.
 
     Raises:
         UserError: see `fill_from_encoder`.

@@ -1,18 +1,19 @@
 """VGG: plain 3x3 convolutions with bias and ReLU, no batch normalisation.
 
-The paper's networks (Lee, Kim and Song, ECCV 2018), for CIFAR-100's 32x32 images:
+The paper's networks (Lee, Kim and Song, ECCV 2018) for CIFAR-100's 32x32 images:
 
-- teacher: 2x64, 2x128, 3x256, 3x512 convolutions, 2x2 max-pooling after each group, then fully
-  connected 1024, 1024 and the classes. 10.9M parameters, 576.3M FLOPs, 64.44 % top-1.
-- student: 1x64, 1x128, 1x256, 1x512, pooled likewise, then 1024 and the classes. 3.8M
-  parameters, 121.3M FLOPs; 61.37 % alone, 64.54 % with FSP, 65.05 % with SSKD_SVD.
+- teacher: 2x64, 2x128, 3x256, 3x512 convolutions with 2x2 max-pooling after each group, then fully
+  connected layers of 1024, 1024 and the classes. 10.9M parameters, 576.3M FLOPs, 64.44 % top-1.
+- student: 1x64, 1x128, 1x256, 1x512 convolutions with the same pooling, then fully connected layers
+  of 1024 and the classes. 3.8M parameters, 121.3M FLOPs; 61.37 % alone, 64.54 % with FSP, 65.05 %
+  with SSKD_SVD.
 - student of VGG_stride: the same with convolutions of stride 2 and no pooling. 3.8M parameters,
-  15.6M FLOPs in the paper (33.6M by `nets.count_flops`, that is 16.8M multiply-adds); 54.17 %
+  15.6M FLOPs in the paper (33.6M by `nets.count_flops`, which is 16.8M multiply-adds); 54.17 %
   alone, 61.15 % with SSKD_SVD.
 
-Taps are the four pooled maps (`pool1` ... `pool4`), in the stride student the four convolutions'
-outputs after their ReLU. The last tap is the embedding too. A variant in the paper's published
-code taps the last hidden layer as well: `fc2` of the teacher, `fc1` of the student.
+The taps are the four pooled maps (`pool1` ... `pool4`); in the stride student, the outputs of the
+four convolutions after their ReLU. The last tap is also the embedding. A variant in the paper's
+published code also taps the last hidden layer: `fc2` of the teacher, `fc1` of the student.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from .registration import declare_pair, register
 _HIDDEN = 1024
 _POOLS = ("pool1", "pool2", "pool3", "pool4")
 _CONVOLUTIONS = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1")
-# Halved four times, an image of 16x16 pixels still leaves a position of its own.
+# Four strides of 2 reduce 16x16 pixels to one position.
 _MINIMUM_SIZE = 16
 
 
@@ -44,7 +45,7 @@ def _convolution(width: int, name: str, strides: int = 1) -> keras.layers.Conv2D
 
 
 def _widths(first: int) -> tuple[int, ...]:
-    """The channels of the four groups, doubled from one to the next."""
+    """The channels of the four groups; each has twice as many as the one before."""
     check_count("VGG", "width", first)
     return tuple(first * 2**group for group in range(4))
 
@@ -56,8 +57,8 @@ def _pooled_convolutions(
     for block, (channels, repeat) in enumerate(zip(_widths(width), repeats, strict=True), start=1):
         for i in range(1, repeat + 1):
             maps = _convolution(channels, f"block{block}_conv{i}")(maps)
-        # "same" rounds odd sizes up, as convolutions of stride 2 do: teacher and student of
-        # VGG_stride have maps of one size whatever the image's.
+        # "same" rounds odd sizes up, as convolutions of stride 2 do. So the maps of VGG_stride's
+        # teacher and student have equal sizes for every image size.
         maps = keras.layers.MaxPooling2D(2, padding="same", name=f"pool{block}")(maps)
     return maps
 
@@ -85,8 +86,8 @@ def teacher(
     Args:
         image: ``[B, H, W, C]``, at least 16x16 pixels.
         classes: number of classes.
-        dropout: share of the fully connected hidden units that training drops, in [0, 1).
-        width: channels of the first group, doubled with each further one.
+        dropout: share of the fully connected hidden units to drop in training, in [0, 1).
+        width: channels of the first group; each further group has twice as many as the one before.
     """
     maps = _pooled_convolutions(image, (2, 2, 3, 3), width)
     return _classifier(maps, classes, hidden_layers=2, dropout=dropout)
@@ -96,7 +97,7 @@ def teacher(
 def student(
     image: keras.KerasTensor, classes: int, *, dropout: float = 0.5, width: int = 64
 ) -> keras.KerasTensor:
-    """VGG's student. Arguments as of `teacher`."""
+    """VGG's student. Takes the same arguments as `teacher`."""
     maps = _pooled_convolutions(image, (1, 1, 1, 1), width)
     return _classifier(maps, classes, hidden_layers=1, dropout=dropout)
 
@@ -110,7 +111,7 @@ def student(
 def stride_student(
     image: keras.KerasTensor, classes: int, *, dropout: float = 0.5, width: int = 64
 ) -> keras.KerasTensor:
-    """VGG_stride's student. Arguments as of `teacher`."""
+    """VGG_stride's student. Takes the same arguments as `teacher`."""
     maps = image
     for channels, name in zip(_widths(width), _CONVOLUTIONS, strict=True):
         maps = _convolution(channels, name, strides=2)(maps)

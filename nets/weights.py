@@ -1,4 +1,4 @@
-"""Weights from files into a registered network, every array checked against its layer."""
+"""Load weights from files into a registered network, checking every array against its layer."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from .copying import renew_state
 from .file_checks import check_h5, check_regular
 from .memory import check_memory
 
-# "vgg6/block0/conv1/weights", "vgg6/full3/biases"; any scope in front.
+# "vgg6/block0/conv1/weights", "vgg6/full3/biases", with any scope in front.
 _VARIABLE = re.compile(
     r"(?P<scope>.*?)/?(?:block(?P<block>\d+)/conv(?P<conv>\d+)|(?:fc|full)t?(?P<full>\d+))"
     r"/(?P<kind>weights|biases)"
 )
-# What an optimiser keeps for a variable: "vgg6/block0/conv1/weights/Momentum".
+# An optimizer's slot for a variable: "vgg6/block0/conv1/weights/Momentum".
 _SLOT = re.compile(r".*/(weights|biases)/\w+")
 
 _Named = list[tuple[str, np.ndarray]]
 
 
 def unreadable(path: Path, kind: str, error: Exception) -> UserError:
-    """The error that says that `path` is not the `kind` of file it should be."""
+    """The error that reports that `path` is not the expected `kind` of file."""
     cause = " ".join(str(error).split())[:150]
     return UserError(
         f"{path} is damaged or not {kind} ({type(error).__name__}: {cause}): copy or save it again"
@@ -42,11 +42,11 @@ def unreadable(path: Path, kind: str, error: Exception) -> UserError:
 
 @contextlib.contextmanager
 def h5_file(path: Path) -> Iterator[h5py.File]:
-    """The file, open for reading.
+    """Open a file for reading.
 
     Raises:
-        UserError: it, or a part that is read, is damaged; its numbers lie in other files, or are
-            more than it holds (see `nets.file_checks`).
+        UserError: the file, or a part that is read, is damaged, its arrays are in other files, or
+            they claim more numbers than the file holds (see `nets.file_checks`).
     """
     check_regular(path)
     try:
@@ -58,22 +58,24 @@ def h5_file(path: Path) -> Iterator[h5py.File]:
 
 
 def fill_from_h5(path: Path, model: keras.Model) -> None:
-    """Fill `model` from what ``save_weights`` wrote: all of its layers by name, and no others.
+    """Load weights written by ``save_weights``. The file must match the model's layers, by name.
 
     Raises:
-        UserError: the file is damaged, no such file, or does not fit.
+        UserError: the file is damaged, is no such file, or does not match `model`.
     """
     found: dict[tuple[str, int], np.ndarray] = {}
 
     def visit(name: str, item: Any) -> None:
-        # Keras numbers its groups by class, "layers/conv2d_1"; the layer's name stands beside.
+        # Keras numbers its groups by class, "layers/conv2d_1"; an attribute has the layer's name.
         if isinstance(item, h5py.Dataset) and re.fullmatch(r"layers/[^/]+/vars/\d+", name):
             found[str(item.parent.attrs.get("name")), int(name.rpartition("/")[2])] = item[()]
 
     with h5_file(path) as file:
         file.visititems(visit)
     if not found:
-        raise UserError(f"{path} holds no weights as Keras 3 saves them: save it by save_weights")
+        raise UserError(
+            f"{path} contains no weights in Keras 3's format: save them with save_weights"
+        )
     expected = {(lay.name, i): w for lay in model.layers for i, w in enumerate(lay.weights)}
     for place in {**expected, **found}:
         _assign(path, model, "{}/{}".format(*place), found.get(place), expected.get(place))
@@ -81,21 +83,22 @@ def fill_from_h5(path: Path, model: keras.Model) -> None:
 
 
 def fill_from_mat(path: Path, model: keras.Model) -> bool:
-    """Fill `model` from variables that the published TensorFlow 1 code saved.
+    """Load weights saved by the published TensorFlow 1 code.
 
     Returns:
-        Whether the file had the fully connected layers; without them `model`'s stay as they were.
+        Whether the file contains the fully connected layers. If not, those of `model` are left
+        unchanged.
 
     Raises:
-        UserError: the file is damaged, holds something else or does not fit, or `model` has
-            weights in layers other than `Conv2D` and `Dense`.
+        UserError: the file is damaged, contains something else or does not match `model`, or
+            `model` has weights in layers other than `Conv2D` and `Dense`.
     """
     kinds = (keras.layers.Conv2D, keras.layers.Dense)
     for layer in model.layers:
         if layer.weights and not isinstance(layer, kinds):
             raise UserError(
-                f"{path} cannot be loaded into {model.name}: .mat files are understood for "
-                f"networks of Conv2D and Dense layers, and {layer.name} is a "
+                f"{path} cannot be loaded into {model.name}: .mat files are supported for "
+                f"networks of Conv2D and Dense layers only, but {layer.name} is a "
                 f"{type(layer).__name__}"
             )
     convolutions, full = _mat_variables(path)
@@ -108,7 +111,7 @@ def fill_from_mat(path: Path, model: keras.Model) -> bool:
 
 
 def _mat_variables(path: Path) -> tuple[_Named, _Named]:
-    """(convolutions', fully connected layers') keys and arrays, in order, biases after weights."""
+    """Keys and arrays of convolutions and of fully connected layers, in order, weights first."""
     variables: dict[tuple[int, ...], tuple[str, np.ndarray]] = {}
     scopes = set()
     for key, array in _mat_arrays(path).items():
@@ -120,11 +123,11 @@ def _mat_variables(path: Path) -> tuple[_Named, _Named]:
         elif not (_SLOT.fullmatch(key) or array.size == 1):  # One number: a step counter.
             raise UserError(
                 f"{path}: cannot tell what {key!r} of shape {array.shape} is; "
-                "expected names such as vgg6/block0/conv0/weights"
+                "expected names like vgg6/block0/conv0/weights"
             )
     if len(scopes) > 1:
         raise UserError(
-            f"{path} holds several networks ({', '.join(sorted(scopes))}); keep one alone"
+            f"{path} contains several networks ({', '.join(sorted(scopes))}); keep only one"
         )
     ordered = sorted(variables)
     full = [variables[place] for place in ordered if place[0] >= 0]
@@ -132,7 +135,7 @@ def _mat_variables(path: Path) -> tuple[_Named, _Named]:
 
 
 def _mat_arrays(path: Path) -> dict[str, np.ndarray]:
-    """What the file holds, by name; a struct's fields as ``struct/field``."""
+    """The file's arrays by name; a struct's fields are named ``struct/field``."""
     check_regular(path)
     try:
         claimed = sum(8 * math.prod(shape) for _, shape, _ in scipy.io.whosmat(str(path)))
@@ -142,7 +145,7 @@ def _mat_arrays(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is in MATLAB's format 7.3: save it as -v7") from None
     except UserError:
         raise
-    # scipy parses without checking, so that damage comes out as errors of many classes.
+    # scipy parses without checking, so damaged files raise errors of many classes.
     except Exception as error:
         raise unreadable(path, "a MATLAB file", error) from error
     arrays: dict[str, np.ndarray] = {}
@@ -165,7 +168,7 @@ def _assign(
     array: np.ndarray | None,
     variable: keras.Variable | None,
 ) -> None:
-    """Give `variable` the `array` that the file calls `key`; raise UserError where it misfits."""
+    """Assign to `variable` the `array` named `key` in the file. Raises UserError on a mismatch."""
     if variable is None:
         problem = f"{key} of shape {array.shape}, for which the network has no layer"
     elif array is None:
@@ -184,5 +187,5 @@ def _assign(
 
 
 def _without_ones(shape: Sequence[int]) -> list[int]:
-    """`shape` as far as MATLAB keeps it: vectors get a 1 there, and the last 1s of others go."""
+    """`shape` without 1s: MATLAB adds a 1 to vectors and drops the trailing 1s of other arrays."""
     return [size for size in shape if size != 1]

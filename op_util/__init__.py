@@ -1,1 +1,1 @@
-"""The mathematics of the papers: tensors in, tensors out; nothing here knows a network."""
+"""The mathematics of the papers: functions of tensors that know nothing of networks."""

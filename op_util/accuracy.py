@@ -1,4 +1,4 @@
-"""Top-1 and top-k accuracy, with ties counted as argmax counts them."""
+"""Top-1 and top-k accuracy, with ties resolved as argmax does."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ import tensorflow as tf
 
 
 def top_k_hits(logits: tf.Tensor, labels: tf.Tensor, k: int) -> tf.Tensor:
-    """Whether each image's class is among the k classes of the largest logits.
+    """Whether each image's class is among the k classes with the largest logits.
 
-    Of equal logits the class with the smaller number comes first, as for `tf.argmax`: so top-1
+    Of equal logits, the class with the smaller number comes first, as with `tf.argmax`. So top-1
     counts the images for which the prediction equals the label, and a network that gives all
     classes the same logit is right as often as class 0 occurs. (`tf.math.in_top_k` counts every
-    tie as right, which calls such a network perfect.)
+    tie as correct, so it would call such a network perfect.)
 
     Args:
         logits: ``[B, classes]``, any floating type, compared in float32.
-        labels: ``[B]``, integers; a label outside of ``0 .. classes - 1`` is never hit.
+        labels: ``[B]``, integers; a label outside ``0 .. classes - 1`` is never a hit.
         k: at least 1.
 
     Returns:
-        float32 ``[B]``, 1 or 0; 0 where one of the logits is NaN, which has no place in an order.
+        float32 ``[B]``, 1 or 0; 0 if any of the image's logits is NaN, because NaN has no rank.
+
+    Raises:
+        ValueError: k is below 1.
     """
     if k < 1:
         raise ValueError(f"k is {k}; expected at least 1")
     logits = tf.cast(logits, tf.float32)
-    # In float32, which is exact up to 2^24 classes: on a GPU, TensorFlow compares and adds int32
-    # on the host, and waits for it.
+    # Float32 is exact up to 2^24 classes. On a GPU, TensorFlow would compare and add int32 on the
+    # host and wait for it.
     label = tf.cast(labels, tf.float32)[:, None]
     number = tf.range(logits.shape[-1], dtype=tf.float32)
     own = tf.where(number == label, logits, -float("inf"))

@@ -1,4 +1,4 @@
-"""Which student singular vector answers to which of the teacher's (Lee, Kim, Song 2018, 3.1)."""
+"""Align the student's singular vectors with the teacher's (Lee, Kim, Song 2018, section 3.1)."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from op_util.singular_vectors import (
 
 
 class Aligned(NamedTuple):
-    """One tap's vectors, the student's in the order and the teacher's with the signs to compare
-    them.
+    """The aligned singular vectors of one tap: the student's reordered, the teacher's re-signed.
 
     Attributes:
-        student: ``[B, D, k]``, the candidate most like each of the teacher's vectors;
-        differentiable.
-        teacher: ``[B, D, k]``, flipped where the cosine was negative.
+        student: ``[B, D, k]``, for each of the teacher's vectors the most similar candidate;
+            differentiable.
+        teacher: ``[B, D, k]``, a vector is flipped if its cosine with the candidate was negative.
         values: ``[B, k]``, the teacher's singular values.
-        good: ``[B]``, False where the tap of either network is not finite.
+        good: ``[B]``, False if the tap of either network is not finite.
     """
 
     student: tf.Tensor
@@ -35,14 +34,14 @@ class Aligned(NamedTuple):
 
 
 def align(student: tf.Tensor, teacher: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The student candidate most like each teacher vector.
+    """Find the student candidate that is most similar to each teacher vector.
 
     Args:
         student: candidates ``[B, D, c]``, columns of unit length (or zero).
-        teacher: ``[B, D, k]``, likewise.
+        teacher: ``[B, D, k]``, columns of unit length (or zero).
 
     Returns:
-        ``index [B, k]`` int32, the candidate of the largest absolute cosine, and all the cosines
+        ``index [B, k]`` int32, the candidate with the largest absolute cosine, and all cosines
         ``[B, k, c]``.
     """
     cosine = product(teacher, student, transpose_a=True)
@@ -59,15 +58,17 @@ def align_taps(
     orientation: str,
     solver: str,
 ) -> list[Aligned]:
-    """Singular vectors of each tap of two networks, aligned; each tap's vectors have unit length.
+    """Align the singular vectors of all taps of two networks. The vectors have unit length.
 
-    Of the teacher the first ``num_dfv`` are used, of the student the first ``candidates`` may be
-    chosen; fewer where a map has no more.
+    The teacher's first ``num_dfv`` vectors are matched with the student's first ``candidates``, or
+    fewer if a map has fewer.
 
     Args:
-        student, teacher: matrices ``[B, N, D]`` of the taps, shallow to deep. At one tap D is
-            equal, N need not be.
-        candidates: at least ``num_dfv``; None: ``num_dfv + 1``, as published.
+        student, teacher: matrices ``[B, N, D]`` of the taps, shallow to deep. At each tap both
+            networks have the same D; N may differ.
+        num_dfv: how many vectors to match at each tap.
+        candidates: at least ``num_dfv``; None means ``num_dfv + 1``, as published.
+        gradient, orientation, solver: see `op_util.singular_vectors`.
     """
     tried = [min(candidates or num_dfv + 1, *x.shape[1:]) for x in student]
     wanted = [
@@ -75,7 +76,7 @@ def align_taps(
     ]
     counts, exact = [*tried, *wanted], None
     if orientation == "canonical" and student[0].dtype != tf.float64:
-        exact = [*wanted, *wanted]  # whether a candidate has to be exact is asked when it is chosen
+        exact = [*wanted, *wanted]  # `_trusted` checks that the chosen candidates are exact enough
     teacher = [tf.cast(y, at_least_float32(x).dtype) for x, y in zip(student, teacher, strict=True)]
     found = decompose(
         [*student, *teacher], counts, exact=exact, orientation=orientation, solver=solver
@@ -94,8 +95,11 @@ def _aligned(
     orientation: str,
     solver: str,
 ) -> Aligned:
-    """One tap. Where float32 does not settle the vectors, they are found again in float64; not with
-    the routine's own signs, which would be others then."""
+    """Align one tap.
+
+    If float32 does not determine the vectors, they are recomputed in float64, unless they keep the
+    routine's own signs, which could change.
+    """
     trusted = _trusted(student, teacher) if orientation == "canonical" else None
     fields = differentiable(
         maps, [student, teacher], _pick, gradient=gradient, solver=solver, trusted=trusted
@@ -104,7 +108,7 @@ def _aligned(
 
 
 def _pick(student: Decomposition, teacher: Decomposition) -> tuple[tf.Tensor, ...]:
-    """Which of the student's vectors are chosen, then the fields of `Aligned`."""
+    """The indices of the chosen student vectors, followed by the fields of `Aligned`."""
     index, cosine = align(student.right, teacher.right)
     cosine = tf.gather(cosine, index, batch_dims=2)
     sign = tf.where(cosine < 0, -tf.ones_like(cosine), tf.ones_like(cosine))[:, None, :]
@@ -113,10 +117,11 @@ def _pick(student: Decomposition, teacher: Decomposition) -> tuple[tf.Tensor, ..
 
 
 def _trusted(student: Decomposition, teacher: Decomposition) -> tf.Tensor:
-    """Whether rounding has neither turned a vector in use nor can have changed the choice.
+    """Whether rounding has neither turned a vector in use nor changed the choice of candidates.
 
-    Turned by an angle, a vector changes its cosine with another one by no more than that. And as
-    the candidates are orthogonal, their squared cosines add up to at most 1."""
+    If a vector turns by an angle, its cosine with another vector changes by at most that angle. And
+    since the candidates are orthogonal, their squared cosines add up to at most 1.
+    """
     error = student.error
     index, cosine = align(student.right, teacher.right)
     cosine = tf.abs(cosine)
@@ -138,5 +143,5 @@ def importance(values: tf.Tensor) -> tf.Tensor:
     Returns:
         ``[B, k]``; 1 when k = 1, 0 for an all-zero map.
     """
-    relative = tf.math.divide_no_nan(values, values[:, :1])  # squares of sigma may overflow
+    relative = tf.math.divide_no_nan(values, values[:, :1])  # sigma squared could overflow
     return tf.math.divide_no_nan(relative, tf.norm(relative, axis=1, keepdims=True))

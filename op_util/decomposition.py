@@ -1,13 +1,13 @@
 """The leading eigenpairs of a batch of Gram matrices, at a fraction of a full decomposition's cost.
 
-The right singular vectors of a tall matrix are the eigenvectors of its Gram matrix, and those of a
-wide one follow from the Gram matrix of its other side. Only the first few are needed, so larger
-Gram matrices are compressed to a small core first: subspace iteration with Chebyshev filters (Zhou
-& Saad 2007) and Rayleigh-Ritz projection, until the residual certifies the result. A sample that
-cannot be certified (a long cluster of equal values, say) is decomposed in full.
+The right singular vectors of a tall matrix are the eigenvectors of its Gram matrix; those of a wide
+matrix follow from the Gram matrix of its other side. Only the first few are needed, so larger Gram
+matrices are first compressed to a small core: subspace iteration with Chebyshev filters (Zhou &
+Saad 2007) and Rayleigh-Ritz projection, until the residual certifies the result. A sample that
+cannot be certified (for example, one with a long cluster of equal values) is decomposed in full.
 
-What is fast depends on the device, see `routine_for` and `Plan`: a GPU decomposes small matrices
-in one batched call of one routine only, and waits for the host at every branch.
+The fastest way depends on the device, see `routine_for` and `Plan`: on a GPU, only one routine
+decomposes small matrices in one batched call, and every branch waits for the host.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from op_util.precision import product
 Device = Literal["CPU", "GPU", "XLA"]
 
 BATCHED_SVD = 32  # rows up to which a GPU decomposes a batch of matrices in one call
-FIRST_PRODUCTS = 3  # with the Gram matrix, before vectors are told apart
-LOOSE_ERROR = 5e-5  # of a vector that need not be exact
-RANGE = 300.0  # of eigenvalues in one filter: beyond it, rounding in float32 drowns the smaller
+FIRST_PRODUCTS = 3  # products with the Gram matrix before the first projection
+LOOSE_ERROR = 5e-5  # the allowed error of a vector that need not be exact
+RANGE = 300.0  # ratio of eigenvalues in one filter; beyond it, float32 rounding hides small ones
 
 _assumed_device: contextvars.ContextVar[Device | None] = contextvars.ContextVar(
     "assumed_device", default=None
@@ -39,11 +39,12 @@ class Plan(NamedTuple):
     """How Gram matrices are compressed on a kind of device.
 
     Attributes:
-        full_below: rows up to which a Gram matrix is decomposed at once: compressing costs more.
-        extra: vectors carried beyond those asked for: they make the iteration converge faster.
-        filters: applied to every sample.
-        most_filters: applied to a sample that is not certified yet; then the full decomposition is
-            cheaper. Where it equals `filters` there is no loop.
+        full_below: up to this many rows, a Gram matrix is decomposed in full, because compressing
+            it would cost more.
+        extra: how many vectors to iterate beyond those requested; they speed up convergence.
+        filters: filter steps applied to every sample.
+        most_filters: maximum number of filter steps for samples that are not certified yet; after
+            that, the full decomposition is cheaper. If it equals `filters`, there is no loop.
     """
 
     full_below: int
@@ -55,14 +56,14 @@ class Plan(NamedTuple):
 PLANS: dict[Device, Plan] = {
     "CPU": Plan(full_below=24, extra=6, filters=1, most_filters=6),
     "XLA": Plan(full_below=24, extra=6, filters=1, most_filters=6),
-    # A loop would wait for the host in each round, and additional columns cost next to nothing.
+    # A loop would wait for the host in each iteration, and extra columns cost next to nothing.
     "GPU": Plan(full_below=BATCHED_SVD, extra=12, filters=2, most_filters=2),
 }
 FULL_BELOW = PLANS["CPU"].full_below
 
 
 class Eigenpairs(NamedTuple):
-    """The largest eigenvalues of symmetric positive semi-definite matrices, in falling order.
+    """The largest eigenvalues of symmetric positive semi-definite matrices, in descending order.
 
     Attributes:
         values: ``[B, p]``, >= 0.
@@ -79,19 +80,21 @@ def transposed_product(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 
 
 def diagonal(matrices: tf.Tensor) -> tf.Tensor:
-    """The diagonals ``[B, n]`` of ``[B, n, n]``. `tf.linalg.diag_part` waits for the host on a
-    GPU, which holds the number that it pads with."""
+    """The diagonals ``[B, n]`` of ``[B, n, n]``.
+
+    On a GPU, `tf.linalg.diag_part` waits for the host, where its padding value is stored.
+    """
     size = matrices.shape[-1]
     return tf.reshape(matrices, [-1, size * size])[:, :: size + 1]
 
 
 def device_of(tensor: tf.Tensor) -> Device:
-    """The kind of device that operations on `tensor` run on, as far as choices here depend on it.
+    """The kind of device that operations on `tensor` run on, which decides the algorithm.
 
     Returns:
-        ``"XLA"`` inside a function with ``jit_compile=True`` and on a TPU, whatever the device.
-        Otherwise ``"GPU"`` or ``"CPU"``: where the tensor is; in a graph, where it was placed
-        explicitly, or else on a GPU if there is one. `assume_device` overrides all of this.
+        ``"XLA"`` inside a function with ``jit_compile=True`` on any device, and on a TPU.
+        Otherwise ``"GPU"`` or ``"CPU"``: the tensor's device; in a graph, the device it was
+        explicitly placed on, or else a GPU if there is one. `assume_device` overrides all of this.
     """
     assumed = _assumed_device.get()
     if assumed is not None:
@@ -106,8 +109,14 @@ def device_of(tensor: tf.Tensor) -> Device:
 
 @contextlib.contextmanager
 def assume_device(device: Device) -> Iterator[None]:
-    """Within this context, `device_of` returns `device`: tests run the path of a GPU on a CPU, and
-    benchmarks compare the paths. Graphs keep the path that they were traced with."""
+    """Within this context, `device_of` returns `device`.
+
+    Tests use it to run the GPU path on a CPU, and benchmarks to compare the paths. Graphs keep the
+    path they were traced with.
+
+    Raises:
+        ValueError: `device` is not a `Device`.
+    """
     if device not in get_args(Device):
         raise ValueError(f"device is {device!r}; expected one of {', '.join(get_args(Device))}")
     token = _assumed_device.set(device)
@@ -118,13 +127,14 @@ def assume_device(device: Device) -> Iterator[None]:
 
 
 def routine_for(device: Device, size: int, dtype: tf.DType) -> Literal["eigh", "svd"]:
-    """By which of TensorFlow's routines a batch of symmetric positive semi-definite matrices is
-    decomposed, of which the singular value decomposition is an eigendecomposition too.
+    """Choose the TensorFlow routine for a batch of symmetric positive semi-definite matrices.
 
-    ``"svd"`` on a GPU for matrices of up to 32 rows: `tf.linalg.svd` is one batched call there
+    For such matrices the singular value decomposition is also an eigendecomposition.
+
+    ``"svd"`` on a GPU for matrices of up to 32 rows: there `tf.linalg.svd` is one batched call
     (``gesvdjBatched``), while `tf.linalg.eigh` calls the solver for one matrix after another
     (TensorFlow 2.21). For 512 matrices of 16 rows, cuSOLVER on an H200 takes 0.4 ms for the
-    batched call and 57 ms for the loop. ``"eigh"`` elsewhere: of larger matrices both are loops on
+    batched call and 57 ms for the loop. ``"eigh"`` otherwise: for larger matrices both are loops on
     a GPU, on a CPU `eigh` takes half of `svd`'s time or less, and under XLA it is a batched
     Jacobi iteration.
 
@@ -144,16 +154,16 @@ def full_eigenpairs(gram: tf.Tensor, device: Device | None = None) -> Eigenpairs
     """All eigenpairs of ``gram [B, n, n]``, symmetric and positive semi-definite.
 
     Args:
-        device: chooses the routine, see `routine_for`; None: that of `gram`.
+        device: the device to choose the routine for, see `routine_for`; None means that of `gram`.
     """
     routine = routine_for(device or device_of(gram), gram.shape[-1], gram.dtype)
     if routine == "svd":
         values, vectors, _ = tf.linalg.svd(gram)
     else:
-        values, vectors = tf.linalg.eigh(-gram)  # in falling order of G's, as eigh's is rising
+        values, vectors = tf.linalg.eigh(-gram)  # eigh sorts ascending; negated, it is descending
         values = -values
-    # cuSOLVER's Jacobi rotations leave vectors orthogonal to 1e-5 in float32; what calls for
-    # float64 needs all of its digits, and XLA's eigh stops at 1e-6.
+    # In float32, cuSOLVER's Jacobi rotations leave vectors orthogonal only to 1e-5. Callers in
+    # float64 need all of its digits, but XLA's eigh stops at 1e-6.
     times = 2 if gram.dtype == tf.float64 else int(routine == "svd")
     if times:
         values, vectors = _refined(gram, vectors, times)
@@ -161,9 +171,11 @@ def full_eigenpairs(gram: tf.Tensor, device: Device | None = None) -> Eigenpairs
 
 
 def _refined(gram: tf.Tensor, vectors: tf.Tensor, times: int) -> Eigenpairs:
-    """Eigenpairs with, each time, about twice as many right digits, as long as the type has them
-    (after Ogita & Aishima 2018, algorithm 1). Vectors whose values cannot be told apart stay among
-    themselves as they are."""
+    """Refine eigenpairs `times` times (after Ogita & Aishima 2018, algorithm 1).
+
+    Each refinement about doubles the number of correct digits, up to the precision of the type.
+    Vectors with indistinguishable eigenvalues are not rotated among themselves.
+    """
     vectors = _orthogonalized(vectors)
     for _ in range(times):
         image = transposed_product(vectors, product(gram, vectors))
@@ -171,15 +183,14 @@ def _refined(gram: tf.Tensor, vectors: tf.Tensor, times: int) -> Eigenpairs:
         off_diagonal = image * (1 - tf.eye(image.shape[-1], dtype=image.dtype))
         blur = tf.norm(off_diagonal, axis=[1, 2], keepdims=True)
         gap = values[:, None, :] - values[:, :, None]
-        # No pair turns by more than 1/8: what that does to lengths can be mended.
+        # No pair turns by more than 1/8, so that `_orthogonalized` can restore the lengths.
         turn = tf.where(tf.abs(gap) > 8 * blur, tf.math.divide_no_nan(image, gap), 0)
         vectors = _orthogonalized(vectors + product(vectors, turn))
     return Eigenpairs(values, vectors)
 
 
 def _orthogonalized(vectors: tf.Tensor) -> tf.Tensor:
-    """Columns that are nearly orthonormal, made so to about the square of what they lack (a step
-    of Newton and Schulz)."""
+    """Improve nearly orthonormal columns by one Newton-Schulz step, which squares their error."""
     identity = tf.eye(vectors.shape[2], dtype=vectors.dtype)
     return product(vectors, 1.5 * identity - 0.5 * transposed_product(vectors, vectors))
 
@@ -193,13 +204,13 @@ def leading_eigenpairs(
         gram: ``[B, n, n]``, symmetric, positive semi-definite and finite, float32 or float64;
             scaled so that its trace is about 1.
         count: how many pairs the caller wants.
-        exact: how many of them to the precision of the type, None: all; the others within
-            `LOOSE_ERROR`.
-        device: whose `Plan` is followed; None: that of `gram`.
+        exact: how many of them must be exact to the precision of the type; None means all. The
+            others are within `LOOSE_ERROR`.
+        device: the device to choose the `Plan` for; None means that of `gram`.
 
     Returns:
-        Eigenpairs of at least ``min(count, n)`` columns; those beyond `count` are rough. All n, and
-        all exact, where that is no more work.
+        At least ``min(count, n)`` eigenpairs; those beyond `count` are rough. All n pairs, all of
+        them exact, if that is no more work.
     """
     return _leading_eigenpairs([gram], count, exact or count, device or device_of(gram))
 
@@ -224,12 +235,14 @@ def _leading_eigenpairs(
 
 
 def _block_size(size: int, count: int, device: Device) -> int | None:
-    """How many vectors are iterated for `count` of Gram matrices with `size` rows; None where the
-    full decomposition is cheaper."""
+    """How many vectors to iterate to find `count` pairs of Gram matrices with `size` rows.
+
+    None if the full decomposition is cheaper.
+    """
     plan = PLANS[device]
     block = count + plan.extra
     if device == "GPU":
-        # Whatever is decomposed has to fit the batched routine, even with fewer extra vectors.
+        # The core must fit the batched routine, even at the price of fewer extra vectors.
         block = min(block, BATCHED_SVD)
         is_cheaper = size > plan.full_below and block - count >= PLANS["CPU"].extra
     else:
@@ -244,9 +257,9 @@ def _for_some(
     present: Sequence[tf.Tensor],
     device: Device,
 ) -> list[tf.Tensor]:
-    """`function(*inputs)` for the samples ``which [B]`` only, and `present` for the others.
+    """`function(*inputs)` for the samples where ``which [B]`` is true, `present` for the others.
 
-    XLA has no tensors of a size that depends on data: there all samples are computed.
+    XLA has no tensors of data-dependent size, so there all samples are computed.
     """
     if device == "XLA":
         return [
@@ -264,7 +277,11 @@ def _for_some(
 def _subspace_iteration(
     gram: tf.Tensor, count: int, exact: int, block: int, device: Device
 ) -> tuple[Eigenpairs, tf.Tensor]:
-    """Chebyshev-filtered subspace iteration; returns the pairs and ``[B]``, which are certified."""
+    """Chebyshev-filtered subspace iteration.
+
+    Returns:
+        The pairs, and bool ``[B]``, whether each sample is certified.
+    """
     plan = PLANS[device]
 
     def improved(gram: tf.Tensor, values: tf.Tensor, vectors: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -282,7 +299,7 @@ def _subspace_iteration(
 
     pairs, residual = _rayleigh_ritz(gram, _first_block(gram, block), count, device)
     state = (*pairs, residual)
-    for _ in range(plan.filters):  # next to no sample can do without the first
+    for _ in range(plan.filters):  # almost every sample needs the first
         state = improved(gram, *state[:2])
     if plan.filters < plan.most_filters:
         _, *state = tf.while_loop(unfinished, improve_some, (tf.constant(plan.filters), *state))
@@ -301,21 +318,24 @@ def _first_block(gram: tf.Tensor, block: int) -> tf.Tensor:
     columns = tf.reshape(product(rows, start), [-1, gram.shape[-1], block])
     for _ in range(FIRST_PRODUCTS - 1):
         columns = product(gram, columns)
-    # Of a matrix of low rank these are dependent: what the first pass leaves of them is rounding,
-    # which the second, in the projection, makes orthogonal.
+    # For a matrix of low rank these columns are dependent. The first pass reduces the dependent
+    # part to rounding errors, and the second one, in the projection, makes these orthogonal.
     return _orthonormal(columns)
 
 
 def _rayleigh_ritz(
     gram: tf.Tensor, block: tf.Tensor, count: int, device: Device
 ) -> tuple[Eigenpairs, tf.Tensor]:
-    """The best approximate eigenpairs in the span of ``block [B, n, p]``, by decomposing the
-    ``p x p`` core, and the norms ``[B, count]`` of the residuals ``G v - theta v`` of the first."""
+    """The best approximate eigenpairs in the span of ``block [B, n, p]``, from the ``p x p`` core.
+
+    Returns:
+        The pairs, and the norms ``[B, count]`` of the first pairs' residuals ``G v - theta v``.
+    """
     basis = _orthonormal(block)
     image = product(gram, basis)
     values, rotation = full_eigenpairs(transposed_product(basis, image), device)
     pairs = Eigenpairs(values, product(basis, rotation))
-    # The basis is orthonormal but for the shift in its factor; Rayleigh quotients forgive that.
+    # The shift makes the basis slightly non-orthonormal, which Rayleigh quotients tolerate.
     vectors, images = pairs.vectors[:, :, :count], product(image, rotation[:, :, :count])
     square = tf.reduce_sum(vectors**2, axis=1, keepdims=True)
     quotient = tf.math.divide_no_nan(
@@ -327,8 +347,11 @@ def _rayleigh_ritz(
 
 
 def _orthonormal(block: tf.Tensor) -> tf.Tensor:
-    """Orthonormal columns with the span of ``block [B, n, p]`` (Cholesky QR), to about the
-    shift that keeps the factor defined, whatever rounding does, where columns are dependent."""
+    """Orthonormal columns with the span of ``block [B, n, p]`` (Cholesky QR).
+
+    They are orthonormal up to the size of the shift, which keeps the Cholesky factor defined even
+    if columns are dependent.
+    """
     identity = tf.eye(block.shape[-1], dtype=block.dtype)
     shift = 8 * block.shape[-1] * epsilon_of(block.dtype)
     columns = tf.math.divide_no_nan(block, tf.norm(block, axis=1, keepdims=True))
@@ -338,8 +361,11 @@ def _orthonormal(block: tf.Tensor) -> tf.Tensor:
 
 
 def _chebyshev_filter(gram: tf.Tensor, pairs: Eigenpairs) -> tf.Tensor:
-    """``T_2(2 G / a - 1) V``: damps all eigenvectors with values below ``a``, the smallest one that
-    the block has found, and lets those above grow as fast as any quadratic polynomial can."""
+    """Apply the Chebyshev filter ``T_2(2 G / a - 1) V``, with a the smallest value of the block.
+
+    It damps all eigenvectors with values below a and amplifies those above as fast as any quadratic
+    polynomial can.
+    """
     values = pairs.values[:, None, :]
     bound = tf.maximum(values[:, :, -1:], values[:, :, :1] / RANGE)
     once = tf.math.divide_no_nan(2.0, bound) * product(gram, pairs.vectors) - pairs.vectors
@@ -347,11 +373,12 @@ def _chebyshev_filter(gram: tf.Tensor, pairs: Eigenpairs) -> tf.Tensor:
 
 
 def _converged(values: tf.Tensor, residual: tf.Tensor, exact: int) -> tf.Tensor:
-    """``[B]``, whether the first `exact` vectors are as exact as the precision allows, and the
-    others that have a ``residual [B, count]`` within `LOOSE_ERROR`.
+    """Whether the pairs of each sample have converged, bool ``[B]``.
 
-    The residual over the distance to the rest of the spectrum bounds a vector's error (Davis &
-    Kahan 1970); a residual at rounding level cannot be improved.
+    The first `exact` vectors must be as exact as the precision allows, the others among the `count`
+    with a ``residual [B, count]`` within `LOOSE_ERROR`. A vector's error is bounded by its residual
+    divided by the distance to the rest of the spectrum (Davis & Kahan 1970). A residual at rounding
+    level cannot be improved.
     """
     epsilon, count = epsilon_of(residual.dtype), residual.shape[1]
     distance = values[:, :count] - values[:, -1:]
@@ -362,8 +389,11 @@ def _converged(values: tf.Tensor, residual: tf.Tensor, exact: int) -> tf.Tensor:
 
 
 def _sound(pairs: Eigenpairs, count: int) -> tf.Tensor:
-    """``[B]``, whether the first `count` vectors are orthonormal and large enough. A small
-    eigenvalue above rounding level is not: forming the Gram matrix has cost it too many digits."""
+    """Whether the first `count` pairs of each sample are usable, bool ``[B]``.
+
+    The vectors must be orthonormal. No eigenvalue may be small but above rounding level, because
+    forming the Gram matrix has cost it too many digits.
+    """
     epsilon = epsilon_of(pairs.values.dtype)
     vectors, values = pairs.vectors[:, :, :count], pairs.values[:, :count]
     overlap = transposed_product(vectors, vectors) - tf.eye(count, dtype=values.dtype)
@@ -374,5 +404,5 @@ def _sound(pairs: Eigenpairs, count: int) -> tf.Tensor:
 
 
 def epsilon_of(dtype: tf.DType) -> float:
-    """The distance from 1 to the next number of `dtype`, float32 or float64."""
+    """The distance from 1 to the next larger number of `dtype`, float32 or float64."""
     return 2.0**-23 if dtype == tf.float32 else 2.0**-52

@@ -2,8 +2,8 @@
 
 Lee, Kim, Song (ECCV 2018), section 3.2: a radial basis function correlates the singular vectors of
 a shallower (top) and a deeper (bottom) map, ``DFV[m, n] = exp(-(top[m] - bottom[n])^2 / 8)``, and
-the student's DFV is matched to the teacher's. `dfv` is that formula as it stands; `dfv_distance` is
-the squared distance of two of them, which needs neither in memory.
+the student's DFV is matched to the teacher's. `dfv` is this formula; `dfv_distance` computes the
+squared distance between two DFVs without holding either in memory.
 """
 
 from __future__ import annotations
@@ -35,19 +35,18 @@ def dfv(top: tf.Tensor, bottom: tf.Tensor) -> tf.Tensor:
 
 
 def dfv_basis(vectors: tf.Tensor) -> tf.Tensor:
-    """The factors of a DFV for one map's vectors: ``DFV[m, n] = sum_j phi_j(top[m])
-    phi_j(bottom[n])``.
+    """The factors phi of a DFV: ``DFV[m, n] = sum_j phi_j(top[m]) phi_j(bottom[n])``.
 
     As ``exp(-(a - b)^2 / 8) = exp(-a^2 / 8) exp(-b^2 / 8) exp(a b / 4)``, the factors are
-    ``phi_j(a) = exp(-a^2 / 8) (a / 2)^j / sqrt(j!)``. With ``|a|, |b| <= 1``, as for weighted unit
-    vectors, the terms fall below ``4^-j / j!``, so a handful leaves a remainder below rounding.
+    ``phi_j(a) = exp(-a^2 / 8) (a / 2)^j / sqrt(j!)``. For ``|a|, |b| <= 1``, as in weighted unit
+    vectors, the terms are below ``4^-j / j!``, so a few of them suffice to rounding precision.
 
     Args:
-        vectors: ``[B, D, k]``, entries of absolute value at most 1.
+        vectors: one map's vectors, ``[B, D, k]``, entries of absolute value at most 1.
 
     Returns:
-        ``[B, k, J, D]`` with ``phi_0 - 1`` in place of ``phi_0``: entries are small, so it is the
-        difference from 1 that carries the digits.
+        ``[B, k, J, D]`` with ``phi_0 - 1`` in place of ``phi_0``: the entries of vectors are small,
+        so ``phi_0`` is close to 1 and the difference preserves its digits.
     """
     return _reduced_basis(tf.linalg.matrix_transpose(vectors))
 
@@ -56,8 +55,8 @@ def dfv_basis(vectors: tf.Tensor) -> tf.Tensor:
 def _reduced_basis(a: tf.Tensor):
     """``phi_0 - 1, phi_1, ...`` of ``a [B, k, D]``, stacked: ``[B, k, J, D]``.
 
-    The derivative needs no more than the factors: ``phi_j' = (sqrt(j) phi_{j-1} - sqrt(j+1)
-    phi_{j+1}) / 2``.
+    The derivative needs only the factors: ``phi_j' = (sqrt(j) phi_{j-1} - sqrt(j+1) phi_{j+1}) /
+    2``.
     """
     size = basis_size(a.dtype)
     first = tf.math.expm1(-tf.square(a) / WIDTH)
@@ -67,7 +66,7 @@ def _reduced_basis(a: tf.Tensor):
 
     def grad(upstream: tf.Tensor) -> tf.Tensor:
         parts = tf.unstack(upstream, axis=2)
-        # Each factor with what the derivatives of its two neighbours want of it.
+        # The sum over j of upstream_j phi_j'.
         total = -0.5 * parts[0] * factors[1]
         for j in range(1, size):
             slope = math.sqrt(j) * factors[j - 1] - math.sqrt(j + 1) * factors[j + 1]
@@ -78,13 +77,13 @@ def _reduced_basis(a: tf.Tensor):
 
 
 def basis_size(dtype: tf.DType) -> int:
-    """How many factors leave a remainder below half the rounding unit of `dtype`."""
+    """How many factors are needed for a remainder below half the rounding unit of `dtype`."""
     half_unit = 2.0**-25 if dtype == tf.float32 else 2.0**-54
     return next(j for j in range(64) if 4.0**-j / math.factorial(j) < half_unit)
 
 
 def dfv_gram(student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
-    """All that the distance of DFVs has to know of one map: inner products over its channels.
+    """All that the distance between DFVs needs from one map: inner products over its channels.
 
     Args:
         student, teacher: `dfv_basis` of the map's vectors, ``[B, k, J, D]``.
@@ -100,10 +99,9 @@ def dfv_gram(student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
 def dfv_distance(top: tf.Tensor, bottom: tf.Tensor) -> tf.Tensor:
     """``sum over m, n, i of (DFV_student - DFV_teacher)^2`` from the `dfv_gram` of both maps.
 
-    With ``phi_s psi_s - phi_t psi_t = (phi_s - phi_t) psi_s + phi_t (psi_s - psi_t)`` the
+    Because ``phi_s psi_s - phi_t psi_t = (phi_s - phi_t) psi_s + phi_t (psi_s - psi_t)``, the
     difference of the DFVs is a product ``P Q^T`` of two thin matrices, and ``||P Q^T||^2 = <P^T P,
-    Q^T Q>``; written in differences nothing cancels, and no ``[D_top, D_bottom]`` tensor comes
-    into being.
+    Q^T Q>``. Using differences avoids cancellation, and no ``[D_top, D_bottom]`` tensor is needed.
 
     Args:
         top, bottom: ``[B, k, 2 J, 2 J]``, of the shallower and the deeper map.
@@ -113,7 +111,7 @@ def dfv_distance(top: tf.Tensor, bottom: tf.Tensor) -> tf.Tensor:
     """
     size = top.shape[-1] // 2
     eye = tf.eye(size, dtype=top.dtype)
-    # From (difference, teacher), as P has them, to (student, difference), as Q does.
+    # P consists of (difference, teacher), Q of (student, difference).
     exchange = tf.concat(
         [tf.concat([eye, eye], axis=1), tf.concat([eye, tf.zeros_like(eye)], axis=1)], axis=0
     )
@@ -122,10 +120,10 @@ def dfv_distance(top: tf.Tensor, bottom: tf.Tensor) -> tf.Tensor:
 
 
 def with_signs(gram: tf.Tensor, signs: tf.Tensor) -> tf.Tensor:
-    """The `dfv_gram` of a map whose vectors, student's and teacher's, are multiplied by `signs`.
+    """The `dfv_gram` of a map after multiplying both networks' vectors by `signs`.
 
-    ``phi_j(-b) = (-1)^j phi_j(b)``, so a sign changes that of the entries where j and j' have
-    different parity.
+    Since ``phi_j(-b) = (-1)^j phi_j(b)``, a flip negates the entries where j and j' have different
+    parity.
 
     Args:
         gram: ``[B, k, 2 J, 2 J]``.
@@ -138,12 +136,12 @@ def with_signs(gram: tf.Tensor, signs: tf.Tensor) -> tf.Tensor:
 
 
 class TapPair(NamedTuple):
-    """What a distillation loss needs of two neighbouring taps.
+    """What a distillation loss needs from two neighbouring taps.
 
     Attributes:
         count: k, how many vectors of each tap are compared.
-        squares: ``[B]``, ``sum over m, n, i of (DFV_student - DFV_teacher)^2`` of each sample.
-        good: ``[B]``, False where either tap of either network is not finite.
+        squares: ``[B]``, ``sum over m, n, i of (DFV_student - DFV_teacher)^2`` for each sample.
+        good: ``[B]``, False if either tap of either network is not finite.
     """
 
     count: int
@@ -154,18 +152,18 @@ class TapPair(NamedTuple):
 def compare_dfvs(
     taps: Sequence[Aligned], num_dfv: int, signs: Sequence[tf.Tensor] | None = None
 ) -> list[TapPair]:
-    """The DFVs of student and teacher, for each two neighbouring taps.
+    """Compare the DFVs of student and teacher for each pair of neighbouring taps.
 
     The vectors are weighted by the teacher's ``sigma_i / ||sigma_1..k||`` (section 3.1).
 
     Args:
-        taps: shallow to deep, as `op_util.alignment.align_taps` gives them.
-        num_dfv: k. It shrinks where a tap has fewer vectors, and stays so for the deeper pairs.
-        signs: for each pair ``[B, num_dfv]``, by which the bottom tap's vectors of both networks
-            are multiplied (see `with_signs`); None: they stay as they are.
+        taps: shallow to deep, from `op_util.alignment.align_taps`.
+        num_dfv: k. If a tap has fewer vectors, k is reduced for it and for all deeper pairs.
+        signs: for each pair ``[B, num_dfv]``: both networks' vectors of the bottom tap are
+            multiplied by these (see `with_signs`). None leaves them unchanged.
     """
 
-    @functools.cache  # a tap is bottom of one pair and top of the next
+    @functools.cache  # a tap is the bottom of one pair and the top of the next
     def gram(tap: int, count: int) -> tf.Tensor:
         return _weighted_gram(taps[tap], count)
 

@@ -1,15 +1,16 @@
-"""Divergences between class probabilities, from logits."""
+"""Divergences between class probabilities, computed from logits."""
 
 from __future__ import annotations
 
 import tensorflow as tf
 
-# A logarithm so low that its exponential is 0; finite, so that a difference of two of them is 0.
+# The log-probability of excluded classes: its exponential is 0, and it is finite, so the difference
+# of two of them is 0.
 LOW = -1e9
 
 
 def kl_divergence(p: tf.Tensor, q: tf.Tensor) -> tf.Tensor:
-    """``KL(p || q)`` of each row ``[B]``, p and q log-probabilities ``[B, classes]``."""
+    """``KL(p || q)`` of each row, ``[B]``; p and q are log-probabilities ``[B, classes]``."""
     return tf.reduce_sum(tf.exp(p) * (p - q), axis=1)
 
 
@@ -18,8 +19,8 @@ def log_softmax_without(logits: tf.Tensor, left_out: tf.Tensor) -> tf.Tensor:
 
     Args:
         logits: ``[B, classes]``.
-        left_out: bool ``[B, classes]``; these classes have probability 0, and `kl_divergence` of
-            two such results does not count them.
+        left_out: bool ``[B, classes]``; these classes get probability 0 and do not contribute to
+            the `kl_divergence` of two such results.
 
     Returns:
         ``[B, classes]``, finite.

@@ -1,7 +1,7 @@
-"""Random numbers that belong to an image, not to a batch: a hash of what they are for.
+"""Random numbers for each image, computed as a hash of seed, use, epoch and image index.
 
-TensorFlow's stateless generators take one seed for a whole tensor. Here each row has its own, so
-that an image gets the same numbers whatever batch, replica, thread or restart it comes up in.
+TensorFlow's stateless generators take one seed for a whole tensor. Here each row has its own, so an
+image gets the same numbers in any batch, on any replica or thread, and after a restart.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from typing import Any
 import tensorflow as tf
 
 _MASK = (1 << 32) - 1
-_DIGITS = 24  # of a float32's significand
+_DIGITS = 24  # bits of a float32's significand
 
 
 def _mixed(word: tf.Tensor) -> tf.Tensor:
-    """A bijection of 32-bit words, held in int64, in which each bit of the result depends on all
-    bits of the argument (xor-shifts and odd multipliers, as in the finalizer of MurmurHash3).
-    Both multipliers are below 2^31, so that no product overflows int64."""
+    """A bijection of 32-bit words, held in int64. Each output bit depends on all input bits.
+
+    It uses xor-shifts and odd multipliers, like the finalizer of MurmurHash3. Both multipliers are
+    below 2^31, so no product overflows int64.
+    """
     word = tf.bitwise.bitwise_xor(word, tf.bitwise.right_shift(word, _word(16)))
     word = tf.bitwise.bitwise_and(word * 0x21F0AAAD, _word(_MASK))
     word = tf.bitwise.bitwise_xor(word, tf.bitwise.right_shift(word, _word(15)))
@@ -30,7 +32,7 @@ def _word(value: int) -> tf.Tensor:
 
 
 def _absorbed(state: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
-    """`state` after both halves of a 64-bit `number` were hashed into it."""
+    """Hash both halves of a 64-bit `number` into `state`."""
     for half in (number, tf.bitwise.right_shift(number, _word(32))):
         state = _mixed(tf.bitwise.bitwise_xor(state, tf.bitwise.bitwise_and(half, _word(_MASK))))
     return state
@@ -39,14 +41,14 @@ def _absorbed(state: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
 def uniform_draws(
     seed: int, stream: int, epoch: Any, index: tf.Tensor, draws: int
 ) -> tf.Tensor:
-    """Uniform random numbers of each image, a function of the arguments alone.
+    """Uniform random numbers for each image that depend only on the arguments.
 
     Args:
-        seed: of the run.
-        stream: which of several uses the numbers are for.
+        seed: the run's seed.
+        stream: a number for each use; different uses get different random numbers.
         epoch: integer scalar, a Python number or a tensor.
-        index: integers ``[B]``, each image's place in the data.
-        draws: how many numbers an image takes.
+        index: integers ``[B]``, each image's position in the data.
+        draws: how many numbers each image needs.
 
     Returns:
         float32 ``[B, draws]`` in [0, 1), multiples of 2^-24.

@@ -1,4 +1,4 @@
-"""Gradient surgery: several tasks' gradients without what conflicts between them (PCGrad)."""
+"""Gradient surgery (PCGrad): remove the conflicting components of several tasks' gradients."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import tensorflow as tf
 
 
 def without_conflicts(gradients: tf.Tensor) -> tf.Tensor:
-    """Each task's gradient, projected onto the normal plane of every gradient it conflicts with.
+    """Project each task's gradient onto the normal plane of every gradient it conflicts with.
 
     Yu et al., "Gradient surgery for multi-task learning", NeurIPS 2020, algorithm 1: for each
-    task i and every other task j in turn, where ``g_i . g_j < 0``,
-    ``g_i -= (g_i . g_j) / ||g_j||^2 g_j``, with g_j as it was at first. The paper takes the j in
-    random order; here they come in the order of the tasks, so that a step can be repeated.
+    task i and every other task j in turn, if ``g_i . g_j < 0``, then
+    ``g_i -= (g_i . g_j) / ||g_j||^2 g_j`` with the original g_j. The paper visits the j in random
+    order; here they are visited in the order of the tasks, to keep steps reproducible.
 
     Args:
         gradients: g, ``[T, n]``.
 
     Returns:
-        ``[T, n]``; the update is their sum over tasks.
+        The projected gradients, ``[T, n]``. The update is their sum over tasks.
     """
     originals = tf.unstack(gradients)
     squares = [tf.reduce_sum(each * each) for each in originals]

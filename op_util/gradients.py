@@ -1,4 +1,4 @@
-"""The main task's and the distillation's gradients made into one (Lee, Kim, Song 2018, 3.3)."""
+"""Combine the gradients of the main task and of distillation (Lee, Kim, Song 2018, section 3.3)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import tensorflow as tf
 
 
 def clip_by_norm(gradient: tf.Tensor, bound: tf.Tensor) -> tf.Tensor:
-    """`gradient`, scaled down to the norm `bound` where it is longer. Unlike `tf.clip_by_norm`,
-    zero clipped to zero is zero, not NaN."""
+    """Scale `gradient` down to the norm `bound` if it is longer.
+
+    Unlike `tf.clip_by_norm`, a zero gradient clipped to zero stays zero instead of becoming NaN.
+    """
     norm = tf.norm(gradient)
     return gradient * tf.where(norm > bound, tf.math.divide_no_nan(bound, norm), 1)
 
@@ -17,20 +19,21 @@ def clip_by_norm(gradient: tf.Tensor, bound: tf.Tensor) -> tf.Tensor:
 def clipped_combination(
     main: Sequence[tf.Tensor | None], distillation: Sequence[tf.Tensor | None], epoch: tf.Tensor
 ) -> tuple[list[tf.Tensor | None], tf.Tensor]:
-    """``g = g0 + clip_by_norm(g1, ||g0|| sigmoid(epoch))``, for each variable by itself.
+    """``g = g0 + clip_by_norm(g1, ||g0|| sigmoid(epoch))``, separately for each variable.
 
-    The more is learned, the more of the teacher's gradient is let through, but it never outweighs
-    the main task's. A variable that the main loss does not reach, such as an adapter's, has no
-    ``||g0||``: the mean of the others' takes its place, or nothing is clipped where there is none.
+    The bound on the distillation gradient rises with the epochs, but never above the norm of the
+    main task's gradient. A variable that the main loss does not reach, for example an adapter's,
+    has no ``||g0||``. The mean ``||g0||`` of the other variables is used instead; if there is none,
+    nothing is clipped.
 
     Args:
-        main: ``g0``, a gradient (or None) for each variable.
-        distillation: ``g1``, likewise; None where the loss does not reach the variable.
+        main: ``g0``, one gradient per variable; None if the loss does not reach the variable.
+        distillation: ``g1``, in the same form.
         epoch: scalar, the number of finished epochs of this training, 0 in the first.
 
     Returns:
-        The list of ``g``, and which share of the distillation gradient (norm over all variables)
-        the clip lets through: 1 where it does nothing.
+        The list of ``g``, and the share of the distillation gradient's norm (over all variables)
+        that remains after clipping: 1 if nothing was clipped.
     """
     openness = tf.sigmoid(tf.cast(epoch, tf.float32))
     norms = [None if g0 is None else tf.norm(g0) for g0 in main]

@@ -1,4 +1,4 @@
-"""GradNorm: weights of tasks by which none outweighs the others in what they share.
+"""GradNorm: task weights that balance the tasks' gradients on the shared encoder.
 
 Chen et al., "GradNorm: gradient normalization for adaptive loss balancing", ICML 2018.
 """
@@ -11,23 +11,23 @@ import tensorflow as tf
 def weights(
     norms: tf.Tensor, losses: tf.Tensor, first_losses: tf.Tensor, asymmetry: float
 ) -> tf.Tensor:
-    """The weights at which each task's gradient has the norm that GradNorm wants it to have.
+    """The weights that give each task's gradient the norm that GradNorm asks for.
 
-    With ``g_t = ||gradient of L_t||`` that norm is, up to a factor common to all tasks, ``r_t^alpha
-    = (w_t g_t)``, where ``r_t`` is the share of its first loss that a task still has, divided by
-    the mean of these shares over tasks: who learns slowly may pull harder (section 3.2 of the
-    paper). The paper gets there by gradient steps on ``sum_t |w_t g_t - mean(w g) r_t^alpha|``
-    (equation 2), one with each training step; as the norms are measured only now and then, the
-    equation is solved instead.
+    With ``g_t = ||gradient of L_t||``, this means ``w_t g_t = r_t^alpha`` up to a factor common to
+    all tasks. ``r_t`` is the task's current loss relative to its first loss, divided by the mean of
+    this ratio over tasks: tasks that learn slowly get larger gradients (section 3.2 of the paper).
+    The paper takes a gradient step on ``sum_t |w_t g_t - mean(w g) r_t^alpha|`` (equation 2) in
+    each training step. Here the norms are measured only from time to time, so the equation is
+    solved directly.
 
     Args:
-        norms: g, ``[T]``, of the tasks' losses without weights.
-        losses, first_losses: ``[T]``, now and at the beginning.
-        asymmetry: alpha; 0: all norms equal.
+        norms: g, ``[T]``, of the gradients of the unweighted losses.
+        losses, first_losses: ``[T]``, current and initial losses.
+        asymmetry: alpha; 0 makes all norms equal.
 
     Returns:
-        float32 ``[T]`` of sum T. A task whose gradient or first loss is zero or not finite gets the
-        mean weight, 1.
+        float32 ``[T]`` with sum T. A task whose gradient or first loss is zero or not finite gets
+        the mean weight, 1.
     """
     norms, losses, first = (tf.cast(x, tf.float32) for x in (norms, losses, first_losses))
     usable = (norms > 0) & (first > 0) & tf.math.is_finite(norms + losses + first)
@@ -40,6 +40,8 @@ def weights(
 
 
 def moved(old: tf.Tensor, new: tf.Tensor, rate: float) -> tf.Tensor:
-    """From weights `old` by the share `rate`, in (0, 1], of the way to `new`: measured on one
-    batch, norms are noisy. The sum stays."""
+    """Move the weights `old` towards `new` by the fraction `rate`, in (0, 1].
+
+    The norms of one batch are noisy, hence the partial step. The sum of the weights is preserved.
+    """
     return old + rate * (new - old)

@@ -1,4 +1,4 @@
-"""Graphs that are made once: making those of decompositions takes longer than many steps."""
+"""Cache traced graphs: tracing a decomposition takes longer than many training steps."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from op_util.precision import rounds_products
 
 
 def made_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Within a graph, calls of `function` share a graph of its own, one for each kind of arguments,
-    which is kept as long as the process lasts.
+    """Trace `function` once per kind of arguments and share the trace between all graphs.
+
+    Calls inside a graph use a cached `tf.function`, which is kept until the process ends. Eager
+    calls run `function` directly.
 
     Args:
-        function: ``function(matrices, *settings)`` of a list of tensors and of hashable settings;
-            no gradient passes through it, and it has no variables.
+        function: ``function(matrices, *settings)`` takes a list of tensors and hashable settings.
+            It has no variables, and no gradient passes through it.
     """
 
     @functools.cache
@@ -28,7 +30,7 @@ def made_once(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(matrices: list[tf.Tensor], *settings: Hashable) -> Any:
         if tf.executing_eagerly():
             return function(matrices, *settings)
-        # How products are computed can be changed at any time.
+        # The precision of products can be changed at any time.
         kind = rounds_products(), *((matrix.dtype, *matrix.shape) for matrix in matrices)
         return graph_of(kind, settings)(*matrices)
 

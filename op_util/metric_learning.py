@@ -1,7 +1,7 @@
-"""Losses between embeddings, and how to see that embeddings collapse.
+"""Losses between embeddings, and measures of their collapse.
 
-Embeddings of several tasks come as ``[B, T, width]``: B images, T tasks, each of length 1 (see
-`normalised`). Everything is computed in float32 at least.
+Embeddings of several tasks have the shape ``[B, T, width]`` for B images and T tasks, and each has
+length 1 (see `normalised`). Everything is computed in at least float32.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import tensorflow as tf
 from op_util.precision import at_least_float32
 
 SHORTEST = 1e-12
-"""Squares of lengths below this are those of vectors without a direction."""
+"""Vectors with a squared length below this are treated as zero."""
 
 
 def normalised(x: tf.Tensor) -> tf.Tensor:
-    """``x [..., width]`` at length 1. What has no length stays zero, and has no gradient."""
+    """Scale ``x [..., width]`` to length 1. Zero vectors become zero and get no gradient."""
     x = at_least_float32(x)
     squared = tf.reduce_sum(x * x, axis=-1, keepdims=True)
     is_long = squared > SHORTEST
@@ -25,26 +25,30 @@ def normalised(x: tf.Tensor) -> tf.Tensor:
 
 
 def squared_distances(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """``||x_i - y_j||^2 [..., n, m]`` of the rows of ``x [..., n, width]`` and ``y [..., m,
-    width]``."""
+    """``||x_i - y_j||^2`` between the rows of x and y, ``[..., n, m]``.
+
+    Args:
+        x: ``[..., n, width]``.
+        y: ``[..., m, width]``.
+    """
     of_x, of_y = (tf.reduce_sum(rows * rows, axis=-1) for rows in (x, y))
     products = tf.matmul(x, y, transpose_b=True)
     return tf.nn.relu(of_x[..., :, None] + of_y[..., None, :] - 2 * products)
 
 
 def triplet_loss(embeddings: tf.Tensor, margin: float) -> tf.Tensor:
-    """Metric-based regularization by triplets, over all ordered pairs of tasks a != b.
+    """Metric-based regularization with triplets, over all ordered pairs of tasks a != b.
 
     The mean over a, b, i of ``max(0, ||e_a(i) - e_b(i)||^2 - ||e_a(i) - e_b(j)||^2 + margin)``.
 
-    The anchor is image i as task a sees it, the positive the same image as task b sees it, the
-    negative another image j as task b sees it. j is semi-hard (Schroff et al., FaceNet, 2015,
-    section 3.2): the nearest of those that are farther than the positive; where none is farther,
-    the farthest.
+    The anchor is task a's embedding of image i, the positive is task b's embedding of the same
+    image, and the negative is task b's embedding of another image j. j is semi-hard (Schroff et
+    al., FaceNet, 2015, section 3.2): the nearest image that is farther than the positive, or the
+    farthest if there is none.
 
     Args:
         embeddings: ``[B, T, width]``, T at least 2.
-        margin: of squared distances, which are 0 to 4 between vectors of length 1.
+        margin: a margin between squared distances, which are 0 to 4 for vectors of length 1.
 
     Returns:
         A scalar; 0 for a single image, which has no negative.
@@ -66,19 +70,18 @@ def triplet_loss(embeddings: tf.Tensor, margin: float) -> tf.Tensor:
 
 
 def relational_loss(embeddings: tf.Tensor) -> tf.Tensor:
-    """Metric-based regularization by relations: how far images are from each other should not
-    depend on the task.
+    """Metric-based regularization with relations: all tasks should agree on distances of images.
 
     ``mean over tasks and pairs i != j of (D_t(i, j) - mean over tasks of D(i, j))^2``, with
     ``D_t(i, j) = ||e_t(i) - e_t(j)||`` divided by its mean over the batch's pairs (as in Park et
-    al., Relational knowledge distillation, 2019, equation 4). No gradient through the mean over
-    tasks.
+    al., Relational knowledge distillation, 2019, equation 4). No gradient passes through the mean
+    over tasks.
 
     Args:
         embeddings: ``[B, T, width]``, T at least 2.
 
     Returns:
-        A scalar; 0 for a single image, and where all images are in one place.
+        A scalar; 0 for a single image, or if all embeddings coincide.
     """
     tasks = tf.transpose(at_least_float32(embeddings), [1, 0, 2])
     squared = squared_distances(tasks, tasks)  # [T, i, j]
@@ -101,7 +104,7 @@ def nt_xent(projections: tf.Tensor, temperature: float) -> tf.Tensor:
     same image, k runs over all other views of all images, s is the cosine.
 
     Args:
-        projections: ``[B, 2, width]`` of any length, which is divided out.
+        projections: ``[B, 2, width]``, normalised to length 1 first.
         temperature: above 0.
 
     Returns:
@@ -120,13 +123,13 @@ def nt_xent(projections: tf.Tensor, temperature: float) -> tf.Tensor:
 
 
 def finds_partner(projections: tf.Tensor) -> tf.Tensor:
-    """Whether the nearest second view (by cosine) to an image's first one is its own.
+    """Whether each image's first view has its own second view as nearest neighbour, by cosine.
 
     Args:
         projections: ``[B, 2, width]``.
 
     Returns:
-        bool ``[B]``. By chance one in B is.
+        bool ``[B]``. The chance level is 1 in B.
     """
     first, second = tf.unstack(normalised(projections), axis=1)
     nearest = tf.argmax(tf.matmul(first, second, transpose_b=True), axis=1)
@@ -134,24 +137,25 @@ def finds_partner(projections: tf.Tensor) -> tf.Tensor:
 
 
 def deviation(embeddings: tf.Tensor) -> tf.Tensor:
-    """Mean over dimensions of the standard deviation over rows, ``[...]`` of ``[..., n, width]``.
+    """The standard deviation over rows, averaged over dimensions: ``[...]`` of ``[..., n, width]``.
 
-    0 where all rows are equal; of rows of length 1 at most ``1 / sqrt(width)``.
+    It is 0 if all rows are equal, and at most ``1 / sqrt(width)`` for rows of length 1.
     """
     return tf.reduce_mean(tf.math.reduce_std(at_least_float32(embeddings), axis=-2), axis=-1)
 
 
 def effective_rank(embeddings: tf.Tensor) -> tf.Tensor:
-    """How many dimensions the rows fill: ``exp`` of the entropy of the singular values, divided by
-    their sum, of the centred rows (Roy & Vetterli, The effective rank, 2007).
+    """How many dimensions the rows fill (Roy & Vetterli, The effective rank, 2007).
+
+    ``exp`` of the entropy of the centred rows' singular values, which are divided by their sum.
 
     Args:
         embeddings: ``[..., n, width]``.
 
     Returns:
-        float64 ``[...]``, from 1 to ``min(n - 1, width)``; 0 where all rows are equal.
+        float64 ``[...]``, from 1 to ``min(n - 1, width)``; 0 if all rows are equal.
     """
-    # In float64, because the square root of rounding counts as so many small singular values.
+    # In float32, rounding would add many small singular values and raise the entropy.
     rows = tf.cast(embeddings, tf.float64)
     rows -= tf.reduce_mean(rows, axis=-2, keepdims=True)
     values = tf.linalg.svd(rows, compute_uv=False)

@@ -1,4 +1,4 @@
-"""Feature maps brought to another height and width, as the papers' PyTorch code does it."""
+"""Resize feature maps exactly as the papers' PyTorch code does."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import tensorflow as tf
 
 
 def adaptive_average_pool(maps: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """Averages over a grid of `size` cells, which overlap where the size does not divide.
+    """Average over a grid of cells, which overlap if the map's size is no multiple of the grid's.
 
-    Row i of h is the mean of the rows ``floor(i H / h)`` to ``ceil((i + 1) H / h)`` of H, and so
-    for the columns. A map that is smaller than `size` gets its positions repeated.
+    Row i of h is the mean of the rows from ``floor(i H / h)`` up to, but not including,
+    ``ceil((i + 1) H / h)``; columns likewise. If the map is smaller than `size`, positions repeat.
 
     Args:
         maps: ``[B, H, W, D]``, H and W known.
@@ -41,13 +41,15 @@ def _averages(size: int, cells: int) -> np.ndarray:
 
 
 def cell_bounds(size: int, cells: int) -> list[tuple[int, int]]:
-    """First and last (exclusive) of the rows in each of `cells` cells of a map of `size` rows; they
-    overlap where the size does not divide."""
+    """The first and last (exclusive) row of each of `cells` cells of a map with `size` rows.
+
+    The cells overlap if `size` is not a multiple of `cells`.
+    """
     return [(i * size // cells, -(-(i + 1) * size // cells)) for i in range(cells)]
 
 
 def nearest(maps: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """Maps resized by taking, for row i of h, the row ``floor(i H / h)`` of H, and so for columns.
+    """Resize maps: row i of h is the row ``floor(i H / h)`` of H; columns likewise.
 
     Args:
         maps: ``[B, H, W, D]``, H and W known.

@@ -1,21 +1,23 @@
-"""Which types losses are computed in, and matrix products that keep all digits of float32."""
+"""The precision of losses, and matrix products in full float32 precision."""
 
 from __future__ import annotations
 
 import tensorflow as tf
 
-TENSOR_FLOAT_32 = (8, 0)  # the compute capability from which NVIDIA's GPUs have it
+TENSOR_FLOAT_32 = (8, 0)  # NVIDIA GPUs have it from this compute capability on
 
 
 def at_least_float32(x: tf.Tensor) -> tf.Tensor:
-    """`x`, widened where its type has fewer digits than float32."""
+    """Cast `x` to float32 unless it is float32 or float64."""
     return x if x.dtype in (tf.float32, tf.float64) else tf.cast(x, tf.float32)
 
 
 def rounds_products() -> bool:
-    """Whether float32 matrix products are computed in TensorFloat-32, of 10 bits' mantissa:
-    TensorFlow's default on GPUs that have it (see
-    `tf.config.experimental.enable_tensor_float_32_execution`)."""
+    """Whether float32 matrix products are computed in TensorFloat-32, with a 10-bit mantissa.
+
+    This is TensorFlow's default on GPUs that support it (see
+    `tf.config.experimental.enable_tensor_float_32_execution`).
+    """
     if not tf.config.experimental.tensor_float_32_execution_enabled():
         return False
     details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
@@ -25,10 +27,10 @@ def rounds_products() -> bool:
 def product(
     a: tf.Tensor, b: tf.Tensor, *, transpose_a: bool = False, transpose_b: bool = False
 ) -> tf.Tensor:
-    """`tf.matmul` that keeps float32's digits: by float64 where float32 products are rounded.
+    """`tf.matmul` in full float32 precision: uses float64 where TensorFlow would round products.
 
-    What singular vectors are computed from needs them: TensorFloat-32's relative error of 1e-3 is
-    divided by the gap between singular values.
+    Singular vectors need this precision: TensorFloat-32's relative error of 1e-3 would be divided
+    by the gap between singular values.
     """
     is_rounded = a.dtype == tf.float32 and rounds_products()
     if is_rounded:

@@ -1,6 +1,6 @@
 """Losses between two views of each image that need no negatives.
 
-All are of embeddings ``[B, D]`` and computed in float32.
+All take embeddings ``[B, D]`` and compute in float32.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import tensorflow as tf
 
 from op_util.metric_learning import normalised
 
-_BARLOW_EPSILON = 1e-5  # of the authors' batch normalisation
+_BARLOW_EPSILON = 1e-5  # from the authors' batch normalisation
 _VICREG_EPSILON = 1e-4  # the paper's, equation 2
 
 
 def barlow_twins(first: tf.Tensor, second: tf.Tensor, redundancy: float = 5e-3) -> tf.Tensor:
-    """``sum_i (1 - C_ii)^2 + redundancy sum_{i != j} C_ij^2``, C the views' correlations.
+    """``sum_i (1 - C_ii)^2 + redundancy sum_{i != j} C_ij^2`` with C the views' cross-correlations.
 
     Zbontar et al., "Barlow Twins", ICML 2021, equations 1 and 2.
 
@@ -41,8 +41,8 @@ def vicreg(
 ) -> tf.Tensor:
     """``invariance s(Z, Z') + variance (v(Z) + v(Z')) / 2 + covariance (c(Z) + c(Z'))``.
 
-    Bardes et al., "VICReg", ICLR 2022, equation 6. As in the authors' code, s is the mean over
-    dimensions too, and v(Z) + v(Z') is halved.
+    Bardes et al., "VICReg", ICLR 2022, equation 6. As in the authors' code, s is also averaged over
+    dimensions, and v(Z) + v(Z') is halved.
 
     Args:
         first, second: the views' embeddings Z and Z', ``[B, D]``.
@@ -59,16 +59,20 @@ def vicreg(
 
 
 def variance_hinge(embeddings: tf.Tensor) -> tf.Tensor:
-    """``v(Z)``: how far the dimensions' standard deviations are below 1, mean over dimensions
-    (VICReg, equations 1 and 2). Float32, from 0 to 1."""
+    """``v(Z)``: how far the standard deviations fall short of 1, averaged over dimensions.
+
+    VICReg, equations 1 and 2. A float32 scalar from 0 to 1.
+    """
     centred = centre(embeddings)
     variances = tf.math.divide_no_nan(tf.reduce_sum(centred**2, axis=0), count(centred) - 1)
     return tf.reduce_mean(tf.nn.relu(1 - tf.sqrt(variances + _VICREG_EPSILON)))
 
 
 def covariance_penalty(embeddings: tf.Tensor) -> tf.Tensor:
-    """``c(Z)``: the sum of the squared covariances between different dimensions, divided by their
-    number D (VICReg, equations 3 and 4). Float32."""
+    """``c(Z)``: the sum of squared covariances between different dimensions, divided by D.
+
+    VICReg, equations 3 and 4. D is the number of dimensions. A float32 scalar.
+    """
     centred = centre(embeddings)
     products = tf.matmul(centred, centred, transpose_a=True)
     covariances = tf.math.divide_no_nan(products, count(centred) - 1)
@@ -93,18 +97,18 @@ def negative_cosine(prediction: tf.Tensor, projection: tf.Tensor) -> tf.Tensor:
 
 
 def standardized(embeddings: tf.Tensor) -> tf.Tensor:
-    """Each dimension with mean 0 and variance 1 over the batch, float32 ``[B, D]``."""
+    """Scale each dimension to mean 0 and variance 1 over the batch, float32 ``[B, D]``."""
     centred = centre(embeddings)
     variances = tf.reduce_mean(centred**2, axis=0)
     return centred * tf.math.rsqrt(variances + _BARLOW_EPSILON)
 
 
 def centre(embeddings: tf.Tensor) -> tf.Tensor:
-    """Each dimension with mean 0 over the batch, float32 ``[B, D]``."""
+    """Subtract each dimension's mean over the batch, float32 ``[B, D]``."""
     embeddings = tf.cast(embeddings, tf.float32)
     return embeddings - tf.reduce_mean(embeddings, axis=0)
 
 
 def count(embeddings: tf.Tensor) -> tf.Tensor:
-    """B of ``[B, D]``, a float32 scalar."""
+    """The batch size B of ``[B, D]``, a float32 scalar."""
     return tf.cast(tf.shape(embeddings)[0], tf.float32)

@@ -1,17 +1,17 @@
 """Truncated right singular vectors of a batch of matrices, and their gradient.
 
-For ``X = U S V^T`` the vectors ``v_i`` say which mixtures of channels a feature map is made of
-(Lee, Kim, Song, ECCV 2018, section 3.1). Three choices are the caller's:
+For ``X = U S V^T``, the vectors ``v_i`` are the mixtures of channels that a feature map consists of
+(Lee, Kim, Song, ECCV 2018, section 3.1). The caller makes three choices:
 
-- ``solver``: ``"svd"`` decomposes the whole matrix by `tf.linalg.svd`; ``"auto"`` compresses it
-  to a small core first (see `op_util.decomposition`, also for what differs on a GPU).
-- ``orientation``: a singular vector's sign is arbitrary. ``"canonical"`` gives each the sign that
-  makes its mean response, the sum over rows of ``X v``, non-negative (after Bro, Acar & Kolda,
-  2008), which every solver reproduces; ``"as_computed"`` keeps the routine's own sign, as
+- ``solver``: ``"svd"`` decomposes the whole matrix with `tf.linalg.svd`; ``"auto"`` compresses it
+  to a small core first (see `op_util.decomposition`, also for the differences on a GPU).
+- ``orientation``: a singular vector's sign is arbitrary. ``"canonical"`` chooses the sign that
+  makes the mean response, the sum over rows of ``X v``, non-negative (after Bro, Acar & Kolda,
+  2008), which every solver reproduces. ``"as_computed"`` keeps the routine's own sign, as
   published.
 - ``gradient``: ``"exact"`` is the derivative of the vectors (Ionescu et al., ICCV 2015), guarded at
-  ties; ``"published"`` is what the original code computes: nothing for tall matrices, and for wide
-  ones only the part of the derivative in which the left vectors stand still.
+  ties. ``"published"`` is what the original code computes: zero for tall matrices, and for wide
+  ones only the part of the derivative that keeps the left vectors fixed.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ from op_util.precision import at_least_float32, product
 SOLVERS = ("auto", "svd")
 ORIENTATIONS = ("canonical", "as_computed")
 GRADIENTS = ("exact", "published")
-TRUSTED_ERROR = 5e-4  # of a vector; beyond it float32 is not enough and float64 is used
+TRUSTED_ERROR = 5e-4  # if a vector's error may exceed this, float64 replaces float32
 
-SAFE_RANGE = (1e-12, 1e15)  # of singular values whose squares float32 can hold
-PUBLISHED_VECTORS = 5  # the original code's gradient knows no more
-GPU_STEPS = 6  # of conjugate gradients: a loop would wait for the host in each step
+SAFE_RANGE = (1e-12, 1e15)  # singular values in this range have squares that float32 can hold
+PUBLISHED_VECTORS = 5  # how many vectors the original code's gradient covers
+GPU_STEPS = 6  # steps of conjugate gradients; a loop would wait for the host in each step
 
 
 class Decomposition(NamedTuple):
     """The leading singular triplets of ``X [B, N, D]``, computed without a gradient.
 
     Attributes:
-        matrices: the ``X`` that was decomposed, in at least float32.
-        scale: ``[B, 1, 1]``, positive; below, the spectrum and the Gram matrix are those of
-            ``X / scale``, whose largest singular value is of order 1.
-        gram: Gram matrix ``[B, n, n]`` of the smaller side, ``n = min(N, D)``; None where the
-            spectrum is complete.
-        spectrum: of the Gram matrix, its values the singular ones: the k pairs below, and more or
-            even all of them; those beyond k may be approximate.
-        values: singular values ``[B, k]`` of X, in falling order, k as asked for, at most n.
-        left, right: singular vectors ``[B, N, k]`` and ``[B, D, k]``; zero where the value is zero.
-        good: ``[B]``, False where X or its decomposition is not finite; all else is 0 there.
-        error: ``[B, k]``, about how far rounding may have turned each right vector (radians).
+        matrices: the decomposed ``X``, in at least float32.
+        scale: ``[B, 1, 1]``, positive; `gram` and `spectrum` belong to ``X / scale``, which has a
+            largest singular value of order 1.
+        gram: Gram matrix ``[B, n, n]`` of the smaller side, ``n = min(N, D)``; None if the spectrum
+            is complete.
+        spectrum: the singular values of ``X / scale`` and the eigenvectors of its Gram matrix: at
+            least the k leading pairs, up to all n. Those beyond k may be approximate.
+        values: singular values ``[B, k]`` of X, in descending order; k as requested, at most n.
+        left, right: singular vectors ``[B, N, k]`` and ``[B, D, k]``; zero if the value is zero.
+        good: ``[B]``, False if X or its decomposition is not finite; then all else is 0.
+        error: ``[B, k]``, roughly how far rounding may have turned each right vector (radians).
     """
 
     matrices: tf.Tensor
@@ -85,11 +85,12 @@ def right_singular_vectors(
 
     Args:
         matrices: ``[B, N, D]``, any floating type; computed in at least float32.
-        count: how many; no more than ``min(N, D)`` are returned.
+        count: how many vectors; at most ``min(N, D)`` are returned.
+        gradient, orientation, solver: see the module's description.
 
     Returns:
-        Singular values ``[B, k]`` (no gradient) and vectors ``[B, D, k]``, all finite: a matrix
-        with a non-finite entry has zeros, as has a vector whose singular value is zero.
+        Singular values ``[B, k]`` (no gradient) and vectors ``[B, D, k]``, all finite. A matrix
+        with a non-finite entry gives zeros, and so does a singular value of zero.
     """
     found = decompose([matrices], [count], orientation=orientation, solver=solver)[0]
     index = tf.tile(tf.range(found.values.shape[1])[None, :], [tf.shape(found.values)[0], 1])
@@ -116,13 +117,17 @@ def decompose(
     solver: str,
     exact: list[int] | None = None,
 ) -> list[Decomposition]:
-    """Decompose several batches of matrices; those with Gram matrices of one size share one call.
+    """Decompose several batches of matrices. Gram matrices of the same size share one call.
 
     Args:
-        matrices: tensors ``[B, N_i, D_i]``, each of its own static shape but for the batch.
-        counts: how many singular vectors of each.
-        exact: how many of them have to be exact; the others may be as far off as their `error`
-            says. None: all.
+        matrices: tensors ``[B, N_i, D_i]`` with static N_i and D_i, which may differ.
+        counts: how many singular vectors of each to find.
+        orientation, solver: see the module's description.
+        exact: how many of them must be exact; the others may be off by their `error`. None means
+            all.
+
+    Raises:
+        ValueError: unknown orientation or solver.
     """
     matrices = [at_least_float32(tf.stop_gradient(matrix)) for matrix in matrices]
     if solver == "svd":
@@ -149,20 +154,24 @@ def differentiable(
     solver: str,
     trusted: tf.Tensor | None,
 ) -> tuple[tf.Tensor, ...]:
-    """Right singular vectors chosen from decompositions, with their gradient.
+    """Choose right singular vectors from decompositions, with their gradient.
 
-    The gradient is solved for the chosen vectors only, so candidates cost nothing in it.
+    The gradient is solved for the chosen vectors only, so unused candidates cost nothing.
 
     Args:
-        matrices: what ``found[0]`` is the decomposition of.
-        found: decompositions, of canonical orientation where `trusted` is given.
-        pick: ``pick(*found)`` gives ``index [B, m]`` int32, the vectors ``index`` of ``found[0]``,
-            which are what is differentiated, and any further tensors.
-        trusted: scalar bool, whether float32 has been enough; where not, all is found again in
-            float64. None, and in float64: it is.
+        matrices: the matrices that ``found[0]`` decomposes.
+        found: decompositions, of canonical orientation if `trusted` is given.
+        pick: ``pick(*found)`` returns ``index [B, m]`` int32, the vectors ``index`` of
+            ``found[0]``, which are differentiated, and any further tensors.
+        gradient, solver: see the module's description.
+        trusted: scalar bool, whether float32 was precise enough; if not, everything is recomputed
+            in float64. None always trusts. Ignored if `found` is already in float64.
 
     Returns:
-        What `pick` gives, without the index.
+        The outputs of `pick`, without the index.
+
+    Raises:
+        ValueError: unknown gradient.
     """
     if gradient not in GRADIENTS:
         raise ValueError(f"gradient is {gradient!r}; expected one of {', '.join(GRADIENTS)}")
@@ -176,7 +185,7 @@ def differentiable(
 
     def fast() -> tuple[tf.Tensor, ...]:
         index, *others = pick(*found)
-        # On a GPU, branches hand over int32 in the host's memory.
+        # On a GPU, branches return int32 in host memory.
         return tf.cast(index, tf.int64), *others
 
     def slow() -> tuple[tf.Tensor, ...]:
@@ -208,24 +217,24 @@ def exact_gradient(found: Decomposition, index: tf.Tensor, upstream: tf.Tensor) 
     """The derivative of the chosen vectors, by implicit differentiation of ``X^T X v = s^2 v``.
 
     With ``w_i = (s_i^2 I - X^T X)^+ g_i`` the gradient is ``sum_i (X v_i) w_i^T + (X w_i) v_i^T``,
-    the same as the closed form of Ionescu et al. with all singular vectors. Along the leading
-    vectors the pseudo-inverse is known; what is left of it is applied on the smaller side of X.
+    the same as the closed form of Ionescu et al. with all singular vectors. The pseudo-inverse is
+    known along the leading vectors; the rest of it is solved for on the smaller side of X.
 
     Args:
-        found: of ``X [B, N, D]``.
+        found: the decomposition of ``X [B, N, D]``.
         index: ``[B, m]``, which vectors were chosen.
-        upstream: gradient ``g [B, D, m]`` at them.
+        upstream: the gradient ``g [B, D, m]`` with respect to the chosen vectors.
 
     Returns:
-        ``[B, N, D]``.
+        The gradient with respect to X, ``[B, N, D]``.
     """
     x, scale, right = found.matrices, found.scale, found.right
-    root = tf.sqrt(scale)  # in two halves, so that products with huge or tiny X stay in range
+    root = tf.sqrt(scale)  # applied twice, to keep products with huge or tiny X in range
     sigma = tf.gather(found.spectrum.values, index, batch_dims=1)[:, None, :]
     chosen = columns(right, index)
     along = transposed_product(right, upstream)  # [B, k, m]
     rest = upstream - product(right, along)
-    rest -= product(right, transposed_product(right, rest))  # once more, for its rounding
+    rest -= product(right, transposed_product(right, rest))  # again, to remove rounding errors
     inverse = _inverse_gaps(found, index)
     count = right.shape[2]
     known = inverse[:, :count] * along
@@ -242,20 +251,22 @@ def exact_gradient(found: Decomposition, index: tf.Tensor, upstream: tf.Tensor) 
         image = product(x, w / root) / root
     images = tf.concat([sigma * columns(found.left, index), image], axis=2)
     factors = (images, tf.concat([w, chosen], axis=2) / scale)
-    # Where the sample is dropped or the vector has no singular value, nothing is to be learned.
+    # Dropped samples, and vectors with a zero singular value, get no gradient.
     present = tf.gather(found.values, index, batch_dims=1)[:, None, :] > 0
     keep = found.good[:, None, None] & tf.tile(present, [1, 1, 2])
     return product(*(tf.where(keep, factor, 0) for factor in factors), transpose_b=True)
 
 
 def _inverse_gaps(found: Decomposition, index: tf.Tensor) -> tf.Tensor:
-    """``1 / (s_i^2 - s_j^2)`` of the scaled values, ``[B, p, m]`` for the known j and the chosen
-    i; 0 at a tie, where the vectors have no derivative."""
+    """``1 / (s_i^2 - s_j^2)`` of the scaled values, ``[B, p, m]`` for the known j and chosen i.
+
+    0 at a tie, where the vectors have no derivative.
+    """
     values = found.spectrum.values
     chosen = tf.gather(values, index, batch_dims=1)[:, None, :]  # [B, 1, m]
     tie = _tie(values.dtype) * values[:, :1, None]
     values = values[:, :, None]  # [B, p, 1]
-    # Factored, as the squares' difference would lose the digits of small values.
+    # Factored: a difference of squares would lose the digits of small values.
     gap = (chosen - values) * (chosen + values)
     return tf.where(
         tf.abs(chosen - values) > tie, tf.math.divide_no_nan(tf.ones_like(gap), gap), 0
@@ -268,7 +279,7 @@ def _on_complement(
     """``(s_i^2 I - G)^+ b_i`` for the chosen i and ``b [B, n, m]`` orthogonal to the leading
     vectors.
 
-    Where not all eigenvectors are known, those that are give a start that leaves little to solve.
+    If only some eigenvectors are known, they give a starting point that leaves little to solve.
     """
     vectors = found.spectrum.vectors
     start = product(vectors, inverse * transposed_product(vectors, b))
@@ -281,18 +292,18 @@ def _on_complement(
 def _solve_on_complement(
     found: Decomposition, shift: tf.Tensor, b: tf.Tensor, start: tf.Tensor
 ) -> tf.Tensor:
-    """Solve ``(shift_i I - G) z_i = b_i`` on the complement of the leading eigenvectors, where all
-    of G's values are below every shift, by conjugate gradients.
+    """Solve ``(shift_i I - G) z_i = b_i`` with conjugate gradients.
 
-    Nothing can fail in it: at a tie with an unknown vector, or where rounding makes the matrix
-    indefinite, the directions concerned are left out. On a GPU the number of steps is fixed, and G
-    is decomposed in full where that was not enough.
+    It is solved on the complement of the leading eigenvectors, where all eigenvalues of G are below
+    every shift. It cannot fail: at a tie with an unknown vector, or if rounding makes the matrix
+    indefinite, the directions concerned are skipped. On a GPU the number of steps is fixed; if they
+    were too few, G is decomposed in full.
 
     Args:
         shift: ``[B, 1, m]``.
         b, start: ``[B, n, m]``.
     """
-    # Without those that have no singular value: they are a part of the complement like any other.
+    # Vectors with a zero singular value belong to the complement.
     present = tf.cast(found.values[:, None, :] > 0, b.dtype)
     leading = found.spectrum.vectors[:, :, : found.values.shape[1]] * present
     smallest = _tie(b.dtype) * found.spectrum.values[:, :1, None] ** 2
@@ -318,7 +329,7 @@ def _solve_on_complement(
 
     target = _dot(b, b) * (16 * epsilon_of(b.dtype)) ** 2
     limit = 2 * b.shape[1] + 20
-    # Projected twice: what rounding leaves along the leading vectors could never be solved away.
+    # Projected twice: the iteration could never remove what rounding leaves along leading vectors.
     start = project(start)
     residual = project(project(b) - apply(start))
     state = (tf.constant(0), start, residual, residual, _dot(residual, residual))
@@ -337,8 +348,10 @@ def _solve_on_complement(
 def _solve_in_full(
     gram: tf.Tensor, shift: tf.Tensor, b: tf.Tensor, z: tf.Tensor, unsolved: tf.Tensor
 ) -> tf.Tensor:
-    """``z [B, n, m]``, with ``(shift_i I - G)^+ b_i`` in place of the ``unsolved [B, 1, m]``, from
-    all eigenpairs of G in the samples that have such columns."""
+    """Replace the ``unsolved [B, 1, m]`` columns of ``z [B, n, m]`` by ``(shift_i I - G)^+ b_i``.
+
+    Only samples with such columns are decomposed in full.
+    """
     rows = tf.where(tf.reduce_any(unsolved, axis=[1, 2]))
     gram, shift, b, old, unsolved = (
         tf.gather_nd(part, rows) for part in (gram, shift, b, z, unsolved)
@@ -357,13 +370,13 @@ def _dot(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 
 
 def published_gradient(found: Decomposition, index: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
-    """What the published code computes in place of the derivative.
+    """What the published code computes instead of the derivative.
 
-    Its matrix K of ``1 / (s_i^2 - s_j^2)`` is always zeroed by a guard meant for its infinite
-    diagonal. What is left for wide matrices is ``sum_i u_i (g_i - v_i v_i^T g_i)^T / s_i`` over the
-    first five vectors; for tall ones nothing. It also scales by ``B / (good + 1e-3)``.
+    A guard meant for the infinite diagonal always zeroes its whole matrix K of ``1 / (s_i^2 -
+    s_j^2)``. What remains for wide matrices is ``sum_i u_i (g_i - v_i v_i^T g_i)^T / s_i`` over the
+    first five vectors; for tall ones, nothing. It also multiplies by ``B / (good + 1e-3)``.
 
-    Args and returns as `exact_gradient`.
+    Arguments and return value are those of `exact_gradient`.
     """
     x = found.matrices
     if x.shape[1] >= x.shape[2]:
@@ -379,7 +392,7 @@ def published_gradient(found: Decomposition, index: tf.Tensor, upstream: tf.Tens
 
 
 def _by_svd(x: tf.Tensor, count: int) -> Decomposition:
-    """By `tf.linalg.svd` of the whole matrix; the gradient then needs no further solve."""
+    """Decompose with `tf.linalg.svd` of the whole matrix; the gradient then needs no solver."""
     good = tf.reduce_all(tf.math.is_finite(x), axis=[1, 2])
     values, left, right = tf.linalg.svd(tf.where(good[:, None, None], x, 0))
     for part in (values, left, right):
@@ -400,10 +413,10 @@ def _by_svd(x: tf.Tensor, count: int) -> Decomposition:
 def _by_gram(
     matrices: list[tf.Tensor], counts: tuple[int, ...], exact: tuple[int, ...], device: Device
 ) -> list[Decomposition]:
-    """Leading vectors from the Gram matrices; those of one size are solved for together."""
+    """Leading vectors from Gram matrices; Gram matrices of the same size are solved together."""
     grams = [_gram(x) for x in matrices]
     traces = [tf.reduce_sum(diagonal(gram), axis=1) for gram in grams]
-    # An entry that is not finite makes the trace so; the squares of tiny ones vanish.
+    # A non-finite entry makes the trace non-finite; the squares of tiny entries underflow.
     good = [tf.math.is_finite(trace) for trace in traces]
     vanished = [_vanished(x, trace, device) for x, trace in zip(matrices, traces, strict=True)]
     scaled = [
@@ -431,13 +444,13 @@ def _by_gram(
 
 
 def _vanished(x: tf.Tensor, trace: tf.Tensor, device: Device) -> tf.Tensor:
-    """Whether a sample's ``trace [B]`` is zero though ``x [B, N, D]`` is not."""
+    """Whether each sample's ``trace [B]`` is zero although ``x [B, N, D]`` is not."""
     zero = trace <= 0
 
     def vanished() -> tf.Tensor:
         return zero & tf.reduce_any(x != 0, axis=[1, 2])
 
-    if device == "CPU":  # elsewhere it costs less than to branch
+    if device == "CPU":  # on other devices, computing it is cheaper than a branch
         return tf.cond(tf.reduce_any(zero), vanished, lambda: zero)
     return vanished()
 
@@ -451,7 +464,7 @@ def _from_eigenpairs(
     count: int,
     exact: int,
 ) -> Decomposition:
-    """Singular triplets of `x` from the eigenpairs of ``gram``, that of ``x / scale``."""
+    """Singular triplets of `x` from the eigenpairs of `gram`, the Gram matrix of ``x / scale``."""
     scale = scale[:, None, None]
     spectrum = Eigenpairs(tf.sqrt(pairs.values), pairs.vectors)
     relative, vectors = spectrum.values[:, :count], pairs.vectors[:, :, :count]
@@ -459,7 +472,7 @@ def _from_eigenpairs(
     image = product(x, vectors, transpose_a=not tall) / scale
     other = tf.math.divide_no_nan(image, relative[:, None, :])
     left, right = (other, vectors) if tall else (vectors, other)
-    # In v = X^T u / s a turn of u towards a vector is magnified by that one's singular value.
+    # In v = X^T u / s, a turn of u towards another vector is scaled by the other's singular value.
     error = _turned(pairs.values, None if tall else spectrum.values)[:, :count]
     if pairs.values.shape[1] < gram.shape[-1]:
         loose = [0.0] * min(exact, count) + [LOOSE_ERROR] * (count - min(exact, count))
@@ -473,12 +486,15 @@ def _from_eigenpairs(
 
 
 def _turned(values: tf.Tensor, weight: tf.Tensor | None = None) -> tf.Tensor:
-    """How far rounding turns vectors (radians): its size, relative to the largest of ``values [B,
-    p]``, over the distance to the other values; 1 where two coincide.
+    """How far rounding turns each vector, in radians, ``[B, p]``.
+
+    The rounding error, relative to the largest value, divided by the distance to the other values;
+    1 if two values coincide.
 
     Args:
-        weight: ``[B, p]``, by how much a turn towards each of the vectors is magnified, relative to
-            the weight of the vector that turns. None: alike.
+        values: ``[B, p]``.
+        weight: ``[B, p]``: a turn of vector i towards vector j is magnified by ``weight_j /
+            weight_i``. None means equal weights.
     """
     count = values.shape[1]
     if weight is None:
@@ -491,8 +507,11 @@ def _turned(values: tf.Tensor, weight: tf.Tensor | None = None) -> tf.Tensor:
 
 
 def _zeroed(found: Decomposition, present: tf.Tensor) -> Decomposition:
-    """`found` with zeros where a sample is not good, and where a singular value is not ``present
-    [B, k]``: so small that rounding may have made it. Then its vector is not known at all."""
+    """Zero the samples that are not good, and the vectors that are not ``present [B, k]``.
+
+    A singular value that is not present is so small that it may be mere rounding, which leaves its
+    vector undetermined.
+    """
     good, largest = found.good, found.values[:, :1]
     keep = present & good[:, None]
     vague = ~keep & ((largest > 0) | ~good[:, None])
@@ -507,8 +526,7 @@ def _zeroed(found: Decomposition, present: tf.Tensor) -> Decomposition:
 
 
 def _canonical(found: Decomposition) -> Decomposition:
-    """Both vectors of a pair flipped where the mean response ``sum(X v) = s sum(u)`` is
-    negative."""
+    """Flip both vectors of a pair if the mean response ``sum(X v) = s sum(u)`` is negative."""
     sign = tf.where(tf.reduce_sum(found.left, axis=1, keepdims=True) < 0, -1, 1)
     sign = tf.cast(sign, found.left.dtype)
     return found._replace(left=found.left * sign, right=found.right * sign)
@@ -521,7 +539,7 @@ def _gram(x: tf.Tensor) -> tf.Tensor:
 
 
 def columns(vectors: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-    """Columns ``index [B, m]`` of ``vectors [B, n, k]``, by a product (faster than gathering)."""
+    """Columns ``index [B, m]`` of ``vectors [B, n, k]``; a product is faster than gathering."""
     choice = tf.one_hot(index, vectors.shape[2], axis=1, dtype=vectors.dtype)
     return product(vectors, choice)
 
@@ -532,5 +550,5 @@ def _tie(dtype: tf.DType) -> float:
 
 
 def _null(x: tf.Tensor) -> float:
-    """Values below this, relative to the largest, may be rounding and no more."""
+    """Values below this, relative to the largest, may be mere rounding."""
     return 4 * min(x.shape[1:]) * epsilon_of(x.dtype)

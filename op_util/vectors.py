@@ -1,8 +1,8 @@
-"""Lengths and directions of vectors whose gradients are finite at the zero vector too.
+"""Lengths and directions of vectors, with gradients that are finite even at the zero vector.
 
-The derivative of ``||x||`` at 0 is infinite by the chain rule, though what it is multiplied with is
-0; here it is 0, one of the norm's subgradients. Two equal samples of a batch, or a channel that
-answers to nothing, are such vectors.
+At 0, automatic differentiation of ``||x||`` multiplies an infinite derivative by 0 and gives NaN.
+Here the gradient is 0, one of the norm's subgradients. Zero vectors do occur: as the difference of
+two equal samples of a batch, or as a channel that responds to nothing.
 """
 
 from __future__ import annotations
@@ -18,5 +18,5 @@ def lengths(vectors: tf.Tensor) -> tf.Tensor:
 
 
 def directions(vectors: tf.Tensor) -> tf.Tensor:
-    """``x / ||x||`` of vectors ``[..., D]``; a zero vector stays one, and gets no gradient."""
+    """``x / ||x||`` of vectors ``[..., D]``; a zero vector stays zero and gets no gradient."""
     return tf.math.divide_no_nan(vectors, lengths(vectors))

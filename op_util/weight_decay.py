@@ -1,4 +1,4 @@
-"""Weight decay as a part of the gradients."""
+"""Weight decay as part of the gradients."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import tensorflow as tf
 def with_weight_decay(
     gradients: Sequence[tf.Tensor | None], variables: Sequence[keras.Variable], decay: float
 ) -> list[tf.Tensor | None]:
-    """Add the gradient of ``decay / 2 ||w||^2`` of all kernels to the losses' gradients.
+    """Add the gradient of ``decay / 2 ||w||^2`` for all kernels to the gradients of the losses.
 
-    A kernel that no loss reaches (its gradient is None) gets no decay and so stays as it is. With
-    decay as its whole gradient, an optimizer that divides by the gradient's size, such as Adam,
-    would take full steps towards zero.
+    A kernel that no loss reaches (its gradient is None) is left unchanged. If decay were its whole
+    gradient, an optimizer that divides by the gradient's magnitude (Adam, for example) would take
+    full steps towards zero.
 
     Args:
-        gradients: of the losses, one for each variable, in the same order.
+        gradients: gradients of the losses, one per variable, in the same order.
         variables: a variable is a kernel if its path ends with ``kernel``. Biases and the weights
             of normalisation layers do not decay.
-        decay: 0 or above.
+        decay: at least 0.
 
     Returns:
-        The gradients, of the same dtypes; None stays None.
+        The gradients, with unchanged dtypes; None stays None.
     """
     return [
         gradient + decay * tf.cast(variable.value, gradient.dtype)

@@ -1,7 +1,7 @@
-"""Unsupervised pretext tasks, and what keeps several of them from biasing one encoder.
+"""Unsupervised pretext tasks, and ways to keep several of them from biasing a shared encoder.
 
-Each task, balance, regularizer and ensemble is a `plugins.Plugin` in a file of its own, in the
-folder of its kind. `MultiTask` trains an encoder with any of them.
+Each task, balance, regularizer and ensemble is a `plugins.Plugin` in its own file, in the folder
+for its kind. `MultiTask` trains an encoder with any of them.
 """
 
 from . import balances, ensembles, regularizers, tasks

@@ -1,4 +1,4 @@
-"""Batches to train on, on one replica or all, and the random numbers of their views."""
+"""Batches of one replica or of all, and the random numbers of their views."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Batch(NamedTuple):
 
 
 class Use(enum.IntEnum):
-    """What views are made for; an image has other ones for each."""
+    """What views are used for. Each use gets different views of an image."""
 
     TRAINING = 0
     HELD_OUT = 1
@@ -28,10 +28,14 @@ class Use(enum.IntEnum):
 
 
 def as_batch(data: Any) -> Batch:
-    """A `Batch` of a dict with ``image`` and ``index``."""
+    """Convert a dict with ``image`` and ``index`` to a `Batch`.
+
+    Raises:
+        UserError: `data` is no such dict.
+    """
     if not isinstance(data, dict) or not {"image", "index"} <= data.keys():
         raise UserError(
-            "batches must be dicts with 'image', and 'index': each image's place in the data"
+            "batches must be dicts with 'image' and 'index' (each image's position in the data)"
         )
     return Batch(data["image"], tf.cast(data["index"], tf.int64))
 
@@ -41,8 +45,8 @@ def draws(
 ) -> tf.Tensor:
     """Random numbers for a task's views, float32 ``[B, count]`` in [0, 1).
 
-    By the task's name, so that it has the same views whichever others it is trained with, and by
-    an image's index, so that they do not depend on the batch, the replica or a restart.
+    They depend on the task's name, so it has the same views whatever other tasks it is trained
+    with, and on the image's index, so they do not depend on batch, replica or restarts.
     """
     stream = len(Use) * zlib.crc32(task.encode()) + use
     return uniform_draws(seed, stream, epoch, index, count)

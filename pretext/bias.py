@@ -1,4 +1,4 @@
-"""How far the encoder is biased to a task: what is measured in each epoch, and at the end."""
+"""Measure how far the encoder is biased towards a task, in each epoch and at the end."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ LEAST_RANK = 2.0
 
 
 class BiasLog(keras.callbacks.Callback):
-    """Adds what it measures to each epoch's logs.
+    """Measures the tasks' gradients and embeddings after each epoch and adds metrics to the logs.
 
     With T a task's name:
 
-    - ``T_factor``: of its loss, as balanced; ``T_gradient_norm``: of the gradient of factor times
-      loss on the encoder; ``cosine_A_B``: between the gradients of two tasks;
-    - ``T_deviation``: of e_t, mean over dimensions, times the square root of their number: 1 where
-      the images are spread evenly over the sphere, 0 where all are in one place;
-      ``T_effective_rank``: of e_t, how many dimensions the images fill (see
-      `op_util.metric_learning`);
-    - ``ensemble_weight``: w, where there is a temporal ensemble.
+    - ``T_factor``: the balance's factor for its loss.
+    - ``T_gradient_norm``: norm of the gradient of factor times loss on the encoder.
+    - ``cosine_A_B``: cosine between the gradients of two tasks.
+    - ``T_deviation``: standard deviation of e_t, averaged over dimensions, times the square root of
+      their number: 1 if the images are spread evenly over the sphere, 0 if they all coincide.
+    - ``T_effective_rank``: how many dimensions the images' e_t fill (see
+      `op_util.metric_learning`).
+    - ``ensemble_weight``: w, if there is a temporal ensemble.
 
-    Where a task's embeddings are no longer spread, a warning is printed: once, and again where they
-    have been spread in between.
+    When a task's embeddings collapse, a warning is printed once. It is printed again only if they
+    recover and collapse again.
 
     Args:
-        model: that is trained.
+        model: the model in training.
         sample: a fixed batch of training images to measure on.
     """
 
@@ -55,14 +56,14 @@ class BiasLog(keras.callbacks.Callback):
         model = self._multi_task
         factors = model.current_factors()
         names = [task.name for task in model.tasks]
-        figures = {
+        metrics = {
             "factor": factors,
             "gradient_norm": factors * found.norms,
             **spread_of(found.embeddings),
         }
         logs = logs if logs is not None else {}
-        for what, values in figures.items():
-            logs.update({f"{n}_{what}": float(v) for n, v in zip(names, values, strict=True)})
+        for metric, values in metrics.items():
+            logs.update({f"{n}_{metric}": float(v) for n, v in zip(names, values, strict=True)})
         for (a, first), (b, second) in itertools.combinations(enumerate(names), 2):
             logs[f"cosine_{first}_{second}"] = float(found.cosines[a, b])
         of_epoch = model.ensemble.metrics_of_epoch(model.epoch.value)
@@ -75,24 +76,27 @@ class BiasLog(keras.callbacks.Callback):
             if logs[f"{name}_deviation"] < LEAST_DEVIATION
             or logs[f"{name}_effective_rank"] < LEAST_RANK
         }
-        told = ", ".join(
+        new = ", ".join(
             f"{name} (deviation {logs[f'{name}_deviation']:.2g} of 1, effective rank "
             f"{logs[f'{name}_effective_rank']:.2g})"
             for name in names if name in collapsed - self._collapsed
         )
         self._collapsed = collapsed
-        if told:
+        if new:
             print(
                 f"warning: after epoch {epoch + 1} embeddings have collapsed, or are not spread "
-                f"yet: {told}; where that lasts, a smaller weight of regularizer or ensemble, or a "
-                "larger margin or temperature may help",
+                f"yet: {new}; if this persists, try a smaller regularizer or ensemble weight, or a "
+                "larger margin or temperature",
                 file=sys.stderr, flush=True,
             )
 
 
 def spread_of(embeddings: tf.Tensor) -> dict[str, tf.Tensor]:
-    """``deviation``, 1 where images are spread evenly, and ``effective_rank``, each ``[T]``, of
-    ``embeddings [B, T, width]``."""
+    """Each task's ``deviation`` (1 if images are spread evenly) and ``effective_rank``, ``[T]``.
+
+    Args:
+        embeddings: ``[B, T, width]``.
+    """
     by_task = tf.transpose(embeddings, [1, 0, 2])
     return {
         "deviation": math.sqrt(WIDTH) * deviation(by_task),
@@ -111,23 +115,23 @@ def retrained_heads(
     learning_rate: float = 1e-3,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """What an encoder as it is can be used for: each task's necks and heads trained anew on it.
+    """Measure how well a frozen encoder serves each task: train new necks and heads on it.
 
-    Of the same figures for an encoder that was trained by several tasks and one that was trained by
-    the task alone, `task_bias` tells how much worse the former serves the task.
+    Compare the losses for an encoder trained on several tasks with those for an encoder trained on
+    one task alone: `task_bias` gives how much worse the former serves the task.
 
     Args:
-        encoder: it is frozen, and not changed.
-        tasks: whose necks and heads are trained.
-        images: what the tasks work on.
-        batches: training batches, dicts with ``image`` and ``index``; an epoch is all of them.
-        held_out: batches to judge by.
-        epochs: of training.
-        learning_rate: of Adam, falling to zero along a cosine.
-        seed: of the heads' initial weights and of the views.
+        encoder: the encoder; a frozen copy is used.
+        tasks: the tasks to train necks and heads for.
+        images: the images that the tasks work on.
+        batches: training batches, dicts with ``image`` and ``index``; one pass is an epoch.
+        held_out: batches to evaluate on.
+        epochs: number of training epochs.
+        learning_rate: Adam's initial learning rate, decayed to zero along a cosine.
+        seed: random seed for the heads' initial weights and the views.
 
     Returns:
-        For each task by its name its ``loss`` and ``metric`` on the held-out images.
+        Each task's ``loss`` and ``metric`` on the held-out images, by the task's name.
     """
     frozen = nets.copy_encoder(encoder)
     frozen.model.trainable = False
@@ -145,6 +149,11 @@ def retrained_heads(
 
 
 def task_bias(multi_loss: float, single_loss: float) -> float:
-    """``L_t(multi) / L_t(single) - 1``: how much worse an encoder trained by several tasks serves
-    task t than one trained by t alone. Both losses are held out, see `retrained_heads`."""
+    """``L_t(multi) / L_t(single) - 1``: how much worse a multi-task encoder serves task t.
+
+    Args:
+        multi_loss: held-out loss of task t for an encoder trained on several tasks, see
+            `retrained_heads`.
+        single_loss: the same for an encoder trained on t alone.
+    """
     return multi_loss / single_loss - 1

@@ -1,4 +1,4 @@
-"""Parts of images at a size, several of each, in operations that XLA compiles too."""
+"""Crop and resize several parts of each image, with operations that XLA can compile."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import tensorflow as tf
 
 
 def crops(images: tf.Tensor, boxes: tf.Tensor, size: Sequence[int]) -> tf.Tensor:
-    """Rectangles of images, enlarged or reduced to one size (bilinear).
+    """Crop rectangles from images and resize them to one size (bilinear).
 
     Args:
-        images: float32 ``[B, H, W, C]`` of static H, W, C.
-        boxes: float32 ``[B, V, 4]``, of V parts of each image the (top, left, bottom, right) pixel,
-            0 to H - 1 and 0 to W - 1, fractions allowed. These are what the corners of the result
-            show; with right < left it is mirrored.
+        images: float32 ``[B, H, W, C]`` with static H, W, C.
+        boxes: float32 ``[B, V, 4]``, for V parts of each image the (top, left, bottom, right)
+            pixels, 0 to H - 1 and 0 to W - 1, fractions allowed. The corners of the result show
+            these pixels; with right < left the result is mirrored.
         size: (height, width) of the result.
 
     Returns:
@@ -30,18 +30,18 @@ def crops(images: tf.Tensor, boxes: tf.Tensor, size: Sequence[int]) -> tf.Tensor
 
 
 def _places(first: tf.Tensor, last: tf.Tensor, number: int) -> tf.Tensor:
-    """`number` places from `first` to `last`, evenly: ``[..., number]``."""
+    """`number` evenly spaced positions from `first` to `last`, ``[..., number]``."""
     if number == 1:
         return ((first + last) / 2)[..., None]
-    step = (last - first) / (number - 1)  # exactly 1 where no pixel is left out or in between
+    step = (last - first) / (number - 1)  # exactly 1 if the part keeps its size
     return first[..., None] + tf.range(number, dtype=first.dtype) * step[..., None]
 
 
 def _sampled(maps: tf.Tensor, places: tf.Tensor, batch_dims: int, side: int) -> tf.Tensor:
-    """`maps` at `places` along the axis before their last two or one, between neighbours linearly.
+    """Sample `maps` at `places` along their rows or columns, with linear interpolation.
 
-    ``[B, H, W, C]`` at ``[B, n]`` (rows, batch_dims 1), ``[B, V, h, W, C]`` at ``[B, V, n]``
-    (columns, batch_dims 2).
+    Rows (batch_dims 1): ``[B, H, W, C]`` at ``[B, n]``. Columns (batch_dims 2): ``[B, V, h, W, C]``
+    at ``[B, V, n]``.
     """
     axis = 1 if batch_dims == 1 else 3
     low = tf.clip_by_value(tf.floor(places), 0, side - 1)
@@ -51,6 +51,6 @@ def _sampled(maps: tf.Tensor, places: tf.Tensor, batch_dims: int, side: int) -> 
     near, far = (
         tf.gather(maps, index, axis=axis, batch_dims=batch_dims) for index in (lower, upper)
     )
-    # The places' axis comes where the sampled one was; whatever is behind or between broadcasts.
+    # Insert axes that broadcast: `places` must line up with the sampled axis.
     share = share[..., None, None] if batch_dims == 1 else share[:, :, None, :, None]
     return near + share * (far - near)

@@ -1,8 +1,8 @@
-"""What every ensemble is: a loss that ties the tasks together over time, or an average of weights.
+"""The base classes of ensembles: a loss that ties the tasks together over time, or mean weights.
 
-An ensemble is an immutable `plugins.Plugin`. `Ensemble.build` gives its state: a layer that the
-model asks for a loss in every step, tells when a step is done, and asks for the weights to
-evaluate.
+An ensemble is an immutable `plugins.Plugin`. `Ensemble.build` returns its state, a layer. In every
+step the model asks this layer for a loss and notifies it after the update; for evaluation, the
+layer provides the weights.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from plugins import Plugin
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What an ensemble knows of the run that it takes part in.
+    """What an ensemble knows about its run.
 
     Attributes:
-        images: how many training images there are; their indices are 0 to ``images - 1``.
+        images: number of training images; their indices are 0 to ``images - 1``.
         tasks: number of tasks T.
-        width: of the tasks' embeddings.
-        epochs: of the whole run.
-        variables: all that are trained.
+        width: width of the tasks' embeddings.
+        epochs: number of epochs of the whole run.
+        variables: all trained variables.
         tasks_per_image: n, how many tasks an image takes part in at a step; None: in all.
     """
 
@@ -48,8 +48,8 @@ class EnsembleState(keras.layers.Layer):
     """The state of an ensemble in one run. This one does nothing.
 
     Attributes:
-        metrics_of_steps: names of what `loss` logs.
-        adds_loss: whether `loss` is called.
+        metrics_of_steps: names of the metrics that `loss` returns.
+        adds_loss: whether the model calls `loss`.
     """
 
     metrics_of_steps: tuple[str, ...] = ()
@@ -66,26 +66,26 @@ class EnsembleState(keras.layers.Layer):
         epoch: tf.Tensor,
         tasks: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """The weighted loss of a step, a float32 scalar, and what to log.
+        """The weighted loss of a step, a float32 scalar, and metrics to log.
 
         Args:
             embeddings: e, float32 ``[B, T, width]`` of length 1, of the global batch; ``[B, n,
-                width]`` where an image takes part in n tasks.
-            index: of these images, int64 ``[B]``.
-            epoch: an int32 scalar, from 0.
-            tasks: which tasks an image takes part in, int32 ``[B, n]``; None: in all.
+                width]`` if an image takes part in n tasks.
+            index: the indices of these images, int64 ``[B]``.
+            epoch: an int32 scalar, counted from 0.
+            tasks: the tasks that each image takes part in, int32 ``[B, n]``; None: all tasks.
         """
         return tf.constant(0.0), {}
 
     def end_step(self) -> None:
-        """Called after the weights were updated."""
+        """Called after the weights have been updated."""
 
     def metrics_of_epoch(self, epoch: tf.Tensor) -> dict[str, tf.Tensor]:
-        """What to log of an epoch."""
+        """Metrics to log for an epoch."""
         return {}
 
     def applied(self) -> contextlib.AbstractContextManager[None]:
-        """Within this context the trained weights are those to evaluate and export."""
+        """Within this context the model holds the weights to evaluate and export."""
         return contextlib.nullcontext()
 
 
@@ -93,17 +93,17 @@ class Ensemble(Plugin):
     """An ensemble. Its fields are its hyper-parameters.
 
     Attributes:
-        least_tasks: how many tasks it needs.
-        acts: whether it does anything.
+        least_tasks: the smallest number of tasks it works with.
+        acts: whether it has any effect.
     """
 
     least_tasks: ClassVar[int] = 1
     acts: ClassVar[bool] = True
 
     def build(self, run: Run) -> EnsembleState:
-        """Its state at the start of a run."""
+        """The ensemble's state at the start of a run."""
         raise NotImplementedError
 
     def memory_bytes(self, run: Run) -> int:
-        """How much memory it takes for each training image, summed over all, on each device."""
+        """Memory for per-image state, in bytes on each device, summed over all training images."""
         return 0

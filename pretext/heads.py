@@ -1,4 +1,4 @@
-"""What tasks are made of: pooling, necks, decoders, and the projection that all tasks share."""
+"""Building blocks of tasks: pooling, necks, decoders, and the projection shared by all tasks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import tensorflow as tf
 from op_util.metric_learning import normalised
 
 SMALL_MAP = 4
-"""Decoders start at no more than this height and width; necks that keep places keep as many."""
+"""Maximum height and width at the start of decoders, and after the pooling of `with_places`."""
 _FILTERS = 64
 _FEWEST_FILTERS = 16
 
 
 def dense(name: str, inputs: int, units: int, activation: str | None = None) -> keras.layers.Dense:
-    """A built dense layer, float32 whatever the policy."""
+    """A built dense layer, in float32 under any dtype policy."""
     layer = keras.layers.Dense(
         units, activation=activation, kernel_initializer="he_normal", dtype="float32", name=name
     )
@@ -26,19 +26,21 @@ def dense(name: str, inputs: int, units: int, activation: str | None = None) -> 
 
 
 def pooled(maps: tf.Tensor) -> tf.Tensor:
-    """The mean over places, float32 ``[B, D]`` of ``[B, h, w, D]``."""
+    """The mean over positions, float32 ``[B, D]``, of maps ``[B, h, w, D]``."""
     return tf.reduce_mean(tf.cast(maps, tf.float32), axis=[1, 2])
 
 
 def places(feature_shape: Sequence[int]) -> int:
-    """How many numbers `with_places` gives for maps of (h, w, D)."""
+    """The length of the vectors that `with_places` makes from maps of (h, w, D)."""
     height, width, channels = feature_shape
     return math.prod(-(-side // _window(side)) for side in (height, width)) * channels
 
 
 def with_places(maps: tf.Tensor) -> tf.Tensor:
-    """Maps ``[B, h, w, D]`` as vectors ``[B, p]``, float32, in which places still differ: averaged
-    to at most 4x4 of them, one after the other."""
+    """Flatten maps ``[B, h, w, D]`` to float32 vectors ``[B, p]`` that keep coarse positions.
+
+    The maps are average-pooled to at most 4x4 positions first.
+    """
     maps = tf.cast(maps, tf.float32)
     window = [_window(side) for side in maps.shape[1:3]]
     small = tf.nn.avg_pool2d(maps, window, window, "SAME")
@@ -50,16 +52,16 @@ def _window(side: int) -> int:
 
 
 def decoder(name: str, width: int, size: Sequence[int], channels: int) -> keras.Sequential:
-    """From h ``[B, width]`` to maps ``[B, *size, channels]``, float32.
+    """A decoder from h ``[B, width]`` to float32 maps ``[B, *size, channels]``.
 
-    A dense layer makes a small map, which transposed convolutions of stride 2 (4x4, so that each
-    place is covered equally often) double until it is large enough to be cut to `size`.
+    A dense layer makes a small map. Transposed convolutions of stride 2 double it until it can be
+    cropped to `size`. Their kernels are 4x4, so each position is covered equally often.
 
     Args:
-        name: of the model; its layers' names begin with it.
-        width: of h.
+        name: name of the model and prefix of its layers' names.
+        width: the width of h.
         size: (height, width) of the maps.
-        channels: of the maps.
+        channels: channels of the maps.
     """
     doublings = max(0, math.ceil(math.log2(max(size) / SMALL_MAP)))
     start = [-(-side // 2**doublings) for side in size]
@@ -93,25 +95,24 @@ def decoder(name: str, width: int, size: Sequence[int], channels: int) -> keras.
 
 
 def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Of logits ``[B, classes]`` and integer labels ``[B]``, mean over the batch."""
+    """The mean cross-entropy of logits ``[B, classes]`` and integer labels ``[B]``, a scalar."""
     return tf.reduce_mean(
         tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
     )
 
 
 def is_correct(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """1 where the largest logit ``[B, classes]`` is the label's, else 0: float32 ``[B]``."""
+    """1 if the largest of the logits ``[B, classes]`` is the label's, else 0; float32 ``[B]``."""
     return tf.cast(tf.argmax(logits, axis=1, output_type=labels.dtype) == labels, tf.float32)
 
 
 class SharedProjection(keras.layers.Layer):
     """``e_t = normalise(W h_t)``: one linear map, shared by all tasks.
 
-    Shared, because a map of its own for each task would let the regularizer be met without any
-    change of the encoder.
+    It is shared because separate maps could satisfy the regularizer without changing the encoder.
 
     Args:
-        width: of h and of e.
+        width: the width of h and of e.
     """
 
     def __init__(self, width: int, name: str = "projection"):
@@ -122,5 +123,5 @@ class SharedProjection(keras.layers.Layer):
         self.built = True
 
     def call(self, h: tf.Tensor) -> tf.Tensor:
-        """e, float32 ``[..., width]`` of length 1, of ``h [..., width]``."""
+        """The embeddings e of ``h [..., width]``, float32 ``[..., width]`` of length 1."""
         return normalised(tf.tensordot(h, self.kernel.value, axes=1))

@@ -1,4 +1,4 @@
-"""How strongly, and whereto, each task pulls the encoder."""
+"""Measure the strength and direction of each task's gradient on the encoder."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class Measured(NamedTuple):
-    """What `Measurement` finds.
+    """The result of a `Measurement`.
 
     Attributes:
-        losses: L_t, float32 ``[T]``, without a factor.
-        norms: of their gradients on the encoder, float32 ``[T]``.
-        cosines: between these gradients, float32 ``[T, T]``; 0 where one of them is zero.
-        embeddings: the e_t of the images, float32 ``[B, T, width]``.
+        losses: the unweighted losses L_t, float32 ``[T]``.
+        norms: norms of their gradients on the encoder, float32 ``[T]``.
+        cosines: cosines between these gradients, float32 ``[T, T]``; 0 if either is zero.
+        embeddings: the images' embeddings e_t, float32 ``[B, T, width]``.
     """
 
     losses: tf.Tensor
@@ -31,13 +31,13 @@ class Measured(NamedTuple):
 
 
 class Measurement:
-    """Each task's pull on the encoder, on a fixed batch whose views are new in each epoch.
+    """Measures each task's gradient on the encoder, on a fixed batch with new views in each epoch.
 
-    It is made by one device, with the weights that are being trained, and changes nothing.
+    It runs on one device, uses the weights in training, and changes nothing.
 
     Args:
-        model: whose tasks and encoder.
-        sample: of training images.
+        model: the model with the tasks and the encoder.
+        sample: a batch of training images.
     """
 
     def __init__(self, model: MultiTask, sample: Batch):
@@ -64,7 +64,7 @@ class Measurement:
 
 
 def flat(gradients: Sequence[tf.Tensor | None], variables: Sequence[Any]) -> tf.Tensor:
-    """Gradients of several variables as one vector, float32; zeros for None."""
+    """Concatenate the gradients of several variables to one float32 vector, with zeros for None."""
     return tf.concat(
         [
             tf.zeros([np.prod(variable.shape, dtype=int)]) if gradient is None

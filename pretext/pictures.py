@@ -1,4 +1,4 @@
-"""Pictures of what generative tasks make, for TensorBoard."""
+"""Pictures of generative tasks' results, for TensorBoard."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ EVENTS = f"{FOLDER}/events.out.tfevents.*"
 
 
 class PictureLog(keras.callbacks.Callback):
-    """Writes, after each epoch, what generative tasks make of some held-out images: the view, the
-    task's result and the original side by side.
+    """Writes pictures of generative tasks' results on some held-out images after each epoch.
+
+    Each picture shows the view, the task's result and the original side by side.
 
     Args:
-        model: that is trained.
+        model: the model in training.
         sample: the images.
-        folder: of the run; events go to `FOLDER` in it.
+        folder: the run's folder; events go to `FOLDER` in it.
     """
 
     def __init__(self, model: MultiTask, sample: Batch, folder: Path):

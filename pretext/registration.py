@@ -15,10 +15,10 @@ ENSEMBLES = Registry("ensemble")
 
 
 def split_tasks(tasks: str) -> list[str]:
-    """The specifications in ``"rotation,jigsaw(tiles=3)"``, with names as they are registered.
+    """Split ``"rotation,jigsaw(tiles=3)"`` into its specifications, with registered names.
 
     Raises:
-        UserError: no task, an unknown one, the same one twice, or text that cannot be read.
+        UserError: no task, an unknown or repeated task, or a syntax error.
     """
     found = [plugins.spelled(TASKS, part) for part in plugins.split(tasks)]
     if not found:
@@ -31,11 +31,12 @@ def split_tasks(tasks: str) -> list[str]:
 
 
 def create_tasks(tasks: str, hyper_parameters: Mapping[str, Mapping[str, Any]] = {}) -> list[Any]:
-    """The tasks in ``"rotation,jigsaw(tiles=3)"``.
+    """Create the tasks in ``"rotation,jigsaw(tiles=3)"``.
 
     Args:
         tasks: specifications, separated by commas.
-        hyper_parameters: of each task by its name; what `tasks` says wins.
+        hyper_parameters: each task's hyper-parameters, by its name. Those in `tasks` take
+            precedence.
 
     Raises:
         UserError: see `split_tasks`, or a hyper-parameter is wrong.

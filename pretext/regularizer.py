@@ -1,4 +1,4 @@
-"""What every regularizer is: a loss between the embeddings that the tasks have of one image."""
+"""The base class of regularizers: losses between the tasks' embeddings of the same image."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ class Regularizer(Plugin):
     """A regularizer. Its fields are its hyper-parameters.
 
     Attributes:
-        least_tasks: how many tasks it needs.
-        acts: whether it does anything.
+        least_tasks: the smallest number of tasks it works with.
+        acts: whether it has any effect.
     """
 
     least_tasks: ClassVar[int] = 2
     acts: ClassVar[bool] = True
 
     def __call__(self, embeddings: tf.Tensor) -> tf.Tensor:
-        """The loss, a float32 scalar, mean over the batch.
+        """The loss, averaged over the batch, a float32 scalar.
 
         Args:
-            embeddings: e, float32 ``[B, T, width]`` of length 1, of the global batch, as images
-                depend on each other. So all replicas compute the same, and the caller divides it by
-                their number.
+            embeddings: e, float32 ``[B, T, width]`` of length 1, of the global batch, because the
+                loss can compare images with each other. All replicas compute the same loss, and the
+                caller divides it by their number.
         """
         raise NotImplementedError

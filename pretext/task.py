@@ -1,11 +1,11 @@
-"""What every pretext task is: views of an image, a neck, a head, a loss and a held-out metric.
+"""The base class of pretext tasks: views of an image, a neck, a head, a loss, a held-out metric.
 
-The encoder is shared by all tasks and belongs to none of them. A task makes *views* of an image,
-which the encoder turns into feature maps. Its *neck* turns the maps into a vector h, whose width
-all tasks share. Its *head* reads h and nothing else. Its *loss* compares the head's output with the
-task's own *target*, which needs no label.
+All tasks share the encoder. A task makes *views* of an image, which the encoder turns into feature
+maps. The task's *neck* turns the maps into a vector h of the same width for all tasks. Its *head*
+reads only h. Its *loss* compares the head's output with the task's own *target*, which needs no
+labels.
 
-    views = task.views(images)                          # how views of such images are made
+    views = task.views(images)                          # how to make views of such images
     neck, head = task.build(images, feature_shape, width)
     inputs, target = views(batch, uniform)              # the model standardizes and encodes them
     h = task.embed(neck, [encoder(view) for view in inputs])
@@ -13,9 +13,9 @@ task's own *target*, which needs no label.
     loss, score = task.loss(output, target), task.score(output, target)
     e = normalise(W task.vector(h))                     # for regularizer and ensemble
 
-Where an image's loss depends on the other images of its batch (`couples_samples`), `loss` and
-`score` get `output` and `target` of the *global* batch. The caller gathers them
-(`replicas.gather`) and divides the loss by the number of replicas.
+If an image's loss depends on the other images of its batch (`couples_samples`), `loss` and `score`
+get the `output` and `target` of the *global* batch. The caller gathers them (`replicas.gather`) and
+divides the loss by the number of replicas.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Images:
     Attributes:
         shape: (height, width, channels).
         minimum_size: smallest height and width that the encoder takes, in pixels.
-        flip: whether a mirrored image means the same.
+        flip: whether mirroring an image keeps its meaning.
     """
 
     shape: Shape
@@ -53,16 +53,16 @@ class Images:
 class Views:
     """How a task makes views of images.
 
-    The same random numbers make the same views, so views depend neither on the batch nor on the
+    The same random numbers give the same views, so views depend neither on the batch nor on the
     device, and are the same after a restart.
 
     Attributes:
         shape: (height, width, channels) of each view.
-        draws: random numbers for each image.
-        make: from float32 images ``[B, H, W, C]`` in 0..1 and random numbers, float32
-            ``[B, draws]`` in [0, 1), to `count` float32 views ``[B, *shape]`` in 0..1 and the
+        draws: how many random numbers each image needs.
+        make: takes float32 images ``[B, H, W, C]`` in 0..1 and random numbers, float32
+            ``[B, draws]`` in [0, 1). Returns `count` float32 views ``[B, *shape]`` in 0..1 and the
             target, a structure of tensors ``[B, ...]``.
-        count: views of each image.
+        count: views per image.
     """
 
     shape: Shape
@@ -81,13 +81,13 @@ class Task(Plugin):
     A task overrides all methods that raise NotImplementedError.
 
     Args:
-        weight: of this task's loss in the sum, next to the balance's factor.
+        weight: weight of this task's loss in the sum, multiplied by the balance's factor.
 
     Attributes:
         kind: ``"generative"`` or ``"discriminative"``.
-        metric: name of the held-out metric that `score` gives.
+        metric: name of the held-out metric that `score` returns.
         metric_rises: whether a larger metric is better.
-        couples_samples: whether an image's loss and score depend on the others of the batch.
+        couples_samples: whether an image's loss and score depend on other images of the batch.
     """
 
     kind: ClassVar[str] = "discriminative"
@@ -95,10 +95,10 @@ class Task(Plugin):
     metric_rises: ClassVar[bool] = True
     couples_samples: ClassVar[bool] = False
 
-    weight: float = option(1.0, "of this task's loss in the sum", minimum=0)
+    weight: float = option(1.0, "weight of this task's loss in the sum", minimum=0)
 
     def views(self, images: Images) -> Views:
-        """How views of such images are made.
+        """How to make views of such images.
 
         Raises:
             UserError: the task cannot work on them.
@@ -106,18 +106,21 @@ class Task(Plugin):
         raise NotImplementedError
 
     def check_images(self, sample: np.ndarray) -> None:
-        """Raise UserError if the task has nothing to learn from a sample of the training images,
-        uint8 ``[n, H, W, C]``."""
+        """Raise UserError if the task cannot learn from these images.
+
+        Args:
+            sample: some training images, uint8 ``[n, H, W, C]``.
+        """
 
     def build(
         self, images: Images, feature_shape: Sequence[int], width: int
     ) -> tuple[keras.layers.Layer, keras.layers.Layer]:
-        """New neck and head, built, with names of their own (``"rotation_neck"``).
+        """Create and build a new neck and head, with unique names, for example "rotation_neck".
 
         Args:
-            images: the images that the views are made of.
-            feature_shape: (h, w, D) of the encoder's last map of one view.
-            width: of h.
+            images: the images that the views are made from.
+            feature_shape: (h, w, D) of the encoder's last map for one view.
+            width: the width of h.
         """
         raise NotImplementedError
 
@@ -127,22 +130,22 @@ class Task(Plugin):
         """h, float32 ``[B, width]``; ``[B, views, width]`` if views are compared with each other.
 
         Args:
-            neck: of `build`.
+            neck: the neck from `build`.
             features: the encoder's last maps ``[B, h, w, D]``, one for each view.
             training: whether this is a training step.
         """
         return neck(pooled(features[0]), training=training)
 
     def vector(self, h: tf.Tensor) -> tf.Tensor:
-        """One h for an image, ``[B, width]``: the mean over its views if `embed` gives several."""
+        """One h per image, ``[B, width]``: the mean over its views if `embed` returns several."""
         return h if h.shape.rank == 2 else tf.reduce_mean(h, axis=1)
 
     def predict(self, head: keras.layers.Layer, h: tf.Tensor, training: bool = False) -> Any:
-        """The head's output, float32 ``[B, ...]`` or a structure of such tensors, of h alone."""
+        """The head's output for h, float32 ``[B, ...]`` or a structure of such tensors."""
         return head(h, training=training)
 
     def loss(self, output: Any, target: Any) -> tf.Tensor:
-        """The loss, a float32 scalar of at least 0, mean over the batch."""
+        """The loss, averaged over the batch, a float32 scalar of at least 0."""
         raise NotImplementedError
 
     def score(self, output: Any, target: Any) -> tf.Tensor:
@@ -150,14 +153,16 @@ class Task(Plugin):
         raise NotImplementedError
 
     def pictures(self, inputs: Sequence[tf.Tensor], output: Any, target: Any) -> Any:
-        """What a generative task made: float32 ``[B, H, 3 W, C]`` in 0..1, with the view, the
-        result and the original side by side. None if there is nothing to see."""
+        """Pictures of a generative task's results, float32 ``[B, H, 3 W, C]`` in 0..1.
+
+        Each shows the view, the result and the original side by side. None for other tasks.
+        """
         return None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BuiltTask:
-    """A task with its views of certain images, and its own neck and head."""
+    """A task with its views for the given images, and its neck and head."""
 
     task: Task
     views: Views
@@ -176,13 +181,13 @@ class BuiltTask:
 def build_task(
     task: Task, images: Images, feature_shape: Callable[[Shape], Sequence[int]], width: int
 ) -> BuiltTask:
-    """`task` with new neck and head.
+    """Build `task` with a new neck and head.
 
     Args:
         task: the task.
         images: the images that it works on.
-        feature_shape: gives (h, w, D) of the encoder's last map of a view of some shape.
-        width: of h.
+        feature_shape: returns (h, w, D) of the encoder's last map for views of a given shape.
+        width: the width of h.
 
     Raises:
         UserError: the task cannot work on such images.

@@ -24,10 +24,10 @@ _JITTERED, _GREYED = 0.8, 0.2
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How random views are made.
+    """The parameters of random views.
 
     Attributes:
-        smallest_crop: smallest share of the image's area that a view shows.
+        smallest_crop: the smallest crop, as a share of the image's area.
         jitter: strength of the recolouring, 0 to 1.
         flip: whether half of the views are mirrored.
     """
@@ -38,8 +38,11 @@ class Augmentation:
 
 
 def two_views(images: Images, augmentation: Augmentation) -> Views:
-    """Two views of each image. The target, int32 ``[B]``, counts the images and is not used: all
-    there is to know is which views belong together."""
+    """Two random views of each image.
+
+    The target, int32 ``[B]``, just numbers the images and is not used: the losses only need to know
+    which views belong together.
+    """
 
     def make(batch: tf.Tensor, uniform: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
         views = [
@@ -52,8 +55,13 @@ def two_views(images: Images, augmentation: Augmentation) -> Views:
 
 
 def cropped(images: tf.Tensor, uniform: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
-    """A part of each image, of random area, aspect and place, perhaps mirrored, at the image's
-    size (``uniform [B, 5]``)."""
+    """Crop each image with random area, aspect and position, mirror some, resize to full size.
+
+    Args:
+        images: ``[B, H, W, C]``.
+        uniform: random numbers ``[B, 5]``.
+        augmentation: see `Augmentation`.
+    """
     smallest = augmentation.smallest_crop
     area = smallest + uniform[:, 0] * (1 - smallest)
     stretch = tf.exp((2 * uniform[:, 1] - 1) * (math.log(_ASPECT) / 2))
@@ -72,8 +80,15 @@ def cropped(images: tf.Tensor, uniform: tf.Tensor, augmentation: Augmentation) -
 
 
 def recoloured(images: tf.Tensor, uniform: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
-    """Images with brightness, contrast and, if they have colours, saturation and hue changed, or
-    made grey (``uniform [B, 6]``). Hue is turned in the chroma plane."""
+    """Change brightness, contrast and, for colour images, saturation and hue; or make images grey.
+
+    The hue is rotated in the chroma plane.
+
+    Args:
+        images: ``[B, H, W, C]`` in 0..1.
+        uniform: random numbers ``[B, 6]``.
+        augmentation: see `Augmentation`.
+    """
     signed = (2 * uniform - 1)[:, :, None, None, None]
     strength = 0.8 * augmentation.jitter * tf.cast(uniform[:, 4] < _JITTERED, tf.float32)
     strength = strength[:, None, None, None]
@@ -92,13 +107,13 @@ def recoloured(images: tf.Tensor, uniform: tf.Tensor, augmentation: Augmentation
 
 
 class TwoViewTask(Task):
-    """A task that compares two random views of each image. Each view has an h of its own.
+    """A task that compares two random views of each image. Each view has its own h.
 
     Args:
-        smallest_crop: smallest share of the image's area that a view shows (SimCLR's: 0.08).
-        jitter: strength of the recolouring, 0 to 1 (SimCLR's on CIFAR-10: 0.5).
-        flip: whether half of the views are mirrored; not set: where a mirrored image means the
-            same.
+        smallest_crop: the smallest crop, as a share of the image's area (SimCLR: 0.08).
+        jitter: strength of the recolouring, 0 to 1 (SimCLR on CIFAR-10: 0.5).
+        flip: whether half of the views are mirrored. If not set, they are mirrored if that keeps
+            the meaning of the images.
     """
 
     metric = "retrieval accuracy"
@@ -123,5 +138,5 @@ class TwoViewTask(Task):
         return head(tf.nn.relu(h))
 
     def score(self, output: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-        """1 where the second view nearest to an image's first one is its own, else 0."""
+        """1 if the second view nearest to an image's first view is the image's own, else 0."""
         return tf.cast(finds_partner(output), tf.float32)

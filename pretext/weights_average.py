@@ -1,4 +1,4 @@
-"""The exponential average of the weights over the steps."""
+"""The exponential moving average of the weights over training steps."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import tensorflow as tf
 
 from nets.keras_graph import Untracked
 
-# Not aggregated: each replica assigns to a copy of its own, and all assign the same.
+# Not aggregated: each replica assigns to its own copy, and all assign the same value.
 _STATE: dict[str, Any] = {
     "initializer": "zeros", "trainable": False, "autocast": False, "aggregation": "none",
 }
 
 
 class WeightsAverage(keras.layers.Layer):
-    """The exponential average of weights over the steps (mean teacher: Tarvainen & Valpola 2017).
+    """The exponential moving average of weights (mean teacher: Tarvainen & Valpola 2017).
 
-    In the first steps the decay is smaller, ``1 - 1 / (n + 1)`` after n of them, so that the
-    average is the mean of all weights so far, and the initial ones do not linger.
+    The decay is smaller in the first steps, ``1 - 1 / (n + 1)`` after n updates. There the average
+    is the plain mean of all weights so far, and the initial weights do not linger.
 
     Args:
-        variables: of encoder, necks and heads: what `update` averages.
-        decay: of the average, at each step, from 0 to below 1.
+        variables: the variables to average: those of encoder, necks and heads.
+        decay: decay of the average per step, at least 0 and below 1.
     """
 
     def __init__(
@@ -48,8 +48,10 @@ class WeightsAverage(keras.layers.Layer):
         self.built = True
 
     def update(self) -> None:
-        """Average the weights as they are now, after a step, into what there is. Each replica does
-        so for its own copies, which are equal."""
+        """Update the averages with the current weights, after a step.
+
+        Each replica updates its own copies, which are equal.
+        """
         done = tf.cast(self.updates.value, tf.float32)
         decay = tf.minimum(tf.constant(self.decay), 1 - 1 / (done + 1))
         for average, variable in zip(self.averages, self._averaged.value, strict=True):
@@ -59,8 +61,10 @@ class WeightsAverage(keras.layers.Layer):
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Within this context the variables have their averages' values; afterwards their own
-        again. Without an `update` so far they stay what they are."""
+        """Within this context the variables hold their averages; afterwards, their own values.
+
+        Before the first `update`, they keep their own values.
+        """
         if not self.updates.numpy():
             yield
             return

@@ -1,9 +1,11 @@
-"""Target tasks: what a representation is worth. Each is a `plugins.Plugin` in a file of its own,
-and a function of an encoder and a data set that gives a flat dict of metrics.
+"""Target tasks measure how useful an encoder's features are.
+
+Each target is a `plugins.Plugin` in a separate file, and also a function that takes an encoder and
+a data set and returns a flat dict of metrics:
 
     metrics = targets.classification(encoder, data)
 
-None of them changes the encoder that it is given.
+No target changes the encoder it is given.
 """
 
 from registry import import_modules

@@ -1,4 +1,4 @@
-"""Mean average precision of detections as COCO counts it, by pycocotools."""
+"""COCO's mean average precision of detections, computed with pycocotools."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from targets.boxes import Found
 def average_precision(
     truth: SceneSplit, found: Sequence[Found], classes: int
 ) -> dict[str, float]:
-    """How well the boxes of `truth` were found.
+    """Compute the mean average precision of detections.
 
     Args:
-        truth: the scenes; an object that is `difficult` counts neither as missed nor as wrongly
-            found.
-        found: of each scene; the hundred surest count.
-        classes: number of classes; one that no scene has is left out of the mean.
+        truth: the annotated scenes. Objects marked `difficult` are ignored: they count neither as
+            missed nor as false positives.
+        found: the detections, one entry per scene. The 100 most confident of each scene count.
+        classes: number of classes. Classes that occur in no scene are left out of the mean.
 
     Returns:
-        ``map_50``: mean over the classes of the average precision at an IoU of 0.5 (VOC's, by
-        COCO's interpolation at 101 recalls); ``map``: mean over the IoUs 0.5, 0.55, ... 0.95 too
-        (COCO's).
+        ``map_50``: the average precision at an IoU of 0.5, averaged over classes (VOC's metric,
+        with COCO's interpolation at 101 recall levels). ``map``: also averaged over the IoUs
+        0.5, 0.55, ..., 0.95 (COCO's metric).
     """
     annotations, results = [], []
     for image, (boxes, labels, hard) in enumerate(

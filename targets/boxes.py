@@ -1,8 +1,8 @@
-"""Boxes as CenterNet learns them: a heat map of centres, sizes, offsets, and back.
+"""Encode boxes as CenterNet's training targets (heat map, sizes, offsets), and decode them.
 
-Zhou, Wang and Kraehenbuehl, "Objects as points", 2019. Boxes are ``(left, top, right, bottom)``. A
-grid of cells lies over the image; a centre belongs to the cell that it is in, and the offset says
-where in the cell it is, from 0 to 1.
+Zhou, Wang and Kraehenbuehl, "Objects as points", 2019. Boxes are ``(left, top, right, bottom)``.
+The image is divided into a grid of cells. A box's centre belongs to the cell that contains it; its
+offset is the position within that cell, from 0 to 1.
 """
 
 from __future__ import annotations
@@ -17,27 +17,30 @@ MINIMUM_OVERLAP = 0.7
 
 
 def overlap_radius(height: float, width: float, overlap: float = MINIMUM_OVERLAP) -> float:
-    """How far the corners of a box may be off, each on its own, for it to overlap with the box by
-    an IoU of at least `overlap`, in the unit of its sides (Law & Deng, "CornerNet", 2018)."""
+    """How far each corner of a box may move while the IoU with the box stays at least `overlap`.
+
+    In the unit of the sides (Law & Deng, "CornerNet", 2018).
+    """
     total, area = height + width, height * width
-    # (h - r)(w - r) >= 2 o / (1 + o) h w: moved as a whole
+    # The whole box is shifted: (h - r)(w - r) >= 2 o / (1 + o) h w
     moved = (total - math.sqrt(total**2 - 4 * area * (1 - overlap) / (1 + overlap))) / 2
-    # (h - 2 r)(w - 2 r) >= o h w: smaller at all sides
+    # The box shrinks on all sides: (h - 2 r)(w - 2 r) >= o h w
     smaller = (total - math.sqrt(total**2 - 4 * area * (1 - overlap))) / 4
-    # h w >= o (h + 2 r)(w + 2 r): larger at all sides
+    # The box grows on all sides: h w >= o (h + 2 r)(w + 2 r)
     larger = (math.sqrt(total**2 + 4 * area * (1 - overlap) / overlap) - total) / 4
     return min(moved, smaller, larger)
 
 
 @dataclass(frozen=True)
 class CentreMaps:
-    """What a detector is to say of an image, on a grid of h x w cells.
+    """A detector's training targets for one image, on a grid of h x w cells.
 
     Attributes:
-        heat: float32 [h,w,classes], 1 at the centres, falling off around them as a Gaussian.
-        sizes: float32 [h,w,2], (width, height) in cells where there is a centre.
-        offsets: float32 [h,w,2], (right, down) of the cell's corner, in cells, likewise.
-        centres: float32 [h,w], 1 where there is a centre.
+        heat: float32 [h,w,classes], 1 at the centres and a Gaussian around them.
+        sizes: float32 [h,w,2], (width, height) in cells; 0 in cells without a centre.
+        offsets: float32 [h,w,2], the centre's (x, y) from the cell's top left corner, in cells; 0
+            in cells without a centre.
+        centres: float32 [h,w], 1 in cells with a centre, else 0.
     """
 
     heat: np.ndarray
@@ -54,14 +57,14 @@ def encode(
     grid: tuple[int, int],
     classes: int,
 ) -> CentreMaps:
-    """The maps that say where the boxes of one image are.
+    """Encode the boxes of one image.
 
     Args:
-        boxes: [n,4] in pixels; of two whose centres are in one cell the later one counts for size
+        boxes: [n,4] in pixels. If two centres fall in the same cell, the later box sets its size
             and offset.
         labels: integers [n] in 0..classes-1.
         image_size: (height, width) in pixels.
-        grid: (h, w), cells.
+        grid: (h, w) in cells.
         classes: number of classes.
     """
     heat = np.zeros([*grid, classes], np.float32)
@@ -73,7 +76,7 @@ def encode(
         low, high = box[:2] * scale, box[2:] * scale
         centre, (width, height) = (low + high) / 2, high - low
         column, row = np.minimum(np.floor(centre).astype(int), [grid[1] - 1, grid[0] - 1])
-        # Three deviations to either side are as wide as the radius allows.
+        # The Gaussian's radius is three standard deviations.
         deviation = (2 * math.floor(overlap_radius(height, width)) + 1) / 6
         distance = (columns - column) ** 2 + (rows - row) ** 2
         bump = np.exp(-distance / (2 * deviation**2))
@@ -86,7 +89,7 @@ def encode(
 
 @dataclass(frozen=True)
 class Found:
-    """What was found in one image, the surest first.
+    """The detections in one image, most confident first.
 
     Attributes:
         boxes: float32 [n,4] in pixels.
@@ -107,13 +110,15 @@ def decode(
     image_size: tuple[int, int],
     most: int = 100,
 ) -> list[Found]:
-    """The boxes at the peaks of the heat map: cells that no neighbour of their class exceeds.
+    """Decode the boxes at the peaks of the heat map.
+
+    A peak is a cell that no neighbour exceeds in the same class.
 
     Args:
         heat: [B,h,w,classes] in 0..1.
         sizes, offsets: [B,h,w,2], see `CentreMaps`.
-        image_size: (height, width) in pixels; boxes are cut at the image's edges.
-        most: peaks to keep of an image.
+        image_size: (height, width) in pixels. Boxes are clipped to the image.
+        most: how many peaks to keep per image.
     """
     batch, height, width, classes = heat.shape
     peaks = heat == tf.nn.max_pool2d(heat, 3, 1, "SAME").numpy()

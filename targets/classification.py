@@ -1,4 +1,4 @@
-"""Classification: how well the classes can be told by the features, frozen and fine-tuned."""
+"""Classification: the accuracy of classifiers on frozen and on fine-tuned features."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Classification(Target):
     """Top-1 of a linear probe, of nearest neighbours and of the fine-tuned encoder.
 
     Args:
-        fine_tuning_steps: steps of each fine-tuning with labels, whatever their number.
-        fractions: of the labels, to fine-tune with.
+        fine_tuning_steps: steps of each fine-tuning, regardless of the number of labels.
+        fractions: fractions of the labels to fine-tune with.
     """
 
     needs_classes = True
@@ -55,7 +55,7 @@ class Classification(Target):
 
     @classmethod
     def columns_of(cls, metrics: Collection[str]) -> dict[str, str]:
-        """One for each fraction of the labels too."""
+        """The columns of `metrics`, including one for each fraction of the labels."""
         columns = super().columns_of(metrics)
         for metric in sorted(set(metrics) - set(cls.columns)):
             if metric.startswith(_TUNING):
@@ -85,30 +85,31 @@ def classification(
     learning_rates: Sequence[float] = LEARNING_RATES,
     batch_size: int = 32,
 ) -> dict[str, float]:
-    """Top-1 on the test images of three classifiers that are built on an encoder.
+    """Measure the test top-1 of three kinds of classifier built on an encoder.
 
-    - ``linear_probe``: logistic regression on the frozen, standardized embedding;
-    - ``knn``: the nearest neighbours by the embedding's cosine;
-    - ``fine_tuning_1``, ``_10``, ``_100``: the whole encoder with a linear layer, trained on so
-      many percent of the labels. Only for a `nets.Encoder`, of which a copy is trained.
+    - ``linear_probe``: logistic regression on the frozen, standardized embedding.
+    - ``knn``: a vote of the nearest neighbours, by cosine similarity of embeddings.
+    - ``fine_tuning_1``, ``_10``, ``_100``: the whole encoder with a linear layer, trained on that
+      percentage of the labels. Only for a `nets.Encoder`; a copy is trained.
 
-    Regularisation, number of neighbours and learning rate are chosen on the validation images, or
-    on a tenth of the training images where there are none, from as many for every encoder. The
-    first two classifiers then learn from these images too.
+    The regularisation, the number of neighbours and the learning rate are chosen on the validation
+    images, or on a tenth of the training images if there are none. Every encoder gets the same
+    candidates. The first two classifiers are then refitted with these images included.
 
     Args:
-        encoder: what is judged; it is not changed.
-        data: training images without a label are passed over.
-        seed: of the choice of labels and of the order of the images. The labels chosen are the
-            same for every encoder.
-        fractions: of the training labels that fine-tuning sees, in (0, 1]; stratified, at least
-            one of each class.
-        steps: of fine-tuning, whatever the fraction.
-        learning_rates: of fine-tuning, falling along a cosine; one is chosen for each fraction.
-        batch_size: images a step of fine-tuning.
+        encoder: the encoder to evaluate; it is not changed.
+        data: the data set. Training images without a label are skipped.
+        seed: random seed for the choice of labels and the order of the images. Every encoder gets
+            the same labels.
+        fractions: fractions of the training labels used in fine-tuning, in (0, 1]; stratified,
+            with at least one label per class.
+        steps: steps of fine-tuning, for every fraction.
+        learning_rates: candidate initial learning rates of fine-tuning, decayed along a cosine.
+            The best is chosen for each fraction.
+        batch_size: images per fine-tuning step.
 
     Raises:
-        UserError: a fraction out of its range, or no labelled training image.
+        UserError: a fraction is out of range, or no training image has a label.
     """
     train, held_out = _train_and_held_out(data, seed)
     features = [embeddings(encoder, split) for split in (train, held_out, data.test)]
@@ -125,16 +126,18 @@ def classification(
             for rate in learning_rates:
                 tuning.train(few, rate, seed, data.default_flip)
                 scores.append((tuning.accuracy(held_out), tuning.accuracy(data.test)))
-            # The first of equal ones.
+            # `max` returns the first of several equal ones.
             metrics[f"{_TUNING}{100 * fraction:g}"] = max(scores, key=lambda pair: pair[0])[1]
     return metrics
 
 
 def _train_and_held_out(data: Data, seed: int) -> tuple[Split, Split]:
-    """What classifiers learn from, and what their one hyper-parameter is chosen on."""
+    """The images to train classifiers on, and those to choose their hyper-parameter on."""
     train = labelled(data.train)
     if not len(train):
-        raise UserError(f"{data.name} has no labelled training image: classification needs some")
+        raise UserError(
+            f"{data.name} has no labelled training images, which classification needs"
+        )
     if len(data.validation):
         return train, data.validation
     held_out = validation_rows(train.labels, HELD_OUT, seed)
@@ -142,28 +145,28 @@ def _train_and_held_out(data: Data, seed: int) -> tuple[Split, Split]:
 
 
 def _linear_probe(features: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> float:
-    """Top-1 of logistic regression; its regularisation is chosen on the second part."""
+    """Top-1 of logistic regression, with its regularisation chosen on the second part."""
     scale = StandardScaler().fit(features[0])
     scaled = [scale.transform(part) for part in features]
 
     def candidates() -> Iterator[LogisticRegression]:
-        # Each begins where the one before it, more strongly regularised, has ended.
+        # Each fit starts from the solution of the previous one, which is more regularised.
         regression = LogisticRegression(max_iter=_ITERATIONS, warm_start=True)
         for inverse in INVERSE_REGULARISATIONS:
             yield regression.set_params(C=inverse)
 
-    # Threads that wait for each other take longer than one, where TensorFlow has some too.
+    # One thread is faster than several that compete with TensorFlow's.
     with warnings.catch_warnings(), threadpool_limits(1):
-        # An optimum that is not quite reached is another regularisation, chosen or not.
+        # Stopping short of the optimum acts as a regularisation, which validation judges.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return _best(candidates(), _rotated(scaled), labels)
 
 
 def _rotated(features: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The features in the space that the first two parts span, where that has fewer dimensions.
+    """Project the features onto the span of the first two parts, if it has fewer dimensions.
 
-    The weights of a linear classifier with an L2 penalty lie in it, so that nothing changes but
-    the time that is taken.
+    The weights of a linear classifier with an L2 penalty lie in this span, so the result is the
+    same, only faster.
     """
     learned = np.concatenate(features[:2])
     if learned.shape[1] <= learned.shape[0]:
@@ -173,8 +176,8 @@ def _rotated(features: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def _nearest_neighbours(features: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> float:
-    """Top-1 of the vote of the nearest by cosine; their number is chosen on the second part."""
-    # Of fewer images all vote.
+    """Top-1 of a vote of nearest neighbours, with their number chosen on the second part."""
+    # If there are fewer images than neighbours, all of them vote.
     numbers = dict.fromkeys(min(number, len(features[0])) for number in NEIGHBOURS)
     candidates = (KNeighborsClassifier(number, algorithm="brute") for number in numbers)
     with threadpool_limits(1):
@@ -186,8 +189,10 @@ def _best(
     features: Sequence[np.ndarray],
     labels: Sequence[np.ndarray],
 ) -> float:
-    """Top-1 on the last part of the candidate that, learned from the first part, is best on the
-    second (the first of equal ones), learned from both."""
+    """Fit the candidates on part 1, pick the best on part 2, refit it on both, test it on part 3.
+
+    The first of equally good candidates is picked. Returns top-1 on part 3.
+    """
     (train, held_out, test), (y_train, y_held_out, y_test) = features, labels
     best, chosen = -1.0, None
     for candidate in candidates:
@@ -199,7 +204,7 @@ def _best(
 
 
 class _FineTuning:
-    """A copy of an encoder with a linear layer, trained from the same start again and again."""
+    """A copy of an encoder with a linear layer. Each training starts from the same weights."""
 
     def __init__(
         self, encoder: nets.Encoder, classes: int, steps: int, batch_size: int
@@ -207,7 +212,7 @@ class _FineTuning:
         self._encoder = nets.copy_encoder(encoder)
         self._steps, self._batch_size = steps, batch_size
         model = self._encoder.model
-        # Zeros: all classes are alike at first, whatever the seed.
+        # With zeros, all classes are equally likely at first, whatever the seed.
         self._head = keras.layers.Dense(classes, kernel_initializer="zeros", dtype="float32")
         self._head.build(model.output["embedding"].shape)
         trained = model.trainable_variables + self._head.trainable_variables

@@ -1,4 +1,4 @@
-"""Embedding clustering: whether classes lie together, those seen in tuning and those not."""
+"""Embedding clustering: whether images of a class lie together, for seen and unseen classes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Clustering(Target):
     """How well embeddings cluster by class, for classes seen and unseen in metric fine-tuning.
 
     Args:
-        metric_steps: steps of metric fine-tuning on the first half of the classes; 0: none.
-        restarts: of k-means.
+        metric_steps: steps of metric fine-tuning on the first half of the classes; 0 skips it.
+        restarts: number of k-means restarts.
     """
 
     needs_classes = True
@@ -66,29 +66,30 @@ def clustering(
     learning_rate: float = 1e-4,
     batch_size: int = 32,
 ) -> dict[str, float]:
-    """NMI, ARI, accuracy and Recall@1,2,4,8 of the test images' embeddings.
+    """Compute NMI, ARI, accuracy and Recall@1,2,4,8 of the test images' embeddings.
 
-    Of all classes (``nmi``, ...), of the first half (``seen_nmi``, ...) and of the second half
-    (``unseen_nmi``, ...), as it is the practice for CUB-200 and Cars-196. A `nets.Encoder` is also
-    tuned on the training images of the first half, a copy of it (``seen_tuned_nmi``,
-    ``unseen_tuned_nmi``, ...), see `metric_tuned`. For the names after these see
-    `clustering_scores`.
+    The metrics are computed for all classes (``nmi``, ...), for the first half of the classes
+    (``seen_nmi``, ...) and for the second half (``unseen_nmi``, ...), as is usual for CUB-200 and
+    Cars-196. For a `nets.Encoder`, they are also computed for a copy that is fine-tuned on the
+    training images of the first half (``seen_tuned_nmi``, ``unseen_tuned_nmi``, ...), see
+    `metric_tuned`. `clustering_scores` lists the metrics.
 
     Args:
-        encoder: what is judged; it is not changed.
-        data: at least four classes. Of the training images the labels of the first half are read.
-        seed: of k-means and of the tuning's order of images.
-        restarts: of k-means.
-        tuning_steps: 0: no tuning.
-        learning_rate, batch_size: of the tuning.
+        encoder: the encoder to evaluate; it is not changed.
+        data: a data set with at least four classes. Only training labels of the first half are
+            used.
+        seed: random seed for k-means and the order of images in fine-tuning.
+        restarts: number of k-means restarts.
+        tuning_steps: steps of fine-tuning; 0 skips it.
+        learning_rate, batch_size: learning rate and batch size of fine-tuning.
 
     Raises:
-        UserError: fewer than four classes, or a test image is missing of a half.
+        UserError: a half has fewer than two classes among the test images.
     """
     seen, unseen = halves(data)
 
     def scores(representation: Representation, mark: str) -> dict[str, float]:
-        """Of both halves, `mark` in their names."""
+        """The metrics of both halves, with `mark` in their names."""
         metrics = {}
         vectors = embeddings(representation, data.test)
         for half, classes in ((f"seen_{mark}", seen), (f"unseen_{mark}", unseen)):
@@ -113,7 +114,7 @@ def clustering(
 
 
 def halves(data: Data) -> tuple[np.ndarray, np.ndarray]:
-    """The classes that are seen in tuning (the first half), and those that are not.
+    """Split the classes into those seen in fine-tuning (the first half) and the unseen ones.
 
     Raises:
         UserError: a half has fewer than two classes among the test images.
@@ -123,12 +124,12 @@ def halves(data: Data) -> tuple[np.ndarray, np.ndarray]:
     for name, part in zip(("first", "second"), parts, strict=True):
         if len(np.intersect1d(part, data.test.labels)) < 2:
             raise UserError(
-                f"{data.name} has {data.classes} classes, so that its {name} half has test images "
-                "of fewer than two: clustering of seen and unseen classes needs two in each half"
+                f"{data.name} has {data.classes} classes, and its test images cover fewer than two "
+                f"of the {name} half: clustering seen and unseen classes needs two in each half"
             )
     return parts
 
 
 def of_classes(split: Split, classes: np.ndarray) -> Split:
-    """The images of `split` that are of `classes`."""
+    """The images of `split` whose class is one of `classes`."""
     return split.take(np.flatnonzero(np.isin(split.labels, classes)))

@@ -25,7 +25,7 @@ class Detection(Target):
     """Mean average precision of a light detector with the encoder as its backbone.
 
     Args:
-        detection_steps: steps of the detector.
+        detection_steps: training steps of the detector.
         train_encoder: train the encoder along with the detector.
     """
 
@@ -48,11 +48,11 @@ class Detection(Target):
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """What a detector found in the test scenes.
+    """A detector's results on the test scenes.
 
     Attributes:
         scenes: the data.
-        found: of each test scene.
+        found: the detections, one entry per test scene.
     """
 
     scenes: Scenes
@@ -64,11 +64,11 @@ class Detections:
 
 
 def detection(encoder: nets.Encoder, scenes: Scenes, **options: object) -> dict[str, float]:
-    """How well a detector on the encoder finds the objects of the test scenes: ``map_50``, ``map``.
+    """Train a detector on the encoder and return its metrics, ``map_50`` and ``map``.
 
     Args:
         encoder: the backbone; it is not changed.
-        scenes: what the detector is trained and scored on.
+        scenes: the scenes to train and test the detector on.
         **options: see `detect`.
     """
     return detect(encoder, scenes, **options).metrics()
@@ -84,20 +84,20 @@ def detect(
     batch_size: int = 16,
     trains_encoder: bool = False,
 ) -> Detections:
-    """Train a detector on the training scenes and find what is in the test scenes.
+    """Train a detector on the training scenes and run it on the test scenes.
 
     Args:
-        encoder: the backbone; a copy of it is trained.
+        encoder: the backbone; a copy of it is used.
         scenes: the data.
-        seed: of the decoder's initial weights and of the order of the scenes.
-        steps: of training.
-        learning_rate: falls along a cosine.
-        batch_size: scenes a step.
-        trains_encoder: train the encoder along; False: the decoder and its heads alone, so that
-            what is found depends on what the encoder has learned before.
+        seed: random seed for the decoder's initial weights and the order of the scenes.
+        steps: training steps.
+        learning_rate: the initial learning rate, decayed along a cosine.
+        batch_size: scenes per step.
+        trains_encoder: train the encoder too. False trains the decoder and its heads only, to
+            measure what the encoder already knows.
 
     Raises:
-        UserError: the encoder has no maps, or cannot take images of the scenes' size.
+        UserError: the encoder has no feature maps, or cannot take images of the scenes' size.
     """
     check_backbone(encoder)
     size = scenes.image_shape[:2]
@@ -120,7 +120,7 @@ def check_backbone(encoder: Representation) -> None:
     """Raise UserError unless a detector can be built on `encoder`."""
     if not isinstance(encoder, nets.Encoder):
         raise UserError(
-            f"{encoder.name} cannot be a detector's backbone, which has to be a network with "
+            f"{encoder.name} cannot be a detector's backbone, which must be a network with "
             "feature maps: give a run folder, a .keras file or random:NET"
         )
 
@@ -128,8 +128,10 @@ def check_backbone(encoder: Representation) -> None:
 def _batches(
     scenes: Scenes, detector: Detector, batch_size: int, seed: int
 ) -> Iterator[tuple[tf.Tensor, ...]]:
-    """Batches of images and their maps without end; in each epoch every scene once, in an order of
-    its own, but for those that do not fill a batch."""
+    """Endless batches of images and their maps.
+
+    Each epoch shuffles the scenes and drops the last ones if they do not fill a batch.
+    """
     split, epoch = scenes.train, 0
     while True:
         random = np.random.default_rng([seed, epoch])
@@ -144,7 +146,7 @@ def _batches(
 def _batch(
     split: SceneSplit, rows: np.ndarray, mirrored: np.ndarray, detector: Detector, classes: int
 ) -> tuple[tf.Tensor, ...]:
-    """Images, heat maps, sizes, offsets and centres of the scenes `rows`."""
+    """The images, heat maps, sizes, offsets and centres of the scenes in `rows`."""
     width = split.images.shape[2]
     images, maps = [], []
     for row, mirror in zip(rows, mirrored, strict=True):

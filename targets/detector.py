@@ -13,24 +13,27 @@ import nets
 from targets.boxes import Found, decode
 
 STRIDE = 4
-"""Pixels a cell of the heat map should not exceed."""
+"""The largest allowed cell of the heat map, in pixels."""
 WIDTH = 64
 ALPHA, BETA = 2, 4
 """Exponents of the focal loss."""
 SIZE_WEIGHT = 0.1
 RARE = 0.1
-"""What the heat map says everywhere at first: so that the many cells without a centre do not swamp
-the first steps (Lin et al., "Focal loss for dense object detection", 2017)."""
+"""The initial value of the heat map everywhere. It keeps the many cells without a centre from
+dominating the first steps (Lin et al., "Focal loss for dense object detection", 2017)."""
 
 
 def heat_loss(logits: tf.Tensor, heat: tf.Tensor) -> tf.Tensor:
-    """The focal loss, less where a centre is near (Zhou et al., equation 1), a scalar.
+    """The focal loss with a reduced penalty near centres (Zhou et al., equation 1).
 
     ``-1/N sum (1 - p)^2 log p`` at centres, ``(1 - y)^4 p^2 log(1 - p)`` elsewhere.
 
     Args:
-        logits: float32 [B,h,w,classes], p before its sigmoid.
+        logits: float32 [B,h,w,classes]; p is their sigmoid.
         heat: float32 [B,h,w,classes], y.
+
+    Returns:
+        A scalar.
     """
     probability = tf.sigmoid(logits)
     is_centre = tf.cast(heat == 1, tf.float32)
@@ -40,7 +43,12 @@ def heat_loss(logits: tf.Tensor, heat: tf.Tensor) -> tf.Tensor:
 
 
 def centre_l1(predicted: tf.Tensor, target: tf.Tensor, centres: tf.Tensor) -> tf.Tensor:
-    """``1/N sum |predicted - target|`` over the N centres, a scalar; maps [B,h,w,2] and [B,h,w]."""
+    """``1/N sum |predicted - target|`` over the N centres, a scalar.
+
+    Args:
+        predicted, target: [B,h,w,2].
+        centres: [B,h,w], 1 in cells with a centre, else 0.
+    """
     distance = tf.reduce_sum(tf.abs(predicted - target), -1) * centres
     return tf.reduce_sum(distance) / tf.maximum(tf.reduce_sum(centres), 1)
 
@@ -48,22 +56,23 @@ def centre_l1(predicted: tf.Tensor, target: tf.Tensor, centres: tf.Tensor) -> tf
 class Detector:
     """A copy of an encoder for images of one size, with a small decoder and three heads.
 
-    The last map is normalised for each channel, brought to 64 channels by one 1x1 convolution,
-    doubled in size by transposed convolutions until a cell is no larger than 4 pixels, and read by
-    a 3x3 convolution and one 1x1 convolution a head.
+    The encoder's last map goes through a batch normalisation, a 1x1 convolution to 64 channels,
+    transposed convolutions that each double its size until a cell is no larger than 4 pixels, a 3x3
+    convolution, and one 1x1 convolution per head.
 
     Args:
-        encoder: its copy is the backbone; one for grey images sees the scenes in grey.
+        encoder: a copy of it is the backbone. If it takes grey images, the scenes are converted to
+            grey.
         image_size: (height, width) of the images.
         classes: number of classes.
-        trains_encoder: False: the encoder stays as it is.
-        seed: of the decoder's initial weights.
+        trains_encoder: whether the encoder is trained too.
+        seed: random seed for the decoder's initial weights.
 
     Attributes:
         image_size: as given.
         grid: (h, w) of the heat map.
         trained: the variables to train.
-        state: other variables that training changes (moving statistics).
+        state: other variables that training updates (moving statistics).
     """
 
     def __init__(
@@ -103,7 +112,7 @@ class Detector:
         )
 
     def find(self, images: np.ndarray) -> list[Found]:
-        """What is in each of some raw images [B,H,W,C]."""
+        """Detect the objects in raw images [B,H,W,C]."""
         maps = self._maps(tf.convert_to_tensor(images), training=False)
         heat = tf.sigmoid(maps["heat"]).numpy()
         sizes, offsets = maps["sizes"].numpy(), maps["offsets"].numpy()
@@ -113,7 +122,7 @@ class Detector:
 def _head(
     feature_shape: tuple[int, int, int], image_size: tuple[int, int], classes: int, seed: int
 ) -> keras.Model:
-    """From the encoder's last map to ``heat`` (logits), ``sizes`` and ``offsets``, float32."""
+    """A model from the encoder's last map to ``heat`` (logits), ``sizes`` and ``offsets``."""
     seeds = iter(range(1000 * seed, 1000 * seed + 1000))
 
     def initial() -> keras.initializers.Initializer:

@@ -1,4 +1,4 @@
-"""Encoders to be scored, by what a person calls them."""
+"""Open the encoders to evaluate, by the names users give."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def open_encoder(
     net_options: Sequence[str] = (),
     seed: int = 0,
 ) -> Representation:
-    """The encoder called `text`.
+    """Open the encoder named by `text`.
 
     Args:
-        text: the folder of a run, a Keras model, RUN/export/1, ``random:NET``, ``random:RUN`` or
+        text: a run folder, a Keras model, RUN/export/1, ``random:NET``, ``random:RUN`` or
             ``pixels``.
-        images: by which fresh weights get their batch statistics; ``pixels`` and registered
-            networks take images of this size.
+        images: networks with fresh weights get their batch statistics from these images. They set
+            the image size of ``pixels`` and of registered networks.
         standardize: the preprocessing of registered networks with fresh weights.
-        of_files: the preprocessing of files, which do not state any.
-        net_options: of registered networks, as name=value.
-        seed: of fresh weights, which are those that a run with this seed begins with.
+        of_files: the preprocessing of model files, which do not state their own.
+        net_options: options of registered networks, as name=value.
+        seed: random seed for fresh weights. A run with the same seed starts from the same weights.
 
     Raises:
         UserError: there is no such encoder.
@@ -58,8 +58,8 @@ def open_encoder(
         return with_clean_statistics(encoder, images)
     if not Path(text).exists():
         raise UserError(
-            f"encoder {text} does not exist{nearest(text, (PIXELS,))}; expected the folder of a "
-            "run, a model (.keras or .h5), RUN/export/1, random:NET, random:RUN or pixels"
+            f"encoder {text} does not exist{nearest(text, (PIXELS,))}; expected a run folder, "
+            "a model (.keras or .h5), RUN/export/1, random:NET, random:RUN or pixels"
         )
     return nets.ExportedEncoder(text) if is_export(text) else nets.load_encoder(text, of_files)
 
@@ -71,8 +71,10 @@ def with_fresh_weights(encoder: nets.Encoder, seed: int) -> nets.Encoder:
 
 
 def with_clean_statistics(encoder: nets.Encoder, images: dataloader.Split) -> nets.Encoder:
-    """`encoder`, whose batch statistics are now those of `images`, as those of every encoder that
-    is compared."""
+    """Recompute the batch statistics of `encoder` from `images`, in place, and return it.
+
+    This is done for every encoder in a comparison.
+    """
     batches = dataloader.evaluation_batches(images, images_at_once(images.image_shape))
     nets.recompute_batch_statistics(
         encoder.model, (encoder.standardize(batch["image"]) for batch in batches)
@@ -87,17 +89,22 @@ def scene_images(scenes: dataloader.Scenes) -> dataloader.Split:
 
 
 def check_channels(encoder: Representation, image_shape: Sequence[int]) -> None:
-    """Raise UserError if the encoder cannot take images of this shape (height, width, channels),
-    resized if need be."""
+    """Raise UserError if the encoder cannot take images of this shape, even resized.
+
+    Args:
+        encoder: the encoder.
+        image_shape: (height, width, channels).
+    """
     taken = encoder.image_shape
     if isinstance(encoder, nets.ExportedEncoder) and tuple(taken) != tuple(image_shape):
         raise UserError(
-            f"{encoder.name} is an export for images of {'x'.join(map(str, taken))}, the data's "
-            f"are {'x'.join(map(str, image_shape))}: give another --image_size, or its run folder"
+            f"{encoder.name} is an export for images of {'x'.join(map(str, taken))}, but the "
+            f"data's are {'x'.join(map(str, image_shape))}: change --image_size, or give its run "
+            "folder"
         )
     if image_shape[-1] not in (1, taken[-1]):
         raise UserError(
-            f"encoder {encoder.name} takes images of {taken[-1]} channels, the data's have "
+            f"encoder {encoder.name} takes images of {taken[-1]} channels, but the data's have "
             f"{image_shape[-1]}: give an encoder for such images"
         )
 

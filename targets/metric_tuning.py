@@ -1,4 +1,4 @@
-"""A short supervised fine-tuning for metric learning, by classes that are seen."""
+"""Short supervised fine-tuning for metric learning."""
 
 from __future__ import annotations
 
@@ -23,20 +23,23 @@ def metric_tuned(
     temperature: float = 0.05,
     flip: bool = False,
 ) -> nets.Encoder:
-    """A copy of `encoder`, tuned by the normalised softmax with one proxy a class.
+    """Fine-tune a copy of `encoder` with the normalised softmax loss and one proxy per class.
 
-    ``-log softmax_c(cos(e(x), p_c) / temperature)`` at the image's class (Zhai & Wu,
-    "Classification is a strong baseline for deep metric learning", BMVC 2019), the proxies p_c
-    trained along, from the mean of their class's embeddings on.
+    The loss is ``-log softmax_c(cos(e(x), p_c) / temperature)`` at the image's class c (Zhai & Wu,
+    "Classification is a strong baseline for deep metric learning", BMVC 2019). The proxies p_c are
+    trained too; each starts as the mean of its class's embeddings.
 
     Args:
-        encoder: what to begin with; it is not changed.
-        split: labelled images of the classes that are seen, .
-        seed: of the images' order.
-        steps, batch_size: of the tuning.
-        learning_rate: falls along a cosine.
+        encoder: the encoder to start from; it is not changed.
+        split: labelled images.
+        seed: random seed for the order of the images.
+        steps, batch_size: number of steps and batch size of fine-tuning.
+        learning_rate: the initial learning rate, decayed along a cosine.
         temperature: divides the cosines.
-        flip: mirror half of the images.
+        flip: whether to mirror images at random.
+
+    Returns:
+        The fine-tuned copy.
     """
     tuned = nets.copy_encoder(encoder)
     vectors = normalised(embeddings(encoder, split))

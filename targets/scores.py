@@ -18,12 +18,12 @@ _CHUNK = 1000
 
 
 def cluster_accuracy(labels: np.ndarray, clusters: np.ndarray) -> float:
-    """The largest share of images that are right when each cluster is named after one class, no
-    two after the same.
+    """The accuracy of clusters under the best one-to-one assignment of clusters to classes.
 
     Args:
         labels: the class of each image, integers [N].
-        clusters: its cluster, integers [N]; more or fewer clusters than classes are allowed.
+        clusters: the cluster of each image, integers [N]. There may be more or fewer clusters than
+            classes.
     """
     counts = contingency_matrix(labels, clusters)
     return float(counts[linear_sum_assignment(counts, maximize=True)].sum() / len(labels))
@@ -32,16 +32,16 @@ def cluster_accuracy(labels: np.ndarray, clusters: np.ndarray) -> float:
 def recalls(
     embeddings: np.ndarray, labels: np.ndarray, ranks: Sequence[int] = RANKS
 ) -> dict[int, float]:
-    """Recall@k: the share of images of whose k nearest neighbours at least one has their class.
+    """Recall@k: the share of images with at least one image of the same class among the k nearest.
 
-    As in the practice of metric learning (Oh Song et al., "Deep metric learning via lifted
-    structured feature embedding", 2016): every image is compared with all others. An image that
-    is the only one of its class counts as missed.
+    Every image is compared with all others, as is usual in metric learning (Oh Song et al., "Deep
+    metric learning via lifted structured feature embedding", 2016). An image that is the only one
+    of its class counts as missed.
 
     Args:
-        embeddings: [N,E] on the unit sphere, compared by their cosine.
+        embeddings: [N,E] of unit length, compared by cosine.
         labels: integers [N].
-        ranks: the k; of one that is larger than N - 1 all others are looked at.
+        ranks: the values of k. If k exceeds N - 1, all other images are considered.
     """
     count, most = len(labels), min(max(ranks), len(labels) - 1)
     found = np.zeros([count, most], bool)
@@ -57,21 +57,22 @@ def recalls(
 def clustering_scores(
     embeddings: np.ndarray, labels: np.ndarray, *, seed: int = 0, restarts: int = 10
 ) -> dict[str, float]:
-    """How well k-means with as many clusters as there are classes finds the classes.
+    """Score how well k-means, with one cluster per class, recovers the classes.
 
     Args:
-        embeddings: float32 [N,E], of any length; they are put on the unit sphere.
+        embeddings: float32 [N,E], scaled to unit length first.
         labels: integers [N], at least two classes.
-        seed: of the clusters' first centres.
-        restarts: of k-means, of which the one of least inertia counts.
+        seed: random seed for the initial cluster centres.
+        restarts: number of k-means restarts; the one with the lowest inertia counts.
 
     Returns:
-        ``nmi``: mutual information over the mean of the entropies; ``ari``: adjusted Rand index;
-        ``accuracy``: see `cluster_accuracy`; ``recall_1``, ``_2``, ``_4``, ``_8``: see `recalls`.
+        ``nmi``: mutual information divided by the mean of the two entropies; ``ari``: adjusted Rand
+        index; ``accuracy``: see `cluster_accuracy`; ``recall_1``, ``_2``, ``_4``, ``_8``: see
+        `recalls`.
     """
     points = normalised(embeddings)
     means = KMeans(len(np.unique(labels)), n_init=restarts, random_state=seed)
-    with threadpool_limits(1):  # the same sums whatever the number of threads
+    with threadpool_limits(1):  # sums must not depend on the number of threads
         clusters = means.fit_predict(points)
     return {
         "nmi": float(normalized_mutual_info_score(labels, clusters)),

@@ -1,4 +1,4 @@
-"""Scores encoders by target tasks."""
+"""Scores encoders on target tasks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from targets.target import Material, Score, Target
 def score(
     targets: Sequence[Target], encoder: Representation, material: Material, seed: int
 ) -> Iterator[tuple[str, Score]]:
-    """Each target's name and score. A target that the encoder cannot serve, because it has no
-    feature maps, is left out."""
+    """Yield each target's name and score.
+
+    Targets that need feature maps are skipped if the encoder has none.
+    """
     for target in targets:
         if not target.needs_maps or isinstance(encoder, nets.Encoder):
             yield target.name, target.score(encoder, material, seed)

@@ -1,4 +1,4 @@
-"""What every target task is: a measure of what an encoder's features are worth."""
+"""The base class of target tasks, which measure how useful an encoder's features are."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TARGETS = Registry("target task")
 
 @dataclasses.dataclass(frozen=True)
 class Material:
-    """What encoders are scored on.
+    """The data that encoders are scored on.
 
     Attributes:
         data: images with classes; None if no target needs them.
@@ -32,11 +32,11 @@ class Material:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """What a target finds for one encoder and seed.
+    """A target's result for one encoder and seed.
 
     Attributes:
-        metrics: by name, in 0..1.
-        detections: what was found in the test scenes, to be drawn; None if nothing was looked for.
+        metrics: values in 0..1, by name.
+        detections: the detections in the test scenes, for pictures; None for other targets.
     """
 
     metrics: dict[str, float]
@@ -49,11 +49,11 @@ class Target(Plugin):
     Attributes:
         needs_classes: whether it needs images with classes.
         needs_scenes: whether it needs images with boxes.
-        needs_maps: whether it needs a network with feature maps (`nets.Encoder`). Encoders without
-            them, such as raw pixels, are left out.
+        needs_maps: whether it needs a network with feature maps (`nets.Encoder`). It skips encoders
+            without them, for example raw pixels.
         columns: the metrics that tables show, with the titles of their columns.
-        ranked: the main metrics, by which encoders are ranked, the largest first.
-        explanation: of its table, half a sentence.
+        ranked: the main metrics. Encoders are ranked by them, the largest first.
+        explanation: a short phrase that explains its table.
     """
 
     needs_classes: ClassVar[bool] = False
@@ -65,24 +65,24 @@ class Target(Plugin):
 
     @classmethod
     def columns_of(cls, metrics: Collection[str]) -> dict[str, str]:
-        """The columns that show some of `metrics`, with their titles."""
+        """The columns for those of `metrics` that tables show, with their titles."""
         return {metric: title for metric, title in cls.columns.items() if metric in metrics}
 
     @classmethod
     def explain(cls, metrics: Collection[str]) -> str:
-        """What a table of `metrics` shows, half a sentence."""
+        """A short phrase that explains a table of `metrics`."""
         return cls.explanation
 
     def check_material(self, material: Material) -> None:
         """Raise UserError if encoders cannot be scored on `material`."""
 
     def score(self, encoder: Representation, material: Material, seed: int) -> Score:
-        """Score an encoder, which does not change.
+        """Score an encoder without changing it.
 
         Args:
-            encoder: to be scored.
-            material: has what the target needs.
-            seed: of everything that is random.
+            encoder: the encoder to score.
+            material: the data that the target needs.
+            seed: random seed for all randomness.
 
         Raises:
             UserError: the encoder cannot be scored on `material`.

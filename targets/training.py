@@ -1,4 +1,4 @@
-"""The short trainings of target tasks: a loss, its variables, a fixed number of steps."""
+"""Short training runs for target tasks: a loss, its variables, a fixed number of steps."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ import dataloader
 
 
 class Trainer:
-    """Minimises a loss by Adam, its rate falling to zero along a cosine; again and again from the
-    same start.
+    """Minimises a loss with Adam, its learning rate decayed to zero along a cosine.
+
+    Each call of `train` starts again from the same initial values.
 
     Args:
-        loss: from a batch's tensors to a scalar.
+        loss: takes a batch's tensors and returns a scalar.
         trained: the variables to train.
-        state: further variables that the loss changes (moving statistics).
-        steps: of a training.
+        state: other variables that the loss updates (moving statistics).
+        steps: steps of each training run.
     """
 
     def __init__(
@@ -46,14 +47,14 @@ class Trainer:
         return loss
 
     def train(self, batches: Iterable[tuple[tf.Tensor, ...]], learning_rate: float) -> float:
-        """Train on the first `steps` batches, from the variables' first values on.
+        """Reset the variables to their initial values and train on the first `steps` batches.
 
         Args:
             batches: at least one.
-            learning_rate: the first one.
+            learning_rate: the initial learning rate.
 
         Returns:
-            The last batch's loss.
+            The loss of the last batch.
         """
         for variable, value in self._start:
             variable.assign(value)
@@ -67,11 +68,13 @@ class Trainer:
 def labelled_batches(
     split: dataloader.Split, batch_size: int, *, steps: int, seed: int, flip: bool
 ) -> Iterable[tuple[tf.Tensor, tf.Tensor]]:
-    """`steps` batches of (image, label), shuffled; images are mirrored (`flip`) and shifted by up
-    to a sixteenth of their height.
+    """Shuffled batches of (image, label), `steps` of them.
+
+    Images are shifted at random by up to a sixteenth of their shorter side, and mirrored at random
+    if `flip`.
 
     Args:
-        split: at least one image; fewer than `batch_size` make smaller batches.
+        split: at least one image. If it has fewer than `batch_size`, batches are smaller.
     """
     size = min(batch_size, len(split))
     batches = dataloader.training_batches(

@@ -118,7 +118,7 @@ def test_what_cannot_be_judged():
     without = outcomes(methods={name: LAST[name] for name in list(LAST)[1:]})
     assert verdict(without).startswith("Not judged: there is no finished run of None")
     one = verdict([outcome for outcome in outcomes() if outcome.run.seed == 0])
-    assert one.startswith("Not judged: None has one run") and "give --seeds 3 or more" in one
+    assert one.startswith("Not judged: None has only one run") and "give --seeds 3 or more" in one
     assert "teacher's top-1 is not known" in verdict(
         [outcome for outcome in outcomes() if outcome.run.group == "None"]
     )
@@ -261,7 +261,7 @@ def test_a_real_comparison_finished_continued_and_refused(tmp_path):
     done = call(*flags, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len([line for line in done.stdout.splitlines() if line.startswith("run ")]) == 3
-    assert "Not judged: None has one run" in done.stdout
+    assert "Not judged: None has only one run" in done.stdout
     folder = tmp_path / "c/FSP/seed0"
     made = json.loads((folder / "summary.json").read_text())
     teacher = json.loads((tmp_path / "c/teacher/summary.json").read_text())

@@ -230,7 +230,7 @@ MISTAKES = {
         ["--encoder={files}/run", "--target=detection", "--dataset=voc:x", "--scenes=digits"],
         "give one",
     ),
-    "no voc": (["--encoder={files}/run", "--scenes=voc:{files}/none"], "voc:DIR expected"),
+    "no voc": (["--encoder={files}/run", "--scenes=voc:{files}/none"], "expected voc:DIR"),
     "bias of pixels": (["--encoder=pixels", "--bias"], "pixels is none"),
     "bias of one": (["--encoder={files}/run", "--bias"], "run: rotation, reconstruction"),
     "out_dir": (["--encoder=pixels", "--out_dir={files}/foreign"], "holds no run"),

@@ -132,7 +132,7 @@ MISTAKES = {
     ),
     "colorization of colourless": (
         ["--dataset=npz:{files}/colourless.npz", "--tasks=colorization,rotation"],
-        "these are grey though they have 3 channels",
+        "these are grey although they have 3 channels",
     ),
     "small tiles": (["--dataset=npz:{files}/tiny.npz"], "14x14", "8x8 are needed", "jigsaw"),
     "task's setting": (["--instance_temperature=-1"], "temperature must be above 0, not -1"),

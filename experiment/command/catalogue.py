@@ -1,8 +1,8 @@
-"""What a package registers, read from its source without importing it.
+"""Find out what a package registers by reading its source, without importing it.
 
-Files of methods, tasks and networks import TensorFlow, which takes seconds. `--help`, a wrong flag
-and a wrong name are answered from here instead. Nothing is executed but the expressions of
-decorators, annotations and defaults.
+Files of methods, tasks and networks import TensorFlow, which takes seconds. `--help`, wrong flags
+and wrong names are answered from here instead. Only the expressions of decorators, annotations and
+defaults are executed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from registry import Registry
 ROOT = Path(__file__).parents[2]
 _BUILTINS = vars(builtins)
 _TYPES = {"Any": Any, "Sequence": Sequence, "option": option}
-# What evaluating raises where a name is of a module that is not ours, such as TensorFlow.
+# Errors from evaluating names of other projects' modules, for example TensorFlow's.
 _UNREADABLE = (NameError, AttributeError, TypeError)
 
 
@@ -32,9 +32,9 @@ class Registration:
 
     Attributes:
         name: the registered name.
-        facts: what is declared with it, as far as it can be read.
+        facts: the keyword arguments of the decorator.
         definition: the class or function.
-        module: the module that has it.
+        module: the module that registers it.
     """
 
     name: str
@@ -47,8 +47,8 @@ class Module:
     """A module's source.
 
     Args:
-        name: such as ``"distillers.at"``.
-        path: its file.
+        name: the name, for example ``"distillers.at"``.
+        path: the file.
     """
 
     def __init__(self, name: str, path: Path):
@@ -68,7 +68,7 @@ class Module:
         self._imports = dict(self._imported_names())
 
     def _imported_names(self) -> Iterator[tuple[str, tuple[str, str]]]:
-        """Each name of ``from module import name``, with the module and its name there."""
+        """Each name imported with ``from module import name``, its module and its name there."""
         package = self.name if self._is_package else self.name.rpartition(".")[0]
         for node in self.body:
             if isinstance(node, ast.ImportFrom):
@@ -80,8 +80,7 @@ class Module:
                     yield alias.asname or alias.name, (source, alias.name)
 
     def value(self, name: str) -> Any:
-        """The value of a name of the module. Raises NameError where it is no expression of values
-        that can be read."""
+        """The value of a name in the module. Raises NameError if it cannot be evaluated."""
         if name in self._values:
             return self.evaluate(self._values[name])
         if isinstance(self._definitions.get(name), ast.ClassDef):
@@ -98,10 +97,10 @@ class Module:
     def evaluate(self, expression: ast.expr) -> Any:
         """The value of an expression of literals, names of the module and `option`."""
         code = compile(ast.Expression(expression), self.name, "eval")
-        return eval(code, {"__builtins__": {}}, _Names(self))  # our own source, as importing it is
+        return eval(code, {"__builtins__": {}}, _Names(self))  # safe: it is our own source
 
     def definition(self, name: str) -> tuple[ast.AST, Module] | None:
-        """The class or function called `name`, and its module; None: it is not in our source."""
+        """The class or function called `name` and its module; None if not in this project."""
         if name in self._definitions:
             return self._definitions[name], self
         source, original = self._imports.get(name, ("", ""))
@@ -109,7 +108,7 @@ class Module:
 
 
 class _Names(dict):
-    """The names of a module for `eval`, each looked up when it is asked for."""
+    """The names of a module for `eval`, each looked up on demand."""
 
     def __init__(self, owner: Module):
         super().__init__()
@@ -120,7 +119,7 @@ class _Names(dict):
 
 
 def _file_of(name: str) -> Path | None:
-    """The file of a module of this project; None: it is of another."""
+    """The file of a module of this project; None for other modules."""
     top, *parts = name.split(".")
     spec = importlib.util.find_spec(top) if top else None
     if spec is None or spec.origin is None:
@@ -136,7 +135,7 @@ def _file_of(name: str) -> Path | None:
 
 @functools.cache
 def module(name: str) -> Module:
-    """The source of the module `name`. Raises ModuleNotFoundError where there is none here."""
+    """The source of the module `name`. Raises ModuleNotFoundError if not in this project."""
     path = _file_of(name)
     if path is None:
         raise ModuleNotFoundError(f"no module {name!r} in this project")
@@ -144,13 +143,15 @@ def module(name: str) -> Module:
 
 
 def constant(module_name: str, name: str) -> Any:
-    """The value of a module's constant, such as ``constant("op_util.schedules", "SCHEDULES")``."""
+    """A module's constant, for example ``constant("op_util.schedules", "SCHEDULES")``."""
     return module(module_name).value(name)
 
 
 def _modules(package: str) -> list[Module]:
-    """The modules of a package in the order in which `registry.import_modules` imports them; a
-    module by itself."""
+    """The modules of a package, in the order in which `registry.import_modules` imports them.
+
+    For a single module, only that module.
+    """
     file = _file_of(package)
     if file is None:
         raise ModuleNotFoundError(f"no package {package!r} in this project")
@@ -160,11 +161,11 @@ def _modules(package: str) -> list[Module]:
 
 
 def registrations(package: str, decorator: str = "register") -> list[Registration]:
-    """What the modules of a package register.
+    """The registrations in the modules of a package.
 
     Args:
-        package: such as ``"distillers"``; or a single module.
-        decorator: as it is written: ``register`` or ``BALANCES.register``.
+        package: a package, for example ``"distillers"``, or a single module.
+        decorator: the decorator as written in the source: ``register`` or ``BALANCES.register``.
     """
     found = []
     for each in _modules(package):
@@ -187,8 +188,10 @@ def registrations(package: str, decorator: str = "register") -> list[Registratio
 
 
 def calls(package: str, function: str) -> list[tuple[list[Any], dict[str, Any]]]:
-    """Arguments of the calls of `function` that stand by themselves in a package's modules, such as
-    ``declare_pair("VGG", teacher="VGG_teacher", student="VGG_student")``."""
+    """The arguments of all calls of `function` that are statements in a package's modules.
+
+    For example, ``declare_pair("VGG", teacher="VGG_teacher", student="VGG_student")``.
+    """
     return [
         (
             [each.evaluate(argument) for argument in node.value.args],
@@ -204,15 +207,15 @@ def _is_call(node: ast.expr, function: str) -> bool:
 
 
 def plugin_registry(kind: str, package: str, decorator: str = "register") -> Registry:
-    """A registry of a package's plug-ins by their declarations alone.
+    """A registry of a package's plug-ins, built from their declarations alone.
 
-    Its classes have the docstrings, the fields with defaults and facts, and the class attributes
-    of the real ones, and check values as these do, but for `Plugin.check`; they compute nothing.
-    In place of a property they have the class that it returns, or None.
+    Its classes have the docstrings, fields (with defaults and metadata) and class attributes of the
+    real plug-ins and check values in the same way, except for `Plugin.check`. They compute nothing.
+    A property is replaced by the class that it returns, or by None.
 
     Args:
-        kind: what an entry is called in messages.
-        package, decorator: as of `registrations`.
+        kind: what messages call an entry.
+        package, decorator: see `registrations`.
     """
     registry = Registry(kind)
     for each in registrations(package, decorator):
@@ -223,7 +226,7 @@ def plugin_registry(kind: str, package: str, decorator: str = "register") -> Reg
 
 @functools.cache
 def declared_class(owner: Module, name: str) -> type[Plugin]:
-    """A class with what the class `name` in a module declares, inherited fields included."""
+    """A class with the declarations of the class `name` in a module, including inherited fields."""
     node, owner = owner.definition(name)
     bases = [
         declared_class(owner, base.id) for base in node.bases
@@ -250,8 +253,10 @@ def declared_class(owner: Module, name: str) -> type[Plugin]:
 
 
 def _returned_class(node: ast.FunctionDef, owner: Module) -> type[Plugin] | None:
-    """What stands for a property in place of an inherited value, as its own depends on the
-    instance: the class that it returns, or None where that cannot be read."""
+    """The class that a property returns, which replaces it; None if that cannot be read.
+
+    The property overrides an inherited value, and its own value would depend on the instance.
+    """
     try:
         returned = owner.evaluate(node.returns) if node.returns else None
     except _UNREADABLE:
@@ -262,7 +267,7 @@ def _returned_class(node: ast.FunctionDef, owner: Module) -> type[Plugin] | None
 def _declare(
     body: dict[str, Any], name: str, statement: ast.AnnAssign | ast.Assign, owner: Module
 ) -> None:
-    """Put a field or a class attribute into `body`, if its value can be read."""
+    """Add a field or class attribute to `body` if its value can be read."""
     try:
         body[name] = owner.evaluate(statement.value) if statement.value else None
     except _UNREADABLE:

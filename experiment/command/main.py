@@ -1,7 +1,9 @@
-"""How every script begins and ends: a mistake takes one line, without a traceback.
+"""Start and end every script: user errors are reported in one line, without a traceback.
 
-settings = read(__doc__, define, lambda: from_flags(Settings))
-run(main, settings)
+Every script does this::
+
+    settings = read(__doc__, define, lambda: from_flags(Settings))
+    run(main, settings)
 """
 
 from __future__ import annotations
@@ -26,15 +28,15 @@ _RESUME = "interrupted; rerun the same command to resume from the last checkpoin
 
 
 def read(description: str, define: Callable[[], None], make: Callable[[], Settings]) -> Settings:
-    """What the command line asks for, or the end of the process: status 0 after ``--help``, 2 after
-    a mistake.
+    """Read the settings from the command line.
 
-    Call it before TensorFlow is imported, so that the answer comes at once.
+    ``--help`` ends the process with status 0, a user error with status 2. Call this before
+    importing TensorFlow, to answer at once.
 
     Args:
         description: what the script does, for ``--help``.
         define: defines the flags.
-        make: makes the settings of `absl.flags.FLAGS`.
+        make: makes the settings from `absl.flags.FLAGS`.
     """
     sys.excepthook = _one_line_when_interrupted
     define()
@@ -50,20 +52,20 @@ def read(description: str, define: Callable[[], None], make: Callable[[], Settin
 def run(main: Callable[..., int | None], *settings: Any) -> NoReturn:
     """Call ``main(*settings)`` and end the process.
 
-    Exit status: what `main` returns (None is 0); 2 after a `registry.UserError`, or where files,
-    disk or memory failed, each reported as ``error: ...`` in one line on stderr; 130 or 143 after
-    Ctrl-C or SIGTERM.
+    The exit status is the return value of `main` (None is 0); 2 after a `registry.UserError` or a
+    failure of files, disk or memory, reported on stderr in one line, ``error: ...``; 130 or 143
+    after Ctrl-C or SIGTERM.
 
     Args:
-        main: the script.
-        *settings: of `read`. Without, the flags that are defined are parsed first, and `main` gets
-            the script's name in a list.
+        main: the script's main function.
+        *settings: the settings from `read`. If there are none, the defined flags are parsed first,
+            and `main` gets a list with the script's name.
     """
     try:
         sys.exit(main(*(settings or [_parse(sys.modules["__main__"].__doc__ or "")])))
     except (UserError, flags.Error) as error:
         _refuse(error)
-    except Interrupted as interruption:  # what to do next was printed where it was raised
+    except Interrupted as interruption:  # whoever raised it has printed what to do next
         sys.exit(interruption.exit_status)
     except BrokenPipeError:
         _leave_closed_pipe()
@@ -78,39 +80,39 @@ def run(main: Callable[..., int | None], *settings: Any) -> NoReturn:
 
 
 def _parse(description: str) -> list[str]:
-    """Parse the command line into ``absl.flags.FLAGS``; the script's name in a list."""
+    """Parse the command line into ``absl.flags.FLAGS``. Returns a list with the script's name."""
     if any(argument in _HELP for argument in sys.argv[1:]):
         print(help_text(description))
         sys.exit(0)
     try:
         words = flags.FLAGS(list(sys.argv))
     except UnicodeDecodeError as error:
-        raise UserError(f"the file that --flagfile names is no text in UTF-8: {error}") from None
+        raise UserError(f"the --flagfile is not UTF-8 text: {error}") from None
     if len(words) > 1:
         raise UserError(
-            f"unexpected argument {words[1]!r}; every setting is a flag, --NAME=VALUE, and a "
-            "switch is --NAME or --noNAME"
+            f"unexpected argument {words[1]!r}; give every setting as a flag, --NAME=VALUE, and "
+            "every switch as --NAME or --noNAME"
         )
     return words
 
 
 def _refuse(error: Exception) -> NoReturn:
     if isinstance(error, flags.Error) and isinstance(error.__context__, UserError):
-        error = error.__context__  # absl would state flag and value a second time
+        error = error.__context__  # absl's message would repeat flag and value
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 
 def _leave_closed_pipe() -> NoReturn:
-    """End as shells expect where nobody reads on, as in ``... | head``."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed
+    """End as shells expect after the reader has closed the pipe, as in ``... | head``."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for output not yet flushed
     sys.exit(128 + signal.SIGPIPE)
 
 
 def _one_line_when_interrupted(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    """`sys.excepthook`: Ctrl-C while modules are being imported leaves one line too."""
+    """For `sys.excepthook`: Ctrl-C during imports also prints just one line."""
     if issubclass(kind, KeyboardInterrupt):
         print("interrupted", file=sys.stderr, flush=True)
     else:

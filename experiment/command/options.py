@@ -1,4 +1,4 @@
-"""Settings of a script, each declared once: a field is a flag, its default and its help.
+"""Settings of a script. Each is declared once: a field defines a flag, its default and its help.
 
     @dataclass(frozen=True)
     class Settings(Options):
@@ -7,8 +7,8 @@
     define_flags(Settings)          # --epochs
     settings = from_flags(Settings)
 
-`Settings(epochs=0)` is refused as ``--epochs=0`` is. Modules may define further flags by absl;
-``module_name`` is their group.
+`Settings(epochs=0)` is refused just like ``--epochs=0``. Modules may define more flags with absl;
+``module_name`` is their group in ``--help``.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _DEFINE = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Base of a script's settings, which are the fields of a frozen dataclass.
+    """The base class of a script's settings, which are the fields of a frozen dataclass.
 
     Raises:
-        UserError: when one is made with a value of the wrong type or out of its range.
+        UserError: a value has the wrong type or is out of range.
     """
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ OptionsType = TypeVar("OptionsType", bound=Options)
 
 
 def _flagged(options: type[Options] | Options) -> Iterator[dataclasses.Field]:
-    """The fields that are flags: those declared by `option`."""
+    """The fields that are flags: those declared with `option`."""
     return (field for field in dataclasses.fields(options) if field.metadata)
 
 
@@ -79,10 +79,10 @@ def define_flag(name: str, kind: Any, default: Any, about: str, group: str) -> N
     """Define one flag.
 
     Args:
-        name: without ``--``.
-        kind: the type that its value has, an annotation (see `plugins.convert`).
-        default: None: not set.
-        about: its help.
+        name: the name, without ``--``.
+        kind: the type of its value, an annotation (see `plugins.convert`).
+        default: the default; None means not set.
+        about: the help text.
         group: the heading under which ``--help`` lists it.
     """
     plain_kind = base_type(kind)
@@ -101,7 +101,7 @@ def base_type(kind: Any) -> type:
 
 
 class _Parser(flags.ArgumentParser):
-    """Parses as `plugins.convert` does, with its error messages."""
+    """Parses values with `plugins.convert`, which also makes the error messages."""
 
     def __init__(self, parser: flags.ArgumentParser, label: str, kind: Any):
         super().__init__()
@@ -119,17 +119,17 @@ class _Parser(flags.ArgumentParser):
 
 
 def from_flags(options: type[OptionsType], **further: Any) -> OptionsType:
-    """The options as the command line gives them.
+    """The options given on the command line.
 
-    An empty flag takes back what was set before it, so that ``--teacher=`` overrides a flagfile.
-    What a script has no flag for keeps its default.
+    An empty flag resets an earlier value, so ``--teacher=`` overrides a flagfile. A field without a
+    flag keeps its default.
 
     Args:
         options: the dataclass.
-        **further: values of fields that are no flags.
+        **further: values of fields that are not flags.
 
     Raises:
-        UserError: a number out of its range or not finite, or a word that is not among the choices.
+        UserError: a number is out of range or not finite, or a word is not among the choices.
     """
     values = dict(further)
     for field in _flagged(options):
@@ -142,11 +142,11 @@ def from_flags(options: type[OptionsType], **further: Any) -> OptionsType:
 
 
 def as_flags(options: Options, leave_out: typing.Container[str] = ()) -> list[str]:
-    """The words of a command line that gives these options: those that differ from the defaults.
+    """The command-line arguments for these options, omitting those with default values.
 
     Args:
         options: the options.
-        leave_out: names of fields to leave out.
+        leave_out: names of further fields to omit.
     """
     words = []
     for field in _flagged(options):
@@ -157,7 +157,7 @@ def as_flags(options: Options, leave_out: typing.Container[str] = ()) -> list[st
 
 
 def flag(name: str, value: Any) -> str:
-    """The word of a command line that gives a flag its value: ``--epochs=3`` or ``--noflip``."""
+    """The command-line argument that sets a flag: ``--epochs=3`` or ``--noflip``."""
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no{name}"
     text = ",".join(map(str, value)) if isinstance(value, tuple) else value
@@ -170,7 +170,7 @@ def values(options: Options) -> dict[str, Any]:
 
 
 def compared(options: Options) -> dict[str, Any]:
-    """The options that determine a run: those that its folder compares with a later call's."""
+    """The options that determine a run. Resuming compares them with those in the run's folder."""
     return {
         field.name: getattr(options, field.name)
         for field in dataclasses.fields(options) if not field.metadata.get("same_run")
@@ -178,7 +178,7 @@ def compared(options: Options) -> dict[str, Any]:
 
 
 def help_text(description: str) -> str:
-    """All flags that scripts define, by group, at most 80 columns wide.
+    """The help for all of a script's flags, by group, at most 80 columns wide.
 
     Args:
         description: the script's docstring, shown first.
@@ -193,8 +193,8 @@ def help_text(description: str) -> str:
         lines.append("")
     return "\n".join([
         *lines,
-        "--noNAME turns a switch off, an empty --NAME= takes back what was set before it.",
-        "--flagfile FILE reads flags from a file, one a line; # begins a comment.",
+        "--noNAME turns a switch off. An empty --NAME= resets an earlier value.",
+        "--flagfile FILE reads flags from a file, one per line; # starts a comment.",
     ])
 
 

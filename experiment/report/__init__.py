@@ -1,1 +1,1 @@
-"""Text and pictures for people: tables, statistics over seeds, curves."""
+"""Reports for users: tables, statistics over seeds, pictures."""

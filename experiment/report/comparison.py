@@ -1,4 +1,4 @@
-"""What compare.py reports: methods side by side, over their seeds."""
+"""The report of compare.py: a comparison of methods over several seeds."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from experiment.run.folder import RunFolder, write_text
 
 BASELINE = "None"  # the student trained alone
 TEACHER = "teacher"  # the run that trains the teacher
-SAME_TEACHER = 5e-3  # top-1 that measuring one teacher twice may differ by
-RESULTS = (  # what is read of each run's summary
+SAME_TEACHER = 5e-3  # two measurements of a teacher's top-1 may differ by this much
+RESULTS = (  # what is read from each run's summary
     "student_top1", "student_top1_last", "student_top1_best", "student_top5_last", "teacher_top1",
     "images_per_second", "seconds", "parameters", "flops",
 )
-CLEAR = 2  # deviations of the baseline over its seeds
+CLEAR = 2  # a difference of more deviations, of the baseline over seeds, is clear
 
 
 def describe(summary: Mapping[str, Any]) -> str:
-    """A finished run in a few words."""
+    """A short summary of a finished run."""
     return f"top-1 {100 * summary['student_top1_last']:.2f} %"
 
 
 def rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """A row for each run, the teacher's included; shares in 0..1, None where not known."""
+    """One row per run, including the teacher's. Accuracies are in 0..1; unknown values are None."""
     return [
         {
             "method": outcome.run.group,
@@ -65,7 +65,7 @@ def rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 
 def students(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
-    """The outcomes of each method, in the order of the methods."""
+    """The outcomes of the students' runs, by method, in the order of the methods."""
     methods: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         if outcome.run.group != TEACHER:
@@ -82,7 +82,7 @@ def metrics(outcomes: Sequence[Outcome], key: str) -> dict[int, float | None]:
 
 
 def method_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """The table: a row for each method, top-1 in percent."""
+    """The table of methods: one row per method, top-1 in percent."""
     methods = students(outcomes)
     baseline = methods.get(BASELINE, [])
     table = []
@@ -106,7 +106,7 @@ def method_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 
 def teachers(outcomes: Sequence[Outcome]) -> list[float]:
-    """The teacher's top-1 as each run that used it measured it, or as its own run did."""
+    """The teacher's top-1 as measured by each run that used it, or else by its own run."""
     finished = [outcome for outcome in outcomes if outcome.status == FINISHED]
     measured = [outcome.summary["teacher_top1"] for outcome in finished]
     own = [outcome.summary["student_top1"] for outcome in finished if outcome.run.group == TEACHER]
@@ -114,13 +114,13 @@ def teachers(outcomes: Sequence[Outcome]) -> list[float]:
 
 
 def teacher_top1(outcomes: Sequence[Outcome]) -> float | None:
-    """The teacher's top-1, 0..1."""
+    """The teacher's top-1, in 0..1; None if unknown."""
     known = teachers(outcomes)
     return statistics.median(known) if known else None
 
 
 def verdict(outcomes: Sequence[Outcome]) -> str:
-    """Whether the teacher has something to teach, and which methods help, in words."""
+    """A text that says whether the teacher is better than the baseline and which methods help."""
     baseline = spread(metrics(students(outcomes).get(BASELINE, []), "student_top1_last").values())
     why = _not_judged(outcomes, baseline)
     if why:
@@ -129,7 +129,7 @@ def verdict(outcomes: Sequence[Outcome]) -> str:
 
 
 def _not_judged(outcomes: Sequence[Outcome], baseline: Spread) -> str:
-    """Why nothing can be said; "" where it can."""
+    """Why no verdict is possible, or "" if it is."""
     known = teachers(outcomes)
     if baseline.mean is None:
         return f"there is no finished run of {BASELINE} to compare with"
@@ -137,7 +137,7 @@ def _not_judged(outcomes: Sequence[Outcome], baseline: Spread) -> str:
         return "the teacher's top-1 is not known"
     if baseline.deviation is None:
         return (
-            f"{BASELINE} has one run, whose deviation over seeds is not known; give --seeds 3 or "
+            f"{BASELINE} has only one run, which gives no deviation over seeds; give --seeds 3 or "
             "more"
         )
     if max(known) - min(known) > SAME_TEACHER:
@@ -182,7 +182,7 @@ EXPLANATION = (
 
 
 def failures(outcomes: Sequence[Outcome]) -> list[str]:
-    """A line for each run that failed."""
+    """One line for each failed run."""
     return [
         f"failed: {outcome.run.name}: {outcome.error}"
         + (f" (see {outcome.run.log})" if outcome.run.log.exists() else "")
@@ -202,7 +202,7 @@ def terminal_text(outcomes: Sequence[Outcome]) -> str:
 
 
 def markdown_text(outcomes: Sequence[Outcome], command: str) -> str:
-    """The same in Markdown, with the command."""
+    """The same report in Markdown, with the command."""
     finished = sum(outcome.status == FINISHED for outcome in outcomes)
     parts = [
         f"# Comparison: {finished} of {len(outcomes)} runs finished",
@@ -216,12 +216,12 @@ def markdown_text(outcomes: Sequence[Outcome], command: str) -> str:
 
 
 def write_report(outcomes: Sequence[Outcome], folder: RunFolder, command: str) -> None:
-    """Write ``runs.csv``, ``comparison.md`` and ``comparison.png`` of the runs so far.
+    """Write ``runs.csv``, ``comparison.md`` and ``comparison.png`` for the runs so far.
 
     Args:
-        outcomes: of all runs.
-        folder: the comparison's.
-        command: the command line that made them.
+        outcomes: the outcomes of all runs.
+        folder: the folder of the comparison.
+        command: the command line of the comparison.
     """
     table = io.StringIO()
     lines = rows(outcomes)
@@ -234,7 +234,7 @@ def write_report(outcomes: Sequence[Outcome], folder: RunFolder, command: str) -
 
 
 def picture(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Draw top-1 after the last epoch: a dot for each seed, a bar at the mean, the teacher."""
+    """Draw top-1 after the last epoch: dots for seeds, bars for means, a line for the teacher."""
     teacher = teacher_top1(outcomes)
     dots(
         {

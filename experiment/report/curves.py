@@ -1,4 +1,4 @@
-"""A picture of a run's history."""
+"""Plot a run's history."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from matplotlib.figure import Figure
 from experiment.report.drawing import COLOURS, save
 from experiment.report.tables import columns_of, is_numeric
 
-# With more lines, the legend would lie over them.
+# With more lines, the legend goes beside the plot to avoid covering them.
 _LINES_WITHIN = 4
 
 
 def _panels(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Titles of the panels with the keys that each shows; validation goes with training."""
+    """The panels' titles and the keys that each shows, with training and validation together."""
     keys = [key for key in columns_of(rows) if is_numeric(rows, key) and not key.startswith("val_")]
     shares = [key for key in keys if key.endswith("_share")]
     accuracies = [key for key in keys if key == "accuracy" or key.startswith("top")]
     losses = [key for key in keys if key in ("loss", "main_loss")]
-    # Of another size than the main loss, next to which its changes would not be seen.
+    # Other losses differ in scale from the main loss, which would hide their changes.
     further = [key for key in keys if key.endswith("_loss") and key not in losses]
     panels = [
         ("loss", losses), ("accuracy", accuracies), ("distillation", further), ("share", shares),
@@ -37,7 +37,7 @@ def _panels(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
 def _given_panels(
     rows: Sequence[Mapping[str, Any]], panels: Mapping[str, Sequence[str]]
 ) -> list[tuple[str, list[str]]]:
-    """Of the panels asked for those that have a column, with the columns that there are."""
+    """The requested panels that have a column in the history, with these columns."""
     known = columns_of(rows)
     found = {
         title: [key for key in keys if key in known or f"val_{key}" in known]
@@ -47,8 +47,7 @@ def _given_panels(
 
 
 def _labels(keys: Sequence[str]) -> list[str]:
-    """What tells the columns of a panel apart: their names without the words that all begin or end
-    with, which its title has."""
+    """Labels that tell a panel's columns apart: their names without shared first and last words."""
     words = [key.split("_") for key in keys]
     for end in (0, -1):
         while len(words) > 1 and min(map(len, words)) > 1 and len({w[end] for w in words}) == 1:
@@ -58,7 +57,7 @@ def _labels(keys: Sequence[str]) -> list[str]:
 
 def _draw_lines(axes: Axes, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
     epochs = [row["epoch"] for row in rows]
-    # Points are drawn where a line has few of them, and one alone would not be seen.
+    # Mark the points of short lines; a single point would otherwise be invisible.
     mark = "." if len(rows) <= 30 else None
     for place, (key, label) in enumerate(zip(keys, _labels(keys), strict=True)):
         colour = COLOURS[place % len(COLOURS)]
@@ -84,11 +83,11 @@ def draw(
     """Draw the history of a run.
 
     Args:
-        history_rows: as of `training.fit`; validation is dashed, stages are marked where there are
+        history_rows: the rows of the history. Validation is dashed; stages are marked if there are
             several.
-        path: a ``.png``; nothing is written where `history_rows` is empty.
-        panels: the columns to draw, by the title of their panel; of those that are not there none
-            is drawn. None: losses, accuracies, shares (clip, dropped), learning rate, speed.
+        path: a ``.png``. Nothing is written if there is nothing to draw.
+        panels: the columns to draw, by panel title; missing columns are ignored. None draws losses,
+            accuracies, shares (clip, dropped), learning rate and speed.
     """
     panels = _panels(history_rows) if panels is None else _given_panels(history_rows, panels)
     if not panels:
@@ -136,7 +135,7 @@ def _draw_panel(
 
 
 def _mark_stages(axes: Axes, begins: Sequence[tuple[int, str]]) -> None:
-    """Draw a line where each stage begins, with its name."""
+    """Draw a line with the stage's name where each stage begins."""
     for epoch, stage in begins:
         axes.axvline(epoch - 0.5, color="0.6", lw=0.8, ls=":")
         axes.annotate(

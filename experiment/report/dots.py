@@ -1,4 +1,4 @@
-"""A picture of repeated runs: a dot a run, a bar at each group's mean."""
+"""Plot repeated runs: one dot per run and a bar at each group's mean."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def dots(
     baseline: str | None = None,
     line: tuple[str, float] | None = None,
 ) -> None:
-    """Draw the values of each group in a row of its own, with mean and deviation as text.
+    """Draw the values of each group in its own row, with mean and deviation as text.
 
     Args:
-        groups: the values by name, from top to bottom; any of them may be empty.
+        groups: the values by group name, from top to bottom. Groups may be empty.
         path: a ``.png``.
-        label: what the values are, with their unit.
-        baseline: a group whose mean goes through all rows as a thin line.
-        line: name and value of a line through all rows. Where it is too far from the values for
-            their differences to be seen next to it, an arrow says where it is.
+        label: a description of the values, with their unit.
+        baseline: a group; its mean is drawn as a thin line through all rows.
+        line: name and value of a line through all rows. If the value is so far away that it would
+            hide the differences between the others, an arrow points to it instead.
     """
     figure = Figure(figsize=(8, 1.3 + 0.4 * len(groups)), layout="constrained")
     axes = figure.subplots()
@@ -59,7 +59,7 @@ def dots(
 
 
 def _row(axes: Axes, place: int, values: Sequence[float], mean: float | None) -> None:
-    """Dots slightly one below the other, so that equal ones are seen, and the mean."""
+    """Draw the mean and the dots, slightly offset vertically to separate equal values."""
     apart = min(0.14, 0.5 / max(len(values), 1))
     heights = [place + apart * (number - (len(values) - 1) / 2) for number in range(len(values))]
     if mean is not None:

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, and how a picture becomes a file."""
+"""Colours and file output shared by all pictures."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ COLOURS = (
 
 
 def save(figure: Figure, path: str | os.PathLike) -> None:
-    """Write `figure` to `path`, a ``.png``, completely or not at all."""
+    """Write `figure` to `path`, a ``.png``, atomically."""
     with replacing(path) as partial:
         figure.savefig(partial, dpi=110)

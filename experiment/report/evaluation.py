@@ -1,4 +1,4 @@
-"""What evaluate.py prints and draws beside the scoreboard."""
+"""The output of evaluate.py other than the scoreboard."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PICTURED_SCENES = 8
 
 
 def draw_detections(detections: Any, path: Path) -> None:
-    """Draw what was found in the first test scenes, over the true boxes.
+    """Draw the true and the detected boxes of the first test scenes.
 
     Args:
-        detections: has ``scenes`` and, for each test scene, ``found`` (`targets.Detections`).
+        detections: a `targets.Detections`, with ``scenes`` and, for each test scene, ``found``.
         path: a ``.png``.
     """
     test, names = detections.scenes.test, detections.scenes.class_names
@@ -48,12 +48,12 @@ def draw_embeddings(
     """Draw maps of embeddings, and write the embeddings for TensorBoard.
 
     Args:
-        vectors: by encoder, the embeddings of the images, float32 ``[N, E]``.
-        maps: by encoder, float32 ``[N, 2]``.
+        vectors: the embeddings of the images by encoder, float32 ``[N, E]``.
+        maps: the embeddings' positions in the plane by encoder, float32 ``[N, 2]``.
         images: uint8 ``[N, H, W, C]``.
         labels: integers ``[N]``.
-        class_names: by class.
-        folder: where to.
+        class_names: the name of each class.
+        folder: the folder to write to.
     """
     pictures.points(maps, labels, class_names, folder.output("embedding.png"))
     names = [class_names[label] for label in labels]
@@ -61,14 +61,14 @@ def draw_embeddings(
 
 
 def bias_table(bias: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> str:
-    """Each task of each run of several tasks, at most 80 columns wide.
+    """A table of the bias of each task in each multi-task run, at most 80 columns wide.
 
     Args:
-        bias: by run and task ``bias``, ``multi`` and ``single``, each by seed.
+        bias: by run and task: ``bias``, ``multi`` and ``single``, each with one value per seed.
     """
     about = (
-        "Bias: held-out loss of a task on the encoder trained by several tasks, divided by that on "
-        "the encoder trained by the task alone, minus one, with new heads on both, %."
+        "Bias: held-out loss of a task on the encoder trained on several tasks, divided by that on "
+        "the encoder trained on the task alone, minus one, with new heads on both, %."
     )
     rows = [
         {

@@ -1,4 +1,4 @@
-"""Pictures of what target tasks find: bars of figures, boxes in scenes, a map of embeddings."""
+"""Pictures of target tasks' results: bars of metrics, boxes in scenes, maps of embeddings."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ from experiment.report.statistics import spread
 _TRUTH, _FOUND = "#39d353", "#ff8c1a"
 _SURE = 0.3
 _BAR, _WIDEST = 0.28, 15.0  # inches
-_LETTERS_PER_INCH = 13  # of a legend's text
+_LETTERS_PER_INCH = 13  # in the text of a legend
 
 
 def bars(
     panels: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], path: str | os.PathLike
 ) -> None:
-    """Draw shares as bars with their deviation: a panel a group of figures, side by side as far as
-    that can be read, else one below the other.
+    """Draw metrics as bars with their deviations, one panel per group of metrics.
+
+    The panels are side by side if they fit, else one below the other.
 
     Args:
-        panels: by title, then by figure, then by what is compared: the values of all seeds, in
-            0..1; what has none gets no bar.
+        panels: the values of all seeds, in 0..1, by panel title, metric and compared item. An item
+            without values gets no bar.
         path: a ``.png``.
     """
     compared = list(dict.fromkeys(
-        name for figures in panels.values() for rows in figures.values() for name in rows
+        name for metrics in panels.values() for rows in metrics.values() for name in rows
     ))
-    widths = [max(1, len(figures)) for figures in panels.values()]
+    widths = [max(1, len(metrics)) for metrics in panels.values()]
     group = _BAR * (len(compared) + 1.5)
     in_a_row = 2.0 + group * sum(widths)
     if in_a_row <= _WIDEST:
@@ -47,16 +48,15 @@ def bars(
         size = (min(_WIDEST, 2.0 + group * max(widths)), 3.0 * len(panels) + 0.6)
         figure = Figure(figsize=size, layout="constrained")
         every = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
-    for axes, (title, figures) in zip(every, panels.items(), strict=True):
-        _bar_groups(axes, figures, compared)
+    for axes, (title, metrics) in zip(every, panels.items(), strict=True):
+        _bar_groups(axes, metrics, compared)
         axes.set_title(title, fontsize=11, loc="left")
     _legend_that_fits(figure, *every[0].get_legend_handles_labels())
     save(figure, path)
 
 
 def _legend_that_fits(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
-    """A legend below everything, in as many columns as fit; names wider than the figure are
-    wrapped."""
+    """Add a legend below the panels, in as many columns as fit. Long names are wrapped."""
     letters = int(figure.get_figwidth() * _LETTERS_PER_INCH)
     labels = [textwrap.fill(label, letters) for label in labels]
     for columns in range(min(4, len(labels)), 0, -1):
@@ -69,17 +69,17 @@ def _legend_that_fits(figure: Figure, handles: Sequence[Artist], labels: Sequenc
 
 
 def _bar_groups(
-    axes: Axes, figures: Mapping[str, Mapping[str, Sequence[float]]], compared: Sequence[str]
+    axes: Axes, metrics: Mapping[str, Mapping[str, Sequence[float]]], compared: Sequence[str]
 ) -> None:
     wide = 0.8 / len(compared)
     for place, name in enumerate(compared):
-        spreads = [spread(rows.get(name, ())) for rows in figures.values()]
+        spreads = [spread(rows.get(name, ())) for rows in metrics.values()]
         at = np.arange(len(spreads)) + wide * (place - (len(compared) - 1) / 2)
         heights = [math.nan if each.mean is None else each.mean for each in spreads]
         errors = [each.deviation or 0.0 for each in spreads]
         axes.bar(at, heights, 0.92 * wide, yerr=errors, label=name, ecolor="0.25",
                  color=COLOURS[place % len(COLOURS)], error_kw={"lw": 1})
-    axes.set_xticks(range(len(figures)), list(figures), fontsize=8)
+    axes.set_xticks(range(len(metrics)), list(metrics), fontsize=8)
     axes.set_ylim(0, min(1.02, axes.get_ylim()[1]))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.tick_params(axis="y", labelsize=8)
@@ -96,14 +96,15 @@ def boxes(
     path: str | os.PathLike,
     columns: int = 4,
 ) -> None:
-    """Draw images with the true boxes (thin, green) and those found (orange), with class and score.
+    """Draw images with true boxes (thin, green) and detected boxes (orange, with class and score).
 
     Args:
         images: uint8 [N,H,W,3].
-        truth: of each image, boxes [n,4] (left, top, right, bottom, in pixels) and class names.
-        found: of each image, boxes, class names and scores in 0..1; those below 0.3 are not drawn.
+        truth: for each image, boxes [n,4] (left, top, right, bottom, in pixels) and class names.
+        found: for each image, boxes, class names and scores in 0..1. Boxes with a score below 0.3
+            are not drawn.
         path: a ``.png``.
-        columns: images a row.
+        columns: images per row.
     """
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
@@ -128,7 +129,7 @@ def boxes(
 
 def _frame(axes: Axes, box: np.ndarray, colour: str, width: float) -> None:
     left, top, right, bottom = box
-    # Pixel 0 of a picture is drawn from -0.5 to 0.5.
+    # Matplotlib draws pixel 0 from -0.5 to 0.5.
     axes.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False,
                              edgecolor=colour, linewidth=width))
 
@@ -145,9 +146,9 @@ def points(
     Args:
         maps: float [N,2] by title.
         labels: integers [N].
-        class_names: by class.
+        class_names: the name of each class.
         path: a ``.png``.
-        most_named: classes that a legend is drawn for; of more the colours repeat.
+        most_named: with more classes than this, there is no legend. Colours repeat after 12.
     """
     figure = Figure(figsize=(4.2 * len(maps), 4.4), layout="constrained")
     colours = np.array(COLOURS)[labels % len(COLOURS)]

@@ -1,4 +1,4 @@
-"""What pretrain_tte.py prints and draws beside the scoreboard."""
+"""The output of pretrain_tte.py other than the scoreboard."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from experiment.run.folder import RunFolder
 
 
 def opening(encoder: str, method: str, images: int, folder: Path, memory_bytes: int) -> str:
-    """The first lines of a run, at most 80 columns wide as far as paths allow.
+    """The first lines of a run's output, at most 80 columns wide unless paths are longer.
 
     Args:
-        encoder: its name.
+        encoder: the encoder's name.
         method: the run's name.
-        images: how many it trains on.
+        images: number of training images.
         folder: the run folder.
-        memory_bytes: of the ensemble's memory; 0: it has none.
+        memory_bytes: size of the ensemble's memory; 0 if it has none.
     """
-    lines = [_fill(f"pre-training {encoder} by {method} on {images:,} images in {folder}")]
+    lines = [_fill(f"pre-training {encoder} with {method} on {images:,} images in {folder}")]
     if memory_bytes:
         lines.append(f"temporal memory: {memory_bytes:,} bytes")
     return "\n".join(lines)
@@ -31,15 +31,15 @@ def opening(encoder: str, method: str, images: int, folder: Path, memory_bytes: 
 def plan_table(
     settings: Any, data: Any, folder: str, encoder: str, tasks: Sequence[str], memory_bytes: int
 ) -> str:
-    """What a run would do (``--dry_run``).
+    """A description of what a run would do (``--dry_run``).
 
     Args:
-        settings: of the run.
+        settings: the run's settings.
         data: the images that the tasks see.
         folder: the run folder and its state.
-        encoder: its name and size.
-        tasks: a few words about each.
-        memory_bytes: of the ensemble's memory; 0: it has none.
+        encoder: the encoder's name and size.
+        tasks: a short description of each task.
+        memory_bytes: size of the ensemble's memory; 0 if it has none.
     """
     own = [f"{key}={value}" for key, value in settings.hyper_parameters.items()
            if value is not None]
@@ -62,7 +62,7 @@ def plan_table(
 
 
 def _wrapped(row: Mapping[str, Any]) -> str:
-    """A line for each value, or several of at most 80 columns."""
+    """One line per value, wrapped at 80 columns."""
     indent = " " * (max(map(len, row)) + 2)
     return "\n".join(
         _fill(line, subsequent_indent=indent) for line in tables.table([row]).splitlines()
@@ -70,22 +70,22 @@ def _wrapped(row: Mapping[str, Any]) -> str:
 
 
 def _fill(text: str, **indents: str) -> str:
-    """`text` in lines of at most 80 columns, as far as paths and names allow."""
+    """Wrap `text` at 80 columns without breaking paths and names."""
     return textwrap.fill(
         text, tables.WIDTH, break_long_words=False, break_on_hyphens=False, **indents
     )
 
 
 def scoring(name: str) -> str:
-    """The line before an encoder is scored."""
-    return _fill(f"scoring {name} by target tasks")
+    """The line printed before an encoder is scored."""
+    return _fill(f"scoring {name} on target tasks")
 
 
 def final_table(summary: Mapping[str, Any], folder: Path) -> str:
-    """A finished run, but for its scores.
+    """A table of a finished run, without its scores.
 
     Args:
-        summary: of the run.
+        summary: the run's summary.
         folder: the run folder.
     """
     metrics = {
@@ -105,14 +105,14 @@ def final_table(summary: Mapping[str, Any], folder: Path) -> str:
 
 
 def in_short(summary: Mapping[str, Any]) -> str:
-    """A finished run in a few words."""
+    """A short summary of a finished run."""
     metrics = summary["targets"].get(summary["method"], {}).get("classification", {})
     probe = metrics.get("linear_probe")
     return "pre-trained" if probe is None else f"linear probe {100 * probe:.2f} %"
 
 
 def bias_columns(tasks: Sequence[str]) -> list[str]:
-    """The columns of the history that show how the encoder is biased to `tasks`."""
+    """The columns of the history that show how the encoder is biased towards `tasks`."""
     return [
         *(f"{name}_gradient_norm" for name in tasks),
         *(f"cosine_{a}_{b}" for a, b in itertools.combinations(tasks, 2)),
@@ -123,12 +123,12 @@ def bias_columns(tasks: Sequence[str]) -> list[str]:
 def draw_curves(
     history: Sequence[Mapping[str, Any]], metrics: Mapping[str, str], folder: RunFolder
 ) -> None:
-    """``curves.png``: losses and held-out metrics; ``bias.png``: how the tasks pull.
+    """Draw ``curves.png`` (losses, held-out metrics) and ``bias.png`` (gradients, embeddings).
 
     Args:
-        history: of the run, one row for each epoch.
-        metrics: by task, the column of its held-out metric.
-        folder: where to.
+        history: the run's history, one row per epoch.
+        metrics: the column of each task's held-out metric, by task.
+        folder: the run folder.
     """
     losses = {f"{name}_loss": [f"{name}_loss"] for name in metrics}
     shown = {

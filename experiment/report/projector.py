@@ -1,4 +1,4 @@
-"""Embeddings for TensorBoard's projector: ``tensorboard --logdir DIRECTORY``."""
+"""Write embeddings for TensorBoard's projector: ``tensorboard --logdir DIRECTORY``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from experiment.run.folder import write_bytes, write_text
 
 FILES = ("projector_config.pbtxt", "labels.tsv", "images.png", "embedding*.tsv")
-"""What is written, for `folder.RunFolder.directory`."""
+"""The files written, for `folder.RunFolder.directory`."""
 _LARGEST_SPRITE = 8192
 
 
@@ -24,13 +24,13 @@ def write_projector(
     images: np.ndarray,
     labels: Sequence[str],
 ) -> None:
-    """Write what the projector shows: the embeddings of some images, with image and class a point.
+    """Write embeddings of some images, with the image and class of each point.
 
     Args:
-        directory: to write to.
+        directory: the folder to write to.
         embeddings: float [N,E] by name.
-        images: uint8 [N,H,W,C], C 1 or 3; shown smaller where all together would be larger than
-            the projector takes.
+        images: uint8 [N,H,W,C], C 1 or 3. They are reduced if all of them together would exceed the
+            projector's maximum size.
         labels: the class name of each image.
     """
     directory = Path(directory)
@@ -60,7 +60,7 @@ def write_projector(
 
 
 def _sprite(images: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-    """All images in one, row by row on a square grid, and the (height, width) of each in it."""
+    """All images in one, row by row on a square grid, and the (height, width) of each there."""
     side = math.ceil(math.sqrt(len(images)))
     step = max(1, math.ceil(max(images.shape[1:3]) * side / _LARGEST_SPRITE))
     small = images[:, ::step, ::step]

@@ -1,4 +1,4 @@
-"""Encoders side by side by what the target tasks say of them: over seeds, in tables, in ranks."""
+"""Compare encoders by their metrics on target tasks: over seeds, in tables and by rank."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from scipy.stats import rankdata
 from experiment.report import pictures, tables
 from experiment.report.statistics import spread
 
-# Metrics by target, of one seed.
+# One seed's metrics, by target and metric.
 Metrics = dict[str, dict[str, float]]
-# By encoder, for each seed.
+# The metrics of all seeds, by encoder.
 Scores = dict[str, list[Metrics]]
-# By encoder, target and metric: mean, deviation, values.
+# Mean, deviation and values, by encoder, target and metric.
 Summary = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
 
 
@@ -27,25 +27,25 @@ class Target(Protocol):
     ranked: tuple[str, ...]
 
     def columns_of(self, metrics: Collection[str]) -> dict[str, str]:
-        """The columns that show some of `metrics`, with their titles."""
+        """The columns for those of `metrics` that tables show, with their titles."""
 
     def explain(self, metrics: Collection[str]) -> str:
-        """What a table of `metrics` shows, half a sentence."""
+        """A short phrase that explains a table of `metrics`."""
 
 
 class Targets(Protocol):
-    """The target tasks by name, such as `targets.TARGETS`."""
+    """The target tasks by name, for example `targets.TARGETS`."""
 
     def get(self, name: str) -> Target:
-        """What a target task declares."""
+        """The target task called `name`."""
 
-# Metrics that differ by less are equal: nothing is measured as exactly as a sum is rounded.
+# Metrics that differ by less than this count as equal; the difference is rounding.
 _EQUAL = 1e-9
 _LONGEST_NAME = 40
 
 
 def summarized(scores: Scores) -> dict[str, dict[str, dict[str, Any]]]:
-    """By encoder, target and metric: ``mean``, ``deviation`` (None of one seed) and ``values``."""
+    """``mean``, ``deviation`` (None for one seed) and ``values`` by encoder, target and metric."""
     summary: dict[str, dict[str, dict[str, Any]]] = {}
     for name, seeds in scores.items():
         summary[name] = {
@@ -63,7 +63,7 @@ def summarized(scores: Scores) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def _present(summary: Summary) -> dict[str, set[str]]:
-    """The targets that any encoder was scored by, with the metrics that any encoder has."""
+    """The targets that any encoder was scored on, with all metrics that any encoder has."""
     found: dict[str, set[str]] = {}
     for encoder in summary.values():
         for target, metrics in encoder.items():
@@ -72,15 +72,15 @@ def _present(summary: Summary) -> dict[str, set[str]]:
 
 
 def mean_ranks(summary: Summary, targets: Targets) -> dict[str, dict[str, float]]:
-    """The ranks of encoders within each target and, as ``"mean"``, over all of them.
+    """The ranks of encoders within each target and, as ``"mean"``, over all targets.
 
-    Encoders are ranked by the mean over the seeds of each of a target's main metrics (as far as any
-    encoder has them), the largest first; equal ones share their places. The metrics of a target
-    count alike, and so do the targets.
+    Encoders are ranked by each of a target's main metrics that any encoder has, averaged over
+    seeds, the largest first. Equal encoders share the mean of their ranks. All metrics of a target
+    have equal weight, and so do all targets.
 
     Returns:
-        ``{encoder: {target: rank, ..., "mean": rank}}``, of the encoders that have all these
-        metrics (raw pixels cannot be tuned); nothing of fewer than two.
+        ``{encoder: {target: rank, ..., "mean": rank}}`` for the encoders that have all these
+        metrics (raw pixels, for example, cannot be tuned). Empty for fewer than two encoders.
     """
     ranked_by = {
         target: [metric for metric in targets.get(target).ranked if metric in found]
@@ -104,8 +104,11 @@ def mean_ranks(summary: Summary, targets: Targets) -> dict[str, dict[str, float]
 
 
 def table(summary: Summary, targets: Targets) -> str:
-    """Encoders side by side, one table for each target, in percent, and their ranks; at most 80
-    columns wide. Tables show long names as [1], [2] ..., which are explained first."""
+    """Tables of the encoders' metrics in percent, one for each target, and of their ranks.
+
+    The tables are at most 80 columns wide. They show long names as [1], [2], ..., which are
+    explained first.
+    """
     short = _short_names(list(summary))
     parts = [
         textwrap.fill(
@@ -129,21 +132,21 @@ def table(summary: Summary, targets: Targets) -> str:
 
 
 def _short_names(names: Sequence[str]) -> dict[str, str]:
-    """A label for each name: itself, or ``[number]`` where that is too long for a table."""
+    """A label for each name: the name itself, or ``[number]`` if it is too long for a table."""
     long = [name for name in names if len(name) > _LONGEST_NAME]
     return {name: f"[{long.index(name) + 1}]" if name in long else name for name in names}
 
 
 def _about_ranks(summary: Summary, targets: Targets) -> str:
-    """What the table of ranks shows."""
+    """A sentence that explains the table of ranks."""
     titles = [
         ", ".join(columns[each] for each in targets.get(target).ranked if each in columns)
         for target, metrics in _present(summary).items()
         if (columns := targets.get(target).columns_of(metrics))
     ]
     return (
-        "Mean rank (1: the best of these in everything) over the target tasks, in each over its "
-        f"main metrics: {'; '.join(titles)}."
+        "Mean rank (1: best in all metrics) over the target tasks, and within each over its main "
+        f"metrics: {'; '.join(titles)}."
     )
 
 
@@ -159,7 +162,7 @@ def _row(
 
 
 def draw_bars(summary: Summary, targets: Targets, path: str | os.PathLike) -> None:
-    """The metrics of the table as bars."""
+    """Draw the metrics of the tables as bars."""
     panels = {
         target: {
             title.replace(" ", "\n", 1): {

@@ -1,4 +1,4 @@
-"""Figures over the seeds of repeated runs."""
+"""Statistics over the seeds of repeated runs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Spread:
-    """Some values of the same thing.
+    """Mean and deviation of repeated measurements.
 
     Attributes:
-        count: how many.
-        mean: None where there are none.
-        deviation: the sample deviation (divisor ``count - 1``); None of less than two values.
+        count: number of values.
+        mean: None if there are no values.
+        deviation: the sample standard deviation (divisor ``count - 1``); None for fewer than two
+            values.
     """
 
     count: int
@@ -22,11 +23,11 @@ class Spread:
     deviation: float | None
 
     def text(self, scale: float = 1.0, sign: bool = False) -> str:
-        """``mean ± deviation`` with two decimals, both times `scale`; ``-`` where there is none.
+        """``mean ± deviation`` with two decimals, both times `scale`; ``-`` if there are no values.
 
         Args:
-            scale: such as 100 for percent.
-            sign: write ``+`` before a mean that is not negative.
+            scale: a factor, for example 100 for percent.
+            sign: whether to write ``+`` before a mean that is not negative.
         """
         if self.mean is None:
             return "-"
@@ -35,7 +36,7 @@ class Spread:
 
 
 def spread(values: Iterable[float | None]) -> Spread:
-    """Mean and sample deviation of `values`; None among them is a value that is missing."""
+    """Mean and sample deviation of `values`. None stands for a missing value."""
     known = [value for value in values if value is not None]
     return Spread(
         len(known),
@@ -58,7 +59,10 @@ def paired_gain(
 def median_ratio(
     numerator: Iterable[float | None], denominator: Iterable[float | None]
 ) -> float | None:
-    """Median of `numerator` over that of `denominator`; None where either is empty or zero."""
+    """The median of `numerator` divided by that of `denominator`.
+
+    None if either is empty or the denominator's median is 0.
+    """
     above, below = (
         [value for value in values if value is not None] for values in (numerator, denominator)
     )
@@ -68,9 +72,10 @@ def median_ratio(
 
 
 def deviations_above(value: float, baseline: Spread) -> float | None:
-    """By how many of the baseline's deviations `value` is above its mean.
+    """By how many of the baseline's deviations `value` exceeds the baseline's mean.
 
-    Infinite where the baseline does not vary; None where its deviation is unknown.
+    Infinite if the baseline does not vary, 0 if `value` also equals its mean; None if its deviation
+    is unknown.
     """
     if baseline.mean is None or baseline.deviation is None:
         return None

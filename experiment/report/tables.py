@@ -13,7 +13,7 @@ _GAP = "  "
 
 
 def _text(value: Any) -> str:
-    """A cell. Numbers to four significant digits; nothing known is ``-``."""
+    """The text of a cell. Numbers have four significant digits; None becomes ``-``."""
     if value is None:
         return "-"
     if isinstance(value, (float, np.floating)):
@@ -35,7 +35,7 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def is_numeric(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
-    """Whether a column has numbers only: those are written to the right."""
+    """Whether a column has only numbers, which are right-aligned."""
     values = [row[column] for row in rows if row.get(column) is not None]
     return bool(values) and all(_is_number(value) for value in values)
 
@@ -57,7 +57,7 @@ def _block(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
 
 
 def _blocks(rows: Sequence[Mapping[str, Any]], columns: list[str]) -> list[list[str]]:
-    """`columns` in groups that fit the width, each with the first column."""
+    """Split `columns` into groups that fit the width. Each group begins with the first column."""
     widths = {
         column: max(len(column), *(len(_text(row.get(column))) for row in rows))
         for column in columns
@@ -78,9 +78,11 @@ def _blocks(rows: Sequence[Mapping[str, Any]], columns: list[str]) -> list[list[
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A plain text table for a terminal of 80 columns.
 
+    Columns appear in the order of their first occurrence. Those that do not fit go below, after
+    the first column again. A single row becomes a list of ``name  value``.
+
     Args:
-        rows: a dict a row; columns in order of first appearance. One row alone becomes a list of
-            ``name  value``. Columns that do not fit go below, with the first one again.
+        rows: one dict per row.
     """
     if not rows:
         return ""
@@ -92,7 +94,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The same as a table in Markdown, of any width."""
+    """The same table in Markdown, of any width."""
     if not rows:
         return ""
     columns = columns_of(rows)

@@ -1,4 +1,4 @@
-"""A picture of spatial maps of teacher and student side by side."""
+"""Draw spatial maps of teacher and student side by side."""
 
 from __future__ import annotations
 
@@ -21,23 +21,26 @@ def draw(
     path: str | os.PathLike,
     titles: Sequence[str] | None = None,
 ) -> None:
-    """Draw spatial maps of teacher and student side by side, an image a row, a tap a pair.
+    """Draw spatial maps of teacher and student side by side: one row per image, a pair per tap.
 
-    Each map has its own colour range, symmetric about zero (white), so that singular vectors of
-    taps of different size can be compared by form.
+    Each map has its own colour range, symmetric about zero (white), so the shapes of singular
+    vectors can be compared even if taps differ in scale.
 
     Args:
         images: uint8 [images, H, W, C], C 1 or 3.
-        teacher_maps: ``teacher_maps[image][tap]`` float [h, w], any sizes.
-        student_maps: likewise, as many taps.
+        teacher_maps: ``teacher_maps[image][tap]``, float [h, w] of any size.
+        student_maps: the same for the student, with as many taps.
         path: a ``.png``.
-        titles: names of the taps; numbered where None.
+        titles: names of the taps; None numbers them.
+
+    Raises:
+        ValueError: different numbers of images or taps.
     """
     taps = len(teacher_maps[0])
     if not len(images) == len(teacher_maps) == len(student_maps) or len(student_maps[0]) != taps:
         raise ValueError(
             f"{len(images)} images, maps of {len(teacher_maps)} and {len(student_maps)} with "
-            f"{taps} and {len(student_maps[0])} taps; expected as many"
+            f"{taps} and {len(student_maps[0])} taps; expected equal numbers"
         )
     titles = titles or [f"tap {tap + 1}" for tap in range(taps)]
     figure, grid = _empty(len(images), taps)
@@ -59,7 +62,7 @@ def draw(
 
 
 def _empty(rows: int, taps: int) -> tuple[Figure, GridSpec]:
-    """A figure for so many images and taps. A narrow empty column keeps the pairs apart."""
+    """A figure with a grid for images and taps. A narrow empty column separates the pairs."""
     ratios = [1.0, *(ratio for _ in range(taps) for ratio in (0.12, 1.0, 1.0))]
     figure = Figure(figsize=(1.15 * sum(ratios) + 0.2, 1.2 * rows + 0.6), facecolor="white")
     return figure, figure.add_gridspec(
@@ -78,13 +81,13 @@ def _show(figure: Figure, place: SubplotSpec, picture: np.ndarray, **options: An
 
 
 def _show_map(figure: Figure, place: SubplotSpec, values: np.ndarray) -> Axes:
-    """Show a map in colours about zero, which is white."""
+    """Show a map in colours centred at zero, which is white."""
     limit = float(np.max(np.abs(values))) or 1.0
     return _show(figure, place, values, cmap="RdBu_r", vmin=-limit, vmax=limit)
 
 
 def _name_pair(axes: Axes, title: str) -> None:
-    """Write a title over a pair of maps, of which `axes` has the left one."""
+    """Write a title over a pair of maps; `axes` contains the left map."""
     axes.annotate(
         title, (1.03, 1), xycoords="axes fraction", fontsize=9, xytext=(0, 18),
         textcoords="offset points", ha="center", fontweight="bold",

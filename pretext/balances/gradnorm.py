@@ -1,4 +1,4 @@
-"""GradNorm: all tasks' gradients on the encoder get the norms that they should have."""
+"""GradNorm: choose factors that balance the norms of the tasks' gradients on the encoder."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pretext.registration import BALANCES
 @BALANCES.register("gradnorm")
 class GradNorm(Balance):
     """Chen et al., "GradNorm: gradient normalization for adaptive loss balancing in deep multitask
-    networks", ICML 2018, measured from time to time.
+    networks", ICML 2018, with occasional measurements.
 
-    The paper moves the factors by a gradient step in each step of training. Here they move every
-    `interval` steps towards those that give the norms wanted (see `op_util.gradnorm`).
+    The paper updates the factors with a gradient step in each training step. Here, every `interval`
+    steps, they move towards the factors that give the desired norms (see `op_util.gradnorm`).
 
     Args:
-        asymmetry: the paper's alpha; 0: equal norms, above 0: tasks that learn more slowly get
-            larger ones.
-        interval: steps between two measurements of the gradient norms.
-        rate: how far the factors go at each measurement.
+        asymmetry: the paper's alpha. 0 makes all norms equal; above 0, tasks that learn more slowly
+            get larger norms.
+        interval: training steps between two measurements of the gradient norms.
+        rate: how far the factors move at each measurement, as a share of the way.
     """
 
     paper = "Chen et al., ICML 2018, arXiv 1711.02257"

@@ -1,4 +1,4 @@
-"""Every loss as it is."""
+"""No balance: every factor is 1."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pretext.registration import BALANCES
 
 @BALANCES.register("none")
 class NoBalance(Balance):
-    """Every loss as it is."""
+    """Leaves every loss unchanged."""
 
     def build(self, tasks: int, seed: int) -> Weighting:
         return Weighting(tasks)

@@ -1,4 +1,4 @@
-"""PCGrad: tasks' gradients on the encoder lose what conflicts with another task's."""
+"""PCGrad: remove the conflicting components of the tasks' gradients on the encoder."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from pretext.registration import BALANCES
 class PCGrad(Balance):
     """Yu et al., "Gradient surgery for multi-task learning", NeurIPS 2020.
 
-    Every loss as it is; on the encoder the sum of the tasks' gradients is replaced by that of
-    their projections (see `op_util.gradient_surgery`). A step takes a backward pass for each task.
+    The losses are unchanged. On the encoder, the sum of the tasks' gradients is replaced by the sum
+    of their projections (see `op_util.gradient_surgery`). Each step takes one backward pass per
+    task.
     """
 
     paper = "Yu et al., NeurIPS 2020, arXiv 2001.06782"

@@ -11,11 +11,13 @@ from pretext.registration import BALANCES
 
 
 def random_factors(tasks: int, seed: int, step: tf.Tensor) -> tf.Tensor:
-    """The softmax of normal draws, float32 ``[tasks]`` of sum 1; a function of seed and step.
+    """The softmax of normal random numbers, float32 ``[tasks]`` with sum 1.
+
+    They depend only on the seed and the step.
 
     Args:
         tasks: number of tasks.
-        seed: of the run.
+        seed: the run's seed.
         step: an integer scalar.
     """
     seeds = tf.stack([tf.constant(seed, tf.int64), tf.cast(step, tf.int64)])
@@ -27,7 +29,7 @@ class Random(Balance):
     """Lin et al., "Reasonable effectiveness of random weighting: a litmus test for multi-task
     learning" (RLW), TMLR 2022.
 
-    The factors of a step depend on the seed and the step's number alone: they are the same on all
+    The factors depend only on the seed and the number of the step, so they are the same on all
     devices and after a restart.
     """
 
@@ -38,7 +40,7 @@ class Random(Balance):
 
 
 class RandomWeighting(Weighting):
-    """The factors of the last step."""
+    """Holds the factors of the last step."""
 
     def __init__(self, tasks: int, seed: int, **arguments: Any):
         super().__init__(tasks, **arguments)

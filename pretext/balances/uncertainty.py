@@ -1,4 +1,4 @@
-"""Uncertainty weighting: each loss is divided by a variance that is learned."""
+"""Uncertainty weighting: each loss is divided by a learned variance."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pretext.registration import BALANCES
 
 
 def uncertainty_factors(log_variances: tf.Tensor) -> tf.Tensor:
-    """``1 / (2 sigma_t^2)``, of ``s_t = log sigma_t^2 [T]``."""
+    """``1 / (2 sigma_t^2)`` from ``s_t = log sigma_t^2``, both ``[T]``."""
     return tf.exp(-log_variances) / 2
 
 
 def uncertainty_penalty(log_variances: tf.Tensor) -> tf.Tensor:
-    """``sum_t log sigma_t``, which keeps the variances from growing without end; a scalar."""
+    """``sum_t log sigma_t``, which keeps the variances from growing without bound; a scalar."""
     return tf.reduce_sum(log_variances) / 2
 
 
@@ -27,11 +27,11 @@ class Uncertainty(Balance):
     """Kendall, Gal & Cipolla, "Multi-task learning using uncertainty to weigh losses for scene
     geometry and semantics", CVPR 2018.
 
-    The total is ``sum_t L_t / (2 sigma_t^2) + log sigma_t`` (equation 7). As in the authors' code
-    ``log sigma_t^2`` is learned, by the same optimizer as the encoder.
+    The total is ``sum_t L_t / (2 sigma_t^2) + log sigma_t`` (equation 7). As in the authors' code,
+    ``log sigma_t^2`` is learned; the encoder's optimizer trains it too.
 
     Args:
-        log_variance: of each task at the start.
+        log_variance: initial ``log sigma_t^2`` of each task.
     """
 
     paper = "Kendall et al., CVPR 2018, arXiv 1705.07115"
@@ -43,7 +43,7 @@ class Uncertainty(Balance):
 
 
 class UncertaintyWeighting(Weighting):
-    """The logarithms of the variances, which are trained."""
+    """Holds the trained logarithms of the variances."""
 
     def __init__(self, tasks: int, log_variance: float, **arguments: Any):
         super().__init__(tasks, **arguments)

@@ -1,4 +1,4 @@
-"""Relations: how far images are from each other does not depend on the task."""
+"""Relations: all tasks agree on the distances between images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Triplets: the tasks' embeddings of one image are nearer than those of another image."""
+"""Triplets: two tasks' embeddings of an image are closer than those of different images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Triplet(Regularizer):
     """See `op_util.metric_learning.triplet_loss`.
 
     Args:
-        margin: of the triplets' squared distances, which are 0 to 4 (FaceNet's 0.2).
+        margin: margin between squared distances, which are 0 to 4 (0.2 as in FaceNet).
     """
 
     margin: float = option(0.2, minimum=0, maximum=4)

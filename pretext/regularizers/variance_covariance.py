@@ -15,10 +15,10 @@ from pretext.regularizer import Regularizer
 def variance_covariance(
     embeddings: tf.Tensor, invariance: float, variance: float, covariance: float
 ) -> tf.Tensor:
-    """`op_util.redundancy.vicreg` of ``sqrt(width) e_a`` and ``sqrt(width) e_b``, mean over all
-    pairs of tasks a < b.
+    """VICReg's loss of ``sqrt(width) e_a`` and ``sqrt(width) e_b``, averaged over tasks a < b.
 
-    The factor gives dimensions the deviation 1 if the images are spread evenly over the sphere.
+    The factor gives each dimension a standard deviation of 1 if the images are spread evenly over
+    the sphere. See `op_util.redundancy.vicreg`.
 
     Args:
         embeddings: e, ``[B, T, width]`` of length 1, T at least 2.
@@ -35,15 +35,17 @@ def variance_covariance(
 
 @REGULARIZERS.register("variance_covariance")
 class VarianceCovariance(Regularizer):
-    """Bardes et al., "VICReg", ICLR 2022, between the tasks: all tasks' embeddings of an image are
-    alike, each dimension varies over the images, and no two dimensions vary together.
+    """Bardes et al., "VICReg", ICLR 2022, applied between tasks.
 
-    The defaults are the paper's 25, 25 and 1, divided by 25, so that the weight of the regularizer
-    means about the same as with the others.
+    All tasks' embeddings of an image are alike, each dimension varies over the images, and the
+    dimensions are uncorrelated.
+
+    The defaults are the paper's 25, 25 and 1, divided by 25, to make the regularizer's weight
+    comparable with that of other regularizers.
 
     Args:
         invariance: weight of the squared distance between two tasks' embeddings of an image.
-        variance: weight of the deviations below 1.
+        variance: weight of the penalty on standard deviations below 1.
         covariance: weight of the covariances between dimensions.
     """
 

@@ -1,4 +1,4 @@
-"""Barlow Twins: two views agree in each dimension, and no two dimensions say the same."""
+"""Barlow Twins: two views agree in each dimension, and the dimensions are uncorrelated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class BarlowTwins(TwoViewTask):
 
     Args:
         redundancy: lambda, the weight of the correlations between different dimensions.
-        projection: dimensions in which the views are compared (the paper's: 8192).
+        projection: number of dimensions in which the views are compared (8192 in the paper).
     """
 
     paper = "Zbontar et al., ICML 2021, arXiv 2103.03230"

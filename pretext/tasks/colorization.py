@@ -1,4 +1,4 @@
-"""Colorization: an image's colours from its luminance."""
+"""Colorization: predict an image's colours from its luminance."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _LEAST_CHROMA = 0.01
 
 
 class ColourClasses(NamedTuple):
-    """The squares of the chroma plane in which some displayable colour lies.
+    """The squares of the chroma plane that contain a displayable colour.
 
     Attributes:
         centres: their centres (Cb, Cr), float32 ``[classes, 2]``.
         table: the class of each square of the plane, int32 ``[side ** 2]``.
-        side: squares along each axis of the plane.
+        side: number of squares along each axis of the plane.
     """
 
     centres: np.ndarray
@@ -38,7 +38,7 @@ class ColourClasses(NamedTuple):
 
 @functools.cache
 def colour_classes(step: float) -> ColourClasses:
-    """The classes for squares of side `step`; Cb and Cr are from -0.5 to 0.5."""
+    """The classes for squares of side `step`; Cb and Cr range from -0.5 to 0.5."""
     level = np.linspace(0, 1, 33, dtype=np.float32)
     colours = np.stack(np.meshgrid(level, level, level), axis=-1).reshape(-1, 3)
     side = 2 * round(0.5 / step) + 1
@@ -63,13 +63,13 @@ class Colorization(Task):
     """Zhang, Isola & Efros, "Colorful image colorization", ECCV 2016.
 
     As in the paper, colours are classes. The chroma plane (here Cb and Cr of BT.601) is divided
-    into squares. Those that occur are predicted at a quarter of the image's resolution, and the
-    colour shown is the classes' annealed mean. Unlike in the paper, rare colours do not weigh more:
-    that would need the statistics of the data beforehand.
+    into squares. The squares that contain displayable colours are predicted at a quarter of the
+    image's resolution, and the resulting colour is the classes' annealed mean. Unlike in the paper,
+    rare colours have no larger weight: that would require the statistics of the data in advance.
 
     Args:
-        step: side of the squares; Cb and Cr are from -0.5 to 0.5.
-        temperature: of the annealed mean (the paper's 0.38, section 2.3).
+        step: side of the squares; Cb and Cr range from -0.5 to 0.5.
+        temperature: temperature of the annealed mean (0.38 in the paper, section 2.3).
     """
 
     paper = "Zhang et al., ECCV 2016, arXiv 1603.08511"
@@ -85,7 +85,7 @@ class Colorization(Task):
         values = tf.cast(sample, tf.float32) / 255
         if float(tf.reduce_max(tf.abs(colour.chroma(values)))) < _LEAST_CHROMA:
             raise UserError(
-                "colorization needs colour images, and these are grey though they have 3 "
+                "colorization needs colour images, but these are grey although they have 3 "
                 "channels: leave it out of the tasks"
             )
 
@@ -109,7 +109,7 @@ class Colorization(Task):
             classes = tf.gather(table, square_of(coarse, self.step))
             return [grey], (classes, colour.chroma(coarse), batch)
 
-        # No random number is needed, but a tensor without columns cannot be stacked.
+        # No random numbers are needed, but a tensor without columns cannot be stacked.
         return Views(images.shape, draws=1, make=make)
 
     def build(
@@ -133,7 +133,7 @@ class Colorization(Task):
         return tf.tensordot(tf.nn.softmax(output / self.temperature), centres, 1)
 
     def loss(self, output: tf.Tensor, target: Any) -> tf.Tensor:
-        """The cross-entropy, mean over batch and coarse pixels."""
+        """The cross-entropy, averaged over batch and coarse pixels."""
         return tf.reduce_mean(
             tf.nn.sparse_softmax_cross_entropy_with_logits(labels=target[0], logits=output)
         )

@@ -1,4 +1,4 @@
-"""Inpainting: what a hidden part of the image shows, from what is around it."""
+"""Inpainting: predict a hidden part of the image from its surroundings."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _GREY = 0.5
 class Inpainting(Task):
     """Pathak et al., "Context encoders: feature learning by inpainting", CVPR 2016.
 
-    Their reconstruction loss (equation 1) without the adversarial one. The hidden part is a
-    rectangle at a random place; the paper hides the centre or several blocks.
+    This is their reconstruction loss (equation 1) without the adversarial loss. The hidden part is
+    a rectangle at a random position; the paper hides the centre or several blocks.
 
     Args:
-        smallest, largest: the rectangle's height is drawn between these shares of the image's; its
-            width likewise.
+        smallest, largest: the rectangle's height and width are drawn between these shares of the
+            image's height and width.
     """
 
     paper = "Pathak et al., CVPR 2016, arXiv 1604.07379"
@@ -56,8 +56,10 @@ class Inpainting(Task):
         return Views(images.shape, draws=4, make=make)
 
     def _inside(self, extent: tf.Tensor, place: tf.Tensor, side: int) -> tf.Tensor:
-        """Whether each of `side` rows is in the rectangle: bool ``[B, side]``, true for at least
-        one and not for all."""
+        """Whether each of `side` rows is in the rectangle, bool ``[B, side]``.
+
+        At least one row is, and not all are.
+        """
         share = self.smallest + extent * (self.largest - self.smallest)
         length = tf.clip_by_value(tf.round(share * side), 1, side - 1)
         first = tf.floor(place * (side - length + 1))
@@ -79,7 +81,7 @@ class Inpainting(Task):
         return neck(with_places(features[0]))
 
     def loss(self, output: tf.Tensor, target: Any) -> tf.Tensor:
-        """The squared error of the hidden part, mean over the batch."""
+        """The squared error of the hidden part, averaged over the batch."""
         return tf.reduce_mean(self.score(output, target))
 
     def score(self, output: tf.Tensor, target: Any) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""Instance discrimination: which two views show the same image."""
+"""Instance discrimination: find the two views that show the same image."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Instance(TwoViewTask):
     """Chen et al., "A simple framework for contrastive learning of visual representations"
     (SimCLR), ICML 2020.
 
-    Two views of each image, cropped, mirrored and recoloured at random, are to be found among those
-    of the batch (NT-Xent).
+    Each image has two views, cropped, mirrored and recoloured at random. The task is to find the
+    second view among all views of the batch (NT-Xent).
 
     Args:
-        temperature: of NT-Xent (the paper's on CIFAR-10: 0.5).
+        temperature: temperature of NT-Xent (0.5 in the paper on CIFAR-10).
     """
 
     paper = "Chen et al., ICML 2020, arXiv 2002.05709"

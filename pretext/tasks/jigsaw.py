@@ -1,4 +1,4 @@
-"""Jigsaw: in which order an image's tiles lie."""
+"""Jigsaw: predict the order of an image's shuffled tiles."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from pretext.task import Images, Task, Views
 from registry import UserError
 
 FINE_FROM = 48
-"""By default images of at least this many pixels a side are cut into 3x3 tiles, smaller ones into
+"""By default, images of at least this height and width are cut into 3x3 tiles, smaller ones into
 2x2."""
 SMALLEST_TILE = 8
-"""Tiles of fewer pixels a side show too little to be ordered."""
+"""Smaller tiles, in pixels per side, show too little to be put in order."""
 
 
 def permutations(grid: int) -> np.ndarray:
-    """Orders of ``grid x grid`` tiles of which any two agree in one place at most.
+    """Orders of ``grid x grid`` tiles, any two of which agree in at most one position.
 
-    Hamming distances are thus n - 1 or n for n tiles, and no larger set has that: at most n (n - 1)
-    permutations can differ in n - 1 places pairwise (Deza & Vanstone 1978), and the affine maps ``x
-    -> a x + b``, a != 0, of the field of n elements are as many. The tiles are the field: tile
-    ``grid u + v`` is ``u + v t`` with u, v modulo `grid`, and ``t^2`` is ``t + 1`` for 2 and -1
-    for 3.
+    So the Hamming distance between two of the orders of n tiles is n - 1 or n. This set is the
+    largest possible: at most n (n - 1) permutations can pairwise differ in n - 1 positions (Deza &
+    Vanstone 1978), and that is the number of affine maps ``x -> a x + b``, a != 0, of the field of
+    n elements. The tiles are the field's elements: tile ``grid u + v`` is ``u + v t`` with u, v
+    modulo `grid`, and ``t^2`` is ``t + 1`` for grid 2 and -1 for grid 3.
 
     Args:
         grid: 2 or 3.
 
     Returns:
-        int64 ``[n (n - 1), n]``: 12 orders of 4 tiles, 72 of 9. The first is the identity.
+        int64 ``[n (n - 1), n]``: 12 orders of 4 tiles, or 72 of 9. The first is the identity.
     """
     constant, linear = {2: (1, 1), 3: (2, 0)}[grid]
     elements = np.arange(grid * grid)
@@ -62,7 +62,7 @@ class Tiling:
     Attributes:
         grid: cells along each side of the image.
         cell: (height, width) of a cell.
-        gap: how much smaller a tile is than its cell.
+        gap: by how much a tile is smaller than its cell.
         tile: (height, width) of a tile.
     """
 
@@ -73,14 +73,18 @@ class Tiling:
 
 
 def tiling(height: int, width: int, grid: int) -> Tiling:
-    """The tiles of images of one size. Raises UserError if they would be too small."""
+    """How to cut images of one size into tiles.
+
+    Raises:
+        UserError: the tiles would be too small.
+    """
     cell = height // grid, width // grid
     gap = max(1, min(cell) // 8)
     tile = cell[0] - gap, cell[1] - gap
     if min(tile) < SMALLEST_TILE:
         least = grid * (SMALLEST_TILE + 1)
         raise UserError(
-            f"jigsaw: images of {height}x{width} pixels make tiles of {tile[0]}x{tile[1]}, and at "
+            f"jigsaw: images of {height}x{width} pixels make tiles of {tile[0]}x{tile[1]}, but at "
             f"least {SMALLEST_TILE}x{SMALLEST_TILE} are needed: give images of at least "
             f"{least}x{least} or leave jigsaw out of the tasks"
         )
@@ -90,18 +94,18 @@ def tiling(height: int, width: int, grid: int) -> Tiling:
 def shuffled_tiles(
     images: tf.Tensor, order: tf.Tensor, shift: tf.Tensor, tiles: Tiling, size: tuple[int, int]
 ) -> list[tf.Tensor]:
-    """The images' tiles in a new order.
+    """Cut the images into tiles and return these in a new order.
 
     Args:
         images: float32 ``[B, H, W, C]``.
-        order: int32 ``[B, places]``: the tile that each place shows, counted by rows.
-        shift: float32 ``[B, places, 2]``, whole numbers from 0 to the gap: where in its cell the
-            tile lies.
-        tiles: how images are cut.
+        order: int32 ``[B, places]``, the tile at each position; tiles are numbered row by row.
+        shift: float32 ``[B, places, 2]``, the tile's (row, column) within its cell, whole numbers
+            from 0 to the gap.
+        tiles: how to cut the images.
         size: (height, width) of the views, at least that of the tiles.
 
     Returns:
-        For each place float32 ``[B, *size, C]``.
+        For each position, float32 ``[B, *size, C]``.
     """
     row, column = (tf.cast(x, tf.float32) for x in (order // tiles.grid, order % tiles.grid))
     top = row * tiles.cell[0] + shift[..., 0]
@@ -116,15 +120,16 @@ class Jigsaw(Task):
     """Noroozi & Favaro, "Unsupervised learning of visual representations by solving jigsaw
     puzzles", ECCV 2016.
 
-    The image is cut into cells. Each cell shows a tile that is smaller by an eighth (one pixel at
-    least), at a random place in the cell, so that its border does not tell what comes next to it.
-    The encoder sees each tile by itself; h is made of the features of all of them. The orders are
-    those of `permutations`.
+    The image is cut into cells. From each cell a tile is taken at a random position. It is smaller
+    than the cell by an eighth (at least one pixel), so its border does not give away its neighbour.
+    The encoder sees each tile separately; h is computed from the features of all tiles. The
+    possible orders are those of `permutations`.
 
-    Tiles smaller than what the encoder takes are enlarged to it.
+    Tiles smaller than the encoder's minimum size are enlarged to it.
 
     Args:
-        tiles: along each side of the image, 2 or 3; not set: 2 for images below 48 pixels, else 3.
+        tiles: tiles along each side of the image, 2 or 3. If not set, 2 for images below 48 pixels,
+            else 3.
     """
 
     paper = "Noroozi & Favaro, ECCV 2016, arXiv 1603.09246"
@@ -135,7 +140,7 @@ class Jigsaw(Task):
         return self.tiles or (3 if min(images.shape[:2]) >= FINE_FROM else 2)
 
     def views(self, images: Images) -> Views:
-        """Views are the tiles in a new order; the target is the order's number, int32 ``[B]``."""
+        """The views are the shuffled tiles; the target is the order's number, int32 ``[B]``."""
         height, width, channels = images.shape
         tiles = tiling(height, width, self._grid(images))
         size = tuple(max(side, images.minimum_size) for side in tiles.tile)
@@ -164,13 +169,13 @@ class Jigsaw(Task):
         return neck(tf.concat([pooled(maps) for maps in features], axis=1))
 
     def predict(self, head: keras.layers.Layer, h: tf.Tensor, training: bool = False) -> Any:
-        """Logits of the orders, ``[B, orders]``."""
+        """The logits of the orders, ``[B, orders]``."""
         return head(tf.nn.relu(h))
 
     def loss(self, output: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-        """The cross-entropy, mean over the batch."""
+        """The cross-entropy, averaged over the batch."""
         return cross_entropy(output, target)
 
     def score(self, output: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-        """1 where the order is right, else 0."""
+        """1 if the predicted order is right, else 0."""
         return is_correct(output, target)

@@ -1,4 +1,4 @@
-"""Reconstruction: a denoising auto-encoder, the image from a damaged one."""
+"""Reconstruction: a denoising auto-encoder restores the image from a damaged one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NOISE = 2**20
 
 @functools.cache
 def kept_pixels(count: int, masked: float) -> np.ndarray:
-    """At least `count` zeros and ones, float32, of which a share of about `masked` is zero."""
+    """At least `count` zeros and ones, float32; the share of zeros is about `masked`."""
     noise = np.random.default_rng(0).random(max(_NOISE, 4 * count)) >= masked
     return noise.astype(np.float32)
 
@@ -31,7 +31,7 @@ class Reconstruction(Task):
     """Vincent et al., "Extracting and composing robust features with denoising autoencoders", 2008.
 
     Args:
-        masked: share of the pixels that are set to zero in the view, all channels at once (the
+        masked: share of the pixels that are set to zero in the view, in all channels at once (the
             paper's masking noise, section 4: 0.1 or 0.25 for most of its problems).
     """
 
@@ -47,8 +47,8 @@ class Reconstruction(Task):
         pixels = math.prod((height, width))
 
         def make(batch: tf.Tensor, uniform: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
-            # All images share one table of noise, of which each takes a part. So an image needs a
-            # single random number, however many pixels it has.
+            # Each image takes a part of one shared table of noise. So it needs only one random
+            # number, however many pixels it has.
             table = tf.constant(kept_pixels(pixels, self.masked))
             start = tf.cast(uniform[:, :1] * (table.shape[0] - pixels), tf.int32)
             kept = tf.gather(table, start + tf.range(pixels))
@@ -71,7 +71,7 @@ class Reconstruction(Task):
         return neck(with_places(features[0]))
 
     def loss(self, output: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-        """The squared error, mean over batch, pixels and channels."""
+        """The squared error, averaged over batch, pixels and channels."""
         return tf.reduce_mean(self.score(output, target))
 
     def score(self, output: tf.Tensor, target: tf.Tensor) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""Rotation: by which of four angles the image was turned."""
+"""Rotation: predict by which of four angles the image was rotated."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ ANGLES = 4
 
 
 def turned(images: tf.Tensor, turns: tf.Tensor) -> tf.Tensor:
-    """The central square of each image, turned anticlockwise by 90 degrees `turns` times.
+    """The central square of each image, rotated anticlockwise by 90 degrees `turns` times.
 
     Args:
         images: ``[B, H, W, C]``.
         turns: int32 ``[B]`` in 0..3.
 
     Returns:
-        ``[B, side, side, C]`` with the smaller of H and W as side.
+        ``[B, side, side, C]``, side being the smaller of H and W.
     """
     height, width, channels = images.shape[1:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     pixel = np.arange(height * width, dtype=np.int32).reshape(height, width)
     square = pixel[top : top + side, left : left + side]
-    # The pixel of the image that each pixel of the view shows, for each angle.
+    # For each angle, the source pixel of each pixel of the view.
     sources = tf.constant(np.stack([np.rot90(square, k).ravel() for k in range(ANGLES)]))
     pixels = tf.reshape(images, [-1, math.prod((height, width)), channels])
     found = tf.gather(pixels, tf.gather(sources, turns), batch_dims=1)
@@ -45,8 +45,8 @@ class Rotation(Task):
     """Gidaris, Singh & Komodakis, "Unsupervised representation learning by predicting image
     rotations", ICLR 2018.
 
-    Each step shows one of the four rotations of each image, where the paper shows all four. Of an
-    oblong image the central square is shown.
+    Each step shows one of the four rotations of each image; the paper shows all four. If the image
+    is not square, its central square is used.
     """
 
     paper = "Gidaris et al., ICLR 2018, arXiv 1803.07728"
@@ -76,13 +76,13 @@ class Rotation(Task):
         )
 
     def predict(self, head: keras.layers.Layer, h: tf.Tensor, training: bool = False) -> Any:
-        """Logits of the angles, ``[B, 4]``."""
+        """The logits of the angles, ``[B, 4]``."""
         return head(tf.nn.relu(h))
 
     def loss(self, output: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-        """The cross-entropy, mean over the batch."""
+        """The cross-entropy, averaged over the batch."""
         return cross_entropy(output, target)
 
     def score(self, output: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-        """1 where the angle is right, else 0."""
+        """1 if the predicted angle is right, else 0."""
         return is_correct(output, target)

@@ -18,8 +18,10 @@ from pretext.two_views import TwoViewTask
 
 
 def predictor(name: str, width: int, hidden: int) -> keras.Sequential:
-    """From h ``[..., width]`` to a prediction of the other view's h: a dense layer, batch
-    normalisation, ReLU, and a dense layer, float32."""
+    """A model that predicts the other view's h from h ``[..., width]``, in float32.
+
+    It consists of a dense layer, batch normalisation, ReLU and another dense layer.
+    """
     return keras.Sequential(
         [
             keras.Input((width,)),
@@ -39,10 +41,10 @@ def predictor(name: str, width: int, hidden: int) -> keras.Sequential:
 class SimSiam(TwoViewTask):
     """Chen & He, "Exploring simple Siamese representation learning", CVPR 2021.
 
-    The neck is the paper's projector, of one layer; the head is its predictor.
+    The neck is the paper's projector with a single layer; the head is its predictor.
 
     Args:
-        hidden: width of the predictor's hidden layer, a quarter of h's as in the paper.
+        hidden: width of the predictor's hidden layer, by default a quarter of h's as in the paper.
     """
 
     paper = "Chen & He, CVPR 2021, arXiv 2011.10566"
@@ -67,12 +69,12 @@ class SimSiam(TwoViewTask):
     def loss(self, output: tuple[tf.Tensor, tf.Tensor], target: tf.Tensor) -> tf.Tensor:
         """``1 + D(p1, z2) / 2 + D(p2, z1) / 2`` with D the negative cosine (equation 2).
 
-        The 1 makes the loss positive, as balances that divide by it need; its gradient is the
+        The 1 makes the loss positive, because some balances divide by it. The gradient is the
         paper's.
         """
         (p1, p2), (z1, z2) = (tf.unstack(part, axis=1) for part in output)
         return 1 + (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2
 
     def score(self, output: tuple[tf.Tensor, tf.Tensor], target: tf.Tensor) -> tf.Tensor:
-        """1 where the second projection nearest to an image's first one is its own, else 0."""
+        """1 if the second projection nearest to an image's first is the image's own, else 0."""
         return tf.cast(finds_partner(output[1]), tf.float32)

@@ -1,4 +1,4 @@
-"""VICReg: two views are alike, dimensions vary, and no two dimensions vary together."""
+"""VICReg: two views are alike, every dimension varies, and the dimensions are uncorrelated."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class VICReg(TwoViewTask):
 
     Args:
         invariance: weight of the views' mean squared distance (the paper's lambda).
-        variance: weight of the deviations below 1 (mu).
+        variance: weight of the penalty on standard deviations below 1 (mu).
         covariance: weight of the covariances between dimensions (nu).
-        projection: dimensions in which the views are compared (the paper's: 8192).
+        projection: number of dimensions in which the views are compared (8192 in the paper).
     """
 
     paper = "Bardes et al., ICLR 2022, arXiv 2105.04906"

@@ -75,7 +75,7 @@ def test_listing(tmp_path):
     }
     assert list(subfolders(tmp_path)) == ["a b", "b", "other"]
     (tmp_path / "b" / "up").symlink_to(tmp_path)
-    with pytest.raises(OSError, match="links to a folder that holds it"):
+    with pytest.raises(OSError, match="links to a folder that contains it"):
         list_files(tmp_path)
 
 

@@ -209,7 +209,7 @@ def test_what_is_no_file_is_refused_by_name(top, kind):
         file.symlink_to("/dev/zero")
     else:
         (top / "train" / "ant" / "again").symlink_to(top / "train")
-    message = "again: links to a folder that holds it" if kind == "endless link" else "x.png: is a "
+    message = "again: links to a folder that contains" if kind == "endless link" else "x.png: is a "
     with pytest.raises(UserError, match=message):
         load(top)
 

@@ -67,7 +67,7 @@ def test_labels_a_class(digits):
         ({"validation_fraction": -0.1}, "validation fraction"),
         ({"validation_fraction": float("nan")}, "validation fraction"),
         ({"labelled_per_class": 0}, "at least 1"),
-        ({"labelled_per_class": 500}, "500 labelled images a class.*only 1"),
+        ({"labelled_per_class": 500}, "500 labelled images per class.*only 1"),
         ({"train_images": 0}, "1 to 1294 expected"),
         ({"train_images": 1295}, "1 to 1294 expected"),
         ({"train_images": 5}, "has no image among the first 5"),

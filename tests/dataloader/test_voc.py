@@ -105,7 +105,7 @@ def test_a_box_that_reaches_out_of_its_image_is_cut_off(top):
     scenes = load(top, size=SIZE)
     np.testing.assert_allclose(scenes.train.boxes[1], [[4, 4, 60, 9], [0, 0, 60, 40]])
     note, = scenes.notes
-    assert "a1.xml: the box of object 1 (cat) reaches out of its 60x40 pixels" in note
+    assert "a1.xml: the box of object 1 (cat) extends beyond its 60x40 pixels" in note
 
 
 def test_an_image_without_objects_stays(top):
@@ -154,11 +154,11 @@ def no_image(top):
 FAULTS = {
     missing_annotation: r"a1\.xml: No such file",
     missing_image: r"a1\.jpg: No such file",
-    truncated_annotation: r"a1\.xml: no XML, or cut off",
+    truncated_annotation: r"a1\.xml: not XML, or cut off",
     truncated_image: r"a1\.jpg: cut off",
     other_image: r"a1\.jpg: 60x40, but its annotation says 40x60",
     unknown_class: r"a1\.xml: class 'cta' is not one of cat, dog",
-    no_number: r"a1\.xml: object 1 has 'x' for bndbox/ymin, no number",
+    no_number: r"a1\.xml: object 1 has 'x' for bndbox/ymin; expected a number",
     outside: r"a1\.jpg: the box of object 1 lies outside",
     no_image: r"a1\.jpg: not a JPEG",
 }
@@ -191,7 +191,7 @@ def test_many_faults_are_named_and_counted_in_one_line(top):
         annotation(top, number).write_text("")
     with pytest.raises(UserError, match="6 of 8 images are faulty, 2 allowed.* and 1 more"):
         load(top, max_bad=2)
-    with pytest.raises(UserError, match="no class is in two training images"):
+    with pytest.raises(UserError, match="no class occurs in two training images"):
         load(top)
 
 
@@ -204,7 +204,7 @@ def test_many_faults_are_named_and_counted_in_one_line(top):
         (lambda top: [file.unlink() for file in (top / "ImageSets/Main").glob("t*t.txt")]
             + [file.unlink() for file in (top / "ImageSets/Main").glob("val.txt")],
          "Main has trainval.txt, train.txt; expected"),
-        (lambda top: write_list(top, "trainval", ["a0", "a1", "a0"]), "'a0' 2 times: once"),
+        (lambda top: write_list(top, "trainval", ["a0", "a1", "a0"]), "'a0' 2 times; expected"),
         (lambda top: write_list(top, "trainval", ["a0", "../a1"]), "'../a1' leads out of the"),
         (lambda top: write_list(top, "trainval", ["a0", "b/../../a1"]), "leads out of the folder"),
         (lambda top: write_list(top, "test", ["a7", "/etc/a6"]), "'/etc/a6' leads out of the"),
@@ -339,7 +339,7 @@ def test_what_is_no_file_is_named_and_never_opened(top, file, instead):
 def test_two_images_of_one_name(top):
     save(np.zeros((*SIZE, 3), np.uint8), top / "JPEGImages" / "a1.png")
     named, _ = load(top, max_bad=1).notes
-    assert "JPEGImages/a1.jpg and JPEGImages/a1.png: one image expected" in named
+    assert "JPEGImages/a1.jpg and JPEGImages/a1.png; expected one image" in named
 
 
 @pytest.mark.parametrize("together", [False, True])
@@ -371,7 +371,7 @@ def test_without_lists_the_seed_chooses_the_test_images(top):
         assert len(scenes.train) == 6 and len(scenes.test) == 2  # a fifth of eight, rounded
         lists, without = scenes.notes
         assert "has no lists: 2 of 8 images" in lists
-        assert "1 images have no annotation, such as unlabelled" in without
+        assert "1 images have no annotation, for example unlabelled" in without
         edges = [sorted(int(boxes[0][0]) for boxes in part.boxes)
                  for part in (scenes.train, scenes.test)]
         assert sorted(sum(edges, [])) == list(range(8))
@@ -391,7 +391,7 @@ def test_scenes_of_single_colours_are_told(top):
     for number in range(8):
         save(np.full((*SIZE, 3), 7, np.uint8), top / "JPEGImages" / f"a{number}.jpg")
     note, = load(top).notes
-    assert "every training image is of a single colour" in note
+    assert "every training image has a single colour" in note
 
 
 def test_names_of_classes_that_are_given(top):
@@ -399,7 +399,7 @@ def test_names_of_classes_that_are_given(top):
         load(top, class_names=["cat", "dog", "cat"])
     with pytest.raises(UserError, match="class name '': text expected"):
         load(top, class_names=["cat", ""])
-    with pytest.raises(UserError, match="no folders of images and annotations: voc:DIR"):
+    with pytest.raises(UserError, match="no folders of images and annotations: only voc:DIR"):
         dataloader.load_scenes("digits", images=top)
 
 
@@ -413,7 +413,7 @@ def test_scenes_without_boxes_are_refused(top):
 def test_names_of_sources():
     assert dataloader.is_scenes("voc:x") and dataloader.is_scenes("voc/2007")
     assert dataloader.is_scenes("digits") and not dataloader.is_scenes("cifar100")
-    with pytest.raises(UserError, match="voc:DIR expected"):
+    with pytest.raises(UserError, match="expected voc:DIR"):
         dataloader.load_scenes("voc:")
     with pytest.raises(UserError, match="takes nothing after a colon"):
         dataloader.load_scenes("digits:x")

@@ -77,5 +77,5 @@ def test_weights_and_refusals():
     assert AT().distillation_weight == 100
     with pytest.raises(UserError, match="AT: weight must be above 0"):
         AT(weight=0.0)
-    with pytest.raises(UserError, match="of 1 taps, 1 are vectors"):
+    with pytest.raises(UserError, match="1 of 1 taps are vectors"):
         AT().build([tf.zeros([2, 5])], [tf.zeros([2, 5])])

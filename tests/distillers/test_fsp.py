@@ -55,7 +55,7 @@ def test_loss():
 
 
 def test_two_maps_are_needed():
-    with pytest.raises(UserError, match="FSP compares maps and needs at least 2; of 2 taps, 1"):
+    with pytest.raises(UserError, match="FSP compares maps and needs at least 2, but 1 of 2 taps"):
         FSP().build(*[[tf.zeros([1, 4, 4, 3]), tf.zeros([1, 9])]] * 2)
 
 

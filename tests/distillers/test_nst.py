@@ -87,5 +87,5 @@ def test_weights_and_refusals():
     assert NST().distillation_weight == 50
     with pytest.raises(UserError, match="NST: weight must be above 0"):
         NST(weight=-1.0)
-    with pytest.raises(UserError, match="of 1 taps, 1 are vectors"):
+    with pytest.raises(UserError, match="1 of 1 taps are vectors"):
         NST().build([tf.zeros([2, 5])], [tf.zeros([2, 5])])

@@ -34,7 +34,7 @@ def test_taps_that_do_not_pair_are_refused():
     with pytest.raises(UserError, match="tap 2 is a vector .* and a map"):
         Maps().check("X", maps, taps((4, 4, 3), (2, 2, 7)))
     assert Maps(mixed=True).check("X", maps, taps((4, 4, 3), (2, 2, 7))) == []
-    with pytest.raises(UserError, match="tap 1 of the student is of any"):
+    with pytest.raises(UserError, match="tap 1 of the student has a variable size"):
         Maps().check("X", maps[:1], [keras.Input((None, None, 3))])
 
 
@@ -54,7 +54,7 @@ def test_vectors_are_left_out():
     assert [(one.shape[-1], other.shape[-1]) for one, other in pairs] == [(3, 1), (7, 2)]
     assert len(SMALLER.prepare(teacher, student)[0]) == 2
     assert len(Maps().pairs(teacher, student)) == 3
-    with pytest.raises(UserError, match="needs at least 1; of 1 taps, 1 are vectors"):
+    with pytest.raises(UserError, match="needs at least 1, but 1 of 1 taps are vectors"):
         SMALLER.check("X", taps((5,)), taps((5,)))
 
 
@@ -114,7 +114,7 @@ def test_last_map():
     assert LastMap().check("X", teacher, student) == []
     with pytest.raises(UserError, match="equal channels at the last tap: it has 6 in the teacher"):
         LastMap(channels="equal").check("X", teacher, student)
-    with pytest.raises(UserError, match="X compares the last tap, and the teacher has none"):
+    with pytest.raises(UserError, match="X compares the last tap, but the teacher has no taps"):
         LastMap().check("X", [], student)
     vectors = taps((4, 4, 3), (5,))
     with pytest.raises(UserError, match="must be a map; the student's is a vector"):

@@ -77,7 +77,7 @@ def test_low_precision():
 
 
 def test_what_makes_no_sense_is_refused():
-    with pytest.raises(UserError, match="the student has none"):
+    with pytest.raises(UserError, match="the student has no taps"):
         SP().build([tf.zeros([1, 2])], [])
     with pytest.raises(UserError, match="weight"):
         SP(weight=-3.0)

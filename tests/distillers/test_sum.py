@@ -49,7 +49,7 @@ def test_a_person_writes_sums_with_plus():
     ("specification", "message"),
     [
         ("FSP+FSP", "two or more different"),
-        ("None+FSP", "None has no loss"),
+        ("None+FSP", "None has no distillation loss"),
         ("FSP+Soft_logit", "did you mean 'Soft_logits'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Top-k against a stable sort in NumPy."""
+"""Top-k hits against a stable sort in NumPy."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def expected(logits, labels, k):
 
 @pytest.mark.parametrize("k", [1, 2, 5, 10, 11])
 @pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16, tf.float16, tf.float64])
-def test_as_a_stable_sort_with_many_ties(dtype, k):
+def test_ranks_equal_a_stable_sort_with_many_ties(dtype, k):
     random = np.random.default_rng(0)
     logits = random.integers(-3, 4, [400, 10]) / 2
     logits[random.random(logits.shape) < 0.05] = -np.inf
@@ -25,24 +25,24 @@ def test_as_a_stable_sort_with_many_ties(dtype, k):
         np.testing.assert_array_equal(hits, np.argmax(logits, axis=1) == labels)
 
 
-def test_equal_logits_are_right_for_the_first_class_only():
+def test_equal_logits_are_a_hit_for_the_first_class_only():
     labels = tf.range(200) % 10
     for k in (1, 5):
         assert np.mean(top_k_hits(tf.zeros([200, 10]), labels, k)) == pytest.approx(k / 10)
 
 
-def test_values_that_only_float64_tells_apart_are_ties():
+def test_values_that_differ_only_in_float64_are_ties():
     logits = tf.constant([[1.0, 1.0 + 1e-12]], tf.float64)
     assert top_k_hits(logits, tf.constant([1]), 1)[0] == 0
 
 
-def test_nan_and_unknown_labels_are_never_hit():
+def test_nan_logits_and_unknown_labels_are_never_hits():
     logits = tf.constant([[1.0, np.nan, 0.0], [0.0, 1.0, 2.0], [0.0, 1.0, 2.0], [0.0, 1.0, np.inf]])
     hits = top_k_hits(logits, tf.constant([0, -1, 3, 2], tf.int64), 5)
     np.testing.assert_array_equal(hits, [0, 0, 0, 1])
 
 
-def test_none_of_no_images_and_no_k_below_one():
+def test_empty_batches_and_k_below_one():
     assert top_k_hits(tf.zeros([0, 3]), tf.zeros([0], tf.int32), 1).shape == (0,)
     with pytest.raises(ValueError, match="k is 0"):
         top_k_hits(tf.zeros([1, 3]), tf.constant([0]), 0)

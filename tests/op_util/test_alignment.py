@@ -15,9 +15,9 @@ def taps_of(seed, *shapes):
 
 
 @pytest.mark.parametrize("num_dfv", [1, 2, 4])
-def test_alignment_is_that_of_a_loop(num_dfv, solver):
+def test_alignment_equals_a_loop(num_dfv, solver):
     shapes = (30, 12), (16, 20), (36, 30), (1, 9), (3, 8)
-    other = (20, 12), (25, 20), (40, 30), (1, 9), (2, 8)  # a teacher's maps may be of another size
+    other = (20, 12), (25, 20), (40, 30), (1, 9), (2, 8)  # the teacher's maps may differ in size
     student, teacher = taps_of(0, *shapes), taps_of(1, *other)
     found = align_taps(
         [tf.constant(x) for x in student],
@@ -53,8 +53,8 @@ def test_a_cosine_of_zero_counts_as_positive(solver):
     "values", [[1, 0.1, 0.01, 1e-3], [1, 1e-2, 1e-3, 5e-4], [1, 0.999, 0.998, 0.997]]
 )
 @pytest.mark.parametrize(("rows", "columns"), [(36, 12), (12, 36), (36, 64)])
-def test_solvers_agree_in_float32_where_its_gram_matrix_does_not_settle_them(rows, columns, values):
-    """Small values and close ones: float32 with either solver against NumPy in float64."""
+def test_solvers_agree_where_a_float32_gram_matrix_is_too_coarse(rows, columns, values):
+    """Small and close singular values: float32 with either solver against NumPy in float64."""
     student = [np.stack([with_spectrum(i, rows, columns, values) for i in range(3)])]
     teacher = [np.stack([with_spectrum(9 + i, rows, columns, [1, 0.5, 0.3]) for i in range(3)])]
     for solver in SOLVERS:

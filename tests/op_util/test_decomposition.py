@@ -1,4 +1,4 @@
-"""Leading eigenpairs of Gram matrices against NumPy, whatever the spectrum."""
+"""Leading eigenpairs of Gram matrices with various spectra against NumPy."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def gram_of(spectrum, size, seed):
 
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
 @pytest.mark.parametrize("spectrum", SPECTRA)
-def test_values_vectors_and_their_orthogonality(spectrum, dtype, device):
+def test_values_and_orthonormal_vectors(spectrum, dtype, device):
     tolerance = 1e-5 if dtype == tf.float32 else 1e-12
     for size in SIZES:
         gram = np.stack([gram_of(spectrum, size, seed) for seed in range(3)])
@@ -55,7 +55,7 @@ def test_values_vectors_and_their_orthogonality(spectrum, dtype, device):
 
 
 def test_constant_matrix(device):
-    """Every column of the block is then a multiple of one vector."""
+    """All columns of the block are multiples of one vector."""
     for size in (*SIZES, 64):
         gram = np.ones((2, size, size), np.float32) / size
         for count in (2, 3, 4):
@@ -71,8 +71,8 @@ def test_a_hard_sample_leaves_the_others_exact(device):
 
 
 @pytest.mark.parametrize("spectrum", SPECTRA)
-def test_float64_has_all_its_digits_though_eigh_has_not(monkeypatch, spectrum):
-    """As XLA's, which ends its rounds at 1e-6."""
+def test_float64_has_all_its_digits_even_if_eigh_has_not(monkeypatch, spectrum):
+    """XLA's eigh, for example, stops at 1e-6."""
     computed, random = tf.linalg.eigh, np.random.default_rng(0)
 
     def rough(gram):
@@ -89,7 +89,7 @@ def test_float64_has_all_its_digits_though_eigh_has_not(monkeypatch, spectrum):
     np.testing.assert_allclose(products, [np.eye(size)] * 2, atol=1e-12)
 
 
-def test_which_routine_decomposes():
+def test_choice_of_the_routine():
     for dtype in (tf.float32, tf.float64):
         assert [routine_for("GPU", size, dtype) for size in (1, 32, 33)] == ["svd", "svd", "eigh"]
         assert {routine_for(device, 8, dtype) for device in ("CPU", "XLA")} == {"eigh"}
@@ -128,8 +128,8 @@ def test_unknown_device_is_refused():
         pass
 
 
-def test_the_full_decomposition_is_of_those_that_need_it(monkeypatch, device):
-    """Also on a GPU, where it takes a call for each matrix."""
+def test_only_samples_that_need_it_are_decomposed_in_full(monkeypatch, device):
+    """Also on a GPU, where the full decomposition takes one call per matrix."""
     decomposed, original = [], decomposition.full_eigenpairs
 
     def noted(gram, *device):
@@ -147,8 +147,8 @@ def test_the_full_decomposition_is_of_those_that_need_it(monkeypatch, device):
 
 @pytest.mark.parametrize("count", [1, 3, 20, 26, 27])
 @pytest.mark.parametrize("size", [16, 33, 64])
-def test_on_a_gpu_without_loops(size, count):
-    """One branch, to the full decomposition; no matrix of over 32 rows is decomposed but there."""
+def test_gpu_path_has_no_loops(size, count):
+    """The only branch is to the full decomposition, the only one of matrices above 32 rows."""
     with assume_device("GPU"):
         function = tf.function(lambda gram: leading_eigenpairs(gram, count).vectors)
         graph = function.get_concrete_function(tf.TensorSpec([None, size, size])).graph
@@ -163,8 +163,8 @@ def test_on_a_gpu_without_loops(size, count):
     assert ("Svd" in types) == (not loops)
 
 
-def test_cores_that_a_gpu_decomposes_roughly(monkeypatch):
-    """cuSOLVER's batched routine gives vectors that are orthogonal to 1e-5, as was measured."""
+def test_rough_cores_from_a_gpu_are_refined(monkeypatch):
+    """cuSOLVER's batched routine was measured to give vectors orthogonal only to 1e-5."""
     computed, random = tf.linalg.svd, np.random.default_rng(0)
 
     def rough(gram):

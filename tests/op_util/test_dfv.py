@@ -1,4 +1,4 @@
-"""The DFV distance, which is never materialised, against the formula as it stands."""
+"""The DFV distance, computed without materialising DFVs, against the direct formula."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ SIZES = {"narrow": (5, 7, 3), "wide": (64, 128, 2), "a vector of one channel": (
 
 
 def vectors_of(sizes, dtype, seed=0, near=None):
-    """Student's top and bottom, teacher's top and bottom; weighted unit vectors ``[4, D, k]``."""
+    """Student's top, bottom, teacher's top, bottom: weighted unit vectors ``[4, D, k]``."""
     random = np.random.default_rng(seed)
     top, bottom, count = sizes
     found = []
@@ -31,7 +31,7 @@ def through_basis(student_top, student_bottom, teacher_top, teacher_bottom):
 
 
 def direct(student_top, student_bottom, teacher_top, teacher_bottom):
-    """In NumPy, float64."""
+    """The direct formula in NumPy, in float64."""
     parts = student_top, student_bottom, teacher_top, teacher_bottom
     st, sb, tt, tb = (np.asarray(part, np.float64) for part in parts)
     student = np.exp(-((st[:, :, None] - sb[:, None]) ** 2) / 8)
@@ -39,7 +39,7 @@ def direct(student_top, student_bottom, teacher_top, teacher_bottom):
     return np.sum((student - teacher) ** 2, axis=(1, 2, 3))
 
 
-def test_dfv_is_the_formula():
+def test_dfv_equals_the_formula():
     top, bottom, *_ = vectors_of(SIZES["narrow"], tf.float64)
     found = dfv(top, bottom)
     assert found.shape == (4, 5, 7, 3)
@@ -56,9 +56,11 @@ def test_distance(sizes, dtype, tolerance):
 
 @pytest.mark.parametrize("sizes", [SIZES["narrow"], SIZES["wide"]])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(tf.float64, 1e-11), (tf.float32, 1e-4)])
-def test_distance_of_a_student_that_is_nearly_the_teacher(sizes, dtype, tolerance):
-    """They differ by a thousandth, so that the distance is a millionth; the direct formula in
-    float32 has lost more digits by then."""
+def test_distance_of_a_student_close_to_the_teacher(sizes, dtype, tolerance):
+    """They differ by a thousandth, so the distance is a millionth.
+
+    The direct formula in float32 would lose more digits.
+    """
     vectors = vectors_of(sizes, dtype, near=1e-3)
     expected = direct(*vectors)
     found = through_basis(*vectors).numpy()
@@ -70,13 +72,13 @@ def test_distance_of_a_student_that_is_nearly_the_teacher(sizes, dtype, toleranc
 
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
 def test_distance_at_the_ends_of_the_range(dtype):
-    """Entries of -1 and 1, where the argument of the series is largest."""
+    """With entries of -1 and 1, the argument of the series is largest."""
     ends = [tf.constant(x, dtype)[None, :, None] for x in ([1, -1], [-1, 1], [-1, 1], [1, 1])]
     tolerance = 4 * np.finfo(dtype.as_numpy_dtype).eps
     np.testing.assert_allclose(through_basis(*ends), direct(*ends), rtol=tolerance)
 
 
-def test_basis_multiplies_to_the_dfv():
+def test_products_of_basis_functions_give_the_dfv():
     top, bottom, *_ = vectors_of(SIZES["narrow"], tf.float64)
     one = tf.one_hot(0, basis_size(tf.float64), dtype=tf.float64)[:, None]
     products = tf.einsum("bkjm,bkjn->bmnk", dfv_basis(top) + one, dfv_basis(bottom) + one)
@@ -86,7 +88,7 @@ def test_basis_multiplies_to_the_dfv():
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(tf.float64, 1e-11), (tf.float32, 1e-5)])
 def test_gradient(sizes, dtype, tolerance):
-    """Against the derivative of the direct formula, by hand, in float64."""
+    """Against the derivative of the direct formula, derived by hand, in float64."""
     vectors = vectors_of(sizes, dtype)
     with tf.GradientTape() as tape:
         tape.watch(vectors[:2])
@@ -100,8 +102,8 @@ def test_gradient(sizes, dtype, tolerance):
     assert relative_error([x.numpy() for x in found], [at_gap.sum(2), -at_gap.sum(1)]) < tolerance
 
 
-def test_no_tensor_of_both_maps_channels_in_the_graph():
-    """Neither forward nor backward: nothing as large as D_top x D_bottom for an image."""
+def test_the_graph_has_no_tensor_with_both_maps_channels():
+    """No tensor, forward or backward, has D_top x D_bottom entries per image."""
     sizes = (48, 80, 2)
     specs = [tf.TensorSpec([None, d, 2]) for d in (*sizes[:2], *sizes[:2])]
 

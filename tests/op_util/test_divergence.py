@@ -8,13 +8,13 @@ from scipy.stats import entropy
 from op_util.divergence import kl_divergence, log_softmax_without
 
 
-def test_divergence_of_rows():
+def test_kl_divergence_of_each_row():
     p, q = np.random.default_rng(0).dirichlet(np.ones(5), size=(2, 7))
     found = kl_divergence(tf.constant(np.log(p)), tf.constant(np.log(q)))
     np.testing.assert_allclose(found, entropy(p, q, axis=1), rtol=1e-9)
 
 
-def test_classes_that_are_left_out():
+def test_excluded_classes():
     random = np.random.default_rng(1)
     logits, left_out = random.normal(size=(2, 6, 5)) * 9, random.random((6, 5)) < 0.4
     left_out[0], left_out[1] = True, False

@@ -25,7 +25,7 @@ def by_hand(seed, stream, epoch, index, draws):
 
 
 @pytest.mark.parametrize("seed, epoch", [(0, 0), (7, 3), (2**32 - 1, 10**6)])
-def test_numbers_are_those_of_python_integers(seed, epoch):
+def test_numbers_equal_a_computation_with_python_integers(seed, epoch):
     index = [0, 1, 5, 2**31 + 3, 2**40 + 1]
     found = uniform_draws(seed, 4, epoch, tf.constant(index, tf.int64), 6)
     assert found.dtype == tf.float32
@@ -47,7 +47,7 @@ def test_numbers_are_uniform_and_independent():
     numbers = np.concatenate([*epochs, other], axis=1).T  # 15 variables of 4000 images
     neighbours = np.concatenate([numbers[:, :-1], numbers[:, 1:]])
     correlations = np.corrcoef(neighbours) - np.eye(30)
-    correlations[np.arange(15), np.arange(15) + 15] = 0  # checked as the rest, below
+    correlations[np.arange(15), np.arange(15) + 15] = 0  # checked with the rest, below
     assert np.abs(correlations).max() < 0.08
     assert max(abs(np.corrcoef(row[:-1], row[1:])[0, 1]) for row in numbers) < 0.08
     assert numbers.min() >= 0 and numbers.max() < 1

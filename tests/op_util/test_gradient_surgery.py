@@ -17,7 +17,7 @@ def algorithm_1(gradients):
     return np.stack(projected)
 
 
-def test_against_the_algorithm():
+def test_projections_equal_algorithm_1():
     random = np.random.default_rng(0)
     changed = 0
     for _ in range(20):
@@ -34,6 +34,6 @@ def test_two_tasks_do_not_conflict_afterwards():
     np.testing.assert_allclose([first @ gradients[1], second @ gradients[0]], 0, atol=1e-12)
 
 
-def test_gradients_that_agree_or_are_zero_stay():
+def test_agreeing_and_zero_gradients_are_unchanged():
     gradients = np.array([[1.0, 0.0], [0.5, 1.0], [0.0, 0.0]], np.float32)
     np.testing.assert_array_equal(without_conflicts(tf.constant(gradients)), gradients)

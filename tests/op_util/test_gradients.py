@@ -42,7 +42,7 @@ def test_against_numpy(epoch):
     np.testing.assert_allclose(passed, share, rtol=1e-6)
 
 
-def test_half_of_the_main_gradients_norm_passes_in_the_first_epoch():
+def test_half_the_main_gradients_norm_is_the_bound_in_the_first_epoch():
     combined, share = clipped_combination(
         [tf.constant([3.0, 4.0])], [tf.constant([0.0, 10.0])], tf.constant(0)
     )
@@ -55,15 +55,15 @@ def test_zero_gradients_give_zero():
     combined, share = clipped_combination([zero, one, zero], [zero, zero, one], tf.constant(0))
     np.testing.assert_array_equal(combined[0], 0)
     np.testing.assert_array_equal(combined[1], 1)
-    np.testing.assert_array_equal(combined[2], 0)  # nothing of the main task's, so nothing passes
+    np.testing.assert_array_equal(combined[2], 0)  # a zero main gradient lets nothing through
     np.testing.assert_array_equal(share, 0)
     np.testing.assert_array_equal(clip_by_norm(zero, tf.constant(0.0)), 0)
     _, share = clipped_combination([one], [zero], tf.constant(0))
     np.testing.assert_array_equal(share, 1)
 
 
-def test_variables_that_one_loss_does_not_reach():
-    """An adapter is clipped to the mean norm of the main gradients; alone, nothing is clipped."""
+def test_variables_that_only_one_loss_reaches():
+    """An adapter is clipped to the main gradients' mean norm, or not at all if there are none."""
     g0, long, g1 = tf.constant([3.0, 4.0]), tf.constant([0.0, 15.0]), tf.constant([30.0, 40.0])
     combined, share = clipped_combination(
         [g0, long, None, None], [None, None, g1, None], tf.constant(0)

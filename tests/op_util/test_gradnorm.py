@@ -1,4 +1,4 @@
-"""GradNorm's weights against its own definition."""
+"""GradNorm's weights against the paper's definition."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ LOSSES = np.array([1.0, 0.09, 0.2, 5.0])
 
 
 def shortfall(weights, asymmetry):
-    """Equation 2 of the paper: how far the tasks' norms are from what they should be."""
+    """Equation 2 of the paper: how far the tasks' norms are from their targets."""
     left = LOSSES / FIRST
     norms = weights * NORMS
     wanted = norms.mean() * (left / left.mean()) ** asymmetry
@@ -20,7 +20,7 @@ def shortfall(weights, asymmetry):
 
 
 @pytest.mark.parametrize("asymmetry", [0.0, 1.0])
-def test_weights_are_where_the_papers_loss_vanishes(asymmetry):
+def test_the_papers_loss_vanishes_at_the_weights(asymmetry):
     found = gradnorm.weights(NORMS, LOSSES, FIRST, asymmetry).numpy().astype(float)
     np.testing.assert_allclose(found.sum(), 4, rtol=1e-6)
     assert shortfall(np.ones(4), asymmetry) > 40
@@ -28,8 +28,8 @@ def test_weights_are_where_the_papers_loss_vanishes(asymmetry):
 
 
 @pytest.mark.parametrize("asymmetry", [0.0, 1.0])
-def test_the_papers_own_steps_lead_there(asymmetry):
-    """Algorithm 1: steps on equation 2 with what is wanted held fixed, then weights rescaled."""
+def test_the_papers_gradient_steps_converge_to_the_weights(asymmetry):
+    """Algorithm 1: gradient steps on equation 2 with fixed targets, then rescaled weights."""
     left = LOSSES / FIRST
     weights = np.ones(4)
     for step in range(20000):
@@ -42,8 +42,8 @@ def test_the_papers_own_steps_lead_there(asymmetry):
     np.testing.assert_allclose(found, weights, rtol=1e-2)
 
 
-def test_who_learns_slowly_pulls_harder():
-    """Between two tasks: the ratio of weighted norms is that of shares left to the power alpha."""
+def test_slow_tasks_get_larger_gradients():
+    """Two tasks' weighted norms have the ratio of their relative losses to the power alpha."""
     for asymmetry in (0.5, 1.5):
         weighted = gradnorm.weights(NORMS, LOSSES, FIRST, asymmetry).numpy() * NORMS
         left = LOSSES / FIRST
@@ -53,7 +53,7 @@ def test_who_learns_slowly_pulls_harder():
 
 
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
-def test_a_task_without_a_gradient_has_the_mean_weight(bad):
+def test_a_task_without_a_gradient_gets_the_mean_weight(bad):
     norms = NORMS.copy()
     norms[1] = bad
     found = gradnorm.weights(norms, LOSSES, FIRST, 0.0).numpy()
@@ -65,7 +65,7 @@ def test_a_task_without_a_gradient_has_the_mean_weight(bad):
     np.testing.assert_array_equal(gradnorm.weights(NORMS, 0 * LOSSES, FIRST, 1.0), 1)
 
 
-def test_moves_keep_the_sum():
+def test_partial_steps_preserve_the_sum():
     old, new = tf.constant([1.0, 1.0, 2.0]), tf.constant([3.0, 0.5, 0.5])
     found = gradnorm.moved(old, new, 0.25)
     np.testing.assert_allclose(found, [1.5, 0.875, 1.625])

@@ -24,7 +24,7 @@ def traced(function, *shapes, dtype=tf.float32):
     return tf.function(function).get_concrete_function(*(tf.TensorSpec(s, dtype) for s in shapes))
 
 
-def test_one_kind_is_traced_once_whatever_graph_calls_it(scaled, calls):
+def test_each_kind_is_traced_once_for_all_calling_graphs(scaled, calls):
     def twice(x):
         return scaled(scaled([x], 2.0), 2.0)
 
@@ -34,8 +34,8 @@ def test_one_kind_is_traced_once_whatever_graph_calls_it(scaled, calls):
     assert calls == [[(None, 3)]]
 
 
-def test_kinds_are_of_shape_dtype_and_setting(scaled, calls, caplog):
-    # Many kinds of one function: TensorFlow would warn of one that is traced again and again.
+def test_kinds_differ_by_shape_dtype_and_setting(scaled, calls, caplog):
+    # With many kinds, TensorFlow would warn of one function that is retraced again and again.
     for size in range(1, 8):
         (found,) = traced(lambda x: scaled([x], 3.0), (2, size))(tf.ones([2, size]))
         assert found.shape == (2, size)
@@ -47,7 +47,7 @@ def test_kinds_are_of_shape_dtype_and_setting(scaled, calls, caplog):
     assert not caplog.records
 
 
-def test_eager_calls_are_left_alone(scaled, calls):
+def test_eager_calls_are_not_traced(scaled, calls):
     for size in (1, 2, 2):
         np.testing.assert_array_equal(scaled([tf.ones([size])], 2.0)[0], np.full(size, 2.0))
     assert calls == [[(1,)], [(2,)], [(2,)]]

@@ -19,7 +19,7 @@ from tests.reference import relative_error
 
 
 def unit(*shape, seed=0, spread=1.0):
-    """Vectors of length 1 around a common direction: the smaller `spread`, the closer."""
+    """Vectors of length 1 around a common direction; a smaller `spread` makes them closer."""
     random = np.random.default_rng(seed)
     x = random.normal(size=shape[-1]) * (1 - spread) + random.normal(size=shape) * spread
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
@@ -44,7 +44,7 @@ def differences(function, x, step=1e-6):
 
 
 def triplets_by_loop(e, margin):
-    """Every triplet of the batch looked at, the semi-hard one kept."""
+    """Examine all triplets of the batch and keep the semi-hard ones."""
     images, tasks, _ = e.shape
     losses = []
     for a in range(tasks):
@@ -62,15 +62,15 @@ def triplets_by_loop(e, margin):
 
 @pytest.mark.parametrize("margin", [0.0, 0.2, 1.0])
 @pytest.mark.parametrize(("images", "tasks"), [(7, 2), (6, 3), (2, 4)])
-def test_triplets_by_brute_force(images, tasks, margin):
+def test_triplet_loss_equals_brute_force(images, tasks, margin):
     for spread in (0.1, 1.0):
         e = unit(images, tasks, 5, spread=spread)
         found = triplet_loss(tf.constant(e), margin)
         np.testing.assert_allclose(found, triplets_by_loop(e, margin), rtol=1e-9, atol=1e-12)
 
 
-def test_triplets_of_both_kinds_are_in_the_brute_force():
-    """Anchors with a negative farther than the positive, and anchors without one."""
+def test_brute_force_covers_both_kinds_of_triplets():
+    """Some anchors have a negative farther than the positive, others have none."""
     kinds = set()
     for spread in (0.1, 1.0):
         e = unit(6, 3, 5, spread=spread)
@@ -80,17 +80,17 @@ def test_triplets_of_both_kinds_are_in_the_brute_force():
     assert kinds == {True, False}
 
 
-def test_triplets_gradient():
+def test_triplet_gradient():
     e = unit(5, 3, 4, seed=1)
     _, gradient = value_and_gradient(lambda x: triplet_loss(x, 0.3), e)
     assert relative_error(gradient, differences(lambda x: triplets_by_loop(x, 0.3), e)) < 1e-6
 
 
-def test_triplets_of_images_far_apart_on_which_all_tasks_agree_cost_nothing():
+def test_triplet_loss_is_zero_if_tasks_agree_on_distant_images():
     e = np.repeat(np.eye(4)[:, None], 3, axis=1)
     assert float(triplet_loss(tf.constant(e), 0.2)) == 0
-    # Two images exchanged by one task. Theirs are 8 of the 24 anchors: the positive is as far as
-    # the farthest, and the nearest, at distance 0, is harder than semi-hard.
+    # One task exchanges two images, which affects 8 of the 24 anchors: their positive is as far as
+    # the farthest image, and the nearest image, at distance 0, is harder than semi-hard.
     e[:2, 1] = e[1::-1, 1]
     np.testing.assert_allclose(triplet_loss(tf.constant(e), 0.2), 0.2 * 8 / 24)
 
@@ -107,18 +107,18 @@ def relations_by_loop(e, common=None):
 
 
 @pytest.mark.parametrize(("images", "tasks"), [(6, 2), (5, 4), (2, 3)])
-def test_relations_by_loop(images, tasks):
+def test_relational_loss_equals_a_loop(images, tasks):
     e = unit(images, tasks, 5)
     found, gradient = value_and_gradient(relational_loss, e)
     expected, common = relations_by_loop(e)
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-14)
     if images > 2:
-        # The mean over tasks is a constant for the gradient.
+        # The gradient treats the mean over tasks as constant.
         slope = differences(lambda x: relations_by_loop(x, common)[0], e)
         assert relative_error(gradient, slope) < 1e-6
 
 
-def test_relations_do_not_see_a_turn_of_all_of_a_tasks_embeddings():
+def test_relational_loss_ignores_rotations_of_a_tasks_embeddings():
     e = unit(6, 1, 5)
     turn = np.linalg.qr(np.random.default_rng(1).normal(size=(5, 5)))[0]
     both = tf.constant(np.concatenate([e, e @ turn], axis=1))
@@ -144,7 +144,7 @@ def nt_xent_by_loop(z, temperature):
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5, 2.0])
-def test_nt_xent_by_a_double_loop(temperature):
+def test_nt_xent_equals_a_double_loop(temperature):
     z = np.random.default_rng(0).normal(size=(5, 2, 3)) * 4
     found, gradient = value_and_gradient(lambda x: nt_xent(x, temperature), z)
     np.testing.assert_allclose(found, nt_xent_by_loop(z, temperature), rtol=1e-9)
@@ -159,7 +159,7 @@ def test_partners_are_found_by_cosine():
     np.testing.assert_array_equal(finds_partner(tf.constant(z)), [True, False, False])
 
 
-def test_normalised_vectors_and_one_without_a_direction():
+def test_normalised_vectors_and_the_zero_vector():
     x = np.array([[3.0, 4.0], [0.0, 0.0], [1e-3, 0.0]])
     with tf.GradientTape() as tape:
         tensor = tf.constant(x)
@@ -183,7 +183,7 @@ LOSSES = {
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_always_finite(name, dtype):
-    """Of embeddings that are all the same, zero, one image alone, or pairwise equal."""
+    """For embeddings that are all equal, zero, pairwise equal, or of a single image."""
     row = unit(1, 1, 8).astype(dtype)
     cases = [
         np.tile(row, (5, 2, 1)),
@@ -205,13 +205,13 @@ def test_effective_rank_of_known_spectra():
     for values in ([1] * 8, [2, 2, 2, 0, 0, 0, 0, 0], [5, 0, 0, 0, 0, 0, 0, 0], range(1, 9)):
         share = np.array([value for value in values if value]) / sum(values)
         expected = np.exp(-np.sum(share * np.log(share)))
-        rows = left @ np.diag(values) @ right + 3  # the mean does not count
+        rows = left @ np.diag(values) @ right + 3  # the mean must not matter
         np.testing.assert_allclose(effective_rank(tf.constant(rows)), expected, rtol=1e-6)
         in_float32 = tf.constant(rows, tf.float32)
         np.testing.assert_allclose(effective_rank(in_float32), expected, rtol=1e-3)
 
 
-def test_collapse_is_seen():
+def test_collapse_is_detected():
     e = np.stack([unit(50, 8), np.tile(unit(1, 8), (50, 1))]).astype(np.float32)
     spread, collapsed = effective_rank(tf.constant(e)).numpy()
     assert 6 < spread <= 8 and collapsed == 0

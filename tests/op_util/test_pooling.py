@@ -31,6 +31,6 @@ def test_against_loops(sizes):
     np.testing.assert_array_equal(nearest(tf.constant(maps), (rows, columns)), sampled)
 
 
-def test_bounds_of_cells():
+def test_cell_bounds():
     assert cell_bounds(6, 3) == [(0, 2), (2, 4), (4, 6)]
     assert cell_bounds(7, 3) == [(0, 3), (2, 5), (4, 7)]

@@ -1,4 +1,4 @@
-"""Matrix products where a GPU with TensorFloat-32 is pretended."""
+"""Matrix products on a simulated GPU with TensorFloat-32."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from op_util.singular_vectors import right_singular_vectors
 
 @pytest.fixture
 def no_float32_products(monkeypatch):
-    """`tf.matmul` as with TensorFloat-32, on a GPU that has it."""
+    """Make `tf.matmul` behave as on a GPU with TensorFloat-32."""
     computed = tf.matmul
 
     def rounded(a, b, **kwargs):
@@ -26,7 +26,7 @@ def no_float32_products(monkeypatch):
     )
 
 
-def test_when_products_are_rounded(monkeypatch, no_float32_products):
+def test_rounding_is_detected(monkeypatch, no_float32_products):
     assert rounds_products()
     tf.config.experimental.enable_tensor_float_32_execution(False)
     try:
@@ -39,7 +39,7 @@ def test_when_products_are_rounded(monkeypatch, no_float32_products):
     assert not rounds_products()
 
 
-def test_never_on_a_cpu():
+def test_products_are_never_rounded_on_a_cpu():
     assert not rounds_products()
 
 
@@ -54,7 +54,7 @@ def test_product_keeps_float32s_digits(no_float32_products):
 
 
 @pytest.mark.parametrize("shape", [(100, 40), (20, 30)])
-def test_singular_vectors_and_gradient_keep_them(monkeypatch, no_float32_products, shape):
+def test_singular_vectors_and_gradients_keep_the_digits(monkeypatch, no_float32_products, shape):
     random = np.random.default_rng(1)
     x = tf.constant(random.normal(size=(3, *shape)) + 0.3, tf.float32)
     weights = tf.constant(random.normal(size=(shape[1], 2)))

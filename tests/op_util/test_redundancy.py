@@ -1,4 +1,4 @@
-"""Losses without negatives against the authors' values and by hand in NumPy."""
+"""Losses without negatives against the authors' values and against NumPy."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def test_the_authors_values(name, loss):
     assert found.dtype == tf.float32
 
 
-def test_weights_of_the_terms_by_numpy():
+def test_weights_of_the_terms_against_numpy():
     x, y = FIRST.astype(float), SECOND.astype(float)
     hinges = sum(np.maximum(0, 1 - np.sqrt(z.var(0, ddof=1) + 1e-4)).mean() for z in (x, y)) / 2
     covariances = 0
@@ -39,7 +39,7 @@ def test_weights_of_the_terms_by_numpy():
     np.testing.assert_allclose(redundancy.barlow_twins(FIRST, SECOND, 0.3), expected, rtol=1e-5)
 
 
-def test_no_gradient_goes_through_the_projection():
+def test_the_projection_gets_no_gradient():
     p, z = tf.constant(FIRST), tf.constant(SECOND)
     with tf.GradientTape() as tape:
         tape.watch([p, z])

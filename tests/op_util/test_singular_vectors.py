@@ -14,17 +14,17 @@ def spread(count):
 
 
 def close(count):
-    """Neighbours at a relative gap of 1e-3, all the way down."""
+    """All neighbouring values have a relative gap of 1e-3."""
     return [1 - 1e-3 * i for i in range(count)]
 
 
 def triplets(count):
-    """Two close groups of three, then a falling tail."""
+    """Two groups of three close values, then a decaying tail."""
     return [1, 0.999, 0.998, 0.5, 0.499, 0.498, *(0.4 * 0.8**i for i in range(count - 6))]
 
 
 def steep(count):
-    """Falling to a thousandth of the first, where a Gram matrix keeps few digits."""
+    """Decays to a thousandth of the first value, where a Gram matrix keeps few digits."""
     return [1, 0.1, 0.01, 1e-3]
 
 
@@ -45,7 +45,7 @@ def cases():
 
 
 def value_and_gradient(x, upstream, dtype=tf.float64, **options):
-    """Vectors ``[B, D, k]``, and the gradient at ``x [B, N, D]`` for one at the vectors."""
+    """Vectors ``[B, D, k]``, and the gradient with respect to ``x [B, N, D]`` for `upstream`."""
     x, upstream = tf.constant(x, dtype), tf.constant(upstream, dtype)
     with tf.GradientTape() as tape:
         tape.watch(x)
@@ -81,7 +81,7 @@ def test_vectors_and_exact_gradient_in_float64(rows, columns, values, solver):
         pytest.param(7, 12, [1, 0.999, 0.998, 0.3], id="wide of rank 4"),
     ],
 )
-def test_exact_gradient_is_that_of_finite_differences(rows, columns, values, solver):
+def test_exact_gradient_equals_finite_differences(rows, columns, values, solver):
     x = with_spectrum(1, rows, columns, values)
     for count in (1, 2, 3, 4):
         upstream = np.random.default_rng(count).normal(size=(columns, count))
@@ -121,11 +121,14 @@ def test_exact_gradient_of_large_maps_along_random_directions(shape, spectrum, d
 
 @pytest.mark.parametrize(("rows", "columns", "values"), list(cases()))
 def test_solvers_agree_in_float32(rows, columns, values, device):
-    """Within rounding over the smallest relative gap, or over the smallest value's square where the
-    Gram matrix has only its square; the reference is NumPy in float64."""
+    """Agreement to rounding divided by the smallest relative gap.
+
+    Or divided by the smallest value's square, where the Gram matrix contains only the square. The
+    reference is NumPy in float64.
+    """
     count = min(4, len(values))
     if min(values[:count]) < 0.01:
-        count = 2  # float32's Gram matrix does not settle the others; see the alignment's tests
+        count = 2  # a float32 Gram matrix is too coarse for the others; see test_alignment.py
     x = with_spectrum(rows * columns, rows, columns, values).astype(np.float32)
     upstream = np.random.default_rng(3).normal(size=(columns, count))
     gap = np.min(-np.diff(values)[:count]) if len(values) > 1 else 1
@@ -144,8 +147,8 @@ def test_solvers_agree_in_float32(rows, columns, values, device):
 
 
 @pytest.mark.parametrize("gradient", ["exact", "published"])
-def test_a_batch_is_decomposed_sample_by_sample(solver, gradient):
-    """A sample that is hard or not finite changes nothing for the others."""
+def test_samples_of_a_batch_do_not_affect_each_other(solver, gradient):
+    """A hard or non-finite sample does not affect the others."""
     random = np.random.default_rng(4)
     x = random.normal(size=(5, 30, 40)) + 0.3
     x[1] = 0
@@ -156,7 +159,7 @@ def test_a_batch_is_decomposed_sample_by_sample(solver, gradient):
     vectors, slope = value_and_gradient(x, upstream, **options)
     scale = 1.0
     if gradient == "published":
-        scale = 5 / 4.001  # the original's, for one bad sample of five
+        scale = 5 / 4.001  # the original code's factor for one bad sample of five
     for i in (0, 3, 4):
         alone, slope_alone = value_and_gradient(x[i : i + 1], upstream[i : i + 1], **options)
         np.testing.assert_allclose(vectors[i], alone[0], atol=1e-10)
@@ -170,7 +173,7 @@ def test_a_batch_is_decomposed_sample_by_sample(solver, gradient):
 
 @pytest.mark.parametrize("shape", [(8, 30), (30, 8), (8, 8)])
 def test_published_gradient(shape):
-    """Of the closed form the terms without K, over the first five vectors, by B / (good + 1e-3)."""
+    """The closed form's terms without K, for the first five vectors, times B / (good + 1e-3)."""
     x = np.random.default_rng(5).normal(size=(3, *shape))
     upstream = np.random.default_rng(6).normal(size=(3, shape[1], 7))
     vectors, gradient = value_and_gradient(x, upstream, solver="svd", gradient="published")
@@ -260,8 +263,8 @@ def test_always_finite(name, device):
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1e20])
-def test_vectors_do_not_depend_on_the_maps_scale(scale, solver):
-    """In float32, where squares of such numbers overflow or vanish."""
+def test_vectors_do_not_depend_on_the_scale_of_the_map(scale, solver):
+    """In float32, the squares of such numbers overflow or underflow."""
     random = np.random.default_rng(10)
     for shape in ((16, 30), (30, 16), (40, 50)):
         x = random.normal(size=(2, *shape)) + 0.3
@@ -306,7 +309,7 @@ def test_compiled_by_xla(shape, solver):
         assert relative_error(gradient[i], gradient_of_vectors(x[i], upstream[i])) < 1e-3
 
 
-def test_no_more_vectors_than_there_are():
+def test_at_most_all_vectors_are_returned():
     values, vectors = right_singular_vectors(tf.ones([2, 3, 7]), 5)
     assert values.shape == (2, 3) and vectors.shape == (2, 7, 3)
 
@@ -319,8 +322,8 @@ def test_unknown_choices_are_refused(option):
 
 @pytest.mark.parametrize("shape", [(40, 30), (100, 64), (30, 40), (64, 100), (6, 4)])
 @pytest.mark.parametrize("dtype", [tf.float64, tf.float32])
-def test_gradient_of_a_rank_one_map_asked_for_more_vectors_than_it_has(shape, solver, dtype):
-    """The vectors without a singular value are directions in which the first one can turn."""
+def test_gradient_of_a_rank_one_map_with_too_many_vectors_requested(shape, solver, dtype):
+    """The first vector can turn towards the vectors with a zero singular value."""
     random = np.random.default_rng(0)
     x = np.outer(random.random(shape[0]) + 0.1, random.random(shape[1]) + 0.1)[None]
     weights, direction = random.normal(size=shape[1]), random.normal(size=shape)

@@ -13,7 +13,7 @@ def test_lengths_and_directions():
     np.testing.assert_allclose(directions(tf.constant(x)), x / norms, rtol=1e-14)
 
 
-def test_gradient_is_that_of_finite_differences_and_zero_at_zero():
+def test_gradient_equals_finite_differences_and_is_zero_at_zero():
     random = np.random.default_rng(1)
     x, upstream = random.normal(size=(2, 3, 4))
     x[1] = 0
@@ -29,5 +29,5 @@ def test_gradient_is_that_of_finite_differences_and_zero_at_zero():
         np.testing.assert_allclose(np.sum(gradient * step), (ahead - behind) / 2, rtol=1e-6)
 
 
-def test_what_is_not_finite_shows():
+def test_non_finite_values_are_not_hidden():
     assert np.isnan(lengths(tf.constant([[np.nan, 1.0]])))

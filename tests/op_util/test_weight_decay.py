@@ -18,7 +18,7 @@ def test_kernels_decay_and_biases_do_not():
     np.testing.assert_allclose(found[1], [1.0])
 
 
-def test_the_dtype_of_a_gradient_stays():
+def test_gradients_keep_their_dtype():
     kernel = _variable("kernel", [1.0])
     (found,) = with_weight_decay([tf.constant([1.0], tf.bfloat16)], [kernel], 0.5)
     assert found.dtype == tf.bfloat16

@@ -19,7 +19,7 @@ def encoder(size=16, channels=3, seed=0, batch_norm=True):
 
 
 def split(count, classes, seed, labels=None, size=16):
-    """Images with a bright square, whose place tells the class."""
+    """Images with a bright square. Its position determines the class."""
     random = np.random.default_rng(seed)
     labels = np.arange(count) % classes if labels is None else np.asarray(labels)
     images = random.integers(0, 60, [count, size, size, 3])

@@ -1,4 +1,4 @@
-"""Mean average precision, counted by hand."""
+"""Mean average precision against values computed by hand."""
 
 import numpy as np
 import pytest
@@ -27,11 +27,11 @@ def found(*detections):
                  np.array(scores, np.float32))
 
 
-def test_two_objects_three_detections():
-    """By score: right, wrong, and one of IoU 0.62 with the second object.
+def test_two_objects_and_three_detections():
+    """In order of score: a hit, a false positive, and one with IoU 0.62 with the second object.
 
-    At IoUs up to 0.6 precision is 1 up to recall 1/2 and 2/3 up to recall 1; above, only the first
-    is right. COCO reads precision at the recalls 0, 0.01, ... 1: 51 of them up to 1/2.
+    At IoUs up to 0.6, precision is 1 up to recall 1/2 and 2/3 up to recall 1. Above, only the first
+    is a hit. COCO samples precision at the recalls 0, 0.01, ..., 1: 51 of them are up to 1/2.
     """
     truth = scenes([(A, 0, False)], [(B, 0, False)])
     detections = [
@@ -50,19 +50,19 @@ def test_classes_are_averaged_and_a_class_without_objects_is_left_out():
     assert figures == pytest.approx({"map_50": 0.5, "map": 0.5})
 
 
-def test_a_difficult_object_counts_neither_way():
+def test_difficult_objects_are_ignored():
     truth = scenes([(A, 0, False), (B, 0, True)])
     for detections in (found((A, 0, 0.5)), found((B, 0, 0.9), (A, 0, 0.5))):
         assert average_precision(truth, [detections], 1) == pytest.approx({"map_50": 1, "map": 1})
 
 
-def test_the_second_detection_of_an_object_is_wrong():
+def test_a_second_detection_of_an_object_is_a_false_positive():
     truth = scenes([(A, 0, False), (B, 0, False)])
     twice = found((A, 0, 0.9), (A, 0, 0.8), (B, 0, 0.7))
     assert average_precision(truth, [twice], 1)["map_50"] == pytest.approx((51 + 50 * 2 / 3) / 101)
 
 
-def test_nothing_found(capsys):
+def test_no_detections(capsys):
     truth = scenes([(A, 0, False)])
     assert average_precision(truth, [found()], 1) == {"map_50": 0, "map": 0}
     average_precision(truth, [found((A, 0, 0.5))], 1)

@@ -1,4 +1,4 @@
-"""Heat maps of boxes, and boxes of heat maps."""
+"""Encoding boxes as heat maps, and decoding them."""
 
 import itertools
 
@@ -19,7 +19,7 @@ def overlap(one, other):
 
 
 def boxes(random, count):
-    """Boxes whose centres are in cells of their own that do not touch."""
+    """Boxes with centres in different cells that do not touch."""
     cells = random.permutation([*itertools.product(range(1, 12, 2), range(1, 16, 2))])[:count]
     centres = (cells[:, ::-1] + random.random([count, 2])) * 4
     half = np.minimum(random.uniform(1, 9, [count, 2]), np.minimum(centres, [64, 48] - centres))
@@ -27,7 +27,7 @@ def boxes(random, count):
 
 
 @pytest.mark.parametrize("sides", [(10, 10), (3, 17), (40, 8)])
-def test_corners_within_the_radius_keep_the_overlap_and_beyond_it_do_not(sides):
+def test_the_radius_is_the_largest_that_keeps_the_overlap(sides):
     height, width = sides
     radius = overlap_radius(height, width)
     box = (0, 0, width, height)
@@ -40,12 +40,12 @@ def test_corners_within_the_radius_keep_the_overlap_and_beyond_it_do_not(sides):
     assert least(1.02 * radius) < 0.7
 
 
-def test_decoding_gives_back_the_boxes_that_were_encoded():
+def test_decoding_inverts_encoding():
     random = np.random.default_rng(0)
     for count in (1, 4, 9):
         true, labels = boxes(random, count), random.integers(CLASSES, size=count)
         maps = encode(true, labels, image_size=SIZE, grid=GRID, classes=CLASSES)
-        # What is beside a peak is lower: peaks alone are 1.
+        # Only peaks are 1; their neighbours are lower.
         found, = decode(
             maps.heat[None], maps.sizes[None], maps.offsets[None], image_size=SIZE
         )
@@ -80,9 +80,9 @@ def test_no_box_and_a_box_at_the_edge():
     assert edge.centres[11, 15] == 1
 
 
-def test_peaks_are_kept_by_score_and_cut_at_the_image():
+def test_peaks_are_sorted_by_score_and_boxes_clipped_to_the_image():
     heat = np.zeros([1, *GRID, 2], np.float32)
-    heat[0, 5, 5], heat[0, 5, 6] = [0.9, 0.3], [0.8, 0.4]  # of class 0 the left one is the peak
+    heat[0, 5, 5], heat[0, 5, 6] = [0.9, 0.3], [0.8, 0.4]  # in class 0 the left one is the peak
     heat[0, 0, 0, 0] = 0.5
     sizes = np.full([1, *GRID, 2], 4, np.float32)
     found, = decode(heat, sizes, np.zeros([1, *GRID, 2], np.float32), image_size=SIZE, most=3)

@@ -1,4 +1,4 @@
-"""Probe, neighbours and fine-tuning."""
+"""Linear probe, nearest neighbours and fine-tuning."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from targets.classification import _best, _rotated
 from tests.targets import small
 
 
-def test_figures_of_an_encoder_that_stays_as_it_is():
+def test_metrics_of_an_encoder_which_is_not_changed():
     encoder, data = small.encoder(), small.data()
     before = small.weights(encoder)
     figures = targets.classification(encoder, data, steps=120, fractions=(0.05, 1.0))
@@ -26,7 +26,7 @@ def test_figures_of_an_encoder_that_stays_as_it_is():
         np.testing.assert_array_equal(old, new)
 
 
-def test_pixels_are_not_fine_tuned_and_labels_that_are_missing_not_used():
+def test_pixels_are_not_fine_tuned_and_unlabelled_images_are_skipped():
     data = small.data()
     few = data.train.labels.copy()
     few[8:] = -1
@@ -41,7 +41,7 @@ def test_pixels_are_not_fine_tuned_and_labels_that_are_missing_not_used():
 
 
 def test_neighbours_equal_a_loop():
-    """One neighbour by cosine, without any choice to make: all classes far apart in angle."""
+    """One nearest neighbour by cosine. All classes are far apart in angle, so nothing is chosen."""
     data = small.data()
     encoder = small.encoder(seed=5)
     train, held_out, test = (
@@ -66,7 +66,7 @@ def test_neighbours_equal_a_loop():
     assert figures["knn"] == pytest.approx(accuracy(test, data.test.labels, known, labels, best))
 
 
-def test_the_best_on_the_second_part_learns_from_both():
+def test_the_best_candidate_is_refitted_on_both_parts():
     class Candidate:
         def __init__(self, size=0):
             self.size = size
@@ -86,7 +86,7 @@ def test_the_best_on_the_second_part_learns_from_both():
     assert _best((Candidate(size) for size in (1, 2, 3)), parts, labels) == 5
 
 
-def test_a_rotation_changes_nothing_of_a_classifier_with_an_l2_penalty():
+def test_rotating_features_does_not_change_an_l2_regularised_classifier():
     random = np.random.default_rng(0)
     parts = [random.normal(size=[count, 50]) for count in (20, 10, 15)]
     labels = random.integers(3, size=20)
@@ -98,7 +98,7 @@ def test_a_rotation_changes_nothing_of_a_classifier_with_an_l2_penalty():
     np.testing.assert_allclose(
         turned.decision_function(rotated[2]), plain.decision_function(parts[2]), atol=1e-6
     )
-    # What scikit-learn minimises is what L2-regularised logistic regression says.
+    # scikit-learn minimises the loss of L2-regularised logistic regression.
     def loss(flat):
         weights, bias = flat[:150].reshape(3, 50), flat[150:]
         scores = parts[0] @ weights.T + bias
@@ -111,7 +111,7 @@ def test_a_rotation_changes_nothing_of_a_classifier_with_an_l2_penalty():
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.1, 0.5, 1.0])
-def test_fractions_are_stratified_and_have_at_least_one_of_each_class(fraction):
+def test_fractions_are_stratified_with_at_least_one_label_per_class(fraction):
     labels = np.repeat([0, 1, 2], [100, 30, 4])
     random = np.random.default_rng(0).permutation(len(labels))
     labels = labels[random]
@@ -123,7 +123,7 @@ def test_fractions_are_stratified_and_have_at_least_one_of_each_class(fraction):
     assert fraction == 1 or (rows != fraction_rows(labels, fraction, seed=4)).any()
 
 
-def test_more_labels_are_those_of_less_and_others():
+def test_a_larger_fraction_contains_a_smaller_one():
     labels = np.arange(90) % 3
     few, many = (set(fraction_rows(labels, fraction, 0)) for fraction in (0.1, 0.5))
     assert few < many
@@ -131,5 +131,5 @@ def test_more_labels_are_those_of_less_and_others():
 
 @pytest.mark.parametrize("fraction", [0, -0.1, 1.5, float("nan")])
 def test_fractions_out_of_range_are_refused(fraction):
-    with pytest.raises(UserError, match="above 0 up to 1"):
+    with pytest.raises(UserError, match="above 0, at most 1"):
         fraction_rows(np.zeros(3, int), fraction, 0)

@@ -1,4 +1,4 @@
-"""Seen and unseen classes, with and without tuning."""
+"""Clustering of seen and unseen classes, with and without fine-tuning."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from tests.targets import small
 FIGURES = ["nmi", "ari", "accuracy", "recall_1", "recall_2", "recall_4", "recall_8"]
 
 
-def test_figures_by_half_and_an_encoder_that_stays_as_it_is():
+def test_metrics_of_both_halves_and_the_encoder_is_not_changed():
     encoder, data = small.encoder(), small.data()
     before = small.weights(encoder)
     figures = targets.clustering(encoder, data, tuning_steps=30, learning_rate=1e-2)
@@ -24,7 +24,7 @@ def test_figures_by_half_and_an_encoder_that_stays_as_it_is():
         np.testing.assert_array_equal(old, new)
 
 
-def test_halves_are_scored_alone():
+def test_halves_are_scored_separately():
     data, encoder = small.data(classes=5, test=50), small.encoder()
     figures = targets.clustering(encoder, data, tuning_steps=0)
     assert not any("tuned" in name for name in figures)
@@ -38,7 +38,7 @@ def test_halves_are_scored_alone():
         assert found == pytest.approx(expected, abs=1e-5)
 
 
-def test_tuning_reads_no_label_and_no_image_of_an_unseen_class():
+def test_tuning_uses_no_labels_or_images_of_unseen_classes():
     data, encoder = small.data(), small.encoder()
     seen, _ = halves(data)
     part = of_classes(data.train, seen)
@@ -50,7 +50,7 @@ def test_tuning_reads_no_label_and_no_image_of_an_unseen_class():
                zip(small.weights(encoder), small.weights(tuned), strict=True))
 
 
-def test_tuning_draws_a_class_together():
+def test_tuning_brings_images_of_a_class_together():
     data, encoder = small.data(), small.encoder()
 
     def gap(representation):
@@ -64,8 +64,8 @@ def test_tuning_draws_a_class_together():
     assert gap(tuned) > gap(encoder) + 0.05
 
 
-def test_few_classes_are_refused():
-    with pytest.raises(UserError, match="3 classes, so that its first half"):
+def test_too_few_classes_are_refused():
+    with pytest.raises(UserError, match="fewer than two of the first half"):
         targets.clustering(small.encoder(), small.data(classes=3))
 
 
@@ -74,7 +74,7 @@ def test_pixels_are_clustered_and_not_tuned():
     assert list(figures) == [group + name for group in ("", "seen_", "unseen_") for name in FIGURES]
 
 
-def test_raw_pixels_are_the_image_or_a_smaller_one():
+def test_raw_pixels_are_the_image_possibly_resized():
     images = np.random.default_rng(0).integers(0, 256, [3, 8, 8, 3]).astype(np.uint8)
     vectors = targets.raw_pixels((8, 8, 3))(tf.constant(images))["embedding"]
     np.testing.assert_allclose(vectors, images.reshape(3, -1) / 255, rtol=1e-6)
@@ -83,7 +83,7 @@ def test_raw_pixels_are_the_image_or_a_smaller_one():
     np.testing.assert_allclose(half, tf.reshape(expected, [3, -1]), rtol=1e-5)
 
 
-def test_a_map_keeps_far_groups_apart():
+def test_the_plane_map_separates_distant_groups():
     random = np.random.default_rng(0)
     centres = np.eye(3, 12).repeat(20, axis=0)
     places = targets.plane_map((centres + 0.05 * random.normal(size=[60, 12])).astype(np.float32))

@@ -1,4 +1,4 @@
-"""The detector's losses against loops, and what of it is trained."""
+"""The detector's losses against loops, and which of its parts are trained."""
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ def test_centre_l1_equals_a_loop():
     ("name", "size"),
     [("VGG_student", (64, 96)), ("MobileNet_student", (64, 64)), ("ResNeXt_student", (32, 48))],
 )
-def test_a_cell_is_four_pixels_whatever_the_encoder(name, size):
+def test_a_cell_is_four_pixels_for_every_encoder(name, size):
     options = {"width": 8, "first": 4} if name.startswith("MobileNet") else {}
     model = nets.build(name, (32, 32, 3), 2, **options)
     encoder = nets.encoder_of(model, nets.Standardize((0.0,) * 3, (255.0,) * 3))
@@ -70,7 +70,7 @@ def test_a_cell_is_four_pixels_whatever_the_encoder(name, size):
 
 
 @pytest.mark.parametrize("trains_encoder", [False, True])
-def test_the_given_encoder_stays_and_its_copy_is_trained_if_so_asked(trains_encoder):
+def test_only_a_copy_of_the_encoder_is_trained_and_only_on_request(trains_encoder):
     encoder, data = small.encoder(32), scenes()
     detector = Detector(encoder, (32, 32), 2, trains_encoder=trains_encoder, seed=0)
     maps = [encode(box, label, image_size=(32, 32), grid=detector.grid, classes=2)
@@ -91,12 +91,12 @@ def test_the_given_encoder_stays_and_its_copy_is_trained_if_so_asked(trains_enco
         np.testing.assert_array_equal(old, new)
 
 
-def test_squares_are_found_and_the_seed_repeats():
+def test_squares_are_found_and_runs_are_reproducible():
     encoder, data = small.encoder(32), scenes()
     first = detection(encoder, data, seed=1, steps=150, learning_rate=1e-2)
     assert first["map_50"] > 0.6
     again = detection(encoder, data, seed=1, steps=150, learning_rate=1e-2)
-    assert again == pytest.approx(first, abs=0.02)  # threads may add in another order
+    assert again == pytest.approx(first, abs=0.02)  # threads may add in a different order
 
 
 def test_a_mirrored_scene_has_mirrored_boxes():
@@ -115,6 +115,6 @@ def test_a_mirrored_scene_has_mirrored_boxes():
     assert 10 < mirrored < 40
 
 
-def test_what_has_no_maps_is_refused():
+def test_encoders_without_maps_are_refused():
     with pytest.raises(UserError, match="pixels cannot be a detector's backbone"):
         detection(raw_pixels((32, 32, 3)), scenes())

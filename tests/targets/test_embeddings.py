@@ -1,4 +1,4 @@
-"""Which images a map of embeddings shows."""
+"""The choice of images for a map of embeddings."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from targets.embeddings import rows_of_all_classes
 
 
 @pytest.mark.parametrize("is_sorted", [True, False])
-def test_rows_of_all_classes_are_as_equally_frequent_as_can_be(is_sorted):
-    labels = np.repeat([5, 2, 7], [40, 3, 20])  # a set in the order of its classes
+def test_rows_of_all_classes_are_as_balanced_as_possible(is_sorted):
+    labels = np.repeat([5, 2, 7], [40, 3, 20])  # data sorted by class
     if not is_sorted:
         labels = np.random.default_rng(0).permutation(labels)
     rows = rows_of_all_classes(labels, 13)

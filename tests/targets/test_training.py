@@ -1,4 +1,4 @@
-"""The short trainings' loop against Adam by hand."""
+"""The loop of short training runs against Adam computed by hand."""
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ from targets.training import Trainer, labelled_batches
 from tests.targets import small
 
 
-def test_steps_are_adams_on_a_cosine_and_start_anew():
+def test_adam_steps_follow_a_cosine_and_each_training_restarts():
     target = np.array([1.0, -2.0, 3.0], np.float32)
     variable = keras.Variable(np.zeros(3, np.float32))
     counter = keras.Variable(0.0, trainable=False)

@@ -49,7 +49,7 @@ def test_good_flags():
         (["--do=mistake"], "error: unknown net 'x'; known: y"),
         (["extra"], "unexpected argument 'extra'"),
         (["--flagfile=/no/such/file"], "/no/such/file"),
-        (["--flagfile=/usr/bin/env"], "no text in UTF-8"),
+        (["--flagfile=/usr/bin/env"], "is not UTF-8 text"),
         (["--do=file"], "No such file or directory: '/no/such/file'; details: "),
     ],
 )

@@ -25,5 +25,5 @@ def test_vector_maps_show_the_sign(tmp_path):
     assert is_red.sum() > 1000
     assert np.nonzero(is_red)[1].mean() < np.nonzero(is_blue)[1].mean()
     vector_maps.draw(images[:1, ..., :1], teacher[:1], student[:1], tmp_path / "one.png", "abc")
-    with pytest.raises(ValueError, match="expected as many"):
+    with pytest.raises(ValueError, match="expected equal numbers"):
         vector_maps.draw(images[:2], teacher, student, tmp_path / "x.png")
