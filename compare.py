@@ -141,13 +141,13 @@ def main(comparison: Comparison, settings: Settings) -> int:
     runs = plan(comparison, settings)
     outcomes = survey(runs, comparison.overwrite)
     folder = RunFolder(directory(comparison, settings))
-    folder.state(FOLDER_SETTINGS)
+    folder.state(FOLDER_SETTINGS, comparison.overwrite)
     if comparison.dry_run:
         print(listing(outcomes))
         return 0
     command = shlex.join(["python", "compare.py", *sys.argv[1:]])
     with folder:
-        folder.open(FOLDER_SETTINGS)
+        folder.open(FOLDER_SETTINGS, comparison.overwrite)
         if comparison.overwrite:
             clear(runs)
         write_report(outcomes, folder, command)

@@ -31,7 +31,6 @@ from experiment.command import quiet  # noqa: F401 (loads TensorFlow)
 
 # isort: split
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,10 +43,10 @@ import targets
 from dataloader.statistics import channel_statistics
 from experiment.command.main import run
 from experiment.command.options import compared
-from experiment.report.evaluation import bias_table, draw_detections, draw_embeddings
-from experiment.report.scoreboard import Scores, draw_bars, summarized, table
+from experiment.report.evaluation import BiasEntry, bias_table, draw_detections, draw_embeddings
+from experiment.report.scoreboard import Entry, Scores, draw_bars, summarized, table
 from experiment.run import devices
-from experiment.run.folder import RunFolder, write_json
+from experiment.run.folder import RunFolder, read_results, write_json
 from pretext.bias import retrained_heads, task_bias
 from pretext.task import Images
 from registry import UserError
@@ -86,13 +85,23 @@ def evaluate(settings: Settings) -> dict[str, Any]:
     settings = settings.spelled()
     folder = RunFolder(settings.folder())
     if folder.state(compared(settings), settings.overwrite) == "finished":
-        return folder.summary()
+        return folder.summary(results(settings))
     devices.prepare(settings.seed, settings.deterministic)
     work = open_bias(settings) if settings.bias else open_all(settings)
-    with folder:
+    data = work.data
+    with folder, dataloader.naming_damage(*(data.splits if data else ())):
         folder.open(compared(settings), settings.overwrite)
+        if data is not None:
+            folder.check_data(data.facts())
         work.run(settings, folder)
     return folder.summary()
+
+
+def results(settings: Settings) -> dict[str, Any]:
+    """The entries of a summary that are shown, with their types."""
+    if settings.bias:
+        return {"bias": dict[str, dict[str, BiasEntry]]}
+    return {"targets": dict[str, dict[str, dict[str, Entry]]]}
 
 
 def plan(settings: Settings) -> str:
@@ -126,6 +135,11 @@ class Scoring:
 
     material: Material
     encoders: dict[str, targets.Representation]
+
+    @property
+    def data(self) -> dataloader.Data | None:
+        """The images with classes, if any target needs them."""
+        return self.material.data
 
     def run(self, settings: Settings, folder: RunFolder) -> None:
         """Score all encoders and write the result."""
@@ -180,9 +194,11 @@ def score_all(settings: Settings, work: Scoring, folder: RunFolder) -> Scores:
     """The metrics of every encoder and seed. Each is kept in ``scores.json`` as soon as it is
     known, and not computed again; what detectors of the first seed find is drawn."""
     kept = folder.output(SCORES)
-    scores: Scores = (
-        json.loads(kept.read_text()) if kept.exists() else {name: [] for name in work.encoders}
-    )
+    scores: Scores = {name: [] for name in work.encoders}
+    if kept.exists():
+        needed = dict.fromkeys(work.encoders, list[dict[str, dict[str, float | None]]])
+        found = read_results(kept, needed)
+        scores = {name: found[name] for name in work.encoders}
     for place, seed in enumerate(range(settings.seed, settings.seed + settings.seeds)):
         if all(len(each) > place for each in scores.values()):
             continue
@@ -319,12 +335,12 @@ def trained_on(name: str, path: str, seeds: Sequence[int]) -> TrainedOn:
     encoders, tasks = [], ()
     for seed in seeds:
         own = Path(of_seed(path, seed))
-        summary = own / "summary.json"
-        stated = json.loads(summary.read_text()) if summary.is_file() else {}
+        folder = RunFolder(own)
+        stated = folder.summary() if (own / "summary.json").is_file() else {}
         if stated.get("kind") != "tte":
             raise UserError(f"--bias compares finished TTE runs, {own} is none: give run folders")
         encoders.append(nets.load_encoder(own))
-        tasks = tuple(stated["tasks"])
+        tasks = tuple(folder.summary({"tasks": list[str]})["tasks"])
     return TrainedOn(name, tuple(encoders), tasks)
 
 

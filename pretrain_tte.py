@@ -103,10 +103,11 @@ def train(settings: Settings) -> dict[str, Any]:
     settings = settings.spelled()
     folder = RunFolder(settings.folder())
     if folder.state(compared(settings), settings.overwrite) == "finished":
-        return folder.summary()
+        return folder.summary(report.RESULTS)
     work = prepare(settings)
-    with folder:
+    with folder, dataloader.naming_damage(*work.material.data.splits):
         if folder.open(compared(settings), settings.overwrite) != "finished":
+            folder.check_data(work.material.data.facts())
             print(report.opening(
                 work.model.encoder.name, settings.method(), len(work.images.train), folder.path,
                 memory_bytes(settings, work.images),
@@ -462,11 +463,11 @@ def repeat(settings: Settings) -> int:
             for seed in range(settings.seed, settings.seed + settings.seeds)]
     outcomes = survey(runs, settings.overwrite)
     with RunFolder(settings.folder()) as folder:
-        folder.state(SEEDS_SETTINGS)
+        folder.state(SEEDS_SETTINGS, settings.overwrite)
         if settings.dry_run:
             print(listing(outcomes))
             return 0
-        folder.open(SEEDS_SETTINGS)
+        folder.open(SEEDS_SETTINGS, settings.overwrite)
         if settings.overwrite:
             clear(runs)
         execute(outcomes, report.in_short, lambda: None)
@@ -486,7 +487,9 @@ def seed_run(settings: Settings, seed: int) -> Run:
     )
     command = (sys.executable, str(SCRIPT), *command_words(own), f"--seed={seed}",
                f"--train_dir={own.train_dir}")
-    return Run(own.method(), seed, own.folder(), command, compared(own))
+    return Run(
+        own.method(), seed, own.folder(), command, compared(own), results=report.RESULTS
+    )
 
 
 def scores_of_seeds(outcomes: Sequence[Outcome]) -> Scores:

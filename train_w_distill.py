@@ -91,7 +91,7 @@ def train(settings: Settings) -> dict[str, Any]:
         print(f"{folder.path} is finished; --overwrite would start it anew")
     else:
         setup = prepare(settings)
-        with folder:
+        with folder, dataloader.naming_damage(*setup.data.splits):
             if folder.open(determining, settings.overwrite) != "finished":
                 complete(setup, folder)
     summary = folder.summary(RESULTS)
@@ -103,7 +103,12 @@ def train(settings: Settings) -> dict[str, Any]:
 
 
 def complete(setup: Setup, folder: RunFolder) -> None:
-    """Train what is left of a run, in its open folder, and write its results."""
+    """Train what is left of a run, in its open folder, and write its results.
+
+    Raises:
+        UserError: the data are not those that the run began with.
+    """
+    folder.check_data(setup.data.facts())
     if not setup.teacher_is_trained:
         setup = train_teacher(setup, folder)
     how = f"with {setup.settings.Distillation}" if setup.teacher else "alone"
@@ -124,7 +129,7 @@ def train_teacher(setup: Setup, folder: RunFolder) -> Setup:
         if own.open(determining, alone.overwrite) != "finished":
             print("no --teacher given: the teacher is trained first")
             complete(make_setup(alone, setup.data, setup.strategy, None), own)
-    top1 = own.summary(["student_top1"])["student_top1"]
+    top1 = own.summary({"student_top1": float})["student_top1"]
     print(f"teacher: {own.path}, top-1 {top1:.4f}")
     if top1 < BARELY_TRAINED / setup.data.classes:
         print(f"chance is {1 / setup.data.classes:.4f}: there is little to learn from this teacher")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -150,6 +150,23 @@ class Data:
     def classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    @property
+    def splits(self) -> tuple[Split, Split, Split]:
+        """Training, validation and test images."""
+        return self.train, self.validation, self.test
+
+    def facts(self) -> dict[str, Any]:
+        """What tells that a set has changed between two parts of a run: numbers of images, classes,
+        shape and channel statistics."""
+        return {
+            "training images": len(self.train),
+            "validation images": len(self.validation),
+            "test images": len(self.test),
+            "classes": list(self.class_names),
+            "image shape": list(self.image_shape),
+            "channel mean": [round(float(mean), 3) for mean in self.channel_mean],
+        }
 
     @property
     def has_class_names(self) -> bool:

@@ -5,24 +5,14 @@ from __future__ import annotations
 import codecs
 import errno
 import os
-import stat
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from registry import UserError
+from regular_files import read_bytes
 
-MOST_BYTES = 2**30
-"""The largest file to read as a whole."""
-
-_NOT_FILES = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
 _BYTE_ORDER_MARKS = (  # UTF-32 before UTF-16: its little-endian mark begins with UTF-16's
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -39,50 +29,6 @@ def printable(path: str | Path) -> str:
         each.encode("unicode_escape").decode() if unicodedata.category(each) == "Cc" else each
         for each in text
     )
-
-
-def check_regular(path: str | Path, mode: int | None = None) -> None:
-    """Raise OSError, with the reason in `strerror`, unless `path` is a regular file.
-
-    Opening a named pipe would block, and a device may never end.
-
-    Args:
-        path: the file; links are followed.
-        mode: its `st_mode`, if already known.
-    """
-    mode = os.stat(path).st_mode if mode is None else mode
-    if not stat.S_ISREG(mode):
-        kind = next((name for is_kind, name in _NOT_FILES if is_kind(mode)), "something else")
-        raise OSError(errno.EINVAL, f"is {kind}, not a file", str(path))
-
-
-def open_regular(path: str | Path) -> int:
-    """Open the regular file `path` for reading and return its file descriptor.
-
-    Raises:
-        OSError: see `check_regular`.
-    """
-    check_regular(path)
-    # Non-blocking, in case a pipe replaces the file after the check.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    try:
-        check_regular(path, os.fstat(descriptor).st_mode)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
-    """The contents of the regular file `path`.
-
-    Raises:
-        OSError: it cannot be read, or has more than `most` bytes.
-    """
-    with open(open_regular(path), "rb") as file:
-        if os.fstat(file.fileno()).st_size > most:
-            raise OSError(errno.EFBIG, f"has more than {most:,} bytes", str(path))
-        return file.read(most)
 
 
 def decode_text(contents: bytes, encoding: str = "utf-8") -> str:

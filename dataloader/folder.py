@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -169,6 +170,23 @@ def _check(files: Sequence[str], decode: Sequence[bool], top: str | Path) -> Fac
     )
 
 
+@contextlib.contextmanager
+def naming_damage(*splits: Split) -> Iterator[None]:
+    """Where TensorFlow fails within, look through the image files of `splits` for the reason: one
+    may have been damaged or removed since the start.
+
+    Raises:
+        UserError: in place of TensorFlow's error, where there are such files; the first are named.
+    """
+    try:
+        yield
+    except tf.errors.OpError:
+        for store in {id(split.store): split.store for split in splits}.values():
+            if isinstance(store, FileImages) and len(store):
+                _check(store.files, [True] * len(store), os.path.commonpath(store.files))
+        raise
+
+
 def _is_for_memory(request: Request, count: int, size: tuple[int, int], top: Path) -> bool:
     """Whether to decode `count` images at once. Raises UserError where memory does not suffice."""
     height, width = size
@@ -218,7 +236,7 @@ def folder(request: Request) -> Source:
     Images are decoded once where they take up to a quarter of the free memory, otherwise whenever
     they are needed (`in_memory`); batches are the same.
     """
-    top, began = Path(request.argument).expanduser(), time.time()
+    top, began = Path(os.path.expanduser(request.argument)), time.time()
     found, facts = _listed(top)
     for note in found.notes:
         logging.getLogger(__name__).warning("%s", note)

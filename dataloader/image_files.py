@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from dataloader.files import open_regular, read_bytes
+from regular_files import open_regular, read_bytes
 
 READ = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff",
@@ -333,7 +333,9 @@ def _finding(contents: bytes) -> Finding:
 # reports this only on the process' stderr. Neither TensorFlow nor Pillow raises an error.
 _COMPLAINT = re.compile(rb"Corrupt JPEG data: |Premature end of JPEG file")
 _STRAY = re.compile(rb"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
-_LOGGED = re.compile(rb"[IWEF]\d{4} ")
+# TensorFlow's warnings here are of oddities in an image that it decodes all the same, without its
+# name, or repeat an error that is raised.
+_LOGGED = re.compile(rb"[EF]\d{4} ")
 STRAY_SHARE = 0.05
 """Some cameras write bytes after the last pixel. More than this share of the file means damage."""
 
@@ -342,7 +344,8 @@ STRAY_SHARE = 0.05
 def decoders_listened_to() -> Iterator[list[bytes]]:
     """Within this context, capture what image decoders write to stderr.
 
-    Decoders still raise their fatal errors. TensorFlow's log is written to stderr at the end.
+    Decoders still raise their fatal errors. TensorFlow's log of errors is written to stderr at the
+    end.
 
     Yields:
         The complaints of the JPEG decoder, filled in at the end.

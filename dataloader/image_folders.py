@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dataloader.files import check_regular, list_files, printable, read_bytes, subfolders
+from dataloader.files import list_files, printable, subfolders
 from dataloader.image_files import NOT_READ, READ, begins_as_image
 from registry import UserError
+from regular_files import check_regular, read_bytes
 
 TRAIN, TEST = "train", "test"
 VALIDATION = ("val", "valid", "validation")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -217,7 +218,7 @@ def load(
     make, argument, lazy = _source(name)
     if in_memory == "no" and not lazy:
         raise UserError(f"data set {name!r} is always held in memory: use folder:DIR, or auto")
-    folder = Path(data_dir).expanduser() if data_dir is not None else None
+    folder = Path(os.path.expanduser(data_dir)) if data_dir is not None else None
     source = make(Request(argument, folder, image_size, seed, in_memory))
     _check_classes(source)
     _check_no_empty_class(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import lzma
 import math
+import os
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -14,11 +15,12 @@ from typing import IO
 import numpy as np
 
 from dataloader.data import MemoryImages, Split
-from dataloader.files import check_regular, printable
+from dataloader.files import printable
 from dataloader.loading import Request, Source, numbered, register
 from dataloader.memory import check_memory
 from dataloader.resizing import resized_array
 from registry import UserError
+from regular_files import check_regular
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 LONGEST_HEADER = 10_000
@@ -40,7 +42,7 @@ class Archive:
     """
 
     def __init__(self, file: str | Path, keys: Sequence[str] = KEYS):
-        self.file = file = Path(file).expanduser()
+        self.file = file = Path(os.path.expanduser(file))
         try:
             check_regular(file)
         except FileNotFoundError as error:
@@ -212,7 +214,10 @@ def _promised(member: IO[bytes]) -> tuple[int, int]:
     }.get(version)
     if read is None:
         raise ValueError(f"version {version[0]}.{version[1]} of NumPy's format is not read")
-    shape, _, dtype = read(start)
+    try:
+        shape, _, dtype = read(start)
+    except Exception as error:  # NumPy parses it as a Python expression, which fails in any way
+        raise ValueError(f"{type(error).__name__}: {error}") from error
     if dtype.hasobject:
         raise _Objects
     if any(size < 0 for size in shape) or not dtype.itemsize:

@@ -5,6 +5,7 @@ Each source is a function in its own file, see `register`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -151,7 +152,7 @@ def load_scenes(
     if colon and not expected:
         raise UserError(f"detection data {name!r}: {kind!r} takes nothing after a colon")
     folders = [
-        None if folder is None else Path(folder).expanduser()
+        None if folder is None else Path(os.path.expanduser(folder))
         for folder in (data_dir, images, annotations)
     ]
     if any(folders[1:]) and not facts.get("folders"):

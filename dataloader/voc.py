@@ -15,7 +15,7 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 import tensorflow as tf
 
-from dataloader.files import Listing, decode_text, list_files, printable, read_bytes, read_lines
+from dataloader.files import Listing, decode_text, list_files, printable, read_lines
 from dataloader.image_files import (
     NOT_READ,
     READ,
@@ -31,6 +31,7 @@ from dataloader.resizing import resized
 from dataloader.scenes import SceneRequest, Scenes, SceneSplit, register
 from dataloader.splitting import rows_for_testing
 from registry import UserError
+from regular_files import read_bytes
 
 DEFAULT_SIZE = (160, 160)
 IMAGES, ANNOTATIONS = "JPEGImages", "Annotations"
@@ -109,7 +110,7 @@ def voc(request: SceneRequest) -> Scenes:
     Boxes refer to the image as displayed, rotated according to its EXIF orientation. VOC counts
     pixels from 1 and includes a box's last pixel: its 1..1 is 0..1 here.
     """
-    top = Path(request.argument).expanduser()
+    top = Path(os.path.expanduser(request.argument))
     files = _files(top, request)
     lists, notes = _lists(top, files, request.seed)
     names = sorted({*lists[0], *lists[1]})

@@ -56,9 +56,10 @@ class AB(Method):
     First the student learns which of the teacher's neurons are active, then the main task alone.
     Departure: in the first stage it learns the main task too, and the boundaries' gradient is
     clipped against that task's; optimizer and schedule go on from one stage to the next. Otherwise
-    students of few epochs end below those that are trained alone. Where channels differ, the student's tap goes through a
-    1x1 convolution (the paper's connector, with a bias in place of its batch normalisation); where
-    sizes differ, it is resized.
+    students of few epochs end below those that are trained alone.
+
+    Where channels differ, the student's tap goes through a 1x1 convolution (the paper's connector,
+    with a bias in place of its batch normalisation); where sizes differ, it is resized.
 
     The paper compares neurons before their ReLU. The taps of this project's networks come after it,
     and often after pooling. There "active" means above 0 (for a max-pooled map: any neuron of the

@@ -7,6 +7,8 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from registry import UserError
+
 MEMBER = "classes.txt"  # in the archive; Keras passes over it
 
 
@@ -22,13 +24,21 @@ def write_class_names(path: str | os.PathLike, names: Sequence[str]) -> None:
 
 
 def read_class_names(path: str | os.PathLike) -> tuple[str, ...] | None:
-    """The names of the classes in a file; None where it does not say."""
+    """The names of the classes in a file; None where it does not say. Raises UserError where they
+    are damaged."""
     if Path(path).suffix != ".keras":
         return None
-    with zipfile.ZipFile(path) as archive:
-        if MEMBER not in archive.namelist():
-            return None
-        return tuple(archive.read(MEMBER).decode("utf-8").split("\n")[:-1])
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if MEMBER not in archive.namelist():
+                return None
+            return tuple(archive.read(MEMBER).decode("utf-8").split("\n")[:-1])
+    # What unpacking a damaged member raises, of several kinds.
+    except Exception as error:
+        cause = " ".join(str(error).split())[:150]
+        raise UserError(
+            f"{path}: the names of its classes are damaged ({cause}): copy or save it again"
+        ) from error
 
 
 def class_lines(names: Sequence[str]) -> str:

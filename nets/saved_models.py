@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.framework.node_def_pb2 import NodeDef
+from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from registry import UserError
@@ -68,11 +70,14 @@ def check_saved_model(path: Path) -> None:
     file = path / "saved_model.pb"
     if not file.is_file():
         raise UserError(f"{path} is no SavedModel for serving (no saved_model.pb): give export/1")
+    for part in (*path.iterdir(), *(path / "variables").glob("*")):
+        if not (part.is_file() or part.is_dir()):  # TensorFlow would wait for a pipe
+            raise UserError(f"{part} is neither file nor folder: export the model again")
     saved = SavedModel()
-    try:
-        saved.ParseFromString(file.read_bytes())
-    except Exception as error:  # DecodeError, whose module no package of ours is named after
-        raise UserError(f"{file} is damaged: export the model again") from error
+    _parse(saved, file)
+    fingerprint = path / "fingerprint.pb"
+    if fingerprint.exists():  # TensorFlow would go on after a traceback
+        _parse(FingerprintDef(), fingerprint)
     if len(saved.meta_graphs) != 1 or not saved.meta_graphs[0].HasField("object_graph_def"):
         raise UserError(
             f"{path} is no SavedModel of TensorFlow 2 with one graph: export the model again"
@@ -96,6 +101,17 @@ def check_saved_model(path: Path) -> None:
         for node in graph.object_graph_def.nodes if node.HasField("variable")
     )
     check_memory(needed, f"the variables that {path} claims", "give a smaller model")
+
+
+def _parse(message: Any, file: Path) -> None:
+    """Fill the protocol buffer `message` from `file`. Raises UserError where it is damaged."""
+    try:
+        content = file.read_bytes()
+        if not content:
+            raise ValueError("empty")
+        message.ParseFromString(content)
+    except Exception as error:  # DecodeError, whose module no package of ours is named after
+        raise UserError(f"{file} is damaged: export the model again") from error
 
 
 def _operations(nodes: Iterable[NodeDef]) -> frozenset[str]:

@@ -14,6 +14,7 @@ import h5py
 import keras
 
 from registry import UserError
+from regular_files import read_bytes
 
 from .class_names import read_class_names
 from .file_checks import check_archive, check_h5, check_regular
@@ -31,6 +32,8 @@ _ACCEPTED = (
     "expected the folder of a finished run, a model (.keras or .h5), weights of a registered "
     "network (.weights.h5) or the published code's variables (.mat)"
 )
+
+_MOST_JSON = 10**8  # bytes
 
 # CIFAR-100's statistics in the order blue, green, red, by which the published code normalised its
 # RGB images: wrong, but what its weights were trained on.
@@ -136,7 +139,7 @@ def _load_run(path: Path) -> Stored:
 def read_summary(path: Path) -> dict[str, Any]:
     """A run's ``summary.json``. Raises UserError where it is missing, damaged or no object."""
     try:
-        summary = json.loads(path.read_text())
+        summary = json.loads(read_bytes(path, _MOST_JSON))
     except (OSError, ValueError, RecursionError) as error:
         cause = " ".join(str(error).split())[:150]
         raise UserError(

@@ -80,7 +80,15 @@ def load_pretrained(text: str, input_shape: Sequence[int], classes: int) -> Stor
         logits = keras.layers.Dense(classes, dtype="float32", name="logits")(embedding)
         model = keras.Model(encoder.model.input, logits, name=encoder.name)
     else:
-        options = parse_options(stated.get("options", ()))
+        stated_options = stated.get("options", [])
+        if not isinstance(stated_options, list) or not all(
+            isinstance(each, str) for each in stated_options
+        ):
+            raise UserError(
+                f"{folder / 'summary.json'} is damaged: its options are {stated_options!r:.80}; "
+                "expected a list of texts such as width=64"
+            )
+        options = parse_options(stated_options)
         model = build(encoder.name, input_shape, classes, **options)
         fill_from_encoder(model, text)
     return Stored(model, encoder.standardize, has_logits=False)

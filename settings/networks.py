@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import keras
@@ -97,27 +98,43 @@ def resized(preprocessing: nets.Standardize, model: keras.Model) -> nets.Standar
 
 
 def find_outputs(
-    role: str, model: keras.Model, taps: tuple[str, ...] | None, method: Method | Sum
+    model: keras.Model, taps: tuple[str, ...] | None
 ) -> nets.Outputs | None:
     """The layers to compare where taps are given; None: the distiller knows them.
 
     Args:
-        role: ``"teacher"`` or ``"student"``.
         model: the network.
         taps: the layers' names; None: not given.
-        method: that compares them.
 
     Raises:
-        UserError: taps must be given.
+        UserError: the network has no such layer.
     """
-    if taps is not None:
-        return nets.outputs_of(model, taps)
-    if method.does_read("maps") and not nets.declared_outputs(model.name):
-        raise UserError(
-            f"{model.name!r} is not one of the built-in networks, so the layers to compare must be "
-            f"given: --{role}_taps a,b,c, from shallow to deep (--list_layers lists them)"
-        )
-    return None
+    return None if taps is None else nets.outputs_of(model, taps)
+
+
+def check_taps(
+    networks: Mapping[str, keras.Model], settings: Settings, method: Method | Sum
+) -> None:
+    """Raise UserError where layers to compare must be given: all that are missing at once.
+
+    Args:
+        networks: by role, ``"teacher"`` or ``"student"``.
+        settings: with the taps that are given.
+        method: that compares them.
+    """
+    missing = {
+        role: model.name for role, model in networks.items()
+        if getattr(settings, f"{role}_taps") is None and not nets.declared_outputs(model.name)
+    }
+    if not (missing and method.does_read("maps")):
+        return
+    names = " and ".join(map(repr, missing.values()))
+    none = "is not one" if len(missing) == 1 else "are none"
+    flags = " and ".join(f"--{role}_taps a,b,c" for role in missing)
+    raise UserError(
+        f"{names} {none} of the built-in networks, so the layers to compare must be given: "
+        f"{flags}, from shallow to deep (--list_layers lists them)"
+    )
 
 
 # Refusals

@@ -20,6 +20,7 @@ from op_util.schedules import schedule
 from settings.common import EVALUATION_BATCH
 from settings.distillation import Settings
 from settings.networks import (
+    check_taps,
     check_teacher,
     class_difference,
     create_method,
@@ -142,12 +143,11 @@ def make_distiller(
     arguments = {}
     if teacher is not None:
         check_teacher(teacher, method, data)
+        check_taps({"teacher": teacher.model, "student": student}, settings, method)
         own = teacher.standardize
         arguments = {
             "teacher": teacher.model,
-            "teacher_outputs": find_outputs(
-                "teacher", teacher.model, settings.teacher_taps, method
-            ),
+            "teacher_outputs": find_outputs(teacher.model, settings.teacher_taps),
             "teacher_preprocessing": resized(own, teacher.model) if own else standardize(
                 settings.teacher_preprocessing, data, teacher.model
             ),
@@ -155,7 +155,7 @@ def make_distiller(
     return Distiller(
         student,
         method,
-        student_outputs=find_outputs("student", student, settings.student_taps, method),
+        student_outputs=find_outputs(student, settings.student_taps),
         student_preprocessing=standardize(settings.student_preprocessing, data, student),
         main_loss=settings.main_loss,
         weight_decay=settings.weight_decay,

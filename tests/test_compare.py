@@ -251,6 +251,16 @@ def test_the_teachers_command_is_one_that_runs(tmp_path, monkeypatch, capsys, gi
     assert "VGG_teacher" in said and re.search(rf"^epochs +{epochs}$", said, re.MULTILINE)
 
 
+def test_a_comparison_in_the_folder_of_a_run(tmp_path, monkeypatch, capsys):
+    with RunFolder(tmp_path / "run") as folder:
+        folder.open({"seed": 0})
+    words = [ROOT / "compare.py", "--Distillation=None", f"--compare_dir={tmp_path / 'run'}",
+             "--dry_run"]
+    with pytest.raises(AssertionError, match="holds a run with other settings"):
+        run_script(monkeypatch, capsys, *words)
+    assert "waiting: None" in run_script(monkeypatch, capsys, *words, "--overwrite")
+
+
 @pytest.mark.slow
 def test_a_real_comparison_finished_continued_and_refused(tmp_path):
     tiny = "width=8,first=8"

@@ -25,6 +25,7 @@ import pretrain_tte
 from experiment.command.main import run
 from experiment.command.options import compared
 from experiment.run import arrays
+from experiment.run.folder import RunFolder
 from experiment.run.training import read_history
 from registry import UserError
 from settings import pretraining
@@ -392,7 +393,8 @@ def test_what_a_run_leaves(finished):
         finished.folder.glob(f"{part}events*") for part in ("logs/", "logs/pictures/")
     )
     assert written == {
-        "settings.json", "history.csv", "summary.json", "curves.png", "bias.png", "encoder.keras",
+        "settings.json", "data.json", "history.csv", "summary.json", "curves.png", "bias.png",
+        "encoder.keras",
         "targets.json", "targets.png", "export/1/saved_model.pb", "export/1/fingerprint.pb",
         "export/1/variables/variables.index", "export/1/variables/variables.data-00000-of-00001",
         f"logs/{events.name}", f"logs/pictures/{pictures.name}",
@@ -639,6 +641,18 @@ def test_all_targets_and_the_way_on_from_an_encoder(script, files, tmp_path):
     assert again["targets"]["as given"]["classification"]["linear_probe"] == (
         summary["targets"][method]["classification"]["linear_probe"]
     )
+
+
+def test_several_seeds_in_the_folder_of_one(script, files, tmp_path):
+    with RunFolder(tmp_path / "run") as folder:
+        folder.open({"seed": 0})
+        folder.finish({})
+    arguments = (f"--dataset=npz:{files}/good.npz", "--tasks=rotation,instance", "--seeds=2",
+                 f"--train_dir={tmp_path / 'run'}", "--dry_run")
+    done = script(*arguments)
+    assert done.status == 2 and "holds a run with other settings" in done.err
+    done = script(*arguments, "--overwrite")
+    assert (done.status, done.err) == (0, "")
 
 
 @pytest.mark.slow

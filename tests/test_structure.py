@@ -15,12 +15,13 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "registry": set(),
+    "regular_files": set(),
     "plugins": {"registry"},
     "replicas": set(),
     "op_util": {"registry"},
-    "nets": {"registry"},
-    "dataloader": {"registry"},
-    "experiment": {"registry", "plugins", "nets"},
+    "nets": {"registry", "regular_files"},
+    "dataloader": {"registry", "regular_files"},
+    "experiment": {"registry", "regular_files", "plugins", "nets"},
     "distillers": {"registry", "plugins", "replicas", "nets", "op_util"},
     "pretext": {"registry", "plugins", "replicas", "nets", "op_util"},
     "targets": {"registry", "plugins", "nets", "op_util", "dataloader"},

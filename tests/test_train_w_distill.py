@@ -389,7 +389,8 @@ def test_what_a_run_leaves(finished):
         if path.is_file() and not path.name.startswith(".")
     }
     own = {
-        "settings.json", "history.csv", "summary.json", "best.npz", "curves.png", "student.keras",
+        "settings.json", "data.json", "history.csv", "summary.json", "best.npz", "curves.png",
+        "student.keras",
         "export/1/saved_model.pb", "export/1/fingerprint.pb", "export/1/variables/variables.index",
         "export/1/variables/variables.data-00000-of-00001",
         *(f"checkpoints/00000{epoch}-000000.npz" for epoch in (EPOCHS - 1, EPOCHS)),

@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeVar
 
 from absl import flags
 
+from experiment.command.flag_files import with_flag_files
 from experiment.command.options import help_text
 from experiment.run.failures import describe, write_traceback
 from experiment.run.interruption import Interrupted
@@ -84,10 +85,7 @@ def _parse(description: str) -> list[str]:
     if any(argument in _HELP for argument in sys.argv[1:]):
         print(help_text(description))
         sys.exit(0)
-    try:
-        words = flags.FLAGS(list(sys.argv))
-    except UnicodeDecodeError as error:
-        raise UserError(f"the --flagfile is not UTF-8 text: {error}") from None
+    words = flags.FLAGS([*sys.argv[:1], *with_flag_files(sys.argv[1:])])
     if len(words) > 1:
         raise UserError(
             f"unexpected argument {words[1]!r}; give every setting as a flag, --NAME=VALUE, and "

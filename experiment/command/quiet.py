@@ -5,7 +5,8 @@
 
 Import it after the command line is read, and before anything that imports TensorFlow. On every
 start TensorFlow prints how it was built and which drivers it did not find, and at each export which
-files it wrote: errors get lost among these lines. Warnings and errors stay.
+files it wrote, and its warnings repeat errors that are raised as well: errors get lost among these
+lines. Errors stay.
 ``TF_CPP_MIN_LOG_LEVEL=0`` in the environment brings everything back.
 """
 
@@ -64,7 +65,7 @@ def _only_what_matters() -> Iterator[None]:
 
 
 def _load() -> None:
-    if os.environ.setdefault(_LEVEL, "1") == "0":
+    if os.environ.setdefault(_LEVEL, "2") == "0":
         return
     with _only_what_matters():
         import tensorflow as tf

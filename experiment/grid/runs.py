@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class Run:
         command: the process to start.
         settings: what its script gives to `RunFolder.open`.
         needs: a run that has to be finished before.
-        results: the entries that the summary of the finished run has to have.
+        results: the entries that the summary of the finished run has to have, with their types.
     """
 
     group: str
@@ -39,7 +39,7 @@ class Run:
     command: tuple[str, ...]
     settings: Mapping[str, Any]
     needs: Run | None = None
-    results: tuple[str, ...] = ()
+    results: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -25,10 +25,12 @@ from experiment.run.folder import RunFolder, write_text
 BASELINE = "None"  # the student trained alone
 TEACHER = "teacher"  # the run that trains the teacher
 SAME_TEACHER = 5e-3  # two measurements of a teacher's top-1 may differ by this much
-RESULTS = (  # what is read from each run's summary
-    "student_top1", "student_top1_last", "student_top1_best", "student_top5_last", "teacher_top1",
-    "images_per_second", "seconds", "parameters", "flops",
-)
+RESULTS = {  # what is read from each run's summary
+    **dict.fromkeys(("student_top1", "student_top1_last", "student_top5_last"), float),
+    **dict.fromkeys(("student_top1_best", "teacher_top1"), float | None),
+    **dict.fromkeys(("images_per_second", "seconds"), float),
+    **dict.fromkeys(("parameters", "flops"), int),
+}
 CLEAR = 2  # a difference of more deviations, of the baseline over seeds, is clear
 
 

@@ -9,10 +9,13 @@ from typing import Any
 from experiment.report import tables
 from experiment.run.durations import rough_duration
 
-RESULTS = (  # what `final_table` reads of a summary
-    "method", "dataset", "teacher_top1", "student_top1", "student_top1_last", "student_top1_best",
-    "student_top5", "agreement", "parameters", "flops", "images_per_second", "seconds",
-)
+RESULTS = {  # what `final_table` reads of a summary
+    **dict.fromkeys(("method", "dataset"), str),
+    **dict.fromkeys(("student_top1", "student_top1_last", "student_top5"), float),
+    **dict.fromkeys(("teacher_top1", "student_top1_best", "agreement"), float | None),
+    **dict.fromkeys(("parameters", "flops"), int),
+    **dict.fromkeys(("images_per_second", "seconds"), float),
+}
 
 
 def plan_table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -60,7 +60,15 @@ def draw_embeddings(
     write_projector(folder.directory("projector", *FILES), vectors, images, names)
 
 
-def bias_table(bias: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> str:
+class BiasEntry(TypedDict):
+    """What is known about a task of a run, one value per seed."""
+
+    bias: list[float]
+    multi: list[float]
+    single: list[float]
+
+
+def bias_table(bias: Mapping[str, Mapping[str, BiasEntry]]) -> str:
     """A table of the bias of each task in each multi-task run, at most 80 columns wide.
 
     Args:

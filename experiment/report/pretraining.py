@@ -81,6 +81,15 @@ def scoring(name: str) -> str:
     return _fill(f"scoring {name} on target tasks")
 
 
+RESULTS = {  # what is read of a summary
+    **dict.fromkeys(("method", "dataset"), str),
+    "held_out": dict[str, dict[str, float | None]],
+    "targets": dict[str, dict[str, dict[str, float | None]]],
+    "parameters": int,
+    **dict.fromkeys(("images_per_second", "seconds"), float),
+}
+
+
 def final_table(summary: Mapping[str, Any], folder: Path) -> str:
     """A table of a finished run, without its scores.
 

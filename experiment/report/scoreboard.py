@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 from scipy.stats import rankdata
@@ -19,6 +19,16 @@ Metrics = dict[str, dict[str, float]]
 Scores = dict[str, list[Metrics]]
 # Mean, deviation and values, by encoder, target and metric.
 Summary = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
+
+
+class Entry(TypedDict):
+    """A metric in a `Summary`."""
+
+    mean: float | None
+    deviation: float | None
+    values: list[float | None]
+
+
 
 
 class Target(Protocol):

@@ -6,6 +6,7 @@ and the like) as unsigned integers of the same width.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ import ml_dtypes  # noqa: F401  (makes NumPy know "bfloat16" and its like by nam
 import numpy as np
 
 from experiment.run.folder import replacing
+from regular_files import open_regular
 
 _DIGEST = 64  # hexadecimal digits of a SHA-256 sum: the last bytes of the archive's comment
 _ABOUT = "about.json"
@@ -78,10 +80,16 @@ def load(path: str | os.PathLike) -> tuple[Any, dict[str, dict[str, np.ndarray]]
     """Read what `save` wrote: ``(about, {group: {name: array}})``.
 
     Raises:
-        DamagedFile: the file is truncated or changed.
+        DamagedFile: the file is truncated or changed, or is none.
         OSError: there is no such file, or it cannot be read.
     """
-    with open(path, "rb") as file:
+    try:
+        descriptor = open_regular(path)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise DamagedFile(f"{Path(path).name} {error.strerror}") from error
+    with open(descriptor, "rb") as file:
         length = os.path.getsize(path) - _DIGEST
         digest = _checksum(file, length)
         if length < 0 or file.read(_DIGEST) != digest:

@@ -19,6 +19,12 @@ CLASSES = "classes.txt"
 FILES = ("saved_model.pb", "fingerprint.pb", "variables/variables.*", "assets/*", CLASSES)
 
 
+_NO_IMAGES = (
+    "every value of these images is 0 or 1; expected uint8 in 0..255: multiply floats in 0..1 by "
+    "255 and round them"
+)
+
+
 def classification(logits: tf.Tensor) -> dict[str, tf.Tensor]:
     """From logits [N,classes]: ``probabilities`` float32 [N,classes], ``classes`` int32 [N]."""
     probabilities = tf.nn.softmax(tf.cast(logits, tf.float32))
@@ -66,7 +72,8 @@ def export_saved_model(
 
     Its ``serving_default`` takes ``image`` uint8 [N,H,W,C], any N >= 1, normalises it as
     ``(image - mean) / deviation``, runs the network in inference mode (dropout off, batch
-    normalisation with its moving statistics) and returns what `outputs` makes of it.
+    normalisation with its moving statistics) and returns what `outputs` makes of it. A batch
+    without a value above 1 is refused: it is of floats in 0..1 that were cast, or of nothing.
     Call it outside of a distribution strategy's scope; the model may be of one. `check_export`
     then compares what was written with the model.
 
@@ -104,6 +111,8 @@ def export_saved_model(
 
     @tf.function(input_signature=[signature])
     def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        # TensorFlow casts NumPy's floats without a word: those in 0..1 become black.
+        tf.debugging.Assert(tf.reduce_max(image) > 1, [_NO_IMAGES])
         image = tf.cast(image, tf.float32)
         if taken[:2] != (height, width):
             image = tf.image.resize(image, taken[:2], antialias=True)
@@ -166,27 +175,32 @@ def check_export(
     scored: list[dict[str, np.ndarray]] = []
     for start in range(0, len(images), batch_size):
         batch = tf.constant(images[start : start + batch_size])
+        if tf.reduce_max(batch) <= 1:  # black, which the export refuses
+            continue
         served.append({key: np.asarray(value) for key, value in serve(image=batch).items()})
         given = outputs(model(prepare(batch), training=False))
         scored.append({key: np.asarray(value) for key, value in given.items()})
-    same, apart = np.ones(len(images), bool), np.zeros(len(images))
+    count = sum(len(next(iter(each.values()))) for each in scored)
+    if not count:
+        return ExportCheck(0, None, 0.0)
+    same, apart = np.ones(count, bool), np.zeros(count)
     has_classes = False
     for key in scored[0]:
         ours, theirs = (np.concatenate([each[key] for each in part]) for part in (served, scored))
         if theirs.dtype.kind in "iub":
             has_classes = True
-            same &= (ours == theirs).reshape(len(images), -1).all(axis=1)
+            same &= (ours == theirs).reshape(count, -1).all(axis=1)
         elif theirs.dtype.kind == "f":
             apart = np.maximum(apart, _differences(ours, theirs))
     found = ExportCheck(
-        len(images), float(same.mean()) if has_classes else None, float(apart.max())
+        count, float(same.mean()) if has_classes else None, float(apart.max())
     )
     narrow = is_narrow(model)
     if np.quantile(apart, 0.9, method="higher") > 0.1 if narrow else apart.max() > 0.005:
         agreement = f", the same class for {100 * same.mean():.0f} %" if has_classes else ""
         raise UserError(
             f"the export in {directory} does not answer as the model that was scored: on "
-            f"{len(images)} images its outputs differ by up to {100 * apart.max():.3g} % of the "
+            f"{count} images its outputs differ by up to {100 * apart.max():.3g} % of the "
             f"largest one{agreement}; do not serve it, use the .keras file"
         )
     return found

@@ -1,4 +1,5 @@
-"""Files, disk and memory that fail: in one line for people, with the traceback in a file."""
+"""Files, disk, memory and operations of TensorFlow that fail: in one line for people, with the
+traceback in a file."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ _FULL = "no space left on device"
 
 
 def describe(error: BaseException) -> str | None:
-    """One line about a failure of files, disk or memory; None: `error` is of another kind."""
+    """One line about a failure of files, disk, memory or TensorFlow; None: `error` is of another
+    kind."""
     if isinstance(error, UserError):
         return None
     text = textwrap.shorten(str(error), _LONGEST, placeholder=" ...")
@@ -30,6 +32,8 @@ def describe(error: BaseException) -> str | None:
         return f"out of memory: {size}; use a smaller batch, smaller images or a smaller network"
     if isinstance(error, OSError):
         return text or type(error).__name__
+    if any(kind.__name__ == "OpError" for kind in type(error).__mro__):
+        return f"TensorFlow failed ({type(error).__name__}): {text}"
     return None
 
 

@@ -4,6 +4,7 @@ Names in the folder that every run has:
 
 - ``settings.json``: what the run was asked for, as given to `RunFolder.open`
 - ``summary.json``: results; its presence says that the run is finished
+- ``data.json``: facts of the data that the run began with
 - ``.written``: what the run wrote, one name or pattern a line; only that is ever removed
 - ``.lock``: held while a process works in the folder; without it a folder is no run's
 - ``error.txt``: the traceback where files, disk or memory failed
@@ -20,16 +21,24 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import textwrap
+import types
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from experiment.run.failures import TRACEBACK, describe, write_traceback
+from experiment.run.json_values import fits
 from registry import UserError
+from regular_files import read_bytes
 
 PARTIAL = ".partial-"
 SETTINGS = "settings.json"
 SUMMARY = "summary.json"
+DATA = "data.json"
+MOST_JSON = 10**8  # bytes
+_LONGEST_DIFFERENCE = 300
+_LONGEST_SHOWN = 80  # characters of a value that is not as expected
 _WRITTEN = ".written"
 _LOCK = ".lock"
 
@@ -139,16 +148,41 @@ def _shown(settings: Mapping[str, Any], name: str) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    fault = "not JSON of names and values"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_bytes(path, MOST_JSON))
     except (ValueError, RecursionError):  # also what is nested without end
         content = None
+    except OSError as error:
+        content, fault = None, error.strerror or str(error)
     if not isinstance(content, dict):
         raise UserError(
-            f"{path} is damaged (not JSON of names and values); remove that folder or choose "
-            "another one"
+            f"{path} is damaged ({fault}); remove that folder or choose another one"
         )
     return content
+
+
+def read_results(path: Path, needed: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON object in a file of a run, which the same command can write again.
+
+    Args:
+        path: the file.
+        needed: the entries that it has to have, with the type of each (see `fits`).
+
+    Raises:
+        UserError: the file is damaged, lacks an entry, or has one of another type.
+    """
+    found = _read_json(path)
+    for name, kind in needed.items():
+        if name not in found:
+            fault = f"it has no {name!r}"
+        elif not fits(found[name], kind):
+            shown = textwrap.shorten(repr(found[name]), _LONGEST_SHOWN, placeholder=" ...")
+            fault = f"its {name!r} is {shown[:_LONGEST_SHOWN]}"
+        else:
+            continue
+        raise UserError(f"{path} is damaged ({fault}); remove it and rerun the same command")
+    return found
 
 
 def _existing(path: Path) -> Path:
@@ -242,6 +276,28 @@ class RunFolder:
             self.close()
             raise
 
+    def check_data(self, facts: Mapping[str, Any]) -> None:
+        """Compare the data with those that the run began with, which the first call keeps in
+        ``data.json``.
+
+        Args:
+            facts: of the data, as far as JSON can hold them.
+
+        Raises:
+            UserError: the data have changed; each difference is named.
+        """
+        path = self.path / DATA
+        if not path.exists():
+            write_json(self.output(DATA), facts)
+            return
+        different = differences(_read_json(path), facts)
+        if different:
+            raise UserError(
+                f"the data have changed since the run in {self.path} began: "
+                f"{textwrap.shorten('; '.join(different), _LONGEST_DIFFERENCE, placeholder=' ...')}"
+                "; bring them back, or give --overwrite to start anew"
+            )
+
     def _open_locked(self, settings: Mapping[str, Any], overwrite: bool) -> str:
         state = self.state(settings, overwrite)  # Another process may just have given it back.
         if state == "new":
@@ -331,8 +387,9 @@ class RunFolder:
         """The list of what the run wrote."""
         path = self.path / _WRITTEN
         try:
-            names = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        except UnicodeDecodeError:
+            text = read_bytes(path, MOST_JSON) if os.path.lexists(path) else b""
+            names = text.decode("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError):
             names = [".."]
         if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
                for name in names):
@@ -367,24 +424,16 @@ class RunFolder:
         write_json(self.path / SUMMARY, summary)
         (self.path / TRACEBACK).unlink(missing_ok=True)  # of an attempt before
 
-    def summary(self, needed: Iterable[str] = ()) -> dict[str, Any]:
+    def summary(self, needed: Mapping[str, Any] = types.MappingProxyType({})) -> dict[str, Any]:
         """What the finished run reported.
 
         Args:
-            needed: the entries that it has to have.
+            needed: the entries that it has to have, with the type of each (see `fits`).
 
         Raises:
-            UserError: the file is damaged, or lacks an entry.
+            UserError: the file is damaged, lacks an entry, or has one of another type.
         """
-        path = self.path / SUMMARY
-        found = _read_json(path)
-        lacking = [name for name in needed if name not in found]
-        if lacking:
-            raise UserError(
-                f"{path} is damaged (it has no {lacking[0]!r}); remove it and rerun the same "
-                "command"
-            )
-        return found
+        return read_results(self.path / SUMMARY, needed)
 
     def _clear(self) -> None:
         """Remove what runs wrote here, but for the settings, which are to be replaced: without them

@@ -5,16 +5,9 @@ import socket
 
 import pytest
 
-from dataloader.files import (
-    check_regular,
-    decode_text,
-    list_files,
-    printable,
-    read_bytes,
-    read_lines,
-    subfolders,
-)  # fmt: skip
+from dataloader.files import decode_text, list_files, printable, read_lines, subfolders
 from registry import UserError
+from regular_files import check_regular, read_bytes
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])

@@ -347,3 +347,27 @@ def test_mistakes_are_named(top, fault, message):
         (top / "test").mkdir()
     with pytest.raises(UserError, match=message):
         load(top)
+
+
+@pytest.mark.parametrize("damage", ["cut off", "gone"])
+def test_an_image_that_is_damaged_after_the_start_is_named(top, damage):
+    data = load(top, in_memory="no")
+    file = top / "train" / "bee" / "2.png"
+    content = file.read_bytes()
+    file.unlink()
+    if damage == "cut off":
+        file.write_bytes(content[:-20])
+    with pytest.raises(UserError, match=r"1 of 8 images cannot be read: .*bee/2\.png \("), \
+            dataloader.naming_damage(*data.splits):
+        data.train.images(range(8))
+    with pytest.raises(ZeroDivisionError), dataloader.naming_damage(*data.splits):
+        1 / 0  # noqa: B018
+
+
+def test_facts_tell_other_data(top):
+    before = load(top).facts()
+    assert before == load(top).facts() and before["training images"] == 8
+    save(picture(55), top / "train" / "bee" / "2.png")
+    changed = load(top).facts()
+    assert before != changed and changed["training images"] == 8
+    json.dumps(changed)

@@ -1,5 +1,7 @@
 """SavedModels that do more than compute are refused before they are loaded."""
 
+import os
+
 import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
@@ -178,3 +180,20 @@ def test_the_export_of_a_network_with_many_kinds_of_layers_only_computes(tmp_pat
         size=(32, 32),
     )
     check_saved_model(tmp_path / "1")
+
+
+@pytest.mark.parametrize("name", ["saved_model.pb", "fingerprint.pb", "variables/variables.index"])
+@pytest.mark.parametrize("kind", ["pipe", "cut off", "empty"])
+def test_damaged_exports_take_one_line(tmp_path, name, kind):
+    """TensorFlow would wait for a pipe, and print a traceback for a fingerprint."""
+    path = save(tmp_path / "export", embedding, weight=tf.Variable(1.0))
+    file = path / name
+    content = file.read_bytes()
+    file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.write_bytes(content[: len(content) // 2] if kind == "cut off" else b"")
+    with pytest.raises(UserError) as told:
+        nets.ExportedEncoder(path)
+    assert str(path) in str(told.value) and "\n" not in str(told.value)

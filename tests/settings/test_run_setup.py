@@ -10,7 +10,13 @@ import dataloader
 import nets
 from registry import UserError
 from settings.distillation import Settings
-from settings.networks import check_teacher, class_difference, create_method, standardize
+from settings.networks import (
+    check_taps,
+    check_teacher,
+    class_difference,
+    create_method,
+    standardize,
+)
 from settings.run_setup import augmentation_of, describe_augmentation, prepare, score_teacher
 
 BRIGHTNESS = np.array([20.0, 90.0, 160.0, 230.0])
@@ -106,3 +112,16 @@ def test_how_images_are_changed_is_said(files):
     plain = dataclasses.replace(settings, flip=False, rotation=0.0, crop_padding=0)
     assert augmentation_of(plain, data).changes_nothing
     assert "training images: as they are" in describe_augmentation(plain, data)
+
+
+def test_all_layers_that_must_be_given_are_asked_for_at_once(files):
+    networks = {"teacher": keras.models.load_model(files / "teacher.keras")}
+    networks["student"] = keras.Model(networks["teacher"].inputs, networks["teacher"].outputs,
+                                      name="own")
+    method = create_method(Settings(Distillation="AT"))
+    both = "'shades' and 'own' are none .*: --teacher_taps a,b,c and --student_taps a,b,c, from"
+    with pytest.raises(UserError, match=both):
+        check_taps(networks, Settings(), method)
+    with pytest.raises(UserError, match="'own' is not one .*: --student_taps a,b,c, from"):
+        check_taps(networks, Settings(teacher_taps=("a", "b")), method)
+    check_taps(networks, Settings(), create_method(Settings(Distillation="Soft_logits")))

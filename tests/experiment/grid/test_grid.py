@@ -208,7 +208,7 @@ def test_the_process_of_a_killed_grid_saves_and_ends_and_the_grid_goes_on(tmp_pa
 
 
 def test_a_run_whose_summary_lacks_results_has_failed(tmp_path):
-    run = dataclasses.replace(fake(tmp_path, "A", 1), results=("top1", "top5"))
+    run = dataclasses.replace(fake(tmp_path, "A", 1), results={"top1": float, "top5": float})
     outcomes, _, _ = carry_out([run])
     assert outcomes[0].status == FAILED and "it has no 'top5'" in outcomes[0].error
 

@@ -178,3 +178,23 @@ def test_names_of_the_classes_travel_with_the_export(tmp_path):
     assert found == [names[number] for number in answer["classes"].numpy()]
     lines = (tmp_path / "1" / "classes.txt").read_text(encoding="utf-8").splitlines()
     assert tuple(lines) == names
+
+
+def test_float_images_are_refused(tmp_path):
+    """TensorFlow casts NumPy's floats to uint8 by itself: those in 0..1 become black."""
+    model = network("float32")
+    export.export_saved_model(
+        model, tmp_path / "1", image_shape=(8, 8, 3), mean=MEAN, deviation=DEVIATION
+    )
+    serve = tf.saved_model.load(str(tmp_path / "1")).signatures["serving_default"]
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    images[0] = 0  # one that is black among others is none of them
+    assert serve(image=images)["classes"].shape == (3,)
+    for scaled in (images / 255, (images / 255).astype("float32"), images // 255):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="multiply floats in 0..1 by 255"):
+            serve(image=scaled)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="uint8"):
+        serve(image=tf.constant(images / 255, tf.float32))
+    same = {"prepare": lambda image: (tf.cast(image, tf.float32) - MEAN) / DEVIATION}
+    assert export.check_export(tmp_path / "1", model, images, **same).images == 3
+    assert export.check_export(tmp_path / "1", model, images * 0, **same).images == 0

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tensorflow.errors import InvalidArgumentError
 
 from experiment.run import folder as folders
 from experiment.run.folder import RunFolder
@@ -169,9 +170,9 @@ def test_settings_nested_without_end_and_a_summary_of_another_shape(tmp_path):
     begun(tmp_path / "run")
     (tmp_path / "run/summary.json").write_text('{"accuracy": 1}')
     run = RunFolder(tmp_path / "run")
-    assert run.summary(["accuracy"]) == {"accuracy": 1}
+    assert run.summary({"accuracy": float}) == {"accuracy": 1}
     with pytest.raises(UserError, match=r"summary\.json is damaged \(it has no 'seconds'\)"):
-        run.summary(["accuracy", "seconds"])
+        run.summary({"accuracy": float, "seconds": float})
     for name in ("summary", "settings"):
         (tmp_path / f"run/{name}.json").write_text('{"a":' * 100_000)
     with pytest.raises(UserError, match=r"summary\.json is damaged"):
@@ -187,6 +188,8 @@ def test_settings_nested_without_end_and_a_summary_of_another_shape(tmp_path):
         (OSError("Can't write data (No space left on device)"), "the disk is full: "),
         (MemoryError("Unable to allocate 3 GiB"), "out of memory: Unable to allocate 3 GiB; "),
         (PermissionError(13, "Permission denied", "b"), "[Errno 13] Permission denied: 'b'"),
+        (InvalidArgumentError(None, None, "Invalid PNG data"),
+         "TensorFlow failed (InvalidArgumentError): Invalid PNG data"),
     ],
 )
 def test_a_failure_of_the_machine_takes_one_line_that_names_the_traceback(
@@ -217,3 +220,43 @@ def test_whether_another_process_works_in_the_folder(tmp_path):
         run.open({})
         assert RunFolder(tmp_path / "run").is_in_use()
     assert not RunFolder(tmp_path / "run").is_in_use()
+
+
+def test_pipes_and_folders_in_place_of_files_are_refused_by_name(tmp_path):
+    begun(tmp_path / "run")
+    for name in ("summary.json", "settings.json"):
+        (tmp_path / "run" / name).unlink(missing_ok=True)
+        os.mkfifo(tmp_path / "run" / name)
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(UserError, match=r"summary\.json is damaged \(is a named pipe, not a file"):
+        run.summary()
+    (tmp_path / "run/settings.json").unlink()
+    (tmp_path / "run/settings.json").write_text('{"epochs": 3}')
+    (tmp_path / "run/.written").unlink(missing_ok=True)
+    (tmp_path / "run/.written").mkdir()
+    with pytest.raises(UserError, match=r"\.written is damaged"), run:
+        run.open({"epochs": 3})
+
+
+@pytest.mark.parametrize("value", ["0.5", None, [1], {"a": 1}, True, 10**400])
+def test_results_of_another_type_are_refused_by_name(tmp_path, value):
+    begun(tmp_path / "run")
+    (tmp_path / "run/summary.json").write_text(json.dumps({"accuracy": value, "best": None}))
+    with pytest.raises(UserError, match=r"summary\.json is damaged \(its 'accuracy' is ") as told:
+        RunFolder(tmp_path / "run").summary({"best": float | None, "accuracy": float})
+    assert len(str(told.value)) < 300
+
+
+def test_data_that_changed_between_two_parts_of_a_run_are_told(tmp_path):
+    facts = {"training images": 40, "classes": ["a", "b"]}
+    for _ in range(2):
+        with RunFolder(tmp_path / "run") as run:
+            run.open({})
+            run.check_data(facts)
+    with RunFolder(tmp_path / "run") as run:
+        run.open({})
+        with pytest.raises(UserError, match="data have changed .*training images: 40 -> 41; bring"):
+            run.check_data({**facts, "training images": 41})
+    with RunFolder(tmp_path / "run") as run:
+        run.open({}, overwrite=True)  # starts anew, with other data
+        run.check_data({**facts, "training images": 41})

@@ -1,0 +1,170 @@
+"""Runs that are killed at random moments and gone on with: the result is that of a run that is not.
+
+Each of the four commands runs once without being disturbed. Then it is started, killed by SIGKILL
+or asked to stop by SIGTERM at a moment between its start and its end, started again, and so on; the
+last time it is left alone. All that it then has in its folder but times has to be the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tests.fuzz import children
+from tests.fuzz.material import NPZ, OWN, Material
+from tests.processes import assert_same_run, without_times
+
+OFTEN = ("--checkpoint_minutes=1e-9", "--deterministic")  # a checkpoint after each step
+LAST = ("checkpoints/000002-000000.npz", "best.npz")
+MOST_SECONDS = 300.0
+ENDED_BY = (0, 143, -signal.SIGTERM, -signal.SIGKILL)
+
+
+def same_distillation(one: Path, other: Path) -> None:
+    """Raise AssertionError unless the students are the same."""
+    assert_same_run(one, other, LAST, "student.keras")
+
+
+def same_pretraining(one: Path, other: Path) -> None:
+    """Likewise of encoders and their scores."""
+    assert_same_run(one, other, LAST[:1], "encoder.keras")
+    assert _json(one / "targets.json") == _json(other / "targets.json")
+
+
+def same_evaluation(one: Path, other: Path) -> None:
+    """Likewise of scores."""
+    for name in ("scores.json", "targets.json", "summary.json"):
+        assert _json(one / name) == _json(other / name), name
+
+
+def same_comparison(one: Path, other: Path) -> None:
+    """Likewise of all runs of a comparison."""
+    parts, others = (
+        [path.parent.relative_to(folder) for path in sorted(folder.rglob("student.keras"))]
+        for folder in (one, other)
+    )
+    assert parts and parts == others
+    for part in parts:
+        assert_same_run(one / part, other / part, LAST, "student.keras")
+
+
+def _json(path: Path) -> Any:
+    return without_times(json.loads(path.read_text()))
+
+
+@dataclass(frozen=True)
+class Killed:
+    """A command that is killed.
+
+    Attributes:
+        words: without its folder.
+        folder: the flag that names its folder.
+        same: raises AssertionError unless two folders hold the same result.
+    """
+
+    words: Sequence[str]
+    folder: str
+    same: Callable[[Path, Path], None]
+
+
+EPOCHS = ("--epochs=2", "--batch_size=10", "--crop_padding=1")
+RUNS = {
+    "train_w_distill": Killed(
+        ("--Distillation=FitNet", NPZ, *OWN, *EPOCHS, *OFTEN), "train_dir", same_distillation
+    ),
+    "compare": Killed(
+        ("--Distillation=None,AT", "--seeds=1", NPZ, *OWN, *EPOCHS, *OFTEN), "compare_dir",
+        same_comparison,
+    ),
+    "pretrain_tte": Killed(
+        (NPZ, "--tasks=rotation,instance", "--encoder_model=student.keras", *EPOCHS, *OFTEN,
+         "--targets=clustering"), "train_dir", same_pretraining,
+    ),
+    "evaluate": Killed(
+        (NPZ, "--encoder=student.keras,pixels", "--target=clustering,classification", "--seeds=2",
+         "--deterministic"), "out_dir", same_evaluation,
+    ),
+}
+
+
+def trial(command: str, seed: int, seconds: float, reference: Path, work: Path) -> str:
+    """Kill a run of `command` one to three times and let it go on; what went wrong, or ``""``.
+
+    Args:
+        command: one of `RUNS`.
+        seed: of moments and signals.
+        seconds: that the run takes when it is left alone.
+        reference: the folder of such a run.
+        work: where the inputs are, and the run is made.
+    """
+    random = Random(f"kill {command}/{seed}")
+    words = _words(command, "killed")
+    shutil.rmtree(work / "killed", ignore_errors=True)
+    told = []
+    for _ in range(random.choice((1, 2, 3))):
+        number = random.choice((signal.SIGKILL, signal.SIGTERM))
+        moment = random.uniform(0, 1.05 * seconds)
+        status, err = killed(words, work, number, moment)
+        told.append(f"{number.name} after {moment:.2f} s: status {status}")
+        if status not in ENDED_BY or "Traceback" in err or err.count("\n") > 1:
+            return f"{'; '.join(told)}: {err[-500:]}"
+    ended = children.run_command(words, work, MOST_SECONDS)
+    if ended.status or "Traceback" in ended.err or ended.err.count("\n") > 1:
+        return f"{'; '.join(told)}; then status {ended.status}: {ended.err[-500:]}"
+    try:
+        children.call(lambda: RUNS[command].same(reference, work / "killed"), work)
+    except RuntimeError as different:
+        return f"{'; '.join(told)}; then another result: {str(different)[-1000:]}"
+    return ""
+
+
+def killed(words: Sequence[str], work: Path, number: int, moment: float) -> tuple[int, str]:
+    """Start a command and send it a signal; its status and stderr."""
+    pid = children.start_command(words, work)
+    end = time.monotonic() + moment
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status), children.read_err(work)
+        time.sleep(0.005)
+    os.kill(pid, number)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status), children.read_err(work)
+
+
+def _words(command: str, folder: str) -> list[str]:
+    return [command, *RUNS[command].words, f"--{RUNS[command].folder}={folder}"]
+
+
+def run(seed: int, count: int, most_seconds: float, folder: Path, commands: Sequence[str]) -> int:
+    """Make so many trials, the commands in turn; 1 where one went wrong."""
+    material, began = Material(folder / "work"), time.monotonic()
+    material.need("arrays", "networks")
+    work = material.folder
+    taken = {}
+    for command in commands:
+        ended = children.run_command(_words(command, f"{command}-alone"), work, MOST_SECONDS)
+        assert ended.status == 0, ended
+        taken[command] = ended.seconds
+    done = wrong = 0
+    for number in range(count):
+        if time.monotonic() - began > most_seconds:
+            break
+        command = commands[number % len(commands)]
+        fault = trial(command, seed * 1000 + number // len(commands), taken[command],
+                      work / f"{command}-alone", work)
+        done += 1
+        if fault:
+            wrong += 1
+            print(f"FAULT {command}, kill {seed * 1000 + number // len(commands)}: {fault}",
+                  flush=True)
+    print(f"{done} trials in {time.monotonic() - began:.0f} s, seed {seed}: {wrong} went wrong")
+    return int(wrong > 0)
