@@ -28,6 +28,7 @@ from experiment.report.methods import methods_table
 from registry import UserError, plain
 from settings import distillation, known
 from settings.distillation import (
+    OF_RECIPE,
     TEACHER,
     Settings,
     determining_settings,
@@ -171,17 +172,22 @@ def plan(comparison: Comparison, settings: Settings) -> list[Run]:
     """
     folder = directory(comparison, settings)
     methods = settings_by_method(comparison, settings)
+    settings = settings.with_networks()
+    methods = {name: each.with_networks() for name, each in methods.items()}
     teacher_run, teacher = None, settings.teacher_file()
     if teacher is None and any(create_method(each).needs_teacher for each in methods.values()):
         alone = settings.of_teacher(folder / TEACHER)
-        teacher_run = plan_run(TEACHER, alone, folder / TEACHER, None)
+        teacher_run = plan_run(TEACHER, alone, folder / TEACHER, None, recipe_of(alone))
         teacher = str(teacher_run.folder)
+    methods = {name: dataclasses.replace(each, teacher=teacher) for name, each in methods.items()}
+    recipes = {name: recipe_of(each) for name, each in methods.items()}
     runs = [
         plan_run(
             name,
-            dataclasses.replace(each, seed=seed, teacher=teacher),
+            dataclasses.replace(each, seed=seed),
             folder / folder_name(name) / f"seed{seed}",
             teacher_run,
+            recipes[name],
         )
         for seed in range(settings.seed, settings.seed + comparison.seeds)
         for name, each in methods.items()
@@ -189,7 +195,16 @@ def plan(comparison: Comparison, settings: Settings) -> list[Run]:
     return [teacher_run, *runs] if teacher_run else runs
 
 
-def plan_run(group: str, settings: Settings, folder: Path, teacher: Run | None) -> Run:
+def recipe_of(settings: Settings) -> dict[str, Any]:
+    """What the recipe of some settings fills in. It is the same for all seeds, and looking data and
+    networks up takes a moment."""
+    filled = settings.named().with_recipe()
+    return {name: getattr(filled, name) for name in OF_RECIPE}
+
+
+def plan_run(
+    group: str, settings: Settings, folder: Path, teacher: Run | None, recipe: dict[str, Any]
+) -> Run:
     """A run of train_w_distill.py.
 
     Args:
@@ -197,9 +212,10 @@ def plan_run(group: str, settings: Settings, folder: Path, teacher: Run | None) 
         settings: of the run.
         folder: its run folder.
         teacher: the run that trains the teacher; None: there is none.
+        recipe: see `recipe_of`.
     """
     settings = dataclasses.replace(settings, train_dir=str(folder))
-    spelled = settings.spelled()
+    spelled = dataclasses.replace(settings, **recipe).spelled()
     method = create_method(settings)
     return Run(
         group=group,

@@ -282,7 +282,9 @@ def fit(settings: Settings, work: Work, folder: RunFolder) -> dict[str, Any]:
     """Train from wherever the run folder says the run is."""
     data, model = work.images, work.model
     steps = dataloader.steps_per_epoch(data.train, settings.batch_size)
-    rate = schedule(settings.schedule, settings.learning_rate, settings.epochs, steps)
+    rate = schedule(
+        settings.schedule, settings.learning_rate, settings.epochs, steps, settings.warmup_epochs
+    )
     with model.distribute_strategy.scope():
         model.compile(settings.make_optimizer(rate), jit_compile=settings.jit_compile)
         model.optimizer.build(model.trainable_variables)

@@ -49,6 +49,7 @@ from settings.run_setup import (
     augmentation_of,
     compile_for,
     describe_augmentation,
+    describe_recipe,
     make_setup,
     measure,
     prepare,
@@ -81,7 +82,8 @@ def train(settings: Settings) -> dict[str, Any]:
         UserError: the settings are wrong, do not fit each other or the data, or the run folder
             holds another run. Nothing is written then.
     """
-    settings = settings.spelled()
+    given = settings.named()
+    settings = given.spelled()
     if settings.dry_run:
         print(plan(settings))
         return {}
@@ -90,7 +92,7 @@ def train(settings: Settings) -> dict[str, Any]:
     if folder.state(determining, settings.overwrite) == "finished":
         print(f"{folder.path} is finished; --overwrite would start it anew")
     else:
-        setup = prepare(settings)
+        setup = dataclasses.replace(prepare(settings), given=given)
         with folder, dataloader.naming_damage(*setup.data.splits):
             if folder.open(determining, settings.overwrite) != "finished":
                 complete(setup, folder)
@@ -120,10 +122,10 @@ def complete(setup: Setup, folder: RunFolder) -> None:
 
 
 def train_teacher(setup: Setup, folder: RunFolder) -> Setup:
-    """Train the teacher in a run of its own, in ``teacher/`` of the run folder; the same setup with
-    the trained teacher."""
+    """Train the teacher in a run of its own, in ``teacher/`` of the run folder, by the recipe that
+    fits it; the same setup with the trained teacher."""
     own = RunFolder(folder.path / TEACHER)
-    alone = setup.settings.of_teacher(own.path).spelled()
+    alone = (setup.given or setup.settings).of_teacher(own.path).spelled()
     with own:
         determining = determining_settings(alone, create_method(alone))
         if own.open(determining, alone.overwrite) != "finished":
@@ -202,6 +204,7 @@ def summarize(setup: Setup, folder: RunFolder, progress: dict[str, Any]) -> dict
         "seconds": sum(row["seconds"] for row in history),
         "preprocessing": dataclasses.asdict(preprocessing),
         "class_names": list(data.class_names),
+        "recipe": describe_recipe(setup),
         "augmentation": dataclasses.asdict(augmentation_of(settings, data)),
         "settings": {**values(settings), "hyper_parameters": distiller.method.settings()},
     }
@@ -288,8 +291,13 @@ def draw_pictures(setup: Setup, folder: RunFolder) -> None:
 def notes(setup: Setup) -> list[str]:
     """How method, networks and data were fitted to each other."""
     settings, data, distiller = setup.settings, setup.data, setup.distiller
-    found = [describe_augmentation(settings, data)]
+    found = [describe_recipe(setup), describe_augmentation(settings, data)]
     found += [f"{settings.Distillation}: {note}" for note in distiller.notes]
+    if augmentation_of(settings, data).mixes:
+        found.append(
+            "of two images that are mixed, the main loss counts both labels by their shares; a "
+            "method that reads labels is told the larger part's"
+        )
     if not setup.classifies:
         found.append(
             "without labels the student's classification is not trained; evaluate.py scores its "
@@ -353,7 +361,7 @@ def describe_teacher(setup: Setup, folder: RunFolder) -> str:
 
 def list_layers(settings: Settings) -> str:
     """The layers of teacher and student, by the names that taps take."""
-    settings = settings.spelled()
+    settings = settings.named()
     data = settings.load_data()
     teacher = load_teacher(settings, data, settings.teacher_file()).model
     networks = {TEACHER: teacher, "student": make_student(settings, data)}

@@ -7,7 +7,7 @@ from dataloader.augmentation import Augmentation
 from dataloader.batches import evaluation_batches, steps_per_epoch, training_batches
 from dataloader.data import Data, Images, MemoryImages, Split
 from dataloader.folder import naming_damage
-from dataloader.loading import Request, Source, load, register, sources
+from dataloader.loading import Outline, Request, Source, load, outline, register, sources
 from dataloader.scenes import Scenes, SceneSplit, is_scenes, load_scenes, scene_sources
 from registry import import_modules
 
@@ -18,6 +18,7 @@ __all__ = [
     "Data",
     "Images",
     "MemoryImages",
+    "Outline",
     "Request",
     "SceneSplit",
     "Scenes",
@@ -28,6 +29,7 @@ __all__ = [
     "load",
     "load_scenes",
     "naming_damage",
+    "outline",
     "register",
     "scene_sources",
     "sources",

@@ -1,4 +1,8 @@
-"""Random flip, rotation and shift of a whole batch in one projective transform."""
+"""What may happen to training images, and flip, rotation and shift of a batch in one transform.
+
+What is meant for photographs is in `photographs`, `randaugment` and `mixing`. Everything is a
+function of an image and of random numbers that are given, so that these alone decide.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,9 @@ DRAWS = 4
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The augmentation of the SSKD_SVD paper (section 4): flip, rotation, pad and crop back.
+    """What may happen to an image. By default that of the SSKD_SVD paper (section 4): flip,
+    rotation, pad and crop back. First comes the random resized crop, then these three in one
+    transform, RandAugment, the colour jitter, and last mixup or CutMix.
 
     Attributes:
         flip: mirror left and right, for every second image on average.
@@ -24,11 +30,24 @@ class Augmentation:
             by the nearest pixel.
         crop_padding: pad by so many pixels at each side and crop back to the size at a random
             place, which is a shift by -crop_padding..crop_padding whole pixels in each direction.
+        random_resized_crop: smallest share of the area that is cropped and enlarged to the size of
+            the image (see `photographs.crop`), above 0, up to 1; 0: none.
+        color_jitter: strength of the change of brightness, contrast and saturation (see
+            `photographs.jitter`), 0 (none) to 1.
+        randaugment: number of operations, 0 (none) or more, and their magnitude, 0 to 10 (see
+            `randaugment`).
+        mixup: alpha of mixup (see `mixing`), 0: none.
+        cutmix: alpha of CutMix, 0: none. Where both are given, each image gets one of them.
     """
 
     flip: bool
     rotation_degrees: float = 15.0
     crop_padding: int = 4
+    random_resized_crop: float = 0.0
+    color_jitter: float = 0.0
+    randaugment: tuple[int, float] = (0, 0.0)
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.rotation_degrees <= 180:
@@ -40,15 +59,44 @@ class Augmentation:
                 f"crop padding of {self.crop_padding} pixels: a whole number from 0 (none) expected"
             )
 
+        self._check_photographs()
+
+    def _check_photographs(self) -> None:
+        for name in ("random_resized_crop", "color_jitter"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} of {getattr(self, name)}: 0 (none) to 1 expected")
+        for name in ("mixup", "cutmix"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} of {getattr(self, name)}: 0 (none) or more expected")
+        number, magnitude = self.randaugment
+        if number != int(number) or number < 0 or not 0 <= magnitude <= 10:
+            raise UserError(
+                f"randaugment of {number:g},{magnitude:g}: a number of operations from 0 (none) "
+                "and a magnitude from 0 to 10 expected"
+            )
+
     @classmethod
     def none(cls) -> Augmentation:
         """No augmentation: images stay as they are."""
         return cls(flip=False, rotation_degrees=0.0, crop_padding=0)
 
     @property
+    def moves(self) -> bool:
+        """Whether images are flipped, rotated or shifted."""
+        return bool(self.flip or self.rotation_degrees or self.crop_padding)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether two images are mixed."""
+        return bool(self.mixup or self.cutmix)
+
+    @property
     def changes_nothing(self) -> bool:
         """Whether images stay as they are."""
-        return not self.flip and not self.rotation_degrees and not self.crop_padding
+        return not (
+            self.moves or self.mixes or self.random_resized_crop or self.color_jitter
+            or self.randaugment[0]
+        )
 
 
 def transforms(
@@ -96,7 +144,7 @@ def transforms(
 def augment(
     augmentation: Augmentation, images: tf.Tensor, uniform: tf.Tensor, fill: Sequence[int]
 ) -> tf.Tensor:
-    """A batch after augmentation.
+    """A batch after flip, rotation and shift.
 
     Args:
         augmentation: what may happen.
@@ -107,7 +155,7 @@ def augment(
     Returns:
         uint8 [B,H,W,C].
     """
-    if augmentation.changes_nothing:
+    if not augmentation.moves:
         return images
     height, width = images.shape[1:3]
     # The op fills all channels with one value. In the modular arithmetic of uint8 the fill colour

@@ -1,19 +1,29 @@
 """Batches of a split as a `tf.data.Dataset`: dicts of ``image``, ``label`` and ``index``.
 
 ``image`` is uint8 [B,H,W,C], ``label`` int32 [B] (-1 = unlabelled), ``index`` int64 [B]: the place
-in the split, which says the same image in every epoch and after a restart.
+in the split, which says the same image in every epoch and after a restart. Where images are mixed
+there are ``other_label`` and ``share`` too, see `mixing`.
 """
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import tensorflow as tf
 
+from dataloader import mixing, photographs, randaugment
 from dataloader.augmentation import DRAWS, Augmentation, augment
 from dataloader.data import Split
 from registry import UserError
 
 ORDER, AUGMENT = 0, 1
 """Streams of random numbers."""
+
+PHOTOGRAPH, OPERATIONS, MIXING = 0, 1, 2
+"""Further streams, of which the last has several."""
+
+FURTHER = 16
+"""At most so many further streams."""
 
 # Nothing here is control flow that depends on a tensor, and looking for some takes long.
 _not_converted = tf.autograph.experimental.do_not_convert
@@ -35,6 +45,12 @@ def _stream_seed(seed: int, epoch: tf.Tensor, stream: int) -> tf.Tensor:
     return tf.stack([tf.constant(seed, tf.int64), 2 * epoch + stream])
 
 
+def _further_seed(seed: int, epoch: tf.Tensor, stream: int) -> tf.Tensor:
+    """Likewise of the further streams; none is one of `_stream_seed`, as the second word is
+    negative."""
+    return tf.stack([tf.constant(seed, tf.int64), stream - FURTHER * (epoch + 1)])
+
+
 def _order(seed: int, epoch: tf.Tensor, count: int) -> tf.Tensor:
     """The order of the images in an epoch: a permutation of 0..count-1, int64 [count]."""
     keys = tf.random.stateless_uniform(
@@ -43,9 +59,53 @@ def _order(seed: int, epoch: tf.Tensor, count: int) -> tf.Tensor:
     return tf.cast(tf.argsort(keys, stable=True), tf.int64)
 
 
-def _draws(seed: int, epoch: tf.Tensor, count: int) -> tf.Tensor:
-    """The augmentation's random numbers of every image in an epoch, float32 [count,4]."""
-    return tf.random.stateless_uniform([count, DRAWS], _stream_seed(seed, epoch, AUGMENT))
+class _Draws(NamedTuple):
+    """The augmentation's random numbers of images, a row each, float32 in [0, 1); those that it
+    does not need have no columns.
+
+    Attributes:
+        moves: for flip, rotation and shift.
+        photograph: for crop and jitter.
+        operations: for RandAugment.
+    """
+
+    moves: tf.Tensor
+    photograph: tf.Tensor
+    operations: tf.Tensor
+
+    def rows(self, index: tf.Tensor) -> _Draws:
+        """Those of the images `index`."""
+        return _Draws(*(tf.gather(part, index) for part in self))
+
+
+def _draws(augmentation: Augmentation, seed: int, epoch: tf.Tensor, count: int) -> _Draws:
+    """Those of every image in an epoch."""
+    is_photograph = bool(augmentation.random_resized_crop or augmentation.color_jitter)
+    columns = is_photograph * (photographs.CROP_DRAWS + photographs.JITTER_DRAWS)
+    operations = augmentation.randaugment[0] * randaugment.DRAWS
+    uniform = tf.random.stateless_uniform
+    return _Draws(
+        uniform([count, DRAWS], _stream_seed(seed, epoch, AUGMENT)),
+        uniform([count, columns], _further_seed(seed, epoch, PHOTOGRAPH)),
+        uniform([count, operations], _further_seed(seed, epoch, OPERATIONS)),
+    )
+
+
+def _augmented(
+    augmentation: Augmentation, images: tf.Tensor, draws: _Draws, fill: tuple[int, ...]
+) -> tf.Tensor:
+    """Images after all of the augmentation but mixing, uint8 [B,H,W,C]."""
+    of_crop = draws.photograph[:, : photographs.CROP_DRAWS]
+    of_jitter = draws.photograph[:, photographs.CROP_DRAWS :]
+    if augmentation.random_resized_crop:
+        images = photographs.crop(images, augmentation.random_resized_crop, of_crop)
+    images = augment(augmentation, images, draws.moves, fill)
+    number, magnitude = augmentation.randaugment
+    if number:
+        images = randaugment.randaugment(images, magnitude, draws.operations, fill)
+    if augmentation.color_jitter:
+        images = photographs.jitter(images, augmentation.color_jitter, of_jitter)
+    return images
 
 
 def _options() -> tf.data.Options:
@@ -105,20 +165,38 @@ def training_batches(
     @_not_converted
     def epoch_plan(epoch: tf.Tensor) -> tf.data.Dataset:
         order = _order(seed, epoch, count)
-        uniform = _draws(seed, epoch, count)
+        draws = _draws(augmentation, seed, epoch, count)
+        mixtures = None
+        if augmentation.mixes:
+            mixtures = mixing.draw(
+                augmentation.mixup, augmentation.cutmix, count, _further_seed(seed, epoch, MIXING)
+            )
         first = tf.where(epoch == start_epoch, tf.constant(start_step, tf.int64), 0)
 
         @_not_converted
-        def plan(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def plan(step: tf.Tensor) -> dict[str, Any]:
             index = order[step * batch_size : (step + 1) * batch_size]
-            return index, tf.gather(uniform, index)
+            planned = {"index": index, "draws": draws.rows(index)}
+            if mixtures is not None:
+                mixed = mixing.rows(mixtures, index)
+                planned |= {"mixtures": mixed, "others_draws": draws.rows(mixed.other)}
+            return planned
 
         return tf.data.Dataset.range(first, steps).map(plan)
 
     @_not_converted
-    def batch(index: tf.Tensor, uniform: tf.Tensor) -> dict[str, tf.Tensor]:
-        images = augment(augmentation, split.images(index), uniform, split.fill)
-        return {"image": images, "label": tf.gather(split.label_tensor, index), "index": index}
+    def batch(planned: dict[str, Any]) -> dict[str, tf.Tensor]:
+        index = planned["index"]
+        images = _augmented(augmentation, split.images(index), planned["draws"], split.fill)
+        made = {"image": images, "label": tf.gather(split.label_tensor, index), "index": index}
+        if augmentation.mixes:
+            mixtures = planned["mixtures"]
+            others = _augmented(
+                augmentation, split.images(mixtures.other), planned["others_draws"], split.fill
+            )
+            made["image"], made["share"] = mixing.mix(images, others, mixtures)
+            made["other_label"] = tf.gather(split.label_tensor, mixtures.other)
+        return made
 
     total = max(0, (epochs - start_epoch) * steps - start_step)
     return (

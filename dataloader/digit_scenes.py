@@ -7,6 +7,7 @@ encoder that was pre-trained on the training digits has not seen a test digit.
 from __future__ import annotations
 
 import numpy as np
+import tensorflow as tf
 from sklearn.datasets import load_digits
 
 from dataloader.digits import TEST_SEED, TEST_SHARE
@@ -71,6 +72,15 @@ def _scenes(
     return SceneSplit(images, boxes, labels, difficult)
 
 
+# As a graph: thousands of digits are enlarged, one by one.
+@tf.function(
+    input_signature=[tf.TensorSpec([None, None, 1], tf.float32), tf.TensorSpec([2], tf.int32)],
+    autograph=False,
+)
+def _enlarged(digit: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    return resized(digit, size)
+
+
 def _place(
     digit: np.ndarray, image: np.ndarray, placed: list[np.ndarray], random: np.random.Generator
 ) -> bool:
@@ -87,7 +97,7 @@ def _place(
     """
     height, width = image.shape[:2]
     side = round(min(height, width) * random.uniform(*SIZES))
-    drawn = resized(digit[..., None], (side, side)).numpy()
+    drawn = _enlarged(digit[..., None], tf.constant([side, side])).numpy()
     down, right = (np.flatnonzero((drawn >= INK).any(axis)) for axis in ((1, 2), (0, 2)))
     box = np.array([right[0], down[0], right[-1] + 1, down[-1] + 1])
     for _ in range(_ATTEMPTS):

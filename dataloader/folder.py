@@ -26,7 +26,7 @@ from dataloader.image_files import (
     white_of,
 )
 from dataloader.image_folders import Facts, Found, find_images, read_cache, write_cache
-from dataloader.loading import Request, Source, register
+from dataloader.loading import Outline, Request, Source, register
 from dataloader.memory import check_memory, free_memory
 from dataloader.resizing import resized
 from dataloader.splitting import rows_for_testing
@@ -214,14 +214,36 @@ def _listed(top: Path) -> tuple[Found, Facts | None]:
         ) from error
 
 
-def _joined(parts: list[list[list[str]]], top: Path) -> tuple[list[str], list[np.ndarray]]:
-    """Paths of all images one part after the other, and the labels (int64 [N]) of each part."""
+def _joined(found: Found, top: Path) -> tuple[list[str], list[np.ndarray]]:
+    """Paths of all images, those of training, test and validation one after the other, and the
+    labels (int64 [N]) of each of these that is there. Raises UserError where there is nothing to
+    train on."""
+    parts = [part for part in (found.train, found.test, found.validation) if part is not None]
     files = [os.path.join(top, file) for part in parts for file in chain(*part)]
     labels = [np.repeat(np.arange(len(part)), [len(files) for files in part]) for part in parts]
+    if not len(labels[0]):
+        raise UserError(f"{printable(top)} has no images in train/CLASS/* ({', '.join(READ)})")
     return files, labels
 
 
-@register("folder", argument="DIR", lazy=True)
+def _size_of(file: str) -> tuple[int, int]:
+    """Height and width of an image; of a damaged one, which is refused later, 1x1."""
+    return examine([file], [True])[0].size or (1, 1)
+
+
+def outline(request: Request) -> Outline:
+    """By the names of the files, and the size of the first image."""
+    top = Path(request.argument).expanduser()
+    found, _ = _listed(top)
+    files, labels = _joined(found, top)
+    count = len(labels[0])
+    if len(labels) == 1:
+        count -= round(TEST_SHARE * count)
+    size = request.image_size or _size_of(files[0])
+    return Outline(count, (*size, 3), has_validation=found.validation is not None)
+
+
+@register("folder", argument="DIR", lazy=True, outline=outline)
 def folder(request: Request) -> Source:
     """``folder:DIR``: images in ``DIR/train/CLASS``, ``DIR/test/CLASS`` and ``DIR/val/CLASS`` (or
     ``valid``, ``validation``), at any depth.
@@ -240,11 +262,8 @@ def folder(request: Request) -> Source:
     found, facts = _listed(top)
     for note in found.notes:
         logging.getLogger(__name__).warning("%s", note)
-    parts = [part for part in (found.train, found.test, found.validation) if part is not None]
-    files, labels = _joined(parts, top)
-    if not len(labels[0]):
-        raise UserError(f"{printable(top)} has no images in train/CLASS/* ({', '.join(READ)})")
-    size = request.image_size or examine(files[:1], [True])[0].size or (1, 1)  # refused below
+    files, labels = _joined(found, top)
+    size = request.image_size or _size_of(files[0])
     in_memory = _is_for_memory(request, len(files), size, top)
     if facts is None:
         most = len(files) if in_memory else DECODED_AT_START

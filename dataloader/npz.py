@@ -10,13 +10,13 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
 from dataloader.data import MemoryImages, Split
 from dataloader.files import printable
-from dataloader.loading import Request, Source, numbered, register
+from dataloader.loading import Outline, Request, Source, numbered, register
 from dataloader.memory import check_memory
 from dataloader.resizing import resized_array
 from registry import UserError
@@ -78,14 +78,33 @@ class Archive:
             UserError: it is damaged, holds Python objects, or does not fit into the memory.
         """
         where = f"{self.file}: {key}"
-        names = self._archive.namelist()
-        member = f"{key}.npy" if f"{key}.npy" in names else key
+        header = self._header(key)
+        needed = math.prod(header.shape) * header.dtype.itemsize
+        check_memory(needed, where, "use folder:DIR, which can leave images on disk")
         try:
-            with self._archive.open(member) as opened:
-                needed, header = _promised(opened)
-            if needed != self.sizes[key] - header:
+            with self._archive.open(self._member(key)) as opened:
+                return np.lib.format.read_array(opened, allow_pickle=False)
+        except _DAMAGE as error:
+            raise UserError(f"{where} is damaged ({error})") from error
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """The shape of the array `key`, by its header. Raises UserError as `read`."""
+        return self._header(key).shape
+
+    def _member(self, key: str) -> str:
+        return f"{key}.npy" if f"{key}.npy" in self._archive.namelist() else key
+
+    def _header(self, key: str) -> _Header:
+        """What an array says of itself. Raises UserError as `read`."""
+        where = f"{self.file}: {key}"
+        try:
+            with self._archive.open(self._member(key)) as opened:
+                header = _read_header(opened)
+            promised = math.prod(header.shape) * header.dtype.itemsize
+            if promised != self.sizes[key] - header.length:
                 raise ValueError(
-                    f"its header promises {needed:,} bytes, there are {self.sizes[key] - header:,}"
+                    f"its header promises {promised:,} bytes, there are "
+                    f"{self.sizes[key] - header.length:,}"
                 )
         except _Objects as error:
             raise UserError(
@@ -94,12 +113,7 @@ class Archive:
             ) from error
         except _DAMAGE as error:
             raise UserError(f"{where} is damaged ({error})") from error
-        check_memory(needed, where, "use folder:DIR, which can leave images on disk")
-        try:
-            with self._archive.open(member) as opened:
-                return np.lib.format.read_array(opened, allow_pickle=False)
-        except _DAMAGE as error:
-            raise UserError(f"{where} is damaged ({error})") from error
+        return header
 
     def images(self, key: str) -> np.ndarray:
         """`key` as uint8 [N,H,W,C]. Raises UserError where it is no array of images."""
@@ -200,8 +214,16 @@ _DAMAGE = (
 """What reading a damaged, encrypted or strangely packed member raises."""
 
 
-def _promised(member: IO[bytes]) -> tuple[int, int]:
-    """By the header of an array in NumPy's format: the bytes of its values, and of the header.
+class _Header(NamedTuple):
+    """What an array in NumPy's format says of itself, and the bytes that this takes."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    length: int
+
+
+def _read_header(member: IO[bytes]) -> _Header:
+    """The header of an array in NumPy's format.
 
     Raises:
         _Objects: it holds Python objects.
@@ -222,7 +244,7 @@ def _promised(member: IO[bytes]) -> tuple[int, int]:
         raise _Objects
     if any(size < 0 for size in shape) or not dtype.itemsize:
         raise ValueError(f"{dtype} of shape {list(shape)}")
-    return math.prod(shape) * dtype.itemsize, start.tell()
+    return _Header(shape, dtype, start.tell())
 
 
 def _what_is_odd(labels: np.ndarray) -> str:
@@ -235,7 +257,18 @@ def _what_is_odd(labels: np.ndarray) -> str:
     return f" with fractions, such as {odd[0]}" if len(odd) else ""
 
 
-@register("npz", argument="FILE")
+def outline(request: Request) -> Outline:
+    """By the headers of the arrays alone."""
+    archive = Archive(request.argument)
+    shape = archive.shape("x_train")
+    shape = (*shape, 1) if len(shape) == 3 else shape
+    if len(shape) != 4:
+        archive.images("x_train")  # refuses it
+    size = request.image_size or shape[1:3]
+    return Outline(shape[0], (*size, shape[3]))
+
+
+@register("npz", argument="FILE", outline=outline)
 def npz(request: Request) -> Source:
     """``npz:FILE``: `x_train`, `x_test` uint8 [N,H,W,C] or [N,H,W] (grey), `y_train`, `y_test`
     integers [N]; `classes`, strings in the order of their numbers, if present. Other keys are

@@ -11,7 +11,7 @@ CHUNK = 1000
 """How many images to resize at a time."""
 
 
-def resized(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+def resized(images: tf.Tensor, size: tuple[int, int] | tf.Tensor) -> tf.Tensor:
     """Resize images bilinearly, with antialiasing and without keeping the aspect ratio.
 
     Args:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from dataloader.data import MemoryImages, Split
-from dataloader.loading import Request, Source, register, unknown
+from dataloader.loading import Outline, Request, Source, register, unknown
 from dataloader.memory import check_memory
 from dataloader.resizing import resized
 from dataloader.splitting import rows_for_testing
@@ -160,15 +160,8 @@ def _first_size(builder: Any, key: str) -> tuple[int, int]:
     return int(first[key].shape[0]), int(first[key].shape[1])
 
 
-@register("tfds", argument="NAME")
-def tfds(request: Request) -> Source:
-    """A classification set of tensorflow-datasets, from `data_dir` or downloaded to it, read into
-    memory in the order of its files.
-
-    The set's own ``test`` images (or else ``validation``, or else a stratified fifth of the
-    training images by the data seed) are the test images. Images are resized to `image_size`, or,
-    where they are of several sizes, to the first one's.
-    """
+def _opened(request: Request) -> tuple[Any, tuple[str, str], tuple[int, int, int]]:
+    """The builder of a set that is there, the keys of image and label, and the images' shape."""
     builder = builder_of(request.argument, request.data_dir)
     keys = _image_and_label(builder)
     prepare(builder)
@@ -180,7 +173,29 @@ def tfds(request: Request) -> Source:
         )
     height, width, channels = info.features[keys[0]].shape
     size = request.image_size or ((height, width) if height and width else None)
-    shape = (*(size or _first_size(builder, keys[0])), channels)
+    return builder, keys, (*(size or _first_size(builder, keys[0])), channels)
+
+
+def outline(request: Request) -> Outline:
+    """By what the set says of itself."""
+    builder, _, shape = _opened(request)
+    count = builder.info.splits["train"].num_examples
+    if not any(name in builder.info.splits for name in TEST_SPLITS):
+        count -= round(TEST_SHARE * count)
+    return Outline(count, shape)
+
+
+@register("tfds", argument="NAME", outline=outline)
+def tfds(request: Request) -> Source:
+    """A classification set of tensorflow-datasets, from `data_dir` or downloaded to it, read into
+    memory in the order of its files.
+
+    The set's own ``test`` images (or else ``validation``, or else a stratified fifth of the
+    training images by the data seed) are the test images. Images are resized to `image_size`, or,
+    where they are of several sizes, to the first one's.
+    """
+    builder, keys, shape = _opened(request)
+    info = builder.info
     test_split = next((name for name in TEST_SPLITS if name in info.splits), None)
     used = ["train", *([test_split] if test_split else [])]
     count = sum(info.splits[name].num_examples for name in used)

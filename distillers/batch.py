@@ -18,28 +18,34 @@ class Batch(NamedTuple):
         label: int32 ``[B]``, each image's class, -1 if unknown.
         index: int64 ``[B]``, each image's position in the training data, -1 or None if unknown.
         weight: float32 ``[B]``, each image's weight in the main loss.
+        share: float32 ``[B]`` in [0.5, 1]: of a mixture of two images, the share of the image that
+            `label` and `index` belong to; None: nothing is mixed.
+        other_label: int32 ``[B]``, the label of the other image; None: nothing is mixed.
     """
 
     image: tf.Tensor
     label: tf.Tensor
     index: tf.Tensor | None
     weight: tf.Tensor
+    share: tf.Tensor | None = None
+    other_label: tf.Tensor | None = None
 
 
 def as_batch(data: Any) -> Batch:
     """Convert the data that Keras passes to a step to a `Batch`.
 
     Args:
-        data: images or a dict ``{"image", "label", "index", "weight"}``, alone or in a tuple, as
-            Keras passes it: ``(images, labels)`` or ``(images, labels, sample_weight)``. Missing
-            labels and indices become -1, missing weights 1.
+        data: images or a dict ``{"image", "label", "index", "weight", "share", "other_label"}``,
+            alone or in a tuple, as Keras passes it: ``(images, labels)`` or ``(images, labels,
+            sample_weight)``. Missing labels and indices become -1, missing weights and shares 1.
 
     Raises:
         UserError: labels are one-hot.
     """
     image, label, weight = (*(data if isinstance(data, tuple) else (data,)), None, None)[:3]
-    index = None
+    index, share, other_label = None, None, None
     if isinstance(image, dict):
+        share, other_label = image.get("share"), image.get("other_label")
         label = image.get("label") if label is None else label
         weight = image.get("weight") if weight is None else weight
         image, index = image["image"], image.get("index")
@@ -53,13 +59,25 @@ def as_batch(data: Any) -> Batch:
     index = tf.cast(unknown if index is None else index, tf.int64)
     if weight is None:
         weight = tf.ones_like(label, tf.float32)
-    return Batch(image, label, index, tf.cast(tf.reshape(weight, [-1]), tf.float32))
+    share = tf.ones_like(label, tf.float32) if share is None else tf.cast(share, tf.float32)
+    other_label = label if other_label is None else tf.cast(other_label, tf.int32)
+    weight = tf.cast(tf.reshape(weight, [-1]), tf.float32)
+    return Batch(image, label, index, weight, share, other_label)
 
 
 def has_indices(data: Any) -> bool:
     """Whether the data that Keras passes to a step contains the images' indices."""
+    return _has(data, "index")
+
+
+def has_mixtures(data: Any) -> bool:
+    """Whether the images are mixtures of two."""
+    return _has(data, "share")
+
+
+def _has(data: Any, name: str) -> bool:
     first = data[0] if isinstance(data, tuple) else data
-    return isinstance(first, dict) and "index" in first
+    return isinstance(first, dict) and name in first
 
 
 def with_indices(x: Any) -> Any:
@@ -90,13 +108,43 @@ def check_labels(labels: Any, classes: int) -> None:
         raise UserError(f"labels are {values.min()} to {values.max()}{hint}; {expected}")
 
 
-def cross_entropy(logits: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def cross_entropy(
+    logits: tf.Tensor, label: tf.Tensor, smoothing: float = 0.0
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Each image's cross-entropy ``[B]``, and whether it is labelled ``[B]``, 1 or 0.
 
     Args:
         logits: ``[B, classes]``.
         label: int32 ``[B]``, -1 if unlabelled. The cross-entropy of unlabelled images is
             meaningless.
+        smoothing: share of the target that all classes have alike (Szegedy et al., "Rethinking the
+            Inception architecture", CVPR 2016), 0 to below 1.
     """
     loss = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(label, 0), logits)
+    if smoothing:
+        alike = -tf.reduce_mean(tf.nn.log_softmax(logits), axis=-1)
+        loss += smoothing * (alike - loss)
     return loss, tf.cast(label >= 0, loss.dtype)
+
+
+def main_cross_entropy(
+    logits: tf.Tensor, batch: Batch, smoothing: float = 0.0
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Cross-entropy of each image ``[B]`` and how much of it is labelled ``[B]``, 0 to 1.
+
+    That of a mixture is the mean of its two labels' by their shares; a part without a label counts
+    for nothing.
+
+    Args:
+        logits: ``[B, classes]``.
+        batch: of these images.
+        smoothing: see `cross_entropy`.
+    """
+    loss, known = cross_entropy(logits, batch.label, smoothing)
+    if batch.share is None:
+        return loss, known
+    other, other_known = cross_entropy(logits, batch.other_label, smoothing)
+    share = tf.cast(batch.share, loss.dtype)
+    known, other_known = share * known, (1 - share) * other_known
+    total = known + other_known
+    return tf.math.divide_no_nan(known * loss + other_known * other, total), total

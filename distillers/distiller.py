@@ -15,8 +15,9 @@ from distillers.batch import (
     Batch,
     as_batch,
     check_labels,
-    cross_entropy,
     has_indices,
+    has_mixtures,
+    main_cross_entropy,
     with_indices,
 )
 from distillers.keras_loss import KerasLoss
@@ -57,7 +58,9 @@ class Distiller(keras.Model):
     `fit` gives up once a fifth of an epoch's steps are of this kind.
 
     Batches are dicts ``{"image", "label", "index"}`` or pairs ``(image, label)`` with the class's
-    number as label; -1 marks an unlabelled image, which feeds the distillation loss only.
+    number as label; -1 marks an unlabelled image, which feeds the distillation loss only. Where
+    images are mixtures of two, dicts have ``"share"`` and ``"other_label"`` too (see `Batch`): the
+    main loss counts both labels, and a method that reads labels takes the larger part's.
 
     `fit` leads through all stages of a method that has several, unless `enter` was called: then it
     trains that stage.
@@ -74,6 +77,7 @@ class Distiller(keras.Model):
             input.
         main_loss: ``"cross_entropy"``, or ``"none"`` to transfer without any label.
         weight_decay: factor of ``||w||^2 / 2``, on all kernels that are trained.
+        label_smoothing: share of the main loss's targets that all classes have alike, 0 to below 1.
         samples: number of training images, for methods that keep something for each.
         epochs: of the whole run, which warm-ups are a share of; `fit` sets it.
 
@@ -93,6 +97,7 @@ class Distiller(keras.Model):
         teacher_preprocessing: Preprocessing | None = None,
         main_loss: str = "cross_entropy",
         weight_decay: float = 1e-4,
+        label_smoothing: float = 0.0,
         samples: int | None = None,
         epochs: int | None = None,
     ):
@@ -105,6 +110,7 @@ class Distiller(keras.Model):
         self.student = student
         self.main_loss = main_loss
         self.weight_decay = weight_decay
+        self.label_smoothing = label_smoothing
         # Keras tracks neither of the two, nor what `Untracked` holds.
         self._student, self._teacher = read_networks(
             method, student, teacher, (student_outputs, teacher_outputs),
@@ -254,6 +260,8 @@ class Distiller(keras.Model):
         batch, weight = replicas.never_empty(as_batch(data))
         if not has_indices(data):
             batch = batch._replace(index=None)
+        if not has_mixtures(data):
+            batch = batch._replace(share=None, other_label=None)
         variables = self.variables_to_train()
         statistics = self._batch_statistics()
         before = [tf.identity(variable.value) for variable in statistics]
@@ -273,7 +281,7 @@ class Distiller(keras.Model):
         metrics["loss"] = tf.math.divide_no_nan(total, share_of_images(batch, weight))
         metrics[SKIPPED] = self._apply_if_finite(gradients, variables, statistics, before)
         logits = self._deployed_logits(student, training=False)
-        return self._log(logits, batch, metrics, weight)
+        return self._log(logits, batch, metrics, weight, self.label_smoothing)
 
     def _gradients(
         self,
@@ -327,7 +335,7 @@ class Distiller(keras.Model):
         ]
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        batch = as_batch(data)
+        batch = as_batch(data)._replace(share=None, other_label=None)
         logits = tf.cast(self._predicted(batch.image), tf.float32)
         return self._log(logits, batch, {}, tf.constant(1.0))
 
@@ -364,7 +372,7 @@ class Distiller(keras.Model):
         logits = [self._deployed_logits(student, training=True)]
         if teacher and self.method.trains_teacher:
             logits.append(teacher["logits"])
-        loss = main_loss(logits, batch)
+        loss = main_loss(logits, batch, self.label_smoothing)
         own = [tf.cast(each, tf.float32) for each in self._student.features.losses]
         own_loss = tf.add_n(own) / replicas.count() if own else 0.0
         return self.stage.main_weight * loss + own_loss
@@ -394,15 +402,17 @@ class Distiller(keras.Model):
         return {name: self._means[name].result() for name in names}
 
     def _log(
-        self, logits: tf.Tensor, batch: Batch, metrics: dict[str, tf.Tensor], weight: tf.Tensor
+        self, logits: tf.Tensor, batch: Batch, metrics: dict[str, tf.Tensor], weight: tf.Tensor,
+        smoothing: float = 0.0,
     ) -> dict[str, tf.Tensor]:
         """Update the running means, in which each sample counts for `weight`, and return them."""
-        loss, labelled = cross_entropy(logits, batch.label)
-        labelled *= tf.cast(weight, labelled.dtype)
+        loss, share_labelled = main_cross_entropy(logits, batch, smoothing)
+        share_labelled *= tf.cast(weight, share_labelled.dtype)
+        labelled = tf.cast(weight, tf.float32) * tf.cast(batch.label >= 0, tf.float32)
         known = tf.maximum(batch.label, 0)
-        self._means["main_loss"].update_state(loss, labelled)
+        self._means["main_loss"].update_state(loss, share_labelled)
         if "loss" not in metrics:
-            self._means["loss"].update_state(loss, labelled)
+            self._means["loss"].update_state(loss, share_labelled)
         for name, k in (("accuracy", 1), ("top5", 5)):
             self._means[name].update_state(top_k_hits(logits, known, k), labelled)
         weight *= tf.cast(tf.shape(batch.label)[0], tf.float32)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 import replicas
-from distillers.batch import Batch, cross_entropy
+from distillers.batch import Batch, main_cross_entropy
 from distillers.loss import Context, Reduction
 from distillers.stages import RunStage, Term
 
@@ -30,17 +30,20 @@ class Parts(NamedTuple):
     metrics: dict[str, tf.Tensor]
 
 
-def main_loss(logits: Sequence[tf.Tensor], batch: Batch) -> tf.Tensor:
+def main_loss(
+    logits: Sequence[tf.Tensor], batch: Batch, smoothing: float = 0.0
+) -> tf.Tensor:
     """This replica's part of the cross-entropy's mean over all labelled images of the global batch,
     summed over the networks that learn.
 
     Args:
         logits: ``[B, classes]`` of each network that learns.
         batch: whose weights multiply the images' losses.
+        smoothing: of the labels, see `batch.cross_entropy`.
     """
     total = 0.0
     for each in logits:
-        loss, labelled = cross_entropy(each, batch.label)
+        loss, labelled = main_cross_entropy(each, batch, smoothing)
         count = replicas.global_sum(tf.reduce_sum(labelled))
         weight = labelled * tf.cast(batch.weight, labelled.dtype)
         total += tf.math.divide_no_nan(tf.reduce_sum(loss * weight), count)

@@ -11,21 +11,56 @@ SCHEDULES = ("step", "cosine", "constant")
 
 
 def schedule(
-    name: str, learning_rate: float, epochs: int, steps_per_epoch: int
+    name: str,
+    learning_rate: float,
+    epochs: int,
+    steps_per_epoch: int,
+    warmup_epochs: float = 0.0,
 ) -> float | keras.optimizers.schedules.LearningRateSchedule:
     """The schedule `name` over a run or a stage of `epochs`.
 
     Args:
-        name: ``"step"`` (the paper's, see `stepwise`), ``"cosine"`` (to zero), ``"constant"``.
-        learning_rate: the first.
+        name: ``"step"`` (the paper's, see `stepwise`), ``"cosine"`` (see `cosine`), or
+            ``"constant"``.
+        learning_rate: the highest.
+        warmup_epochs: of the cosine; may be a fraction of an epoch.
+
+    Raises:
+        ValueError: there is no such schedule, or it has no warm-up and one is given.
     """
+    if name == "cosine":
+        return cosine(learning_rate, epochs * steps_per_epoch, warmup_epochs * steps_per_epoch)
+    if warmup_epochs:
+        raise ValueError(f"schedule {name!r} has no warm-up; expected warmup_epochs 0")
     if name == "step":
         return stepwise(learning_rate, epochs, steps_per_epoch)
-    if name == "cosine":
-        return keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps_per_epoch)
     if name == "constant":
         return learning_rate
     raise ValueError(f"schedule is {name!r}; expected one of {', '.join(SCHEDULES)}")
+
+
+def cosine(
+    learning_rate: float, steps: int, warmup_steps: float = 0
+) -> keras.optimizers.schedules.CosineDecay:
+    """Half a cosine from `learning_rate` to zero (Loshchilov & Hutter, ICLR 2017), after a warm-up
+    by equal steps (Goyal et al., 2017).
+
+    With w warm-up steps of n, step i has the rate ``learning_rate * (1 + i (w - 1) / w) / w`` for
+    i < w, from ``learning_rate / w`` on, so that the first step is not lost; and
+    ``learning_rate (1 + cos(pi (i - w) / (n - w))) / 2`` after it.
+
+    Args:
+        steps: of the run, warm-up included.
+        warmup_steps: rounded to whole steps; less than `steps`.
+    """
+    warmup = round(warmup_steps)
+    if not warmup:
+        return keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+    if warmup >= steps:
+        raise ValueError(f"{warmup} warm-up steps of {steps}; expected fewer")
+    return keras.optimizers.schedules.CosineDecay(
+        learning_rate / warmup, steps - warmup, warmup_target=learning_rate, warmup_steps=warmup
+    )
 
 
 def stepwise(

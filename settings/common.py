@@ -11,6 +11,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from experiment.command.options import Options, option
+from registry import UserError
 from settings.known import SCHEDULES, STRATEGIES
 
 if TYPE_CHECKING:
@@ -69,6 +70,20 @@ class DataSettings(Options):
             in_memory=self.in_memory,
         )
 
+    def outline_data(self) -> dataloader.Outline:
+        """How many images of which size there are; see `dataloader.outline`."""
+        import dataloader
+
+        size = self.image_size
+        return dataloader.outline(
+            self.dataset,
+            data_dir=self.data_dir,
+            image_size=size and (size, size),
+            validation_fraction=self.validation_fraction,
+            train_images=self.train_images,
+            seed=self.data_seed,
+        )
+
     def dataset_in_paths(self) -> str:
         """The data set's name as a part of a file's name."""
         return self.dataset.replace("/", "_").replace(":", "_")
@@ -79,30 +94,36 @@ class TrainingSettings(Options):
     """How to train. The script chooses what is None."""
 
     epochs: int | None = option(
-        None, "passes over the training images (default: 200; 10 for digits)", group=TRAINING,
-        minimum=1,
+        None, "passes over the training images (default: of the recipe)", group=TRAINING, minimum=1
     )
     batch_size: int | None = option(
-        None, "images a step, over all devices together (default: 128; 32 for digits)",
+        None, "images a step, over all devices together (default: of the recipe)",
         group=TRAINING, minimum=1,
     )
     optimizer: str | None = option(
-        None, "sgd is with Nesterov momentum (default: sgd; adam for digits)", group=TRAINING,
+        None, "sgd is with Nesterov momentum (default: of the recipe)", group=TRAINING,
         choices=("sgd", "adam"),
     )
     learning_rate: float | None = option(
-        None, "at the start (default: 1e-2 for sgd, 5e-4 for adam)", group=TRAINING, above=0
+        None, "the highest (default: of the recipe; 1e-2 for sgd, 5e-4 for adam where the recipe's "
+        "optimizer is another)", group=TRAINING, above=0,
     )
     momentum: float = option(0.9, "of sgd", group=TRAINING, minimum=0, maximum=1)
-    schedule: str = option(
-        "step", "of the learning rate; step: x0.1 after half and three quarters of the epochs",
-        group=TRAINING, choices=SCHEDULES,
+    schedule: str | None = option(
+        None, "of the learning rate; step: x0.1 after half and three quarters of the epochs "
+        "(default: of the recipe)", group=TRAINING, choices=SCHEDULES,
     )
-    weight_decay: float = option(
-        1e-4, "factor of ||w||^2 / 2 of all kernels", group=TRAINING, minimum=0
+    warmup_epochs: float | None = option(
+        None, "with --schedule cosine: epochs during which the learning rate rises to "
+        "--learning_rate (default: of the recipe)", group=TRAINING, minimum=0,
     )
-    mixed_precision: bool = option(
-        False, "compute in bfloat16, keep weights and the SVD in float32", group=TRAINING
+    weight_decay: float | None = option(
+        None, "factor of ||w||^2 / 2 of all kernels (default: of the recipe)", group=TRAINING,
+        minimum=0,
+    )
+    mixed_precision: bool | None = option(
+        None, "compute in bfloat16, keep weights and the SVD in float32 (default: for digits and "
+        "their default networks where the processor has it)", group=TRAINING,
     )
     jit_compile: bool = option(False, "compile the step by XLA", group=TRAINING)
     seed: int = option(
@@ -111,6 +132,19 @@ class TrainingSettings(Options):
     deterministic: bool = option(
         False, "the same bits again on the same machine; slower", group=TRAINING
     )
+
+    def check_schedule(self) -> None:
+        """Raise UserError where a warm-up does not fit the schedule. For `spelled` settings."""
+        if self.warmup_epochs and self.schedule != "cosine":
+            raise UserError(
+                f"--warmup_epochs is {self.warmup_epochs:g} and --schedule {self.schedule}: only "
+                "--schedule cosine has a warm-up"
+            )
+        if self.warmup_epochs and self.warmup_epochs >= self.epochs:
+            raise UserError(
+                f"--warmup_epochs is {self.warmup_epochs:g}; expected less than --epochs, "
+                f"{self.epochs}"
+            )
 
     def make_optimizer(self, learning_rate: Any) -> keras.optimizers.Optimizer:
         """The optimizer that the settings name, with a rate or a schedule of it."""

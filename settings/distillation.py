@@ -22,17 +22,26 @@ from experiment.command.options import (
     option,
 )
 from experiment.report.methods import methods_table
+from experiment.run.processor import computes_bfloat16
 from registry import UserError, nearest, plain
 from settings import known
 from settings.common import DATA, RUN, TRAINING, DataSettings, RunSettings, TrainingSettings
+from settings.recipes import AUTO, RECIPES, choose
 
 NETWORKS, METHOD = "networks", "method"
 TEACHER = "teacher"  # in a run folder, the folder of the run that trained the teacher
-# The paper's training, and one by which the few digits are learned in minutes: by SGD a network
-# as deep as the VGG teacher, which has no batch normalisation, hardly begins to learn them.
-PAPER = {"epochs": 200, "batch_size": 128, "optimizer": "sgd"}
-QUICK = {"epochs": 10, "batch_size": 32, "optimizer": "adam"}
-LEARNING_RATE = {"sgd": 1e-2, "adam": 5e-4}
+PAPERS_DATA = ("cifar10", "cifar100")
+PAPERS_PAIRS = ("VGG", "VGG_stride", "MobileNet", "ResNeXt")
+# The settings that a recipe gives a value to where they are left out.
+OF_RECIPE = (
+    "epochs", "batch_size", "optimizer", "learning_rate", "schedule", "warmup_epochs",
+    "weight_decay", "rotation", "crop_padding", "random_resized_crop", "color_jitter",
+    "randaugment", "mixup", "cutmix", "label_smoothing", "mixed_precision",
+)
+# Where no pair is named: the paper's first, and for the few digits with half of its width, so that
+# the first run of all takes a minute or two.
+PAIR = "VGG"
+OPTIONS_FOR_DIGITS = ("width=32",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,23 +68,48 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
     flip: bool | None = option(
         None, "mirror half of the images (default: where a mirrored image is as good)", group=DATA
     )
-    rotation: float = option(
-        15.0, "rotate images by up to so many degrees", group=DATA, minimum=0, maximum=180
+    rotation: float | None = option(
+        None, "rotate images by up to so many degrees (default: of the recipe)", group=DATA,
+        minimum=0, maximum=180,
     )
-    crop_padding: int = option(
-        4, "pad images by so many pixels and crop back at random", group=DATA, minimum=0
+    crop_padding: int | None = option(
+        None, "pad images by so many pixels and crop back at random (default: of the recipe)",
+        group=DATA, minimum=0,
+    )
+    random_resized_crop: float | None = option(
+        None, "crop a part of at least this share of the area, and enlarge it; 0: none (default: "
+        "of the recipe)", group=DATA, minimum=0, maximum=1,
+    )
+    color_jitter: float | None = option(
+        None, "change brightness, contrast and saturation by up to this share; 0: none (default: "
+        "of the recipe)", group=DATA, minimum=0, maximum=1,
+    )
+    randaugment: tuple[float, ...] | None = option(
+        None, "N,M: N operations of RandAugment of magnitude M, 0 to 10; 0,0: none (default: of "
+        "the recipe)", group=DATA, minimum=0,
+    )
+    mixup: float | None = option(
+        None, "alpha of mixup of two images; 0: none (default: of the recipe)", group=DATA,
+        minimum=0,
+    )
+    cutmix: float | None = option(
+        None, "alpha of CutMix of two images; 0: none (default: of the recipe)", group=DATA,
+        minimum=0,
     )
 
-    net: str = option("VGG", f"pair of networks: {', '.join(known.pair_names())}", group=NETWORKS)
+    net: str | None = option(
+        None, f"pair of networks: {', '.join(known.pair_names())} (default: {PAIR}, for digits "
+        "with a width of 32)", group=NETWORKS,
+    )
     teacher_net: str | None = option(
         None, f"the teacher, if not the pair's: {', '.join(known.network_names())}", group=NETWORKS
     )
     student_net: str | None = option(None, "the student, if not the pair's", group=NETWORKS)
-    teacher_options: tuple[str, ...] = option(
-        (), "options of the teacher net, as name=value,...", group=NETWORKS
+    teacher_options: tuple[str, ...] | None = option(
+        None, "options of the teacher net, as name=value,...", group=NETWORKS
     )
-    student_options: tuple[str, ...] = option(
-        (), "options of the student net, as name=value,...", group=NETWORKS
+    student_options: tuple[str, ...] | None = option(
+        None, "options of the student net, as name=value,...", group=NETWORKS
     )
     teacher: str | None = option(
         None, "a trained teacher: run folder, .keras, .weights.h5, published .mat, or tte:RUN of "
@@ -113,6 +147,15 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         group=NETWORKS, same_run=True,
     )
 
+    label_smoothing: float | None = option(
+        None, "share of the labels that all classes have alike, in the main loss (default: of the "
+        "recipe)", group=TRAINING, minimum=0, maximum=0.99,
+    )
+    recipe: str = option(
+        AUTO, "what training flags are where they are left out; auto: what fits data and networks. "
+        + "; ".join(f"{name}: {RECIPES.get(name).about}" for name in RECIPES.names()),
+        group=TRAINING, same_run=True,
+    )
     teacher_epochs: int | None = option(
         None, "epochs of a teacher that is trained first (default: as many)", group=TRAINING,
         minimum=1,
@@ -127,11 +170,37 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
 
     def teacher_name(self) -> str:
         """The teacher net as it is registered, or a file's name."""
-        return _net_name(self.teacher_model, self.teacher_net or known.pair(self.net)[0])
+        return _net_name(self.teacher_model, self.teacher_net or self._pair()[0])
 
     def student_name(self) -> str:
         """The student net as it is registered, or a file's name."""
-        return _net_name(self.student_model, self.student_net or known.pair(self.net)[1])
+        return _net_name(self.student_model, self.student_net or self._pair()[1])
+
+    def _pair(self) -> tuple[str, str]:
+        return known.pair(self.net or PAIR)
+
+    def with_networks(self) -> Settings:
+        """The same settings, for the digits with small networks of the default pair, in bfloat16
+        where the processor computes it, unless ``net`` or options say otherwise."""
+        if self.dataset != "digits" or self.net is not None:
+            return self
+        options = {
+            f"{role}_options": OPTIONS_FOR_DIGITS for role in ("teacher", "student")
+            if self._is_of_default_pair(role)
+        }
+        if not options:
+            return self
+        mixed = computes_bfloat16() if self.mixed_precision is None else self.mixed_precision
+        return dataclasses.replace(self, net=PAIR, mixed_precision=mixed, **options)
+
+    def _is_of_default_pair(self, role: str) -> bool:
+        """Whether a role's network is one of the default pair, to be made without options."""
+        if getattr(self, f"{role}_model") or getattr(self, f"{role}_options") is not None:
+            return False
+        if role == "student" and self.student_init:  # as the encoder is
+            return False
+        named = getattr(self, f"{role}_net")
+        return named is None or known.network_name(named) in known.pair(PAIR)
 
     def teacher_file(self) -> str | None:
         """The trained teacher's file or folder; None: it is to be trained."""
@@ -146,28 +215,79 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         is recognised however its settings are written.
 
         Raises:
+            UserError: a name is unknown, or settings do not go together or do not fit the data.
+        """
+        settings = self.named().with_recipe()
+        settings.check_schedule()
+        return settings
+
+    def named(self) -> Settings:
+        """The same settings with registered names. Neither data nor networks are looked at.
+
+        Raises:
             UserError: a name is unknown, or settings do not go together.
         """
         self.checked()
-        defaults = QUICK if self.dataset == "digits" else PAPER
-        left_out = {key: value for key, value in defaults.items() if getattr(self, key) is None}
-        optimizer = self.optimizer or defaults["optimizer"]
+        settings = self.with_networks()
+        net = settings.net or PAIR
         return dataclasses.replace(
-            self,
-            **left_out,
-            learning_rate=self.learning_rate or LEARNING_RATE[optimizer],
+            settings,
+            recipe=AUTO if plain(self.recipe) == AUTO else RECIPES.name(self.recipe),
             Distillation="+".join(
                 plugins.spelled(known.methods(), part) for part in self._method_parts()
             ),
-            net=next(name for name in known.pair_names() if plain(name) == plain(self.net)),
+            net=next(name for name in known.pair_names() if plain(name) == plain(net)),
+            teacher_options=settings.teacher_options or (),
+            student_options=settings.student_options or (),
             teacher_net=self.teacher_net and self.teacher_name(),
             student_net=self.student_net and self.student_name(),
         )
 
+    def with_recipe(self) -> Settings:
+        """The same settings with the recipe's values where training flags are left out.
+
+        With ``recipe="auto"`` the recipe is the one that fits data and networks, which are looked
+        at if need be: this loads TensorFlow.
+
+        Raises:
+            UserError: there are no such data or networks.
+        """
+        given = {name: getattr(self, name) for name in OF_RECIPE}
+        if None not in given.values():
+            return self
+        name = self._recipe_by_names() if self.recipe == AUTO else self.recipe
+        facts = None
+        if name is None or RECIPES.get(name).depends_on_facts:
+            from settings.run_facts import find_facts
+
+            facts = find_facts(self)
+            name = name or choose(facts)
+        return dataclasses.replace(self, recipe=name, **RECIPES.get(name).fill(given, facts))
+
+    def _recipe_by_names(self) -> str | None:
+        """The recipe that the names of data and networks decide on; None: they do not."""
+        if self.dataset == "digits":
+            return "digits"
+        papers = {network for pair in PAPERS_PAIRS for network in known.pair(pair)}
+        used = {self.student_name(), *([self.teacher_name()] if self.has_teacher() else [])}
+        is_papers = self.dataset in PAPERS_DATA and used <= papers and not self.student_init
+        return "paper" if is_papers else None
+
+    def has_teacher(self) -> bool:
+        """Whether a method of the settings has a teacher."""
+        return any(known.methods().get(name).needs_teacher for name, _ in self.methods())
+
     def checked(self) -> Settings:
         """The same settings. Raises UserError as `spelled`."""
+        if self.randaugment is not None and (
+            len(self.randaugment) != 2 or self.randaugment[0] % 1 or self.randaugment[1] > 10
+        ):
+            raise UserError(
+                f"--randaugment is {','.join(f'{each:g}' for each in self.randaugment)}; expected "
+                "N,M: a number of operations and a magnitude from 0 to 10, such as 2,9"
+            )
         list(self.methods())
-        known.pair(self.net)
+        self._pair()
         for role in ("teacher", "student"):
             if getattr(self, f"{role}_model") and getattr(self, f"{role}_net"):
                 raise UserError(f"--{role}_model and --{role}_net both name one: give one")
@@ -208,7 +328,8 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         return Path(self.train_dir or Path("runs") / name)
 
     def of_teacher(self, folder: Path) -> Settings:
-        """The settings of the run that trains the teacher alone, with labels, for this one.
+        """The settings of the run that trains the teacher alone, with labels, for this one. Of
+        settings as they were given, before a recipe has filled them, the teacher gets its own.
 
         Args:
             folder: its run folder.
@@ -330,7 +451,7 @@ def read_settings(description: str) -> Settings:
         if plain(settings.Distillation) == "help":
             print(methods_table(known.declared_methods()))
             sys.exit(0)
-        return settings.spelled()
+        return settings.named()
 
     return read(description, define, make)
 

@@ -10,6 +10,7 @@ from typing import Any
 from experiment.command.main import read
 from experiment.command.options import as_flags, from_flags, option
 from experiment.command.options import define_flags as define_options
+from experiment.run.processor import computes_bfloat16
 from registry import UserError
 from settings import known
 from settings.common import DATA, TRAINING, RunSettings, TrainingSettings
@@ -36,8 +37,14 @@ KINDS = {
 # Of which there is one each, and which may need several tasks.
 COMPARING = ("balance", "regularizer", "ensemble")
 # For images in their tens of thousands, and for the few digits, in minutes on two cores.
-FULL = {"epochs": 200, "batch_size": 256, "net": "MobileNet_student", "net_options": ("width=64",)}
-QUICK = {"epochs": 25, "batch_size": 64, "net": "VGG_stride_student", "net_options": ()}
+FULL = {
+    "epochs": 200, "batch_size": 256, "net": "MobileNet_student", "net_options": ("width=64",),
+    "mixed_precision": False,
+}
+QUICK = {
+    "epochs": 12, "batch_size": 64, "net": "VGG_stride_student", "net_options": ("width=32",),
+    "mixed_precision": computes_bfloat16(),
+}
 LEARNING_RATE = {"sgd": 3e-2, "adam": 1e-3}
 
 
@@ -103,7 +110,8 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
     )
     net_options: tuple[str, ...] | None = option(
         None, "options of the net, as name=value,... (default with the default net: "
-        f"{','.join(FULL['net_options'])}; none for digits)", group=ENCODER,
+        f"{','.join(FULL['net_options'])}; {','.join(QUICK['net_options'])} for digits)",
+        group=ENCODER,
     )
     encoder_model: str | None = option(
         None, "an encoder of your own instead, to be trained on from its weights: FILE.keras, or "
@@ -140,11 +148,18 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
         f"{QUICK['batch_size']} for digits)", group=TRAINING, minimum=1,
     )
     learning_rate: float | None = option(
-        None, "at the start (default: 3e-2 for sgd, 1e-3 for adam)", group=TRAINING, above=0
+        None, "the highest (default: 3e-2 for sgd, 1e-3 for adam)", group=TRAINING, above=0
     )
     schedule: str = option(
         "cosine", "of the learning rate; step: x0.1 after half and three quarters of the epochs",
         group=TRAINING, choices=known.SCHEDULES,
+    )
+    warmup_epochs: float = option(
+        0.0, "with --schedule cosine: epochs during which the learning rate rises to "
+        "--learning_rate", group=TRAINING, minimum=0,
+    )
+    weight_decay: float = option(
+        1e-4, "factor of ||w||^2 / 2 of all kernels", group=TRAINING, minimum=0
     )
 
     hyper_parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
@@ -161,7 +176,9 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
         self.check_scenes()
         defaults = dict(QUICK if self.dataset == "digits" else FULL)
         if self.encoder_model or self.net:
-            defaults.update(net=self.net, net_options=self.net_options or ())
+            defaults.update(
+                net=self.net, net_options=self.net_options or (), mixed_precision=False
+            )
         left_out = {key: value for key, value in defaults.items() if getattr(self, key) is None}
         settings = dataclasses.replace(
             self,
@@ -172,6 +189,7 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
         if settings.net:
             settings = dataclasses.replace(settings, net=known.network_name(settings.net))
         settings._check_number_of_tasks()
+        settings.check_schedule()
         if settings.tasks_per_image == len(settings.task_names()):
             settings = dataclasses.replace(settings, tasks_per_image=None)
         return settings

@@ -30,6 +30,8 @@ from settings.networks import (
     resized,
     standardize,
 )
+from settings.recipes import AUTO, RECIPES
+from settings.run_facts import is_normalised
 
 MEASURED_STEPS = 5
 STATISTICS_IMAGES, STATISTICS_BATCH = 1024, 128
@@ -48,6 +50,7 @@ class Setup:
         distiller: the student and what trains it.
         teacher: None where the method needs none.
         teacher_is_trained: False where a teacher has to be trained first.
+        given: the settings before the recipe filled them; None: not known.
     """
 
     settings: Settings
@@ -56,6 +59,7 @@ class Setup:
     distiller: Distiller
     teacher: nets.Stored | None
     teacher_is_trained: bool
+    given: Settings | None = None
 
     @property
     def steps(self) -> int:
@@ -159,6 +163,7 @@ def make_distiller(
         student_preprocessing=standardize(settings.student_preprocessing, data, student),
         main_loss=settings.main_loss,
         weight_decay=settings.weight_decay,
+        label_smoothing=settings.label_smoothing,
         samples=len(data.train),
         **arguments,
     )
@@ -177,28 +182,90 @@ def training_batches(
 def augmentation_of(settings: Settings, data: dataloader.Data) -> dataloader.Augmentation:
     """How training images are changed at random."""
     flip = data.default_flip if settings.flip is None else settings.flip
-    return dataloader.Augmentation(flip, settings.rotation, settings.crop_padding)
+    operations, magnitude = settings.randaugment
+    return dataloader.Augmentation(
+        flip=flip,
+        rotation_degrees=settings.rotation,
+        crop_padding=settings.crop_padding,
+        random_resized_crop=settings.random_resized_crop,
+        color_jitter=settings.color_jitter,
+        randaugment=(int(operations), magnitude),
+        mixup=settings.mixup,
+        cutmix=settings.cutmix,
+    )
 
 
 def describe_augmentation(settings: Settings, data: dataloader.Data) -> str:
     """The same in words, with the flags that set it."""
     augmentation = augmentation_of(settings, data)
     side = min(data.image_shape[:2])
-    done = [
-        "half of them mirrored" * augmentation.flip,
-        f"rotated by up to {augmentation.rotation_degrees:g} degrees"
-        * bool(augmentation.rotation_degrees),
-        f"shifted by up to {augmentation.crop_padding} of {side} pixels"
-        * bool(augmentation.crop_padding),
-    ]
-    words = ", ".join(part for part in done if part) or "as they are"
-    return f"training images: {words} (--flip, --rotation, --crop_padding)"
+    number, magnitude = augmentation.randaugment
+    does = {
+        "flip": (augmentation.flip, "half of them mirrored"),
+        "rotation": (
+            augmentation.rotation_degrees,
+            f"rotated by up to {augmentation.rotation_degrees:g} degrees",
+        ),
+        "crop_padding": (
+            augmentation.crop_padding,
+            f"shifted by up to {augmentation.crop_padding} of {side} pixels",
+        ),
+        "random_resized_crop": (
+            augmentation.random_resized_crop,
+            f"parts of {100 * augmentation.random_resized_crop:g} to 100 % of the area",
+        ),
+        "randaugment": (number, f"{number} operations of RandAugment of magnitude {magnitude:g}"),
+        "color_jitter": (
+            augmentation.color_jitter,
+            f"brightness, contrast and saturation changed by up to "
+            f"{100 * augmentation.color_jitter:g} %",
+        ),
+        "mixup": (augmentation.mixup, f"mixed by mixup with alpha {augmentation.mixup:g}"),
+        "cutmix": (augmentation.cutmix, f"mixed by CutMix with alpha {augmentation.cutmix:g}"),
+    }
+    usual = ("flip", "rotation", "crop_padding")
+    shown = [name for name, (is_done, _) in does.items() if is_done]
+    words = ", ".join(does[name][1] for name in shown) or "as they are"
+    named = dict.fromkeys([*usual, *shown])
+    return f"training images: {words} ({', '.join(f'--{name}' for name in named)})"
+
+
+def describe_recipe(setup: Setup) -> str:
+    """How the run trains, and by which recipe, in words."""
+    settings = setup.settings
+    height, width, _ = setup.data.image_shape
+    name = "training flags" if settings.recipe == AUTO else f"recipe {settings.recipe}"
+    warmup = f" after {settings.warmup_epochs:g} of warm-up" * bool(settings.warmup_epochs)
+    smoothing = f", label smoothing {settings.label_smoothing:g}" * bool(settings.label_smoothing)
+    kind = ", in bfloat16" * settings.mixed_precision
+    return (
+        f"{name}, for {len(setup.data.train):,} training images of {height}x{width} pixels: "
+        f"{settings.epochs} epochs, batches of {settings.batch_size}, {settings.optimizer} at "
+        f"{settings.learning_rate:g}{_reason_of_rate(setup)}, {settings.schedule} "
+        f"schedule{warmup}, weight decay {settings.weight_decay:g}{smoothing}{kind} (--recipe)"
+    )
+
+
+def _reason_of_rate(setup: Setup) -> str:
+    """Why the learning rate is not that of networks with batch normalisation, in words."""
+    settings = setup.settings
+    recipe = None if settings.recipe == AUTO else RECIPES.get(settings.recipe)
+    if recipe is None or settings.learning_rate != recipe.unnormalised_rate:
+        return ""
+    networks = [setup.distiller.student]
+    if setup.distiller.method.trains_teacher:
+        networks.append(setup.distiller.teacher)
+    lacking = [network.name for network in networks if not is_normalised(network)]
+    if not lacking:
+        return ""
+    return f" (not {recipe.learning_rate:g}: {lacking[0]} has no batch normalisation)"
 
 
 def compile_for(setup: Setup, epochs: int) -> Any:
     """Give the distiller an optimizer for so many epochs; its learning rate or schedule."""
     settings = setup.settings
-    rate = schedule(settings.schedule, settings.learning_rate, epochs, setup.steps)
+    warmup = settings.warmup_epochs * epochs / settings.epochs  # a stage has its share of it
+    rate = schedule(settings.schedule, settings.learning_rate, epochs, setup.steps, warmup)
     setup.distiller.compile(settings.make_optimizer(rate), jit_compile=settings.jit_compile)
     return rate
 

@@ -599,7 +599,7 @@ def test_presets(script, tmp_path, name):
     num_dfv = 4 if name == "VGG_five_taps" else 1
     with own_flags(distillation.define):
         flags.FLAGS(["train_w_distill.py", f"--flagfile={file}"])
-        given = distillation.given_settings()
+        given = distillation.given_settings().spelled()
     assert create_method(given).num_dfv == num_dfv
     settings = values(given)
     assert settings.items() >= {**PAPERS, **PRESETS[name]}.items()
@@ -629,6 +629,12 @@ def test_presets(script, tmp_path, name):
         (
             FEW_LAYERS,
             ["--main_loss=none", "--Distillation=Soft_logits", "--validation_fraction=0"],
+        ),
+        (
+            FEW_LAYERS,
+            ["--Distillation=DKD", "--mixup=0.2", "--cutmix=1", "--random_resized_crop=0.3",
+             "--color_jitter=0.2", "--randaugment=1,5", "--label_smoothing=0.1",
+             "--labelled_per_class=4"],
         ),
         (WITH_TEACHER, ["--mixed_precision", "--Distillation=fsp", "--validation_fraction=0"]),
         pytest.param(

@@ -60,6 +60,7 @@ def plan_table(
         "hyper-parameters": ", ".join(f"{k}={v}" for k, v in hyper_parameters.items()) or "none",
         "stages": ", ".join(f"{name} to epoch {end}" for name, end in stages.items()),
         **({"fitted": "; ".join(notes)} if notes else {}),
+        "recipe": settings.recipe,
         "epochs": settings.epochs,
         "batch": settings.batch_size,
         "steps": steps,

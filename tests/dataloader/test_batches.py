@@ -145,7 +145,8 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 import dataloader
 split = dataloader.load("digits", train_images=150).train
 batches = dataloader.training_batches(
-    split, 64, seed=3, epochs=2, augmentation=dataloader.Augmentation(flip=True))
+    split, 64, seed=3, epochs=2, augmentation=dataloader.Augmentation(
+        flip=True, random_resized_crop=0.3, color_jitter=0.2, mixup=0.2, cutmix=1.0))
 strategy = tf.distribute.MirroredStrategy([f"CPU:{{i}}" for i in range(count)])
 shared = list(strategy.experimental_distribute_dataset(batches))
 plain = list(batches)

@@ -55,6 +55,18 @@ def test_batches(top):
         np.testing.assert_array_equal(batch["label"], batch["index"] // 4)
 
 
+def test_an_outline_needs_no_image_but_the_first(top):
+    data = load(top)
+    for file in sorted(top.rglob("*.png"))[-3:]:
+        file.write_bytes(b"damaged")
+    outline = dataloader.outline(f"folder:{top}", validation_fraction=0)
+    assert (outline.train_images, outline.image_shape) == (len(data.train), data.image_shape)
+    shutil.move(top / "test", top.parent / "test")
+    outline = dataloader.outline(f"folder:{top}", image_size=(5, 6), validation_fraction=0)
+    assert outline.train_images == round(0.8 * len(data.train))
+    assert outline.image_shape == (5, 6, 3)
+
+
 def test_formats_sizes_and_colours_meet(top):
     """Flat colours survive JPEG, resizing and a colour table."""
     flat = np.full([20, 31, 3], (200, 100, 50), np.uint8)

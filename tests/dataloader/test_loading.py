@@ -49,6 +49,26 @@ def test_first_training_images_after_validation_are_kept(digits):
     assert rows(few.validation) == rows(digits.validation)
 
 
+def outline_and_data(name, **options):
+    """What `outline` says of a data set, and the set."""
+    return dataloader.outline(name, **options), dataloader.load(name, **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"train_images": 30}, {"validation_fraction": 0}, {"image_size": (6, 9)}]
+)
+@pytest.mark.parametrize("name", ["digits", "npz", "grey"])
+def test_an_outline_is_that_of_the_data(tmp_path, name, options):
+    if name != "digits":
+        shape = (40, 8, 5) if name == "grey" else (40, 8, 5, 3)
+        images, labels = np.zeros(shape, np.uint8), np.arange(40) % 2
+        np.savez(tmp_path / "set.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+        name = f"npz:{tmp_path / 'set.npz'}"
+    outline, data = outline_and_data(name, **options)
+    assert abs(outline.train_images - len(data.train)) <= 1
+    assert outline.image_shape == data.image_shape
+
+
 def test_labels_a_class(digits):
     few = dataloader.load("digits", labelled_per_class=7)
     kept = few.train.labels >= 0

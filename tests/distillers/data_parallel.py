@@ -29,16 +29,20 @@ METHODS = {
     "SimKD": lambda: distillers.get("SimKD")(weight=1.0),
     "couples samples": Similarities,
     "layers of its own": Adapted,
+    "mixed images": lambda: distillers.create("DKD"),
 }
 
 
-def batches(bad):
+def batches(bad, mixed):
     """8, 8, 5 and 8, 8, 1 images: a batch may leave replicas with few or none."""
     found = []
     for seed, size in ((1, 21), (2, 17)):
         data = batch(seed, size, unlabelled=(0, 9, 10, 16))
         if bad:
             data["image"][3, 0, 0, 0] = BAD_IMAGE
+        if mixed:
+            data["share"] = np.linspace(0.5, 1, size, dtype=np.float32)
+            data["other_label"] = np.roll(data["label"], 1)
         found.append(tf.data.Dataset.from_tensor_slices(data).batch(8))
     return found[0].concatenate(found[1])
 
@@ -62,9 +66,10 @@ def train(strategy, name):
             teacher_preprocessing=teachers_view,
             main_loss="none" if "without a main loss" in name else "cross_entropy",
             weight_decay=1e-3,
+            label_smoothing=0.1 if name == "mixed images" else 0.0,
             samples=38,
         )
-    data, logs = batches("SSKD_SVD" in name), {}
+    data, logs = batches("SSKD_SVD" in name, name == "mixed images"), {}
     parts = distiller.parts(len(distiller.stages))
     for part in parts:
         distiller.enter(part)

@@ -1,9 +1,11 @@
-"""The paper's schedule, step by step."""
+"""Schedules of the learning rate, step by step."""
+
+import math
 
 import numpy as np
 import pytest
 
-from op_util.schedules import stepwise
+from op_util.schedules import schedule, stepwise
 
 
 @pytest.mark.parametrize(
@@ -22,3 +24,24 @@ def test_drops_with_the_first_step_of_an_epoch(epochs, steps, first, second):
 def test_other_drops_and_factor():
     rate = stepwise(1.0, 10, 2, drops=[0.2], factor=0.5)
     np.testing.assert_allclose([rate(step) for step in range(6)], [1, 1, 1, 1, 0.5, 0.5])
+
+
+@pytest.mark.parametrize(("epochs", "steps", "warmup"), [(5, 8, 1.5), (20, 3, 2), (3, 40, 0.3)])
+def test_cosine_after_warm_up(epochs, steps, warmup):
+    rate = schedule("cosine", 0.2, epochs, steps, warmup)
+    first, last = round(warmup * steps), epochs * steps
+    for step in range(last + 1):
+        if step < first:  # from 0.2 / w in equal steps up to 0.2
+            expected = np.linspace(0.2 / first, 0.2, first + 1)[step]
+        else:
+            expected = 0.2 * math.cos(math.pi / 2 * (step - first) / (last - first)) ** 2
+        np.testing.assert_allclose(rate(step), expected, rtol=2e-5, atol=1e-8, err_msg=str(step))
+
+
+def test_cosine_without_warm_up_and_warm_up_without_cosine():
+    rate = schedule("cosine", 0.2, 10, 4)
+    np.testing.assert_allclose([rate(0), rate(20), rate(40)], [0.2, 0.1, 0], atol=1e-7)
+    with pytest.raises(ValueError, match="has no warm-up"):
+        schedule("step", 0.2, 10, 4, warmup_epochs=1)
+    with pytest.raises(ValueError, match="8 warm-up steps of 8"):
+        schedule("cosine", 0.2, 2, 4, warmup_epochs=2)

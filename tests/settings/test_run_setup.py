@@ -54,7 +54,7 @@ def settings_of(files, **changed):
     return Settings(
         Distillation="Soft_logits", dataset=f"npz:{files}/shades.npz", epochs=1, batch_size=16,
         teacher_model=str(files / "teacher.keras"), net="VGG_stride",
-        student_options=("width=4",), validation_fraction=0, **changed,
+        student_options=("width=4",), validation_fraction=0, recipe="paper", **changed,
     ).spelled()
 
 
@@ -108,6 +108,16 @@ def test_how_images_are_changed_is_said(files):
     assert describe_augmentation(settings, data) == (
         "training images: half of them mirrored, rotated by up to 15 degrees, shifted by up to 4 "
         "of 16 pixels (--flip, --rotation, --crop_padding)"
+    )
+    photographs = dataclasses.replace(
+        settings, flip=False, rotation=0.0, crop_padding=0, random_resized_crop=0.08,
+        color_jitter=0.4, randaugment=(2, 9), mixup=0.2, cutmix=1.0,
+    )
+    assert describe_augmentation(photographs, data) == (
+        "training images: parts of 8 to 100 % of the area, 2 operations of RandAugment of "
+        "magnitude 9, brightness, contrast and saturation changed by up to 40 %, mixed by mixup "
+        "with alpha 0.2, mixed by CutMix with alpha 1 (--flip, --rotation, --crop_padding, "
+        "--random_resized_crop, --randaugment, --color_jitter, --mixup, --cutmix)"
     )
     plain = dataclasses.replace(settings, flip=False, rotation=0.0, crop_padding=0)
     assert augmentation_of(plain, data).changes_nothing
