@@ -37,6 +37,7 @@ from settings.distillation import (
 )
 
 COMPARISON = "comparison"
+ANSWERS = "teacher_answers"  # in the folder of the comparison, where they are kept
 SCRIPT = Path(__file__).resolve().with_name("train_w_distill.py")
 # The folder of the comparison is one like a run's. Its runs have settings of their own.
 FOLDER_SETTINGS = {"grid": "compare.py"}
@@ -174,6 +175,7 @@ def plan(comparison: Comparison, settings: Settings) -> list[Run]:
     methods = settings_by_method(comparison, settings)
     settings = settings.with_networks()
     methods = {name: each.with_networks() for name, each in methods.items()}
+    methods = with_one_cache(methods, folder)
     teacher_run, teacher = None, settings.teacher_file()
     if teacher is None and any(create_method(each).needs_teacher for each in methods.values()):
         alone = settings.of_teacher(folder / TEACHER)
@@ -200,6 +202,26 @@ def recipe_of(settings: Settings) -> dict[str, Any]:
     networks up takes a moment."""
     filled = settings.named().with_recipe()
     return {name: getattr(filled, name) for name in OF_RECIPE}
+
+
+def with_one_cache(methods: dict[str, Settings], folder: Path) -> dict[str, Settings]:
+    """The settings with one place for the teacher's answers, where these are kept: the first run
+    computes what any method reads.
+
+    Raises:
+        UserError: a method needs more of the teacher than can be kept.
+    """
+    kept = {name: each for name, each in methods.items() if each.named().cache_teacher}
+    members = [member for each in kept.values() for member in create_method(each).members]
+    read = {reading.key for member in members for reading in member.readings}
+    return methods | {
+        name: dataclasses.replace(
+            each,
+            cache_dir=each.cache_dir or str(folder / ANSWERS),
+            cache_outputs=tuple(sorted({*read, *each.cache_outputs})),
+        )
+        for name, each in kept.items()
+    }
 
 
 def plan_run(

@@ -55,8 +55,14 @@ from settings.run_setup import (
     prepare,
     score_teacher,
     spread_images,
-    training_batches,
+    taught_batches,
     validation_batches,
+)
+from settings.teacher_cache import (
+    batches_to_measure,
+    describe_answers,
+    keep_answers,
+    plan_answers,
 )
 
 PICTURED_IMAGES = 6
@@ -93,6 +99,7 @@ def train(settings: Settings) -> dict[str, Any]:
         print(f"{folder.path} is finished; --overwrite would start it anew")
     else:
         setup = dataclasses.replace(prepare(settings), given=given)
+        plan_answers(setup)  # refuses what has no room on the disk
         with folder, dataloader.naming_damage(*setup.data.splits):
             if folder.open(determining, settings.overwrite) != "finished":
                 complete(setup, folder)
@@ -117,6 +124,7 @@ def complete(setup: Setup, folder: RunFolder) -> None:
     print(f"training {setup.distiller.student.name} {how} in {folder.path}")
     for note in [*score_teacher(setup), *notes(setup)]:
         print(textwrap.fill(note, tables.WIDTH - 1, subsequent_indent="  "))
+    setup = keep_answers(setup)
     progress = fit(setup, folder)
     folder.finish(summarize(setup, folder, progress))
 
@@ -156,7 +164,7 @@ def fit(setup: Setup, folder: RunFolder) -> dict[str, Any]:
                 "model": numbered(distiller.saved_variables()),
                 "optimizer": numbered(distiller.optimizer.variables),
             },
-            batches=functools.partial(training_batches, settings, setup.data),
+            batches=functools.partial(taught_batches, setup),
             steps_per_epoch=setup.steps,
             first_epoch=part.first,
             last_epoch=part.last,
@@ -333,9 +341,10 @@ def plan(settings: Settings) -> str:
     folder = RunFolder(settings.folder())
     state = folder.state(determining_settings(settings, method), settings.overwrite)
     setup = prepare(settings)
+    kept = plan_answers(setup)
     throughput, origin = settings.images_per_second, "as given"
     if throughput is None:
-        throughput, origin = measure(setup)
+        throughput, origin = measure(setup, batches_to_measure(setup, kept))
     return plan_table(
         settings, setup.data, setup.distiller,
         folder=f"{folder.path} ({state})",
@@ -346,6 +355,7 @@ def plan(settings: Settings) -> str:
         steps=settings.epochs * setup.steps,
         throughput=throughput,
         origin=origin,
+        answers=kept and describe_answers(setup, kept),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,6 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
+
+_CHUNK = 256  # images that are read at once
 
 
 class Images(Protocol):
@@ -112,6 +115,17 @@ class Split:
         """
         images = self.store.fetch(tf.gather(self._row_tensor, indices))
         return tf.ensure_shape(images, (None, *self.image_shape))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 sum, in hexadecimal, of the images in their order; of images on disk, of as many
+        as their channel statistics are computed from, evenly spread."""
+        count = min(len(self), self.store.statistics_sample or len(self))
+        rows = np.linspace(0, len(self) - 1, count).round().astype(np.int64)
+        digest = hashlib.sha256(str((len(self), self.image_shape)).encode())
+        for start in range(0, count, _CHUNK):
+            digest.update(self.images(rows[start : start + _CHUNK]).numpy().tobytes())
+        return digest.hexdigest()
 
     def take(self, chosen: np.ndarray) -> Split:
         """A split of only the images `chosen` (integers [M]), with new indices 0..M-1."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +23,8 @@ class Batch(NamedTuple):
         share: float32 ``[B]`` in [0.5, 1]: of a mixture of two images, the share of the image that
             `label` and `index` belong to; None: nothing is mixed.
         other_label: int32 ``[B]``, the label of the other image; None: nothing is mixed.
+        teacher: the teacher's features of these images by name, ``"logits"`` or ``"embedding"``,
+            ``[B, D]`` of any floating type, if they were computed before; empty otherwise.
     """
 
     image: tf.Tensor
@@ -29,22 +33,25 @@ class Batch(NamedTuple):
     weight: tf.Tensor
     share: tf.Tensor | None = None
     other_label: tf.Tensor | None = None
+    teacher: Mapping[str, tf.Tensor] = MappingProxyType({})
 
 
 def as_batch(data: Any) -> Batch:
     """Convert the data that Keras passes to a step to a `Batch`.
 
     Args:
-        data: images or a dict ``{"image", "label", "index", "weight", "share", "other_label"}``,
-            alone or in a tuple, as Keras passes it: ``(images, labels)`` or ``(images, labels,
-            sample_weight)``. Missing labels and indices become -1, missing weights and shares 1.
+        data: images or a dict ``{"image", "label", "index", "weight", "share", "other_label",
+            "teacher"}``, alone or in a tuple, as Keras passes it: ``(images, labels)`` or
+            ``(images, labels, sample_weight)``. Missing labels and indices become -1, missing
+            weights and shares 1.
 
     Raises:
         UserError: labels are one-hot.
     """
     image, label, weight = (*(data if isinstance(data, tuple) else (data,)), None, None)[:3]
-    index, share, other_label = None, None, None
+    index, share, other_label, teacher = None, None, None, {}
     if isinstance(image, dict):
+        teacher = dict(image.get("teacher", {}))
         share, other_label = image.get("share"), image.get("other_label")
         label = image.get("label") if label is None else label
         weight = image.get("weight") if weight is None else weight
@@ -62,7 +69,7 @@ def as_batch(data: Any) -> Batch:
     share = tf.ones_like(label, tf.float32) if share is None else tf.cast(share, tf.float32)
     other_label = label if other_label is None else tf.cast(other_label, tf.int32)
     weight = tf.cast(tf.reshape(weight, [-1]), tf.float32)
-    return Batch(image, label, index, weight, share, other_label)
+    return Batch(image, label, index, weight, share, other_label, teacher)
 
 
 def has_indices(data: Any) -> bool:

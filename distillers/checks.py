@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nets.keras_graph import producer
 from registry import UserError
+
+
+def needs_teacher_itself(method: Any, names: Iterable[str]) -> str | None:
+    """Why the teacher's features `names` do not do in place of the teacher, in a few words; None:
+    they do.
+
+    Args:
+        method: a method or a sum.
+        names: such as ``"logits"``.
+    """
+    for member in method.members:
+        if member.trains_teacher:
+            return f"{member.name} trains the teacher"
+        lacking = [reading.key for reading in member.readings if reading.key not in names]
+        if lacking:
+            return f"{member.name} reads {' and '.join(lacking)}"
+    return None
+
+
+def check_answers(method: Any, names: Iterable[str]) -> None:
+    """Raise UserError unless a method can learn from the teacher's features `names` that a batch
+    brings."""
+    reason = needs_teacher_itself(method, names)
+    if reason:
+        raise UserError(
+            f"batches bring the teacher's {' and '.join(names)}, but {reason}: leave 'teacher' out "
+            "of the batches"
+        )
 
 
 def check_tap_pairs(

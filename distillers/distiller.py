@@ -20,6 +20,7 @@ from distillers.batch import (
     main_cross_entropy,
     with_indices,
 )
+from distillers.checks import check_answers
 from distillers.keras_loss import KerasLoss
 from distillers.loss import Loss, Trains
 from distillers.method import Method
@@ -60,7 +61,8 @@ class Distiller(keras.Model):
     Batches are dicts ``{"image", "label", "index"}`` or pairs ``(image, label)`` with the class's
     number as label; -1 marks an unlabelled image, which feeds the distillation loss only. Where
     images are mixtures of two, dicts have ``"share"`` and ``"other_label"`` too (see `Batch`): the
-    main loss counts both labels, and a method that reads labels takes the larger part's.
+    main loss counts both labels, and a method that reads labels takes the larger part's. Where a
+    dict has the teacher's features under ``"teacher"``, the teacher is not run in training.
 
     `fit` leads through all stages of a method that has several, unless `enter` was called: then it
     trains that stage.
@@ -181,6 +183,11 @@ class Distiller(keras.Model):
         """The teacher's, likewise."""
         return self._teacher(image)
 
+    @property
+    def teacher_outputs(self) -> Outputs | None:
+        """The layers that the teacher's features come from; None: there is no teacher."""
+        return self._teacher and self._teacher.outputs
+
     def teacher_preprocessing(self, image: tf.Tensor) -> tf.Tensor:
         """What the teacher is given for a batch's images."""
         return self._teacher.preprocess(image)
@@ -268,7 +275,7 @@ class Distiller(keras.Model):
         epoch = self.epoch.value - self._first_epoch
         with tf.GradientTape(persistent=self._clips()) as tape:
             student = self._student(batch.image, training=self._student_learns())
-            teacher = self._features_to_learn_from(batch.image)
+            teacher = self._features_to_learn_from(batch)
             main = self._main_loss(teacher, student, batch)
             weights = [weight_in_epoch(term, epoch, self._epochs) for term in self.stage.terms]
             added, clipped, metrics = distillation_losses(
@@ -354,13 +361,17 @@ class Distiller(keras.Model):
     def _student_learns(self) -> bool:
         return self.stage.lead.trains is not Trains.NOTHING
 
-    def _features_to_learn_from(self, image: tf.Tensor) -> dict[str, Any]:
-        """The teacher's features in a training step; it learns from them or has no gradient."""
+    def _features_to_learn_from(self, batch: Batch) -> dict[str, Any]:
+        """The teacher's features in a training step, those that the batch brings or else all of
+        them; it learns from them or has no gradient."""
         if not self.stage.distils:
             return {}
+        if batch.teacher:
+            check_answers(self.method, batch.teacher)
+            return {name: tf.cast(answer, tf.float32) for name, answer in batch.teacher.items()}
         if self.method.trains_teacher:
-            return self._teacher(image, training=True)
-        return tf.nest.map_structure(tf.stop_gradient, self._teacher(image))
+            return self._teacher(batch.image, training=True)
+        return tf.nest.map_structure(tf.stop_gradient, self._teacher(batch.image))
 
     def _main_loss(
         self, teacher: dict[str, Any], student: dict[str, Any], batch: Batch

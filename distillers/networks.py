@@ -28,12 +28,14 @@ class Network:
         model: as given.
         features: a model that returns maps, embedding, logits and outputs.
         preprocess: the preprocessing.
+        outputs: as given.
     """
 
     def __init__(
         self, model: keras.Model, outputs: Outputs, preprocessing: Preprocessing | None = None
     ):
         self.model = model
+        self.outputs = outputs
         self.features = feature_extractor(model, outputs)
         self.preprocess = preprocessing or (lambda image: image)
 

@@ -32,6 +32,7 @@ NETWORKS, METHOD = "networks", "method"
 TEACHER = "teacher"  # in a run folder, the folder of the run that trained the teacher
 PAPERS_DATA = ("cifar10", "cifar100")
 PAPERS_PAIRS = ("VGG", "VGG_stride", "MobileNet", "ResNeXt")
+CACHED = ("logits", "embedding")  # features of the teacher that --cache_teacher can keep
 # The settings that a recipe gives a value to where they are left out.
 OF_RECIPE = (
     "epochs", "batch_size", "optimizer", "learning_rate", "schedule", "warmup_epochs",
@@ -161,6 +162,21 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         minimum=1,
     )
 
+    cache_teacher: bool = option(
+        False, "compute the teacher's logits or embeddings of all epochs before training, and keep "
+        "them, rounded to float16, for further runs on the same images; for methods that read no "
+        "feature maps", group=METHOD,
+    )
+    cache_dir: str | None = option(
+        None, "with --cache_teacher: where they are kept (default: runs/teacher_answers; of "
+        "compare.py: teacher_answers in --compare_dir)", group=METHOD, same_run=True,
+    )
+    cache_outputs: tuple[str, ...] = option(
+        (), "with --cache_teacher: what else to keep while the teacher runs, for other methods "
+        "(default: what the method reads; of compare.py: what any of its methods reads)",
+        group=METHOD, same_run=True, choices=CACHED,
+    )
+
     images_per_second: float | None = option(
         None, "throughput, for the time that --dry_run tells (default: measured on a few steps)",
         group=RUN, above=0, same_run=True,
@@ -206,6 +222,10 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         """The trained teacher's file or folder; None: it is to be trained."""
         return self.teacher or (self.teacher_model if self.teacher_model_is_trained() else None)
 
+    def answers_folder(self) -> Path:
+        """Where the teacher's answers are kept."""
+        return Path(self.cache_dir or Path("runs") / "teacher_answers")
+
     def teacher_model_is_trained(self) -> bool:
         """Whether the teacher's model comes from a file, with its weights."""
         return self.teacher_model is not None and not known.is_application(self.teacher_model)
@@ -241,6 +261,7 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
             student_options=settings.student_options or (),
             teacher_net=self.teacher_net and self.teacher_name(),
             student_net=self.student_net and self.student_name(),
+            cache_teacher=self.cache_teacher and self.has_teacher(),
         )
 
     def with_recipe(self) -> Settings:
@@ -336,7 +357,7 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         """
         untouched = {
             field.name: field.default for field in dataclasses.fields(Settings)
-            if field.name.startswith("teacher")
+            if field.name.startswith(("teacher", "cache"))
         }
         return dataclasses.replace(
             self,

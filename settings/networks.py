@@ -11,15 +11,20 @@ import keras
 import dataloader
 import nets
 from distillers import Method, Sum, create
+from distillers.checks import needs_teacher_itself
 from nets.pretrained import is_included
 from registry import UserError, plain
 from settings import known
-from settings.distillation import Settings
+from settings.distillation import CACHED, Settings
 
 
 def create_method(settings: Settings) -> Method | Sum:
-    """The method with its hyper-parameters. Raises UserError where they are wrong."""
-    return create(settings.Distillation, **settings.hyper_parameters)
+    """The method with its hyper-parameters. Raises UserError where they are wrong, or the teacher's
+    answers are to be kept and the method needs more."""
+    method = create(settings.Distillation, **settings.hyper_parameters)
+    if settings.cache_teacher and method.needs_teacher:
+        check_kept(method)
+    return method
 
 
 def build(name: str, options: tuple[str, ...], data: dataloader.Data) -> keras.Model:
@@ -138,6 +143,16 @@ def check_taps(
 
 
 # Refusals
+
+
+def check_kept(method: Method | Sum) -> None:
+    """Raise UserError unless a method does with what `--cache_teacher` keeps."""
+    reason = needs_teacher_itself(method, CACHED)
+    if reason:
+        raise UserError(
+            f"--cache_teacher keeps the teacher's {' and '.join(CACHED)}, but {reason}: leave "
+            "out --cache_teacher or this method"
+        )
 
 
 def check_exists(role: str, file: str) -> None:

@@ -16,6 +16,7 @@ import nets
 from distillers import Distiller, Method, Sum
 from distillers.stages import Part
 from experiment.run import devices
+from experiment.run.teacher_answers import TeacherAnswers
 from op_util.schedules import schedule
 from settings.common import EVALUATION_BATCH
 from settings.distillation import Settings
@@ -51,6 +52,7 @@ class Setup:
         teacher: None where the method needs none.
         teacher_is_trained: False where a teacher has to be trained first.
         given: the settings before the recipe filled them; None: not known.
+        answers: of the teacher, computed before; None: it is run in training.
     """
 
     settings: Settings
@@ -60,6 +62,7 @@ class Setup:
     teacher: nets.Stored | None
     teacher_is_trained: bool
     given: Settings | None = None
+    answers: TeacherAnswers | None = None
 
     @property
     def steps(self) -> int:
@@ -80,6 +83,11 @@ class Setup:
         """Whether anything trains the student's classification: without labels, only a method that
         compares logits does."""
         return self.settings.main_loss != "none" or self.distiller.method.does_read("logits")
+
+    def read_answers(self) -> list[str]:
+        """The names of the teacher's features that the method reads."""
+        members = self.distiller.method.members
+        return sorted({reading.key for member in members for reading in member.readings})
 
     def student_preprocessing(self) -> nets.Standardize:
         """What turns raw images into what the deployed network takes."""
@@ -148,13 +156,10 @@ def make_distiller(
     if teacher is not None:
         check_teacher(teacher, method, data)
         check_taps({"teacher": teacher.model, "student": student}, settings, method)
-        own = teacher.standardize
         arguments = {
             "teacher": teacher.model,
             "teacher_outputs": find_outputs(teacher.model, settings.teacher_taps),
-            "teacher_preprocessing": resized(own, teacher.model) if own else standardize(
-                settings.teacher_preprocessing, data, teacher.model
-            ),
+            "teacher_preprocessing": teacher_preprocessing(settings, data, teacher),
         }
     return Distiller(
         student,
@@ -166,6 +171,26 @@ def make_distiller(
         label_smoothing=settings.label_smoothing,
         samples=len(data.train),
         **arguments,
+    )
+
+
+def teacher_preprocessing(
+    settings: Settings, data: dataloader.Data, teacher: nets.Stored
+) -> nets.Standardize:
+    """What turns raw images into what the teacher takes: what its file says, or the settings."""
+    if teacher.standardize:
+        return resized(teacher.standardize, teacher.model)
+    return standardize(settings.teacher_preprocessing, data, teacher.model)
+
+
+def taught_batches(setup: Setup, epoch: int = 0, step: int = 0) -> tf.data.Dataset:
+    """The batches from this one on, with the teacher's answers where they are kept."""
+    batches = training_batches(setup.settings, setup.data, epoch, step)
+    if setup.answers is None:
+        return batches
+    return setup.answers.add_to(
+        batches, setup.read_answers(), epochs=setup.settings.epochs, steps=setup.steps,
+        epoch=epoch, step=step,
     )
 
 
@@ -277,8 +302,12 @@ def validation_batches(data: dataloader.Data) -> tf.data.Dataset | None:
     return dataloader.evaluation_batches(data.validation, EVALUATION_BATCH)
 
 
-def measure(setup: Setup) -> tuple[float, str]:
+def measure(setup: Setup, batches: tf.data.Dataset) -> tuple[float, str]:
     """Train a few steps. The distiller is of no use afterwards.
+
+    Args:
+        setup: of the run.
+        batches: of its training images.
 
     Returns:
         Images a second, and how they were measured.
@@ -286,7 +315,6 @@ def measure(setup: Setup) -> tuple[float, str]:
     setup.distiller.enter(setup.distiller.parts(setup.settings.epochs)[0])
     compile_for(setup, setup.settings.epochs)
     steps = min(MEASURED_STEPS, setup.steps)
-    batches = training_batches(setup.settings, setup.data)
     train_steps = functools.partial(setup.distiller.fit, batches, shuffle=False, verbose=0)
     train_steps(steps_per_epoch=1)  # traces the step
     began = time.monotonic()

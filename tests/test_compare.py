@@ -237,6 +237,24 @@ def test_dry_run_hands_on_what_was_given_and_nothing_else(tmp_path):
     assert not (tmp_path / "c").exists()
 
 
+def test_runs_share_the_teachers_answers(tmp_path):
+    def plan(methods, **given):
+        comparison = compare.Comparison(Distillation=methods, compare_dir=str(tmp_path), seeds=1)
+        return compare.plan(comparison, Settings(cache_teacher=True, **given))
+
+    teacher, none, *runs = plan("None,DKD,RKD")
+    shared = {f"--cache_dir={tmp_path / 'teacher_answers'}", "--cache_outputs=embedding,logits"}
+    for run in runs:
+        assert {"--cache_teacher", *shared} <= set(run.command)
+        assert run.settings["cache_teacher"]
+    for run in (teacher, none):
+        assert not run.settings["cache_teacher"] and not shared & set(run.command)
+    (*_, run) = plan("DKD", cache_dir="elsewhere")
+    assert {"--cache_dir=elsewhere", "--cache_outputs=logits"} <= set(run.command)
+    with pytest.raises(UserError, match="but FSP reads maps"):
+        plan("None,DKD,FSP")
+
+
 @pytest.mark.parametrize(
     ("given", "epochs"), [([], 10), (["--teacher_epochs=4"], 4), (["--epochs=3"], 3)]
 )

@@ -189,6 +189,11 @@ MISTAKES = {
     "option's form": (["--teacher_options=width"], "'width'; expected name=number"),
     "option's value": (["--teacher_options=width=many"], "'width=many'; expected name=number"),
     "width 0": (["--teacher_options=width=0"], "width", "0"),
+    "cache for maps": (
+        ["--cache_teacher"], "--cache_teacher keeps the teacher's logits and embedding, but "
+        "SSKD_SVD reads maps",
+    ),
+    "cached outputs": (["--cache_outputs=logit"], "'logit' (did you mean 'logits'?)"),
     # Numbers
     "epochs 0": (["--epochs=0"], "--epochs must be at least 1, not 0"),
     "epochs -1": (["--epochs=-1"], "--epochs must be at least 1, not -1"),
@@ -653,7 +658,8 @@ def test_presets(script, tmp_path, name):
         (
             SMALL,
             ["--Distillation=Soft_logits", "--net=VGG", "--teacher_epochs=2",
-             "--teacher_net=MobileNet_teacher", "--student_net=mobilenet-student"],
+             "--teacher_net=MobileNet_teacher", "--student_net=mobilenet-student",
+             "--cache_teacher", "--cache_dir={files}/answers"],
         ),
     ],
     ids=lambda words: " ".join(words[:2]) if isinstance(words, list) else words[-1],

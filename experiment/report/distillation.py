@@ -31,6 +31,7 @@ def plan_table(
     steps: int,
     throughput: float,
     origin: str,
+    answers: str | None = None,
 ) -> str:
     """What a run would do (``--dry_run``).
 
@@ -46,6 +47,7 @@ def plan_table(
         steps: of all epochs.
         throughput: images a second.
         origin: where the throughput is from.
+        answers: of the teacher, what is kept of them; None: nothing.
     """
     seconds = steps * settings.batch_size / throughput
     notes = distiller.notes
@@ -55,6 +57,7 @@ def plan_table(
         f"{len(data.test)} test images {'x'.join(map(str, data.image_shape))}, "
         f"{data.classes} classes",
         "teacher": teacher,
+        **({"teacher's answers": answers} if answers else {}),
         "student": f"{distiller.student.name}, {parameters:,} parameters",
         "method": settings.Distillation,
         "hyper-parameters": ", ".join(f"{k}={v}" for k, v in hyper_parameters.items()) or "none",

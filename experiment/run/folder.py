@@ -21,6 +21,7 @@ import json
 import math
 import os
 import shutil
+import socket
 import textwrap
 import types
 from collections.abc import Iterator, Mapping
@@ -59,8 +60,12 @@ def _remove(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
+def replacing(path: str | os.PathLike, *, shared: bool = False) -> Iterator[Path]:
     """Write a file or a whole directory so that it is there entirely or not at all.
+
+    Args:
+        path: of the file or directory.
+        shared: several processes may write it at once, each beside it under a name of its own.
 
     Yields:
         A path beside `path`, with the same suffix, to write to. When the block ends well, what was
@@ -69,7 +74,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(PARTIAL + path.name)
+    own = f"{socket.gethostname()}-{os.getpid()}-" if shared else ""
+    partial = path.with_name(f"{PARTIAL}{own}{path.name}")
     _remove(partial)
     try:
         yield partial

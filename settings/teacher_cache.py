@@ -1,0 +1,227 @@
+"""Keeping the teacher's answers (``--cache_teacher``): under which key, and computing them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from experiment.run.durations import duration, rough_duration
+from experiment.run.interruption import Interrupted, Signals
+from experiment.run.teacher_answers import TEACHER, TeacherAnswers, key_folder, size_text
+from nets.keras_graph import all_layers
+from settings.run_setup import Setup, augmentation_of, teacher_preprocessing, training_batches
+
+FORMAT = 1  # of key and files
+MEASURED_STEPS = 5
+REPORT_SECONDS = 30.0
+UNKNOWN = "KEY"  # in place of the key's folder, as long as the teacher has to be trained
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswersPlan:
+    """What is to be kept of a teacher.
+
+    Attributes:
+        answer: from a batch's images to the answers that are to be kept, float32 ``[B, width]`` by
+            name.
+        key: all that the answers depend on; None: the teacher is not yet trained.
+        answers: the files.
+        missing: the epochs that have to be computed.
+    """
+
+    answer: Callable[[tf.Tensor], dict[str, tf.Tensor]]
+    key: dict[str, Any] | None
+    answers: TeacherAnswers
+    missing: list[int]
+
+
+def plan_answers(setup: Setup) -> AnswersPlan | None:
+    """What is to be kept of the teacher: what the method reads and what the settings name; None:
+    nothing. Writes nothing.
+
+    Raises:
+        UserError: there is no room on the disk.
+    """
+    settings = setup.settings
+    if not settings.cache_teacher or setup.teacher is None:
+        return None
+    answer = make_answer(setup, sorted({*setup.read_answers(), *settings.cache_outputs}))
+    key = make_key(setup) if setup.teacher_is_trained else None
+    top = settings.answers_folder()
+    shapes = answer.get_concrete_function().structured_outputs
+    answers = TeacherAnswers(
+        top / UNKNOWN if key is None else key_folder(top, key),
+        len(setup.data.train),
+        {name: int(shape.shape[-1]) for name, shape in shapes.items()},
+    )
+    missing = answers.missing(setup.read_answers(), settings.epochs)
+    answers.check_room(len(missing))
+    return AnswersPlan(answer, key, answers, missing)
+
+
+def keep_answers(setup: Setup) -> Setup:
+    """Compute what is missing of the teacher's answers; the same setup with the answers. Where they
+    are not to be kept, nothing happens.
+
+    Raises:
+        UserError: there is no room on the disk, or an answer is beyond the range of float16.
+        Interrupted: asked to stop; epochs that were finished are kept.
+    """
+    planned = plan_answers(setup)
+    if planned is None:
+        return setup
+    print(f"teacher's answers: {describe_answers(setup, planned)}", flush=True)
+    if planned.missing:
+        planned.answers.begin(planned.key)
+        compute(setup, planned)
+    return dataclasses.replace(setup, answers=planned.answers)
+
+
+def describe_answers(setup: Setup, planned: AnswersPlan) -> str:
+    """What is kept, how large it is and how long it takes, in words."""
+    epochs, missing, answers = setup.settings.epochs, len(planned.missing), planned.answers
+    what = (
+        f"{' and '.join(answers.widths)} of {answers.images:,} images in {epochs} epochs, "
+        f"{size_text(answers.size(epochs))} in {answers.folder}"
+    )
+    if not missing:
+        return f"{what}, computed before"
+    seconds = missing * setup.steps * _seconds_of_step(setup, planned)
+    left = "all" if missing == epochs else f"{missing} epochs"
+    return f"{what}; computing {left} of them takes about {rough_duration(seconds)}"
+
+
+# Which answers
+
+
+def make_answer(setup: Setup, names: list[str]) -> Any:
+    """The `tf.function` from a batch's images to the teacher's features `names`."""
+    image = training_batches(setup.settings, setup.data).element_spec["image"]
+
+    @tf.function(input_signature=[image], autograph=False)
+    def answer(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        features = setup.distiller.teacher_features(image)
+        return {name: features[name] for name in names}
+
+    return answer
+
+
+def make_key(setup: Setup) -> dict[str, Any]:
+    """All that the answers depend on: the teacher, the images, and how these are shown.
+
+    The batch size is a part of it, as sums are rounded differently in batches of another size.
+    """
+    settings, data = setup.settings, setup.data
+    preprocessing = teacher_preprocessing(settings, data, setup.teacher)
+    return {
+        "format": FORMAT,
+        "teacher": {
+            "network": network_fingerprint(setup.teacher.model),
+            "outputs": setup.distiller.teacher_outputs._asdict(),
+            "preprocessing": dataclasses.asdict(preprocessing),
+        },
+        "data": {
+            "name": data.name,
+            "images": len(data.train),
+            "image_shape": data.image_shape,
+            "fingerprint": data.train.fingerprint,
+            "fill": data.train.fill,
+        },
+        "augmentation": dataclasses.asdict(augmentation_of(settings, data)),
+        "settings": {
+            name: getattr(settings, name)
+            for name in ("seed", "batch_size", "mixed_precision", "validation_fraction",
+                         "data_seed", "train_images", "image_size")
+        },
+    }
+
+
+def network_fingerprint(model: keras.Model) -> str:
+    """SHA-256 sum, in hexadecimal, of a network's weights and of the kinds of its layers. Names do
+    not count: Keras numbers them anew in each process."""
+    digest = hashlib.sha256(" ".join(type(each).__name__ for each in all_layers(model)).encode())
+    for variable in model.weights:
+        value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
+        digest.update(f"{value.dtype} {value.shape}".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+# Computing
+
+
+def compute(setup: Setup, planned: AnswersPlan) -> None:
+    """Compute and write the epochs that are missing, in the batches of the training.
+
+    Each process takes them in an order of its own, so that several at once share the work: an epoch
+    that another has finished meanwhile is passed over.
+    """
+    answers, epochs = planned.answers, planned.missing
+    began = shown = time.monotonic()
+    with Signals() as signals:
+        order = np.random.default_rng().permutation(epochs)  # whatever the seed
+        for done, epoch in enumerate(map(int, order), start=1):
+            if all(answers.has(name, epoch) for name in answers.widths):
+                continue
+            answers.write(epoch, _answered(setup, planned, epoch, signals))
+            now = time.monotonic()
+            if now - shown > REPORT_SECONDS:
+                shown, left = now, (now - began) * (len(epochs) / done - 1)
+                print(f"teacher's answers: {done} of {len(epochs)} epochs, {duration(left)} left",
+                      flush=True)
+        _stop_if_asked(signals)
+
+
+def _answered(
+    setup: Setup, planned: AnswersPlan, epoch: int, signals: Signals
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Indices and answers of an epoch's batches."""
+    for batch in training_batches(setup.settings, setup.data, epoch).take(setup.steps):
+        _stop_if_asked(signals)
+        found = planned.answer(batch["image"])
+        yield batch["index"].numpy(), {name: value.numpy() for name, value in found.items()}
+
+
+def _stop_if_asked(signals: Signals) -> None:
+    if signals.received:
+        print("interrupted while computing the teacher's answers; whole epochs are kept: rerun the "
+              "same command to resume", file=sys.stderr, flush=True)
+        raise Interrupted(signals.received)
+
+
+def _seconds_of_step(setup: Setup, planned: AnswersPlan) -> float:
+    """That a batch and the teacher's answers to it take, measured on a few."""
+    batches = iter(training_batches(setup.settings, setup.data).repeat())
+    planned.answer(next(batches)["image"])  # TensorFlow prepares itself
+    began = time.monotonic()
+    for batch in itertools.islice(batches, MEASURED_STEPS):
+        for value in planned.answer(batch["image"]).values():
+            value.numpy()  # waits for the device
+    return (time.monotonic() - began) / MEASURED_STEPS
+
+
+def batches_to_measure(setup: Setup, planned: AnswersPlan | None) -> tf.data.Dataset:
+    """The batches of the training, by which to measure how long a step takes: where answers are to
+    be kept, with zeros in their place."""
+    batches = training_batches(setup.settings, setup.data)
+    if planned is None:
+        return batches
+    names, widths = setup.read_answers(), planned.answers.widths
+
+    def joined(batch: dict[str, Any]) -> dict[str, Any]:
+        size = tf.shape(batch["index"])[0]
+        blank = {name: tf.zeros([size, widths[name]], tf.float16) for name in names}
+        return {**batch, TEACHER: {
+            name: tf.ensure_shape(zeros, [None, widths[name]]) for name, zeros in blank.items()
+        }}
+
+    return batches.map(joined)
