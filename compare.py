@@ -177,7 +177,8 @@ def plan(comparison: Comparison, settings: Settings) -> list[Run]:
     methods = {name: each.with_networks() for name, each in methods.items()}
     methods = with_one_cache(methods, folder)
     teacher_run, teacher = None, settings.teacher_file()
-    if teacher is None and any(create_method(each).needs_teacher for each in methods.values()):
+    needs_teacher = any(create_method(each).needs_teacher for each in methods.values())
+    if needs_teacher and not settings.teacher_is_ready():
         alone = settings.of_teacher(folder / TEACHER)
         teacher_run = plan_run(TEACHER, alone, folder / TEACHER, None, recipe_of(alone))
         teacher = str(teacher_run.folder)

@@ -137,7 +137,8 @@ def train_teacher(setup: Setup, folder: RunFolder) -> Setup:
     with own:
         determining = determining_settings(alone, create_method(alone))
         if own.open(determining, alone.overwrite) != "finished":
-            print("no --teacher given: the teacher is trained first")
+            how = "fine-tuned" if alone.fine_tunes() else "trained"
+            print(f"no --teacher given: the teacher is {how} first")
             complete(make_setup(alone, setup.data, setup.strategy, None), own)
     top1 = own.summary({"student_top1": float})["student_top1"]
     print(f"teacher: {own.path}, top-1 {top1:.4f}")
@@ -177,7 +178,7 @@ def fit(setup: Setup, folder: RunFolder) -> dict[str, Any]:
             ),
             best_variables=numbered(distiller.deployed.variables),
             restore_optimizer=not part.begins_anew,
-            callbacks=[refreshed],
+            callbacks=[refreshed] if part.stage.changes_features else [],
             checkpoint_minutes=settings.checkpoint_minutes,
         )
     refreshed.refresh()
@@ -317,6 +318,8 @@ def notes(setup: Setup) -> list[str]:
     classes = distiller.teacher.outputs[0].shape[-1]
     if difference:
         found.append(f"{difference}: only its features are compared")
+    elif not setup.teacher.has_logits:
+        found.append("the teacher has no classifier for these data: its features are compared")
     elif classes != data.classes:
         found.append(
             f"the teacher was trained on {classes} classes, {data.name} has {data.classes}: only "
@@ -364,6 +367,8 @@ def describe_teacher(setup: Setup, folder: RunFolder) -> str:
     if setup.teacher is None:
         return "none"
     origin = setup.settings.teacher_file()
+    if origin is None and setup.settings.teacher_is_ready():
+        origin = f"pretrained, {setup.settings.teacher_name()}"
     if setup.distiller.method.trains_teacher:
         origin = origin or "untrained, learns with the student"
     return f"{setup.teacher.model.name}, {origin or f'to be trained in {folder.path / TEACHER}'}"

@@ -24,7 +24,7 @@ from distillers.checks import check_answers
 from distillers.keras_loss import KerasLoss
 from distillers.loss import Loss, Trains
 from distillers.method import Method
-from distillers.networks import Preprocessing, check_networks, read_networks
+from distillers.networks import Preprocessing, check_networks, classifier_of, read_networks
 from distillers.none import NoDistillation
 from distillers.objective import (
     distillation_losses,
@@ -249,6 +249,8 @@ class Distiller(keras.Model):
         trains, taps = stage.lead.trains, stage.lead.taps
         if trains is Trains.NOTHING:
             return []
+        if trains is Trains.CLASSIFIER:
+            return classifier_of(self.student).trainable_variables
         if trains is Trains.ALL and self.deployed is self.student:
             return variables
         features = self._student.features
@@ -274,7 +276,7 @@ class Distiller(keras.Model):
         before = [tf.identity(variable.value) for variable in statistics]
         epoch = self.epoch.value - self._first_epoch
         with tf.GradientTape(persistent=self._clips()) as tape:
-            student = self._student(batch.image, training=self._student_learns())
+            student = self._student(batch.image, training=self.stage.changes_features)
             teacher = self._features_to_learn_from(batch)
             main = self._main_loss(teacher, student, batch)
             weights = [weight_in_epoch(term, epoch, self._epochs) for term in self.stage.terms]
@@ -357,9 +359,6 @@ class Distiller(keras.Model):
         padding = [[0, tf.cast(size == 0, tf.int32)], *[[0, 0]] * (image.shape.rank - 1)]
         some = tf.pad(image, padding)
         return self(tf.ensure_shape(some, image.shape), training=False)[:size]
-
-    def _student_learns(self) -> bool:
-        return self.stage.lead.trains is not Trains.NOTHING
 
     def _features_to_learn_from(self, batch: Batch) -> dict[str, Any]:
         """The teacher's features in a training step, those that the batch brings or else all of

@@ -36,11 +36,12 @@ class Combination(enum.Enum):
 
 
 class Trains(enum.Enum):
-    """Which of the student's variables a stage trains: all, those that lead to its taps, or
-    none."""
+    """Which of the student's variables a stage trains: all, those that lead to its taps, those of
+    its classifier, or none. With the last two the student works in inference mode."""
 
     ALL = "all"
     TO_TAPS = "to_taps"
+    CLASSIFIER = "classifier"
     NOTHING = "nothing"
 
 

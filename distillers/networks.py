@@ -10,7 +10,14 @@ import tensorflow as tf
 
 from distillers.method import Method
 from distillers.sum import Sum
-from nets import Outputs, feature_extractor, gives_probabilities, output_layer_of, outputs_of
+from nets import (
+    Outputs,
+    feature_extractor,
+    find_classifier,
+    gives_probabilities,
+    output_layer_of,
+    outputs_of,
+)
 from registry import UserError
 
 Preprocessing = Callable[[tf.Tensor], tf.Tensor]
@@ -111,6 +118,17 @@ def _default_outputs(
         return outputs_of(model)
     except UserError:
         return outputs_of(model, taps=(model.layers[-1].name,))
+
+
+def classifier_of(student: keras.Model) -> keras.Layer:
+    """The layer that makes a student's logits. Raises UserError where that is no one layer."""
+    found = find_classifier(student)
+    if found is None:
+        raise UserError(
+            f"the student {student.name!r} does not end in a layer that gives logits (a Dense), "
+            "which is to be trained first: leave head_share out, or end it in such a layer"
+        )
+    return found.layer
 
 
 def _check_logits(network: str, model: keras.Model, outputs: Outputs | None = None) -> None:

@@ -189,6 +189,7 @@ class LastMap(Reading):
 
     Attributes:
         maps_only: whether it must be a map ``[B, H, W, D]``.
+        vectors: whether a vector ``[B, D]`` is accepted too, as a map of one position.
         sizes: ``"any"``; ``"smaller"`` if the larger map is averaged to the size of the smaller;
             ``"adapted"`` if the method itself compares them at the smaller size.
         channels: ``"any"``, or ``"equal"`` if both must have the same D.
@@ -196,6 +197,7 @@ class LastMap(Reading):
 
     key: ClassVar[str] = "maps"
     maps_only: bool = True
+    vectors: bool = False
     sizes: Literal["any", "smaller", "adapted"] = "any"
     channels: Literal["any", "equal"] = "any"
 
@@ -205,10 +207,12 @@ class LastMap(Reading):
                 raise UserError(f"{method} compares the last tap, but the {network} has no taps")
             last = as_taps(taps)[-1]
             check_known_size(method, f"the last tap of the {network}", last)
-            if self.maps_only and len(last.shape) != 4:
+            taken = (2, 4) if self.vectors else (4,)
+            if self.maps_only and len(last.shape) not in taken:
+                kinds = "a map or a vector" if self.vectors else "a map"
                 raise UserError(
-                    f"{method} compares the last tap, which must be a map; the {network}'s is "
-                    f"{kind_of(last)} ({describe(last)}): name a layer that gives a map last"
+                    f"{method} compares the last tap, which must be {kinds}; the {network}'s is "
+                    f"{kind_of(last)} ({describe(last)}): name a layer that gives one last"
                 )
         theirs, ours = as_taps(teacher)[-1], as_taps(student)[-1]
         if self.channels == "equal" and theirs.shape[-1] != ours.shape[-1]:
@@ -253,9 +257,9 @@ def as_taps(taps: Any) -> Sequence[Any]:
 
 
 def smaller_size(teacher: Any, student: Any) -> tuple[int, int]:
-    """Height and width of the smaller of two maps ``[B, H, W, D]``."""
-    sizes = zip(teacher.shape[1:3], student.shape[1:3], strict=True)
-    return tuple(min(pair) for pair in sizes)
+    """Height and width of the smaller of two maps ``[B, H, W, D]``; 1x1 where one is a vector."""
+    sizes = (tap.shape[1:3] if len(tap.shape) == 4 else (1, 1) for tap in (teacher, student))
+    return tuple(min(pair) for pair in zip(*sizes, strict=True))
 
 
 def at_one_size(teacher: tf.Tensor, student: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -76,6 +76,10 @@ class SimKD(Method):
     the student up to its last tap, the projector, and a copy of what the teacher has after its last
     tap, which is not trained. The student's own classifier is neither trained nor used.
 
+    The teacher's classifier has to need no more than its last tap. So for a transformer that
+    classifies by its class token, which is no part of the map, the last tap is the layer that gives
+    that token, ``[B, D]``: a map of one position.
+
     The projector ends in a ReLU (see `Projector`), so the teacher's last tap should come after one.
     Where the last maps differ in size, the loss compares them at the smaller, and the teacher's
     classifier gets the size that it was built for.
@@ -91,7 +95,7 @@ class SimKD(Method):
     """
 
     paper = "Chen et al., CVPR 2022, arXiv 2203.14001"
-    reads = (LastMap(sizes="adapted"), Logits())
+    reads = (LastMap(sizes="adapted", vectors=True), Logits())
 
     factor: float = option(2.0, above=0)
     weight: float = option(1.0, above=0)
@@ -111,16 +115,19 @@ class SimKD(Method):
         projector = Projector(ours.shape[-1], inner, channels, size)
         classify = _reused_classifier(theirs, teacher["logits"])
 
+        def project(maps: Any, training: bool | None) -> Any:
+            return projector(_as_map(maps), training)
+
         def loss(teacher: Any, student: Any, *, training: bool) -> tf.Tensor:
-            theirs = resized(teacher["maps"], size)
-            return reuse_loss(theirs, tf.cast(projector(student["maps"], training), theirs.dtype))
+            theirs = resized(_as_map(teacher["maps"]), size)
+            return reuse_loss(theirs, tf.cast(project(student["maps"], training), theirs.dtype))
 
         def deploy(student: keras.Model) -> keras.Model:
-            logits = classify(projector(ours, training=None))
+            logits = classify(project(ours, training=None))
             return _deployed(student, ours, logits)
 
         def logits(student: Any, *, training: bool = False) -> tf.Tensor:
-            return classify(projector(as_taps(student["maps"])[-1], training))
+            return classify(project(as_taps(student["maps"])[-1], training))
 
         stage = Stage(
             loss=with_context(loss, self.name), weight=self.weight, main_weight=self.main_weight,
@@ -150,8 +157,19 @@ def _reused_classifier(last_tap: Any, logits: Any) -> Callable[[Any], Any]:
     """
     if not isinstance(last_tap, keras.KerasTensor):
         return _refuse_to_classify
-    classifier, size = _copied_classifier(last_tap, logits), tuple(last_tap.shape[1:3])
-    return lambda projected: classifier(resized(projected, size), training=False)
+    classifier, shape = _copied_classifier(last_tap, logits), tuple(last_tap.shape[1:])
+
+    def classify(projected: Any) -> Any:
+        if len(shape) == 1:
+            return classifier(keras.ops.reshape(projected, (-1, *shape)), training=False)
+        return classifier(resized(projected, shape[:2]), training=False)
+
+    return classify
+
+
+def _as_map(tap: Any) -> Any:
+    """A vector ``[B, D]``, real or symbolic, as a map of one position; maps as they are."""
+    return keras.ops.reshape(tap, (-1, 1, 1, tap.shape[-1])) if len(tap.shape) == 2 else tap
 
 
 def _refuse_to_classify(projected: Any) -> Any:

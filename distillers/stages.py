@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from distillers.loss import Combination, Loss, Stage
+from distillers.loss import Combination, Loss, Stage, Trains
 from registry import UserError
 
 
@@ -59,6 +59,11 @@ class RunStage:
     def distils(self) -> bool:
         """Whether it has a distillation loss."""
         return bool(self.terms)
+
+    @property
+    def changes_features(self) -> bool:
+        """Whether any layer of the student before its classifier is trained."""
+        return self.lead.trains in (Trains.ALL, Trains.TO_TAPS)
 
     @property
     def clips(self) -> bool:

@@ -23,9 +23,12 @@ from .encoders import (
 )
 from .features import Outputs, feature_extractor, outputs_of
 from .fused import fuse_batch_normalization
+from .heads import find_classifier, with_new_classifier
 from .inferred_preprocessing import infer_preprocessing
 from .keras_graph import Untracked, operations_before, output_layer_of, producer
+from .keras_hub_presets import is_preset
 from .layer_list import list_layers
+from .library import load_library_network, with_classes
 from .logits import gives_probabilities, without_softmax
 from .memory import check_memory, limited_memory
 from .preprocessing import PREPROCESSING, Standardize, named_preprocessing
@@ -49,6 +52,11 @@ import_modules(__name__, __path__)
 
 __all__ = [
     "class_lines",
+    "find_classifier",
+    "with_new_classifier",
+    "is_preset",
+    "load_library_network",
+    "with_classes",
     "read_class_names",
     "write_class_names",
     "load_pretrained",

@@ -11,7 +11,7 @@ import numpy as np
 
 from registry import UserError
 
-from .functional import as_functional
+from .functional import as_functional, is_functional
 from .fused import fuse_batch_normalization
 from .keras_graph import all_layers
 from .sampling import sample_outputs
@@ -124,12 +124,21 @@ def _clone(
     inputs: keras.KerasTensor | None,
     change: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> keras.Model:
-    """Clone `model` with fresh weights, after applying `change` to each layer's config."""
+    """Clone `model` with fresh weights, after applying `change` to each layer's config.
+
+    A model within the model is copied layer by layer, unless its class has a config of its own: as
+    in KerasHub, whose layers cannot all be made from theirs.
+    """
+    cache: dict[int, keras.Layer] = {}
+    plain = {type(model).get_config, keras.Sequential.get_config}
+
+    def clone(layer: keras.Layer) -> keras.Layer:
+        if is_functional(layer) and type(layer).get_config in plain:
+            return keras.models.clone_model(layer, clone_function=clone, cache=cache)
+        return type(layer).from_config(change(layer.get_config()))
+
     return keras.models.clone_model(
-        model,
-        input_tensors=inputs,
-        clone_function=lambda layer: type(layer).from_config(change(layer.get_config())),
-        recursive=True,
+        model, input_tensors=inputs, clone_function=clone, cache=cache
     )
 
 

@@ -80,8 +80,9 @@ def feature_extractor(model: keras.Model, outputs: Outputs) -> keras.Model:
     Returns:
         A functional model with `model`'s inputs and, as output, the dict ``maps``: list of the
         taps' outputs, ``[B, H, W, D]`` or ``[B, D]`` in the layers' own dtype, the tokens
-        ``[B, N, D]`` of a transformer as maps of its patches (see `tokens_to_maps`); ``embedding``:
-        ``[B, D]``, averaged over positions where the layer gives a map, at least float32;
+        ``[B, N, D]`` of a transformer as maps of its patches (see `tokens_to_maps`), without those
+        of the class and registers; ``embedding``: ``[B, D]``, averaged over positions where the
+        layer gives a map, or over patches, at least float32;
         ``logits``: ``[B, classes]``, at least float32; ``outputs``: what `model` itself gives.
 
     Raises:
@@ -90,7 +91,7 @@ def feature_extractor(model: keras.Model, outputs: Outputs) -> keras.Model:
     """
     model = as_functional(model)
     image, given, found = find_tensors(model, _names_of(outputs))
-    embedding = _widened(found[outputs.embedding])
+    embedding = _widened(_as_map(found[outputs.embedding], model))
     if len(embedding.shape) > 2:
         embedding = keras.ops.mean(embedding, axis=tuple(range(1, len(embedding.shape) - 1)))
     features = {

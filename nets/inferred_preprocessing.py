@@ -19,7 +19,8 @@ _RAW, _UNIT = 1.0, 255.0
 
 # Names that keras.applications gives its models, and their `preprocess_input`. Those that subtract
 # means from blue, green and red (VGG, ResNet, version 1) are left out: `Standardize` cannot swap
-# channels. Those with layers for it (EfficientNet, MobileNetV3, ConvNeXt) need no name.
+# channels. Those with layers for it (EfficientNet, MobileNetV3, ConvNeXt, and all whose weights
+# `load_application` loads) need no name.
 _APPLICATIONS = (
     (r"mobilenet(v2)?_\d.*|mobilenetv3(small|large)|inception_v3|inception_resnet_v2|xception"
      r"|nasnet|resnet(50|101|152)v2|efficientnetv2-.*", "tf"),
@@ -92,7 +93,7 @@ def _divisor(call: Call) -> float | None:
     """By what images of 0..255 are to be divided for this call; None where it does not tell."""
     operation = call.operation
     if isinstance(operation, keras.layers.Rescaling):
-        return _of_factor(operation.scale)
+        return _of_factor(operation.scale) or _of_offset(operation.offset)
     if isinstance(operation, keras.layers.Normalization):
         return _of_statistics(operation)
     constants = [each for each in call.arguments if isinstance(each, (int, float, np.ndarray))]
@@ -103,13 +104,18 @@ def _divisor(call: Call) -> float | None:
         return _of_factor(1 / constant)
     if type(operation).__name__ == "Multiply":
         return _of_factor(constant)
-    return _RAW if type(operation).__name__ == "Subtract" and constant > 2 else None
+    return _of_offset(constant) if type(operation).__name__ == "Subtract" else None
 
 
 def _of_factor(factor: Any) -> float | None:
     """A factor far below 1 makes large numbers small, one far above 1 small ones large."""
     largest = np.abs(np.asarray(factor, "float64")).max()
     return _RAW if largest < 0.1 else _UNIT if largest > 10 else None
+
+
+def _of_offset(offset: Any) -> float | None:
+    """What moves images by more than 2 moves those of 0..255."""
+    return _RAW if np.abs(np.asarray(offset, "float64")).max() > 2 else None
 
 
 def _of_statistics(layer: keras.layers.Normalization) -> float | None:

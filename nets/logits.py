@@ -99,7 +99,7 @@ def _search(model: keras.Model) -> tuple[list[Call], keras.Operation]:
             tensor = as_functional(operation).outputs[place]
         elif _makes_probabilities(operation):
             return [*opened, call], operation
-        elif _is_transparent(operation):
+        elif leaves_numbers(operation):
             tensor = call.inputs[0]
         elif isinstance(operation, keras.layers.InputLayer) and opened:
             outer = opened.pop()  # nothing in this inner model
@@ -120,7 +120,8 @@ def _makes_probabilities(operation: keras.Operation) -> bool:
     return type(operation).__name__ in _OPERATIONS
 
 
-def _is_transparent(operation: keras.Operation) -> bool:
+def leaves_numbers(operation: keras.Operation) -> bool:
+    """Whether an operation changes the type or the shape of its input at most."""
     if isinstance(operation, keras.layers.Activation):
         return operation.activation is keras.activations.linear
     if isinstance(operation, keras.Layer):

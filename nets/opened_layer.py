@@ -41,11 +41,8 @@ class OpenedLayer(keras.Layer):
         found = self.layer
         for part in name.split("/"):
             within = inner_layers(found)
-            kinds = Counter(type(layer) for layer in within)
-            kind = max(kinds, key=kinds.get, default=None)  # the first of equally many
-            blocks = [layer for layer in within if type(layer) is kind]
             known = {layer.name: layer for layer in within}
-            known |= {str(place): layer for place, layer in enumerate(blocks)}
+            known |= {str(place): layer for place, layer in enumerate(find_blocks(found))}
             if part not in known:
                 raise UserError(
                     f"{self._place} holds no layer {name!r}{nearest(part, known)}; it holds: "
@@ -71,6 +68,15 @@ class OpenedLayer(keras.Layer):
                     "than one tensor from it: name a layer that is called once and gives one"
                 )
         return output, {name: outputs[0] for name, outputs in given.items()}
+
+
+def find_blocks(layer: keras.Layer) -> list[keras.Layer]:
+    """The blocks of a layer, in order: of the layers within it, those of the class of which there
+    are most."""
+    within = inner_layers(layer)
+    kinds = Counter(type(each) for each in within)
+    kind = max(kinds, key=kinds.get, default=None)  # the first of equally many
+    return [each for each in within if type(each) is kind]
 
 
 def _noting(own: Callable[..., Any], given: list[Any]) -> Callable[..., Any]:

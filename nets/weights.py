@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -80,6 +81,81 @@ def fill_from_h5(path: Path, model: keras.Model) -> None:
     for place in {**expected, **found}:
         _assign(path, model, "{}/{}".format(*place), found.get(place), expected.get(place))
     renew_state(model)
+
+
+def fill_in_order(path: Path, model: keras.Model) -> None:
+    """Fill `model` from weights of the same architecture, whatever its layers are called there.
+
+    Keras numbers layers without a name of their own through all models that a process made, so
+    their names differ from one process to the next. They are told apart as Keras does it: by
+    their order, in files of Keras 3 (``.weights.h5``) among the layers of their class, in those of
+    earlier versions (``.h5``) among all.
+
+    Raises:
+        UserError: the file is damaged or does not fit: every array has to be in both.
+    """
+    layers = [layer for layer in model.layers if layer.weights]
+    with h5_file(path) as file:
+        stored = _stored_layers(path, file)
+        in_order = dict(zip((layer.name for layer in layers), stored, strict=False))
+        keys = _groups_by_class(model) if "layers" in file else in_order
+        arrays = {
+            (group, i): dataset[()]
+            for group, (_, datasets) in stored.items() for i, dataset in enumerate(datasets)
+        }
+    expected = {
+        (keys.get(layer.name, layer.name), i): weight
+        for layer in layers for i, weight in enumerate(layer.weights)
+    }
+    for place in {**expected, **arrays}:
+        _assign(path, model, "{}/{}".format(*place), arrays.get(place), expected.get(place))
+    renew_state(model)
+
+
+def stored_shapes(path: Path) -> dict[str, list[tuple[int, ...]]]:
+    """The shapes of each layer's arrays in a file of weights, by the layer's name in it. Raises
+    UserError as `fill_in_order`."""
+    with h5_file(path) as file:
+        return {
+            name: [tuple(dataset.shape) for dataset in datasets]
+            for name, datasets in _stored_layers(path, file).values()
+        }
+
+
+def _stored_layers(path: Path, file: h5py.File) -> dict[str, tuple[str, list[h5py.Dataset]]]:
+    """By its group in a file of Keras' weights, each layer's name and arrays, in order."""
+    found: dict[str, tuple[str, list[h5py.Dataset]]] = {}
+    if "layers" in file:
+        for key, group in file["layers"].items():
+            own = group.get("vars", {})
+            if len(own):
+                name = own.attrs.get("name", key)
+                found[key] = (name, [own[number] for number in sorted(own, key=int)])
+        return found
+    root = file.get("model_weights", file)
+    for key in map(_text, root.attrs.get("layer_names", ())):
+        names = list(map(_text, root[key].attrs["weight_names"]))
+        if names:
+            found[key] = (key, [root[key][name] for name in names])
+    if not found:
+        raise UserError(f"{path} holds no weights as Keras saves them: save it by save_weights")
+    return found
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _groups_by_class(model: keras.Model) -> dict[str, str]:
+    """The group of each layer in a file of Keras 3, by the layer's name: its class, numbered."""
+    counts: Counter[str] = Counter()
+    groups = {}
+    for layer in model.layers:
+        kind = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", type(layer).__name__)
+        kind = re.sub(r"([a-z])([A-Z])", r"\1_\2", kind).lower()
+        groups[layer.name] = f"{kind}_{counts[kind]}" if counts[kind] else kind
+        counts[kind] += 1
+    return groups
 
 
 def fill_from_mat(path: Path, model: keras.Model) -> bool:

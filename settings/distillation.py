@@ -29,6 +29,8 @@ from settings.common import DATA, RUN, TRAINING, DataSettings, RunSettings, Trai
 from settings.recipes import AUTO, RECIPES, choose
 
 NETWORKS, METHOD = "networks", "method"
+# The first fifth of the epochs trains the new classifier of a pretrained network alone.
+FINE_TUNING = "None(head_share=0.2)"
 TEACHER = "teacher"  # in a run folder, the folder of the run that trained the teacher
 PAPERS_DATA = ("cifar10", "cifar100")
 PAPERS_PAIRS = ("VGG", "VGG_stride", "MobileNet", "ResNeXt")
@@ -118,12 +120,21 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         group=NETWORKS,
     )
     teacher_model: str | None = option(
-        None, "a teacher of your own instead of --net's: FILE.keras or FILE.h5 (trained), or "
-        "keras.applications:NAME (to be trained)", group=NETWORKS,
+        None, "a teacher of your own instead of --net's: FILE.keras or FILE.h5 (trained), "
+        "keras.applications:NAME (trained first), or keras_hub:PRESET_OR_FOLDER (fine-tuned first)",
+        group=NETWORKS,
+    )
+    teacher_weights: str | None = option(
+        None, "pretrained weights of a teacher from keras.applications, which is fine-tuned first: "
+        "imagenet (downloaded by Keras), or a file of weights", group=NETWORKS,
     )
     student_model: str | None = option(
-        None, "a student of your own: FILE.keras or FILE.h5 (trained on from its weights), or "
-        "keras.applications:NAME", group=NETWORKS,
+        None, "a student of your own: FILE.keras or FILE.h5 (trained on from its weights), "
+        "keras.applications:NAME, or keras_hub:PRESET_OR_FOLDER", group=NETWORKS,
+    )
+    student_weights: str | None = option(
+        None, "pretrained weights of a student from keras.applications: imagenet or a file",
+        group=NETWORKS,
     )
     student_init: str | None = option(
         None, "tte:RUN, whose encoder's weights the student begins with", group=NETWORKS
@@ -158,8 +169,13 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         group=TRAINING, same_run=True,
     )
     teacher_epochs: int | None = option(
-        None, "epochs of a teacher that is trained first (default: as many)", group=TRAINING,
-        minimum=1,
+        None, "epochs of a teacher that is trained first (default: as many); 0: a pretrained one "
+        "is used as it is; with a teacher_model from a file: fine-tune it for so many",
+        group=TRAINING, minimum=0,
+    )
+    teacher_learning_rate: float | None = option(
+        None, "learning rate of a teacher that is trained first (default: the same)",
+        group=TRAINING, above=0,
     )
 
     cache_teacher: bool = option(
@@ -227,8 +243,27 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         return Path(self.cache_dir or Path("runs") / "teacher_answers")
 
     def teacher_model_is_trained(self) -> bool:
-        """Whether the teacher's model comes from a file, with its weights."""
-        return self.teacher_model is not None and not known.is_application(self.teacher_model)
+        """Whether the teacher's model comes from a file, with its weights, which stay."""
+        return _is_file(self.teacher_model) and not self.teacher_epochs
+
+    def is_pretrained(self, role: str) -> bool:
+        """Whether the ``"teacher"`` or the ``"student"`` is another library's, with weights."""
+        model = getattr(self, f"{role}_model")
+        return model is not None and (
+            known.is_preset(model) or getattr(self, f"{role}_weights") is not None
+        )
+
+    def teacher_is_ready(self) -> bool:
+        """Whether the teacher needs no training before it teaches."""
+        if self.teacher_file() is not None:
+            return True
+        without_labels = self.teacher_epochs is None and self.main_loss == "none"
+        return self.is_pretrained("teacher") and (without_labels or self.teacher_epochs == 0)
+
+    def fine_tunes(self) -> bool:
+        """Whether the student is fine-tuned alone: it then gets a classifier for the data."""
+        return any(name == "None" and float(given.get("head_share", 0)) > 0
+                   for name, given in self.methods())
 
     def spelled(self) -> Settings:
         """The same settings with registered names and with nothing left to a default, so that a run
@@ -310,13 +345,31 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         list(self.methods())
         self._pair()
         for role in ("teacher", "student"):
+            self._check_weights(role)
             if getattr(self, f"{role}_model") and getattr(self, f"{role}_net"):
                 raise UserError(f"--{role}_model and --{role}_net both name one: give one")
         if self.teacher and self.teacher_model_is_trained() and self.teacher != self.teacher_model:
             raise UserError("--teacher and --teacher_model both give a trained teacher: give one")
+        if self.teacher_epochs == 0 and not self.teacher_is_ready():
+            raise UserError(
+                "--teacher_epochs 0 uses a pretrained teacher as it is, and none is given: give "
+                "--teacher_weights, a keras_hub: preset, or 1 epoch or more"
+            )
         if self.student_init and not known.is_encoder(self.student_init):
             raise UserError(f"--student_init is {self.student_init!r}; expected tte:RUN")
         return self
+
+    def _check_weights(self, role: str) -> None:
+        """Raise UserError unless weights are given for a network that takes them."""
+        model, weights = getattr(self, f"{role}_model"), getattr(self, f"{role}_weights")
+        if weights is not None and not (model and known.is_application(model)):
+            of_preset = model is not None and known.is_preset(model)
+            raise UserError(
+                f"--{role}_weights are those of a network of keras.applications, and "
+                f"--{role}_model is {model or 'not given'}"
+                + (", which brings its own: leave them out" if of_preset else
+                   f": give --{role}_model keras.applications:NAME")
+            )
 
     def _method_parts(self) -> list[str]:
         """``"A+B(c=1)"`` in its parts."""
@@ -348,6 +401,9 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         name += f"-{self.Distillation}-{self.seed}"
         return Path(self.train_dir or Path("runs") / name)
 
+    def _fine_tunes_teacher(self) -> bool:
+        return self.is_pretrained("teacher") or _is_file(self.teacher_model)
+
     def of_teacher(self, folder: Path) -> Settings:
         """The settings of the run that trains the teacher alone, with labels, for this one. Of
         settings as they were given, before a recipe has filled them, the teacher gets its own.
@@ -362,18 +418,25 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         return dataclasses.replace(
             self,
             **untouched,
-            Distillation="None",
+            Distillation=FINE_TUNING if self._fine_tunes_teacher() else "None",
             hyper_parameters={},
             main_loss="cross_entropy",
-            student_net=self.teacher_name(),
+            student_net=None if self.teacher_model else self.teacher_name(),
             student_options=self.teacher_options,
             student_taps=self.teacher_taps,
-            student_model=None,
+            student_model=self.teacher_model,
+            student_weights=self.teacher_weights,
             student_init=None,
             student_preprocessing=self.teacher_preprocessing,
             epochs=self.teacher_epochs or self.epochs,
+            learning_rate=self.teacher_learning_rate or self.learning_rate,
             train_dir=str(folder),
         )
+
+
+def _is_file(model: str | None) -> bool:
+    """Whether a model is given as a file."""
+    return model is not None and not known.is_application(model) and not known.is_preset(model)
 
 
 def _net_name(model: str | None, net: str) -> str:

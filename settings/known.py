@@ -16,12 +16,18 @@ SCHEDULES: tuple[str, ...] = catalogue.constant("op_util.schedules", "SCHEDULES"
 STRATEGIES: tuple[str, ...] = catalogue.constant("experiment.run.devices", "STRATEGIES")
 PREPROCESSING: tuple[str, ...] = catalogue.constant("nets.preprocessing", "PREPROCESSING")
 APPLICATION: str = catalogue.constant("nets.applications", "PREFIX")
+PRESET: str = catalogue.constant("nets.keras_hub_presets", "PREFIX")
 ENCODER: str = catalogue.constant("nets.transfer", "PREFIX")
 
 
 def is_application(name: str) -> bool:
     """Whether `name` is of the form ``keras.applications:NAME``."""
     return name.lower().startswith(APPLICATION)
+
+
+def is_preset(name: str) -> bool:
+    """Whether `name` is of the form ``keras_hub:PRESET_OR_FOLDER``."""
+    return name.lower().startswith(PRESET)
 
 
 def is_encoder(text: str) -> bool:

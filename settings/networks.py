@@ -44,9 +44,7 @@ def load_teacher(settings: Settings, data: dataloader.Data, file: str | None) ->
         UserError: there is no such file, or it does not fit the settings.
     """
     if file is None:
-        keras.utils.set_random_seed(settings.seed)
-        model = build(settings.teacher_name(), settings.teacher_options, data)
-        return nets.Stored(model, standardize=None, has_logits=True)
+        return _teacher_to_train(settings, data)
     if nets.is_pretrained(file):
         return nets.load_pretrained(file, data.image_shape, data.classes)
     own = settings.teacher_model == file
@@ -61,6 +59,36 @@ def load_teacher(settings: Settings, data: dataloader.Data, file: str | None) ->
     )
 
 
+def _teacher_to_train(settings: Settings, data: dataloader.Data) -> nets.Stored:
+    """The teacher as it is before it is trained, if it is at all: a pretrained one may serve as it
+    is, with its own classifier."""
+    keras.utils.set_random_seed(settings.seed)
+    if settings.is_pretrained("teacher"):
+        as_it_is = settings.teacher_is_ready()
+        stored = _library_network("teacher", settings, data, keep_classifier=as_it_is)
+        return stored if as_it_is else dataclasses.replace(stored, has_logits=True)
+    if settings.teacher_model and not known.is_application(settings.teacher_model):
+        check_exists("teacher", settings.teacher_model)
+        model = nets.with_classes(nets.load(settings.teacher_model).model, data.classes).model
+    else:
+        model = build(settings.teacher_name(), settings.teacher_options, data)
+    return nets.Stored(model, standardize=None, has_logits=True)
+
+
+def _library_network(
+    role: str, settings: Settings, data: dataloader.Data, *, keep_classifier: bool = False
+) -> nets.Stored:
+    """A pretrained network of `keras.applications` or KerasHub."""
+    return nets.load_library_network(
+        getattr(settings, f"{role}_model"),
+        getattr(settings, f"{role}_weights"),
+        data.image_shape,
+        data.classes,
+        nets.parse_options(getattr(settings, f"{role}_options")),
+        keep_classifier=keep_classifier,
+    )
+
+
 def make_student(settings: Settings, data: dataloader.Data) -> keras.Model:
     """The student with its initial weights, which depend on the seed alone, or on its file.
 
@@ -69,11 +97,15 @@ def make_student(settings: Settings, data: dataloader.Data) -> keras.Model:
     """
     keras.utils.set_random_seed(settings.seed)
     name = settings.student_name()
-    if settings.student_model is None or known.is_application(name):
+    if settings.is_pretrained("student"):
+        student = _library_network("student", settings, data).model
+    elif settings.student_model is None or known.is_application(name):
         student = build(name, settings.student_options, data)
     else:
         check_exists("student", name)
         student = nets.load(name).model
+        if settings.fine_tunes():
+            student = nets.with_classes(student, data.classes).model
         check_student(student, data)
     if settings.student_init is not None:
         nets.fill_from_encoder(student, settings.student_init)
@@ -160,7 +192,7 @@ def check_exists(role: str, file: str) -> None:
     if not is_included(file) and not Path(file).exists():
         raise UserError(
             f"--{role}_model: {file} does not exist; expected a model in a file (.keras or .h5), "
-            "or keras.applications:NAME"
+            "keras.applications:NAME or keras_hub:PRESET_OR_FOLDER"
         )
 
 

@@ -140,7 +140,10 @@ def make_setup(
         teacher = load_teacher(settings, data, teacher_file) if method.needs_teacher else None
         distiller = make_distiller(settings, data, method, teacher)
     distiller.parts(settings.epochs)  # there are enough epochs for all stages
-    is_trained = teacher is None or method.trains_teacher or teacher_file is not None
+    is_trained = (
+        teacher is None or method.trains_teacher or teacher_file is not None
+        or settings.teacher_is_ready()
+    )
     return Setup(settings, data, strategy, distiller, teacher, is_trained)
 
 
@@ -333,7 +336,9 @@ def score_teacher(setup: Setup) -> list[str]:
     a run with a teacher that knows nothing would only show that at its end.
     """
     teacher, data = setup.teacher, setup.data
-    given = setup.settings.teacher_file() if setup.teacher_is_trained else None
+    given = None
+    if setup.settings.teacher_is_ready():
+        given = setup.settings.teacher_file() or setup.settings.teacher_name()
     if teacher is None or given is None or not teacher.has_logits:
         return []
     if teacher.model.output_shape[-1] != data.classes or class_difference(teacher, data):

@@ -171,7 +171,7 @@ def test_hyper_parameters_go_to_the_methods_that_have_them():
         "None", "SSKD_SVD", "SSKD_SVD(num_dfv=3,gradient=published)", "Soft_logits"
     ]
     none, svd, three, soft = map(create_method, methods.values())
-    assert none.settings() == {}
+    assert none.settings() == {"head_share": 0.0}
     assert (svd.num_dfv, svd.gradient) == (1, "exact")
     assert (three.num_dfv, three.gradient) == (3, "published")  # what is said with a method wins
     assert soft.temperature == 3.0

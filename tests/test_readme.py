@@ -4,6 +4,7 @@ trainings as dry runs."""
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import re
 import shlex
 import shutil
@@ -120,6 +121,7 @@ def place(tmp_path_factory):
             for number in range(80 if part == "train" else 4):
                 pixels = random.integers(0, 256, (96, 96, 3), np.uint8)
                 Image.fromarray(pixels).save(folder / "images" / part / kind / f"{number}.jpg")
+    make_pretrained(folder)
     small = {
         "pretrain_tte.py": [
             "--epochs=1", "--train_images=64", "--batch_size=32", "--targets=", "--tasks=rotation",
@@ -141,6 +143,20 @@ def place(tmp_path_factory):
     return folder
 
 
+def make_pretrained(folder: Path) -> None:
+    """Weights of a network of keras.applications, and a preset where KerasHub is installed."""
+    keras.applications.MobileNetV2(
+        weights=None, input_shape=(96, 96, 3), include_top=False, pooling="avg"
+    ).save_weights(folder / "mobilenet_v2.weights.h5")
+    if importlib.util.find_spec("keras_hub"):
+        from keras_hub.models import ViTBackbone
+
+        ViTBackbone(
+            image_shape=(96, 96, 3), patch_size=16, num_layers=8, num_heads=2, hidden_dim=8,
+            mlp_dim=16,
+        ).save_to_preset(folder / "vit")
+
+
 def from_here(command: tuple[str, ...]) -> list[str]:
     """The words after ``python``, with the files of the repository wherever one is."""
     return [str(ROOT / word) if (ROOT / word).is_file() else word for word in command[1:]]
@@ -154,6 +170,8 @@ def listing(folder: Path) -> set[Path]:
 @pytest.mark.parametrize("command", TRAININGS, ids=shlex.join)
 def test_training_command_as_a_dry_run(command, place, monkeypatch, capsys):
     words = from_here(command)
+    if any("keras_hub:" in word for word in words):
+        pytest.importorskip("keras_hub")
     # The presets are for CIFAR-100, which would have to be downloaded.
     data = ["--dataset", "digits"] if "--flagfile" in words else []
     data += [THROUGHPUT] if command[1] == "train_w_distill.py" else []

@@ -12,6 +12,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import nets.keras_hub_presets
+
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "registry": set(),
@@ -41,6 +43,7 @@ KERAS_PRIVATE = re.compile(
 )
 # Named tuples' method and attribute, `os._exit`, and a method of tf.Graph.
 OTHERS_PRIVATE = {"_replace", "_fields", "_exit", "_get_function"}
+OPTIONAL = {"keras_hub"}
 NEEDED_WITHOUT_IMPORT = {
     "tensorboard",  # by tf.summary, and to look at logs
     "importlib-resources",  # by tensorflow-datasets, which does not say so
@@ -140,10 +143,16 @@ def test_dependencies_are_stated_once():
 
 
 def distributions(names):
-    """The names of the packages on the index that the modules `names` are from."""
+    """The names of the packages on the index that the modules `names` are from, but for optional
+    ones, which need not be installed."""
     known = packages_distributions()
-    foreign = names - local() - set(sys.stdlib_module_names)
+    foreign = names - local() - set(sys.stdlib_module_names) - OPTIONAL
     return {canonicalize_name(known[name][0]) for name in foreign}
+
+
+def test_the_refusal_without_keras_hub_names_the_version_that_is_required():
+    (required,) = requirements("requirements-keras-hub.txt")
+    assert f'pip install "{required}"' == nets.keras_hub_presets.INSTALL
 
 
 def test_what_is_imported_is_required_and_the_other_way_round():

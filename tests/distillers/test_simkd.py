@@ -210,8 +210,8 @@ def test_nonsense_is_refused():
         SimKD(factor=100.0).build(teacher, student)
     with pytest.raises(UserError, match="the teacher has 6 logits, the student 5"):
         SimKD().build(teacher, features_of(11, (3, 4, 5, 3), classes=5))
-    with pytest.raises(UserError, match="last tap, .* the teacher's is a vector"):
-        SimKD().build(features_of(10, (3, 8)), features_of(11, (3, 8)))
+    with pytest.raises(UserError, match="a map or a vector; the teacher's is a sequence"):
+        SimKD().build(features_of(10, (3, 9, 8)), features_of(11, (3, 8)))
     with pytest.raises(UserError, match="symbolic"):
         built(teacher, student).deploy(network(1, "student"))
     with pytest.raises(UserError, match="SimKD has layers of its own"):

@@ -1,11 +1,11 @@
 """Tokens of transformers as maps, and taps at blocks within layers."""
 
-import keras
 import numpy as np
 import pytest
 
 import nets
 from registry import UserError
+from tests.transformer import transformer
 
 
 @pytest.mark.parametrize(
@@ -36,52 +36,6 @@ def test_patches_come_row_by_row_and_others_are_dropped():
         nets.tokens_to_maps(tokens, (8, 16), prefix=0)
 
 
-class Block(keras.layers.Layer):
-    def __init__(self, width, **kwargs):
-        super().__init__(**kwargs)
-        self.norm = keras.layers.LayerNormalization(name="norm")
-        self.dense = keras.layers.Dense(width, activation="gelu", name="dense")
-
-    def build(self, shape):
-        self.norm.build(shape)
-        self.dense.build(shape)
-        self.built = True
-
-    def call(self, tokens):
-        return tokens + self.dense(self.norm(tokens))
-
-
-class Encoder(keras.layers.Layer):
-    """A class token, blocks, and a normalisation: no functional model."""
-
-    def __init__(self, depth, width, **kwargs):
-        super().__init__(**kwargs)
-        self.final = keras.layers.LayerNormalization(name="final")
-        self.drop = keras.layers.Dropout(0.5, name="drop")
-        self.blocks = [Block(width, name=f"block_{i}") for i in range(depth)]
-
-    def build(self, shape):
-        self.first = self.add_weight(shape=(1, 1, shape[-1]), name="class")
-        for layer in (*self.blocks, self.final):
-            layer.build((*shape[:1], shape[1] + 1, shape[2]))
-        self.built = True
-
-    def call(self, patches):
-        first = keras.ops.repeat(self.first, keras.ops.shape(patches)[0], axis=0)
-        tokens = self.drop(keras.ops.concatenate([first, patches], axis=1))
-        for block in self.blocks:
-            tokens = block(tokens)
-        return self.final(tokens)
-
-
-def transformer():
-    image = keras.Input((8, 8, 3))
-    patches = keras.layers.Conv2D(6, 2, strides=2, name="patches")(image)
-    tokens = keras.layers.Reshape((16, 6), name="sequence")(patches)
-    tokens = Encoder(3, 6, name="encoder")(tokens)
-    return keras.Model(image, keras.layers.Dense(5, name="scores")(tokens[:, 0]), name="vit")
-
-
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32")
 
 
@@ -96,9 +50,10 @@ def test_taps_at_blocks_are_maps_of_what_the_blocks_give():
     tokens = np.concatenate([np.repeat(encoder.first, 4, 0), tokens], axis=1)
     first = encoder.blocks[0](tokens)
     second = encoder.blocks[1](first)
-    hidden = encoder.blocks[2].dense(encoder.blocks[2].norm(second))
+    mixed = encoder.blocks[2].mix(second)
+    hidden = encoder.blocks[2].dense(encoder.blocks[2].second_norm(mixed))
     for found, expected in zip(
-        features["maps"][1:], [first, second, hidden, encoder.final(second + hidden)], strict=True
+        features["maps"][1:], [first, second, hidden, encoder.final(mixed + hidden)], strict=True
     ):
         assert found.shape == (4, 4, 4, 6)
         expected = np.asarray(expected)[:, 1:].reshape(4, 4, 4, 6)
@@ -127,6 +82,6 @@ def test_opened_layers_train_and_stay_as_they_were():
 
 def test_blocks_that_are_not_there_are_told():
     model = transformer()
-    for name in ("encoder/3", "encoder/block_7", "encoder/0/attention", "scores/0"):
+    for name in ("encoder/3", "encoder/block_7", "encoder/0/gate", "scores/0"):
         with pytest.raises(UserError, match="holds no layer"):
             nets.outputs_of(model, [name])

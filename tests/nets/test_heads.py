@@ -1,0 +1,67 @@
+"""Classifiers found at the end of networks, and new ones in their place."""
+
+import keras
+import numpy as np
+import pytest
+
+import nets
+from registry import UserError
+from tests.transformer import transformer
+
+IMAGES = np.random.default_rng(0).normal(size=(3, 8, 8, 3)).astype("float32")
+
+
+def convolutional(*ends):
+    """Layers `ends` after a convolution."""
+    image = keras.Input((8, 8, 3))
+    maps = keras.layers.Conv2D(4, 3, activation="relu", name="convolution")(image)
+    for end in ends:
+        maps = end(maps)
+    return keras.Model(image, maps, name="network")
+
+
+def pooled(*ends):
+    return convolutional(keras.layers.GlobalAveragePooling2D(name="pooled"), *ends)
+
+
+@pytest.mark.parametrize("ends", [
+    (keras.layers.Dense(6, name="end"),),
+    (keras.layers.Dense(6, "softmax", name="end"),),
+    (keras.layers.Dense(6, name="end"), keras.layers.Softmax()),
+    (keras.layers.Reshape((1, 1, 4)), keras.layers.Conv2D(6, 1, name="end"),
+     keras.layers.Flatten(), keras.layers.Activation("softmax")),
+])
+def test_the_classifier_is_the_layer_that_makes_the_logits(ends):
+    found = nets.find_classifier(pooled(*ends))
+    assert (found.layer.name, found.classes, found.features.shape[-1]) == ("end", 6, 4)
+
+
+@pytest.mark.parametrize("ends", [(), (keras.layers.LayerNormalization(),)])
+def test_features_are_no_classifier(ends):
+    assert nets.find_classifier(pooled(*ends)) is None
+    assert nets.find_classifier(convolutional(*ends)) is None
+
+
+@pytest.mark.parametrize(("make", "features"), [
+    (lambda: pooled(keras.layers.Dense(6, name="logits")), "pooled"),
+    (lambda: pooled(), "pooled"),
+    (lambda: convolutional(), "convolution"),
+    (lambda: transformer(), "token"),
+])
+def test_a_new_classifier_gets_the_same_features(make, features):
+    model = make()
+    given = np.asarray(keras.Model(model.input, model.get_layer(features).output)(IMAGES))
+    given = given.mean((1, 2)) if given.ndim == 4 else given
+    renewed = nets.with_new_classifier(model, 2)
+    assert renewed.name == model.name and renewed.layers[-1].name == "logits"
+    kernel, bias = renewed.layers[-1].get_weights()
+    np.testing.assert_allclose(renewed(IMAGES), given @ kernel + bias, rtol=1e-4, atol=1e-5)
+    found = keras.Model(renewed.input, renewed.get_layer("features").output)(IMAGES)
+    np.testing.assert_allclose(found, given, rtol=1e-4, atol=1e-5)
+    assert {id(v) for v in renewed.variables[:-2]} <= {id(v) for v in model.variables}
+
+
+def test_a_classifier_within_a_model_in_the_model_is_refused():
+    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6)], name="inner")
+    with pytest.raises(UserError, match="of model 'network' lies in the model 'inner' within it"):
+        nets.with_new_classifier(pooled(inner), 2)

@@ -1,0 +1,71 @@
+"""What the settings make of pretrained networks; no network is loaded here."""
+
+import pytest
+
+import compare
+from registry import UserError
+from settings.distillation import FINE_TUNING, Settings
+
+PRESET = {"teacher_model": "keras_hub:vit"}
+APPLICATION = {"teacher_model": "keras.applications:ResNet50", "teacher_weights": "imagenet"}
+FILE = {"teacher_model": "teacher.keras"}
+
+
+@pytest.mark.parametrize(("given", "ready"), [
+    (PRESET, False),
+    (APPLICATION, False),
+    ({"teacher_model": "keras.applications:ResNet50"}, False),
+    ({**PRESET, "teacher_epochs": 0}, True),
+    ({**APPLICATION, "main_loss": "none"}, True),
+    ({**APPLICATION, "main_loss": "none", "teacher_epochs": 3}, False),
+    (FILE, True),
+    ({**FILE, "teacher_epochs": 3}, False),
+    ({**FILE, "teacher_epochs": 3, "teacher": "runs/teacher"}, True),
+    ({"main_loss": "none"}, False),
+])
+def test_when_a_teacher_needs_no_training(given, ready):
+    assert Settings(**given).checked().teacher_is_ready() == ready
+
+
+@pytest.mark.parametrize("given", [PRESET, APPLICATION, {**FILE, "teacher_epochs": 3}])
+def test_the_run_that_fine_tunes_a_teacher(given, tmp_path):
+    settings = Settings(**given, teacher_learning_rate=1e-3, learning_rate=0.1)
+    alone = settings.of_teacher(tmp_path)
+    assert alone.Distillation == FINE_TUNING and alone.fine_tunes()
+    assert alone.student_model == given["teacher_model"] == alone.student_name()
+    assert alone.student_weights == given.get("teacher_weights")
+    assert alone.learning_rate == 1e-3 and alone.teacher_learning_rate is None
+    assert alone.is_pretrained("student") == settings.is_pretrained("teacher")
+    assert (alone.teacher_model, alone.teacher_weights) == (None, None)
+    alone.checked()
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"teacher_weights": "imagenet"}, "--teacher_model is not given: give --teacher_model keras.a"),
+    ({**PRESET, "teacher_weights": "a.h5"}, "keras_hub:vit, which brings its own: leave them out"),
+    ({"student_model": "a.keras", "student_weights": "a.h5"}, "--student_model is a.keras: give"),
+    ({"teacher_epochs": 0}, "--teacher_epochs 0 uses a pretrained teacher as it is, and none"),
+])
+def test_what_does_not_go_together_is_refused(given, message):
+    with pytest.raises(UserError, match=message):
+        Settings(**given).checked()
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_a_comparison_trains_the_teacher_unless_it_is_ready(ready, tmp_path):
+    settings = Settings(**APPLICATION, teacher_epochs=0 if ready else 4, epochs=9)
+    comparison = compare.Comparison(
+        Distillation="None,AT", seeds=1, compare_dir=str(tmp_path / "c")
+    )
+    runs = compare.plan(comparison, settings)
+    assert [run.group for run in runs] == [*([] if ready else ["teacher"]), "None", "AT"]
+    words = set(runs[-1].command)
+    assert words > {
+        "--teacher_model=keras.applications:ResNet50", "--teacher_weights=imagenet"
+    }
+    if not ready:
+        assert set(runs[0].command) > {
+            "--student_model=keras.applications:ResNet50", "--student_weights=imagenet",
+            f"--Distillation={FINE_TUNING}", "--epochs=4",
+        }
+        assert f"--teacher={runs[0].folder}" in words
