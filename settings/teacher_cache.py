@@ -126,7 +126,7 @@ def make_key(setup: Setup) -> dict[str, Any]:
         "format": FORMAT,
         "teacher": {
             "network": network_fingerprint(setup.teacher.model),
-            "outputs": setup.distiller.teacher_outputs._asdict(),
+            "outputs": dataclasses.asdict(setup.distiller.teacher_outputs),
             "preprocessing": dataclasses.asdict(preprocessing),
         },
         "data": {

@@ -174,7 +174,9 @@ MISTAKES = {
         ["--temperature=2"], "SSKD_SVD has no hyper-parameter 'temperature'; it has: num_dfv",
     ),
     "hyper-parameter": (["--Distillation=SSKD_SVD(num_dvf=2)"], "did you mean 'num_dfv'"),
-    "hyper-parameter of None": (["--Distillation=None", "--num_dfv=2"], "it has: none"),
+    "hyper-parameter of None": (
+        ["--Distillation=None", "--num_dfv=2"], "it has: head_share",
+    ),
     "num_dfv=0": (["--num_dfv=0"], "num_dfv must be at least 1, not 0"),
     "num_dfv=abc": (["--num_dfv=abc"], "num_dfv must be", "not 'abc'"),
     "gradient": (["--gradient=exakt"], "'exakt' (did you mean 'exact'?); expected one of exact"),
@@ -802,7 +804,7 @@ def test_every_method_runs_through_its_stages(script, files, tmp_path, monkeypat
     student = few_layers("student", 1, DIGITS).count_params()
     assert (kept.count_params() == student) == (name != "SimKD")
     served = tf.saved_model.load(str(folder / "export/1")).signatures["serving_default"]
-    assert served(image=tf.zeros([3, 8, 8, 3], tf.uint8))["probabilities"].shape == (3, DIGITS)
+    assert served(image=tf.fill([3, 8, 8, 3], tf.constant(7, tf.uint8)))["probabilities"].shape == (3, DIGITS)
 
 
 @pytest.mark.slow
@@ -860,7 +862,7 @@ def test_layers_are_listed_whatever_has_run(script, finished):
             ["--student_model={files}/none.keras"],
             "--student_model: {files}/none.keras does not exist; expected a model in a file",
         ),
-        (["--teacher_model=none.keras"], "or keras.applications:NAME"),
+        (["--teacher_model=none.keras"], "keras.applications:NAME or keras_hub:PRESET_OR_FOLDER"),
         (["--student_model={files}/seven.keras"], "expected (None, 4)"),
         (["--student_model={files}/grey.keras"], "the student takes images of 1 channels"),
         (["--student_init=somewhere"], "expected tte:RUN"),

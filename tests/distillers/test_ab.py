@@ -81,7 +81,7 @@ def test_second_stage_is_soft_logits_where_they_have_a_weight():
     found = loss.compute_loss(teacher, student, stage="train")
     np.testing.assert_allclose(found, 9 * divergence.mean(), rtol=1e-9)
     assert (loss.stage("train").weight, loss.stage("train").main_weight) == (0.4, 0.6)
-    without = AB().build(teacher, student).stage("train")
+    without = AB(alpha=0.0).build(teacher, student).stage("train")
     assert (without.loss, without.main_weight) == (None, 1.0)
 
 
