@@ -116,6 +116,40 @@ def _options() -> tf.data.Options:
     return options
 
 
+def _check_sizes(split: Split, batch_size: int, augmentation: Augmentation) -> None:
+    count = len(split)
+    if batch_size > count:
+        raise UserError(
+            f"batch of {batch_size} images, but there are only {count} training images: "
+            f"choose a batch size of at most {count}"
+        )
+    if augmentation.crop_padding >= min(split.image_shape[:2]):
+        raise UserError(
+            f"crop padding of {augmentation.crop_padding} pixels, but the images are only "
+            f"{split.image_shape[0]}x{split.image_shape[1]}: choose a smaller padding"
+        )
+
+
+def _batch(
+    split: Split, augmentation: Augmentation, planned: dict[str, Any]
+) -> dict[str, tf.Tensor]:
+    """A batch as it is given.
+
+    Args:
+        planned: ``index`` of the images and their ``draws``; where images are mixed, ``mixtures``
+            and ``others_draws``, those of the other images.
+    """
+    index = planned["index"]
+    images = _augmented(augmentation, split.images(index), planned["draws"], split.fill)
+    made = {"image": images, "label": tf.gather(split.label_tensor, index), "index": index}
+    if augmentation.mixes:
+        mixtures, draws = planned["mixtures"], planned["others_draws"]
+        others = _augmented(augmentation, split.images(mixtures.other), draws, split.fill)
+        made["image"], made["share"] = mixing.mix(images, others, mixtures)
+        made["other_label"] = tf.gather(split.label_tensor, mixtures.other)
+    return made
+
+
 def training_batches(
     split: Split,
     batch_size: int,
@@ -149,16 +183,7 @@ def training_batches(
             augmentation is not smaller than the image.
     """
     count, steps = len(split), steps_per_epoch(split, batch_size)
-    if batch_size > count:
-        raise UserError(
-            f"batch of {batch_size} images, but there are only {count} training images: "
-            f"choose a batch size of at most {count}"
-        )
-    if augmentation.crop_padding >= min(split.image_shape[:2]):
-        raise UserError(
-            f"crop padding of {augmentation.crop_padding} pixels, but the images are only "
-            f"{split.image_shape[0]}x{split.image_shape[1]}: choose a smaller padding"
-        )
+    _check_sizes(split, batch_size, augmentation)
     if not 0 <= start_step <= steps or start_epoch < 0:
         raise ValueError(f"start at epoch {start_epoch}, step {start_step} of {steps}")
 
@@ -186,17 +211,7 @@ def training_batches(
 
     @_not_converted
     def batch(planned: dict[str, Any]) -> dict[str, tf.Tensor]:
-        index = planned["index"]
-        images = _augmented(augmentation, split.images(index), planned["draws"], split.fill)
-        made = {"image": images, "label": tf.gather(split.label_tensor, index), "index": index}
-        if augmentation.mixes:
-            mixtures = planned["mixtures"]
-            others = _augmented(
-                augmentation, split.images(mixtures.other), planned["others_draws"], split.fill
-            )
-            made["image"], made["share"] = mixing.mix(images, others, mixtures)
-            made["other_label"] = tf.gather(split.label_tensor, mixtures.other)
-        return made
+        return _batch(split, augmentation, planned)
 
     total = max(0, (epochs - start_epoch) * steps - start_step)
     return (

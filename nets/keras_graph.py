@@ -10,6 +10,7 @@ Keras 3.15. What each function relies on, and what to do when a new Keras change
   ``_inbound_nodes``, and a node has ``operation``, ``arguments``, ``input_tensors`` and
   ``output_tensors``. Only `_history` and `_node` read these: find their new names in
   ``keras/src/ops/{symbolic_arguments,node,operation}.py``.
+- `reserve_names`: `keras.backend.get_uid`, by which Keras numbers what gets no name, is public.
 - `was_called`: ``_inbound_nodes`` again; an operation that was never called has none.
 - `all_layers`: ``Layer._flatten_layers``. Without it: walk over ``Model.layers``, and over the
   attributes of layers that hold others.
@@ -180,6 +181,16 @@ def operations_before(tensors: Any) -> list[keras.Operation]:
             within = [call.operation]
         found.update({id(operation): operation for operation in within})
     return list(found.values())
+
+
+def reserve_names(model: keras.Model) -> None:
+    """See to it that what is made from now on gets other names than the operations of a model have
+    that was read from a file: Keras begins to number anew in each process, and refuses graphs in
+    which two have one name."""
+    for operation in operations_before(model.outputs):
+        prefix, number = re.fullmatch(r"(.*?)(?:_(\d{1,6}))?", operation.name).groups()
+        while keras.backend.get_uid(prefix) <= int(number or 0):
+            pass
 
 
 def was_called(operation: keras.Operation) -> bool:

@@ -20,7 +20,7 @@ from .class_names import read_class_names
 from .file_checks import check_archive, check_h5, check_regular
 from .functional import is_functional
 from .fused import fuse_batch_normalization
-from .keras_graph import holds_code, unknown_class
+from .keras_graph import holds_code, reserve_names, unknown_class
 from .logits import without_softmax
 from .memory import limited_memory
 from .preprocessing import Standardize
@@ -207,6 +207,7 @@ def load_model(path: Path) -> keras.Model:
             f"{path} holds a {type(model).__name__} that is not functional: build the model with "
             "keras.Model(inputs, outputs), or a keras.Sequential with an Input"
         )
+    reserve_names(model)
     return fuse_batch_normalization(model)
 
 

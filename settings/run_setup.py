@@ -225,10 +225,17 @@ def augmentation_of(settings: Settings, data: dataloader.Data) -> dataloader.Aug
 
 def describe_augmentation(settings: Settings, data: dataloader.Data) -> str:
     """The same in words, with the flags that set it."""
-    augmentation = augmentation_of(settings, data)
-    side = min(data.image_shape[:2])
+    done = _done_to_images(augmentation_of(settings, data), min(data.image_shape[:2]))
+    words = ", ".join(done.values()) or "as they are"
+    named = dict.fromkeys(["flip", "rotation", "crop_padding", *done])
+    return f"training images: {words} ({', '.join(f'--{name}' for name in named)})"
+
+
+def _done_to_images(augmentation: dataloader.Augmentation, side: int) -> dict[str, str]:
+    """What happens to images whose shorter side has `side` pixels, in words, by its flag."""
+    area, strength = augmentation.random_resized_crop, augmentation.color_jitter
     number, magnitude = augmentation.randaugment
-    does = {
+    possible = {
         "flip": (augmentation.flip, "half of them mirrored"),
         "rotation": (
             augmentation.rotation_degrees,
@@ -238,24 +245,16 @@ def describe_augmentation(settings: Settings, data: dataloader.Data) -> str:
             augmentation.crop_padding,
             f"shifted by up to {augmentation.crop_padding} of {side} pixels",
         ),
-        "random_resized_crop": (
-            augmentation.random_resized_crop,
-            f"parts of {100 * augmentation.random_resized_crop:g} to 100 % of the area",
-        ),
+        "random_resized_crop": (area, f"parts of {100 * area:g} to 100 % of the area"),
         "randaugment": (number, f"{number} operations of RandAugment of magnitude {magnitude:g}"),
         "color_jitter": (
-            augmentation.color_jitter,
-            f"brightness, contrast and saturation changed by up to "
-            f"{100 * augmentation.color_jitter:g} %",
+            strength,
+            f"brightness, contrast and saturation changed by up to {100 * strength:g} %",
         ),
         "mixup": (augmentation.mixup, f"mixed by mixup with alpha {augmentation.mixup:g}"),
         "cutmix": (augmentation.cutmix, f"mixed by CutMix with alpha {augmentation.cutmix:g}"),
     }
-    usual = ("flip", "rotation", "crop_padding")
-    shown = [name for name, (is_done, _) in does.items() if is_done]
-    words = ", ".join(does[name][1] for name in shown) or "as they are"
-    named = dict.fromkeys([*usual, *shown])
-    return f"training images: {words} ({', '.join(f'--{name}' for name in named)})"
+    return {name: words for name, (is_done, words) in possible.items() if is_done}
 
 
 def describe_recipe(setup: Setup) -> str:

@@ -122,11 +122,13 @@ def make_key(setup: Setup) -> dict[str, Any]:
     """
     settings, data = setup.settings, setup.data
     preprocessing = teacher_preprocessing(settings, data, setup.teacher)
+    outputs = setup.distiller.teacher_outputs
     return {
         "format": FORMAT,
         "teacher": {
             "network": network_fingerprint(setup.teacher.model),
-            "outputs": dataclasses.asdict(setup.distiller.teacher_outputs),
+            "embedding": outputs.embedding,
+            "logits": outputs.logits,
             "preprocessing": dataclasses.asdict(preprocessing),
         },
         "data": {
@@ -219,7 +221,7 @@ def batches_to_measure(setup: Setup, planned: AnswersPlan | None) -> tf.data.Dat
 
     def joined(batch: dict[str, Any]) -> dict[str, Any]:
         size = tf.shape(batch["index"])[0]
-        blank = {name: tf.zeros([size, widths[name]], tf.float16) for name in names}
+        blank = {name: tf.zeros([size, widths[name]]) for name in names}
         return {**batch, TEACHER: {
             name: tf.ensure_shape(zeros, [None, widths[name]]) for name, zeros in blank.items()
         }}

@@ -149,7 +149,7 @@ class TeacherAnswers:
         self, batches: tf.data.Dataset, names: Sequence[str], *, epochs: int, steps: int,
         epoch: int, step: int,
     ) -> tf.data.Dataset:
-        """Batches with the answers to their images under ``"teacher"``, float16 ``[B, width]`` by
+        """Batches with the answers to their images under ``"teacher"``, float32 ``[B, width]`` by
         name.
 
         Args:
@@ -168,11 +168,12 @@ class TeacherAnswers:
 
         def read(number: np.ndarray, index: np.ndarray) -> list[np.ndarray]:
             epoch = int(number) // (steps * parts)
-            return [np.array(opened(name, epoch)[index]) for name in names]
+            # At once, as TensorFlow prints an error where a CPU has no kernels for float16.
+            return [np.asarray(opened(name, epoch)[index], np.float32) for name in names]
 
         @_not_converted
         def joined(number: tf.Tensor, batch: dict[str, Any]) -> dict[str, Any]:
-            found = tf.numpy_function(read, [number, batch["index"]], [TYPE] * len(names))
+            found = tf.numpy_function(read, [number, batch["index"]], [tf.float32] * len(names))
             answers = {
                 name: tf.ensure_shape(rows, (None, self.widths[name]))
                 for name, rows in zip(names, found, strict=True)

@@ -366,3 +366,18 @@ def test_published_variables_that_do_not_fit_are_refused(tmp_path, change, argum
 
 def test_a_matlab_file_needs_to_know_its_network(tmp_path):
     assert "VGG_teacher" in refusal(save(tmp_path / "teacher.mat", {"a": 1.0}))
+
+
+def test_layers_are_added_to_a_loaded_model_under_other_names(tmp_path):
+    """In a new process Keras begins to number anew, with names that the file has already."""
+    image = keras.Input((8, 8, 3))
+    patches = keras.layers.Conv2D(6, 2, strides=2)(image)
+    tokens = keras.layers.Reshape((16, 6))(patches)
+    tokens = keras.layers.ZeroPadding1D((1, 0), name="tokens")(tokens)
+    scores = keras.layers.Dense(5, name="scores")(keras.layers.Identity()(tokens[:, 0]))
+    keras.Model(image, scores, name="vit").save(tmp_path / "vit.keras")
+    keras.utils.clear_session()
+    model = nets.load(tmp_path / "vit.keras").model
+    features = nets.feature_extractor(model, nets.outputs_of(model, ["tokens"]))
+    assert features.output["maps"][0].shape == (None, 4, 4, 6)
+    assert nets.with_new_classifier(model, 2).output_shape == (None, 2)

@@ -185,7 +185,7 @@ def test_batches_get_the_answers_of_their_epoch_and_images(answers, epoch, step,
     data = answers.add_to(
         dataset(epoch, step, parts), ["logits"], epochs=EPOCHS, steps=STEPS, epoch=epoch, step=step
     )
-    assert data.element_spec[TEACHER]["logits"] == tf.TensorSpec([None, 3], tf.float16)
+    assert data.element_spec[TEACHER]["logits"] == tf.TensorSpec([None, 3], tf.float32)
     found = list(data.as_numpy_iterator())
     assert len(found) == (EPOCHS * STEPS - epoch * STEPS - step) * parts
     for place, batch in enumerate(found):
