@@ -804,7 +804,8 @@ def test_every_method_runs_through_its_stages(script, files, tmp_path, monkeypat
     student = few_layers("student", 1, DIGITS).count_params()
     assert (kept.count_params() == student) == (name != "SimKD")
     served = tf.saved_model.load(str(folder / "export/1")).signatures["serving_default"]
-    assert served(image=tf.fill([3, 8, 8, 3], tf.constant(7, tf.uint8)))["probabilities"].shape == (3, DIGITS)
+    grey = tf.fill([3, 8, 8, 3], tf.constant(7, tf.uint8))
+    assert served(image=grey)["probabilities"].shape == (3, DIGITS)
 
 
 @pytest.mark.slow
