@@ -26,23 +26,22 @@ def resized(images: tf.Tensor, size: tuple[int, int] | tf.Tensor) -> tf.Tensor:
 
 
 def resized_array(images: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """`resized` for an array [N,h,w,C], in chunks.
+    """`resized` for an array [N,h,w,C], in chunks; its own size if `size` is None.
 
-    uint8 images that already have this size are returned unchanged, as are uint8 images if `size`
-    is None. Other dtypes need a `size`.
+    uint8 images that already have this size are returned unchanged.
 
     Raises:
         UserError: there is not enough memory.
     """
     if images.dtype == np.uint8 and (size is None or images.shape[1:3] == tuple(size)):
         return images
-    height, width = size or images.shape[1:3]
+    height, width = size = size or images.shape[1:3]
     check_memory(
         len(images) * height * width * images.shape[-1],
         f"{len(images)} images of {height}x{width}",
         "give a smaller image_size",
     )
-    result = np.empty([len(images), *size, images.shape[-1]], np.uint8)
+    result = np.empty([len(images), height, width, images.shape[-1]], np.uint8)
     with tf.device("CPU:0"):
         for start in range(0, len(images), CHUNK):
             result[start : start + CHUNK] = resized(images[start : start + CHUNK], size).numpy()

@@ -40,9 +40,10 @@ class SceneSplit:
     difficult: Sequence[np.ndarray]
 
     def __post_init__(self) -> None:
-        lengths = {len(self.images), len(self.boxes), len(self.labels), len(self.difficult)}
-        if len(lengths) != 1:
-            raise ValueError(f"{len(self.images)} images, but boxes of {len(self.boxes)}")
+        parts = {"boxes": self.boxes, "labels": self.labels, "difficult flags": self.difficult}
+        for name, part in parts.items():
+            if len(part) != len(self.images):
+                raise ValueError(f"{len(self.images)} images, but {name} of {len(part)}")
 
     def __len__(self) -> int:
         return len(self.images)

@@ -118,11 +118,14 @@ def parse_options(texts: Sequence[str]) -> dict[str, int | float]:
     for text in texts:
         key, sign, value = (part.strip() for part in text.partition("="))
         try:
-            options[key] = float(value) if "." in value or "e" in value else int(value)
+            number = float(value) if "." in value or "e" in value.lower() else int(value)
         except ValueError:
             sign = ""
         if not sign or not key:
             raise UserError(f"cannot read the network option {text!r}; expected name=number")
+        if key in options:
+            raise UserError(f"the network option {key!r} is given twice; give it once")
+        options[key] = number
     return options
 
 

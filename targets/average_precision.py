@@ -45,7 +45,8 @@ def average_precision(
              "score": float(score)}
             for box, label, score in zip(each.boxes, each.labels, each.scores, strict=True)
         ]
-    if not results:
+    counted = any(not entry["iscrowd"] for entry in annotations)
+    if not results or not counted:  # of no objects that count COCO's average is -1
         return {"map_50": 0.0, "map": 0.0}
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()

@@ -57,9 +57,9 @@ class Classification(Target):
     def columns_of(cls, metrics: Collection[str]) -> dict[str, str]:
         """The columns of `metrics`, including one for each fraction of the labels."""
         columns = super().columns_of(metrics)
-        for metric in sorted(set(metrics) - set(cls.columns)):
-            if metric.startswith(_TUNING):
-                columns[metric] = f"tuned, {metric.removeprefix(_TUNING)} %"
+        tuned = [each for each in set(metrics) - set(cls.columns) if each.startswith(_TUNING)]
+        for metric in sorted(tuned, key=lambda each: float(each.removeprefix(_TUNING))):
+            columns[metric] = f"tuned, {metric.removeprefix(_TUNING)} %"
         return columns
 
     @classmethod

@@ -176,3 +176,9 @@ def test_batch_norm_is_synchronised_under_several_replicas_only(monkeypatch):
     assert not layers.batch_normalization("one").synchronized
     monkeypatch.setattr(tf.distribute, "get_strategy", TwoReplicas)
     assert layers.batch_normalization("two").synchronized
+
+
+def test_options_are_numbers_each_given_once():
+    assert nets.parse_options(["width=64", "dropout=1E-1"]) == {"width": 64, "dropout": 0.1}
+    with pytest.raises(UserError, match="'width' is given twice"):
+        nets.parse_options(["width=64", "width=32"])

@@ -56,6 +56,11 @@ def test_difficult_objects_are_ignored():
         assert average_precision(truth, [detections], 1) == pytest.approx({"map_50": 1, "map": 1})
 
 
+def test_scenes_with_difficult_objects_only_have_no_precision():
+    truth = scenes([(A, 0, True)])
+    assert average_precision(truth, [found((A, 0, 0.5))], 1) == {"map_50": 0, "map": 0}
+
+
 def test_a_second_detection_of_an_object_is_a_false_positive():
     truth = scenes([(A, 0, False), (B, 0, False)])
     twice = found((A, 0, 0.9), (A, 0, 0.8), (B, 0, 0.7))

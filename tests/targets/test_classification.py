@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 import targets
 from dataloader.splitting import fraction_rows
 from registry import UserError
-from targets.classification import _best, _rotated
+from targets.classification import Classification, _best, _rotated
 from tests.targets import small
 
 
@@ -24,6 +24,12 @@ def test_metrics_of_an_encoder_which_is_not_changed():
     assert figures["linear_probe"] > 0.9 and figures["fine_tuning_100"] > 0.8
     for old, new in zip(before, small.weights(encoder), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+def test_fractions_are_columns_in_the_order_of_their_size():
+    metrics = ["fine_tuning_20", "linear_probe", "fine_tuning_5", "fine_tuning_100"]
+    columns = list(Classification.columns_of(metrics).values())
+    assert columns[-3:] == ["tuned, 5 %", "tuned, 20 %", "tuned, 100 %"]
 
 
 def test_pixels_are_not_fine_tuned_and_unlabelled_images_are_skipped():
