@@ -12,7 +12,13 @@ interrupted, rerun the same command to resume. From Python:
 
 from __future__ import annotations
 
-from settings.distillation import TEACHER, Settings, determining_settings, read_settings
+from settings.distillation import (
+    QUANTIZED,
+    TEACHER,
+    Settings,
+    determining_settings,
+    read_settings,
+)
 
 if __name__ == "__main__":
     # Before TensorFlow is loaded, which takes seconds: --help and mistakes are answered at once.
@@ -43,7 +49,10 @@ from experiment.run.export import check_export, export_saved_model, named_classi
 from experiment.run.folder import RunFolder
 from experiment.run.variables import numbered
 from settings.common import EVALUATION_BATCH, last_learning_rate
+from settings.exporting import export_run, open_run
+from settings.formats import create_formats
 from settings.networks import class_difference, create_method, load_teacher, make_student
+from settings.quantizing import check_quantization, quantized_setup
 from settings.run_setup import (
     Setup,
     augmentation_of,
@@ -68,6 +77,7 @@ from settings.teacher_cache import (
 PICTURED_IMAGES = 6
 CHECKED_IMAGES = 256  # of the test images, by which an export is compared with the student
 BARELY_TRAINED = 1.5  # times chance
+MUCH_WORSE = 0.02  # of top-1
 
 
 def main(settings: Settings) -> None:
@@ -99,13 +109,24 @@ def train(settings: Settings) -> dict[str, Any]:
         print(f"{folder.path} is finished; --overwrite would start it anew")
     else:
         setup = dataclasses.replace(prepare(settings), given=given)
+        check_quantization(setup)
         plan_answers(setup)  # refuses what has no room on the disk
         with folder, dataloader.naming_damage(*setup.data.splits):
             if folder.open(determining, settings.overwrite) != "finished":
                 complete(setup, folder)
     summary = folder.summary(RESULTS)
     print(final_table(summary, folder.path))
+    if settings.export:
+        write_formats(settings, folder)
     return summary
+
+
+def write_formats(settings: Settings, folder: RunFolder) -> None:
+    """Write the student of a finished run in the formats that the settings name, and the card."""
+    opened = open_run(folder.path, create_formats(settings.export))
+    with folder:
+        folder.open(folder.settings())
+        print(export_run(opened, folder, settings.min_agreement))
 
 
 # Training
@@ -126,7 +147,27 @@ def complete(setup: Setup, folder: RunFolder) -> None:
         print(textwrap.fill(note, tables.WIDTH - 1, subsequent_indent="  "))
     setup = keep_answers(setup)
     progress = fit(setup, folder)
-    folder.finish(summarize(setup, folder, progress))
+    summary = summarize(setup, folder, progress)
+    if setup.settings.quantize != "none":
+        summary["quantized_top1"] = train_quantized(setup, folder)
+        if summary["quantized_top1"] < summary["student_top1"] - MUCH_WORSE:
+            print(
+                "the copy in whole numbers is much worse than the student: try a lower "
+                "--quantize_learning_rate or more --quantize_epochs"
+            )
+    folder.finish(summary)
+
+
+def train_quantized(setup: Setup, folder: RunFolder) -> float:
+    """Train a copy of the student to compute in whole numbers in a run of its own, in
+    ``quantized/`` of the run folder; its top-1."""
+    own = RunFolder(folder.path / QUANTIZED)
+    copy = quantized_setup(setup, own.path)
+    with own:
+        determining = determining_settings(copy.settings, copy.distiller.method)
+        if own.open(determining, copy.settings.overwrite) != "finished":
+            complete(copy, own)
+    return own.summary({"student_top1": float})["student_top1"]
 
 
 def train_teacher(setup: Setup, folder: RunFolder) -> Setup:
@@ -344,6 +385,10 @@ def plan(settings: Settings) -> str:
     folder = RunFolder(settings.folder())
     state = folder.state(determining_settings(settings, method), settings.overwrite)
     setup = prepare(settings)
+    check_quantization(setup)
+    stages = {part.stage.name: part.last for part in setup.distiller.parts(settings.epochs)}
+    if settings.quantize != "none":
+        stages[settings.quantize] = settings.epochs + settings.quantize_epochs
     kept = plan_answers(setup)
     throughput, origin = settings.images_per_second, "as given"
     if throughput is None:
@@ -354,8 +399,8 @@ def plan(settings: Settings) -> str:
         teacher=describe_teacher(setup, folder),
         parameters=nets.count_parameters(setup.distiller.student),
         hyper_parameters=method.settings(),
-        stages={part.stage.name: part.last for part in setup.distiller.parts(settings.epochs)},
-        steps=settings.epochs * setup.steps,
+        stages=stages,
+        steps=max(stages.values()) * setup.steps,
         throughput=throughput,
         origin=origin,
         answers=kept and describe_answers(setup, kept),

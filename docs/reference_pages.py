@@ -19,7 +19,7 @@ from typing import Any
 import plugins
 from experiment.command import catalogue
 from experiment.command.options import Options
-from settings import distillation, evaluation, known, pretraining
+from settings import distillation, evaluation, export, known, pretraining
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {
@@ -40,11 +40,13 @@ MODULES = {
     "train_w_distill": "Training a student, from Python",
     "pretrain_tte": "Pre-training an encoder, from Python",
     "evaluate": "Scoring encoders, from Python",
+    "export": "Writing a student's files and their card, from Python",
 }
 SETTINGS = {
     "train_w_distill.py": distillation.Settings,
     "pretrain_tte.py": pretraining.Settings,
     "evaluate.py": evaluation.Settings,
+    "export.py": export.Settings,
 }
 # What a method's `reads` names, and what it is called.
 READINGS = {

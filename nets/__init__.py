@@ -32,6 +32,7 @@ from .library import load_library_network, with_classes
 from .logits import gives_probabilities, without_softmax
 from .memory import check_memory, limited_memory
 from .preprocessing import PREPROCESSING, Standardize, named_preprocessing
+from .quantization import check_quantizable, quantize, with_rounded_weights
 from .registration import (
     build,
     declare_pair,
@@ -51,6 +52,9 @@ from .transfer import fill_from_encoder, is_pretrained, load_pretrained
 import_modules(__name__, __path__)
 
 __all__ = [
+    "check_quantizable",
+    "quantize",
+    "with_rounded_weights",
     "class_lines",
     "find_classifier",
     "with_new_classifier",

@@ -20,18 +20,21 @@ from experiment.command.options import (
     define_flags,
     from_flags,
     option,
+    values,
 )
 from experiment.report.methods import methods_table
 from experiment.run.processor import computes_bfloat16
 from registry import UserError, nearest, plain
 from settings import known
 from settings.common import DATA, RUN, TRAINING, DataSettings, RunSettings, TrainingSettings
+from settings.formats import EXPORT, NAMES, ExportSettings, create_formats
 from settings.recipes import AUTO, RECIPES, choose
 
-NETWORKS, METHOD = "networks", "method"
+NETWORKS, METHOD, QUANTIZATION = "networks", "method", "quantization"
 # The first fifth of the epochs trains the new classifier of a pretrained network alone.
 FINE_TUNING = "None(head_share=0.2)"
 TEACHER = "teacher"  # in a run folder, the folder of the run that trained the teacher
+QUANTIZED = "quantized"  # and of the run that trained the student's copy in whole numbers
 PAPERS_DATA = ("cifar10", "cifar100")
 PAPERS_PAIRS = ("VGG", "VGG_stride", "MobileNet", "ResNeXt")
 CACHED = ("logits", "embedding")  # features of the teacher that --cache_teacher can keep
@@ -48,7 +51,7 @@ OPTIONS_FOR_DIGITS = ("width=32",)
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(DataSettings, TrainingSettings, RunSettings):
+class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
     """The settings; each field but the last is the flag of its name.
 
     Attributes:
@@ -193,6 +196,29 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         group=METHOD, same_run=True, choices=CACHED,
     )
 
+    export: str = option(
+        "", "file formats in which the trained student is written besides, as of export.py "
+        f"--formats: {NAMES}", group=EXPORT, same_run=True,
+    )
+
+    quantize: str = option(
+        "none", "int8: after its last epoch a copy of the student is trained to compute in whole "
+        "numbers, distilled from the teacher, or from the student itself where the teacher has "
+        "other classes; export.py --formats litert-qat writes it", group=QUANTIZATION,
+        choices=("none", "int8"),
+    )
+    quantize_epochs: int | None = option(
+        None, "epochs of it (default: a fifth of --epochs)", group=QUANTIZATION, minimum=1
+    )
+    quantize_learning_rate: float = option(
+        1e-4, "of Adam, at its start; the copy has no batch normalisation, so larger rates may "
+        "diverge", group=QUANTIZATION, above=0,
+    )
+    quantize_distillation: str = option(
+        "Soft_logits(alpha=0.9)", "the method by which it learns, as of --Distillation",
+        group=QUANTIZATION,
+    )
+
     images_per_second: float | None = option(
         None, "throughput, for the time that --dry_run tells (default: measured on a few steps)",
         group=RUN, above=0, same_run=True,
@@ -274,7 +300,7 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         """
         settings = self.named().with_recipe()
         settings.check_schedule()
-        return settings
+        return settings._with_quantization()
 
     def named(self) -> Settings:
         """The same settings with registered names. Neither data nor networks are looked at.
@@ -333,6 +359,15 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         """Whether a method of the settings has a teacher."""
         return any(known.methods().get(name).needs_teacher for name, _ in self.methods())
 
+    def _with_quantization(self) -> Settings:
+        """The same settings with what `quantize` leaves to a default, once the epochs are known; all
+        of it has no meaning where it is none."""
+        names = [name for name in values(self) if name.startswith("quantize_")]
+        found = {name: getattr(Settings, name) for name in names}
+        if self.quantize != "none":
+            found = {"quantize_epochs": self.quantize_epochs or max(1, round(0.2 * self.epochs))}
+        return dataclasses.replace(self, **found)
+
     def checked(self) -> Settings:
         """The same settings. Raises UserError as `spelled`."""
         if self.randaugment is not None and (
@@ -355,6 +390,14 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
                 "--teacher_epochs 0 uses a pretrained teacher as it is, and none is given: give "
                 "--teacher_weights, a keras_hub: preset, or 1 epoch or more"
             )
+        for form in create_formats(self.export):
+            if form.source == QUANTIZED and self.quantize == "none":
+                raise UserError(
+                    f"--export {form.name} is made of a student that was trained in whole numbers: "
+                    "add --quantize int8, or give the format litert-int8"
+                )
+        if self.quantize != "none":
+            list(self.of_quantized(Path()).methods())
         if self.student_init and not known.is_encoder(self.student_init):
             raise UserError(f"--student_init is {self.student_init!r}; expected tte:RUN")
         return self
@@ -413,7 +456,7 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
         """
         untouched = {
             field.name: field.default for field in dataclasses.fields(Settings)
-            if field.name.startswith(("teacher", "cache"))
+            if field.name.startswith(("teacher", "cache", "quantize"))
         }
         return dataclasses.replace(
             self,
@@ -430,6 +473,30 @@ class Settings(DataSettings, TrainingSettings, RunSettings):
             student_preprocessing=self.teacher_preprocessing,
             epochs=self.teacher_epochs or self.epochs,
             learning_rate=self.teacher_learning_rate or self.learning_rate,
+            export="",
+            train_dir=str(folder),
+        )
+
+    def of_quantized(self, folder: Path) -> Settings:
+        """The settings of the run that trains a copy of this one's student in whole numbers.
+
+        Args:
+            folder: its run folder.
+        """
+        untouched = {
+            field.name: field.default for field in dataclasses.fields(Settings)
+            if field.name.startswith(("cache", "quantize")) or field.name.endswith("_taps")
+        }
+        return dataclasses.replace(
+            self,
+            **untouched,
+            Distillation=self.quantize_distillation,
+            hyper_parameters={},
+            epochs=self.quantize_epochs,
+            optimizer="adam",
+            learning_rate=self.quantize_learning_rate,
+            warmup_epochs=0.0,
+            export="",
             train_dir=str(folder),
         )
 

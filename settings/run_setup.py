@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -152,9 +153,18 @@ def make_distiller(
     data: dataloader.Data,
     method: Method | Sum,
     teacher: nets.Stored | None,
+    student: keras.Model | None = None,
 ) -> Distiller:
-    """The student and what trains it."""
-    student = make_student(settings, data)
+    """The student and what trains it.
+
+    Args:
+        settings: spelled out.
+        data: the data set.
+        method: to train with.
+        teacher: None where there is none.
+        student: None: the one that the settings name.
+    """
+    student = student or make_student(settings, data)
     arguments = {}
     if teacher is not None:
         check_teacher(teacher, method, data)

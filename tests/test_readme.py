@@ -26,11 +26,12 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 RESULTS = sorted((ROOT / "docs" / "results").glob("*.md"))
 DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-SCRIPTS = ("train_w_distill.py", "compare.py", "pretrain_tte.py", "evaluate.py")
+SCRIPTS = ("train_w_distill.py", "compare.py", "pretrain_tte.py", "evaluate.py", "export.py")
 TESTS = "python -m pytest -n 2 --dist loadfile"
 LEFT_TO_CI = (
     "pip install -r requirements.txt", "pip install -r requirements-dev.txt", TESTS, "ruff check .",
     "pip install -r docs/requirements.txt", "mkdocs build --strict",
+    "pip install -r requirements-export.txt",
 )
 NEEDS_WHAT_IS_NOT_HERE = ("docker", "curl", "mkdocs serve")
 TESTED_ELSEWHERE = ("python -m tests.fuzz.campaign",)  # in tests/fuzz
@@ -141,7 +142,8 @@ def place(tmp_path_factory):
     # Commands name further runs, of which only the kind matters.
     for name in ("TTE", "plain_sum", "instance"):
         shutil.copytree(folder / "runs/encoder", folder / "runs" / name)
-    shutil.copytree(folder / "runs/small", folder / "runs/large")
+    for name in ("large", "student"):
+        shutil.copytree(folder / "runs/small", folder / "runs" / name)
     return folder
 
 
@@ -189,7 +191,7 @@ def test_training_command_as_a_dry_run(command, place, monkeypatch, capsys):
 @pytest.mark.parametrize("command", LONG_RUNS, ids=lambda command: shlex.join(command)[:160])
 def test_long_run_as_a_dry_run_on_the_digits(command, tmp_path, monkeypatch, capsys):
     instead = {
-        "train_w_distill.py": ["--dataset=digits", "--train_images=", THROUGHPUT],
+        "train_w_distill.py": ["--dataset=digits", "--train_images=", "--teacher=", THROUGHPUT],
         "compare.py": ["--dataset=digits", "--train_images=", "--teacher="],
         "pretrain_tte.py": ["--dataset=digits", "--train_images="],
         "evaluate.py": ["--dataset=digits", "--train_images=", "--encoder=pixels", "--nobias"],

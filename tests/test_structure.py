@@ -13,6 +13,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import nets.keras_hub_presets
+from experiment.export import formats  # noqa: F401 (registers them)
+from experiment.export.format import FORMATS
 
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
@@ -43,7 +45,7 @@ KERAS_PRIVATE = re.compile(
 )
 # Named tuples' method and attribute, `os._exit`, and a method of tf.Graph.
 OTHERS_PRIVATE = {"_replace", "_fields", "_exit", "_get_function"}
-OPTIONAL = {"keras_hub"}
+OPTIONAL = {"ai_edge_litert", "keras_hub", "onnxruntime"}
 NEEDED_WITHOUT_IMPORT = {
     "tensorboard",  # by tf.summary, and to look at logs
     "importlib-resources",  # by tensorflow-datasets, which does not say so
@@ -153,6 +155,16 @@ def distributions(names):
 def test_the_refusal_without_keras_hub_names_the_version_that_is_required():
     (required,) = requirements("requirements-keras-hub.txt")
     assert f'pip install "{required}"' == nets.keras_hub_presets.INSTALL
+
+
+def test_optional_packages_are_an_extra_and_named_where_they_are_missing():
+    stated = {canonicalize_name(each.name) for each in requirements("requirements-export.txt")}
+    named = {
+        canonicalize_name(package): module
+        for name in FORMATS.names() for module, package in FORMATS.get(name).packages.items()
+    }
+    assert set(named) == stated
+    assert set(named.values()) >= OPTIONAL - {"keras_hub"}
 
 
 def test_what_is_imported_is_required_and_the_other_way_round():

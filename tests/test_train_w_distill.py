@@ -34,6 +34,7 @@ from experiment.report import curves, vector_maps
 from experiment.run import arrays
 from experiment.run.checkpoints import Checkpoints
 from experiment.run.training import read_history
+from nets.quantization import FakeQuantize
 from settings import distillation
 from settings.distillation import Settings
 from settings.networks import create_method
@@ -140,6 +141,9 @@ def files(tmp_path_factory):
     maps = keras.layers.Conv2D(8, 3, name="one")(image)
     logits = keras.layers.Dense(CLASSES)(keras.layers.Flatten()(maps))
     keras.Model(image, logits, name="own").save(folder / "own.keras")
+    maps = keras.layers.Conv2D(8, 3, activation="swish", name="odd")(image)
+    logits = keras.layers.Dense(CLASSES)(keras.layers.Flatten()(maps))
+    keras.Model(image, logits, name="swish").save(folder / "swish.keras")
     vector = keras.Input((3,))
     keras.Model(vector, keras.layers.Dense(4, name="one")(vector)).save(folder / "vector.keras")
     scipy.io.savemat(folder / "other.mat", {"a/weights": np.zeros((3, 3, 3, 8))})
@@ -196,7 +200,22 @@ MISTAKES = {
         "SSKD_SVD reads maps",
     ),
     "cached outputs": (["--cache_outputs=logit"], "'logit' (did you mean 'logits'?)"),
+    "file format": (["--export=keras,tflite"], "unknown file format 'tflite'"),
+    "file format twice": (["--export=keras,keras"], "file format 'keras' is given twice"),
+    "file of no quantisation": (["--export=litert-qat"], "litert-qat"),
+    "quantisation": (["--quantize=int4"], "unknown value 'int4' (did you mean 'int8'?)"),
+    "method of quantisation": (
+        ["--quantize=int8", "--quantize_distillation=Soft_logit(alpha=1)"], "did you mean 'Soft_lo",
+    ),
+    "quantisation of a layer": (
+        ["--quantize=int8", "--student_model={files}/swish.keras", "--Distillation=None"],
+        "layer 'odd' (Conv2D) cannot be quantised: its activation is silu",
+    ),
+    "quantisation without labels": (
+        ["--quantize=int8", "--main_loss=none"], "does not train its classification",
+    ),
     # Numbers
+    "agreement": (["--min_agreement=2"], "--min_agreement must be from 0 to 1, not 2"),
     "epochs 0": (["--epochs=0"], "--epochs must be at least 1, not 0"),
     "epochs -1": (["--epochs=-1"], "--epochs must be at least 1, not -1"),
     "epochs 1.5": (["--epochs=1.5"], "--epochs must be a whole number, not '1.5'"),
@@ -525,6 +544,56 @@ def test_a_finished_run_is_left_alone(script, finished):
         assert part in done.err
     assert "seed" not in done.err
     assert with_times(finished.folder) == before
+
+
+@pytest.mark.slow
+def test_files_of_a_finished_run_are_written_by_the_same_command(script, finished, monkeypatch):
+    written = []
+
+    def export_run(opened, folder, min_agreement):
+        written.append((opened, folder.path, min_agreement))
+        return "the card"
+
+    monkeypatch.setattr(train_w_distill, "export_run", export_run)
+    same = ("--Distillation=sskd-svd", "--net=mobilenet", f"--train_dir={finished.folder}")
+    done = script(*DETERMINISTIC, *same, "--export=keras,saved_model", "--min_agreement=0.7")
+    assert (done.status, done.err) == (0, "") and done.out.endswith("the card\n")
+    ((opened, path, min_agreement),) = written
+    assert [form.name for form in opened.formats] == ["keras", "saved_model"]
+    assert (path, min_agreement) == (finished.folder, 0.7)
+    assert len(opened.images.test) == len(opened.images.labels) == 359
+    names = [network.model.name for network in opened.networks.values()]
+    assert names == ["MobileNet_teacher", "MobileNet_student"]
+
+
+@pytest.mark.slow
+def test_a_student_is_trained_on_in_whole_numbers_and_resumes_exactly(script, files, tmp_path):
+    """A run whose last epoch of quantisation-aware training was lost does it again, bit for bit."""
+    words = [
+        *(word.format(files=files) for word in FEW_LAYERS), f"--dataset=npz:{files}/good.npz",
+        "--Distillation=FSP", "--epochs=1", "--batch_size=12", "--crop_padding=2",
+        "--quantize=int8", "--quantize_epochs=3",
+    ]
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    done = script(*words, f"--train_dir={whole}")
+    assert done.status == 0, done.err
+    summary = json.loads((whole / "summary.json").read_text())
+    own = json.loads((whole / "quantized" / "summary.json").read_text())
+    assert summary["quantized_top1"] == own["student_top1"]
+    assert f"student top-1, int8         {own['student_top1']:.4g}" in done.out
+    assert (own["method"], own["epochs"]) == ("Soft_logits(alpha=0.9)", 3)
+    trained = nets.load(whole / "quantized").model
+    assert any(isinstance(layer, FakeQuantize) for layer in trained.layers)
+    assert not any(isinstance(layer, FakeQuantize) for layer in nets.load(whole).model.layers)
+
+    shutil.copytree(whole, again)
+    for part in (again, again / "quantized"):
+        (part / "summary.json").unlink()
+    (again / "quantized" / "checkpoints" / "000003-000000.npz").unlink()
+    done = script(*words, f"--train_dir={again}")
+    assert done.status == 0 and "resuming after 2 epochs" in done.out, done.err
+    of_it = ("checkpoints/000003-000000.npz", "best.npz")
+    assert_same_run(whole / "quantized", again / "quantized", of_it, "student.keras")
 
 
 @pytest.mark.slow

@@ -28,7 +28,12 @@ _HELP = ("--help", "-help", "-h", "--h")
 _RESUME = "interrupted; rerun the same command to resume from the last checkpoint"
 
 
-def read(description: str, define: Callable[[], None], make: Callable[[], Settings]) -> Settings:
+def read(
+    description: str,
+    define: Callable[[], None],
+    make: Callable[[], Settings],
+    positional: str | None = None,
+) -> Settings:
     """Read the settings from the command line.
 
     ``--help`` ends the process with status 0, a user error with status 2. Call this before
@@ -38,11 +43,12 @@ def read(description: str, define: Callable[[], None], make: Callable[[], Settin
         description: what the script does, for ``--help``.
         define: defines the flags.
         make: makes the settings from `absl.flags.FLAGS`.
+        positional: the flag that a word without ``--`` sets; None: there is none.
     """
     sys.excepthook = _one_line_when_interrupted
     define()
     try:
-        _parse(description)
+        _parse(description, positional)
         return make()
     except (UserError, flags.Error) as error:
         _refuse(error)
@@ -80,12 +86,15 @@ def run(main: Callable[..., int | None], *settings: Any) -> NoReturn:
         _refuse(UserError(f"{failure}; details: {write_traceback(error)}"))
 
 
-def _parse(description: str) -> list[str]:
+def _parse(description: str, positional: str | None = None) -> list[str]:
     """Parse the command line into ``absl.flags.FLAGS``. Returns a list with the script's name."""
+    flags.FLAGS.set_gnu_getopt(True)  # flags may stand after a word
     if any(argument in _HELP for argument in sys.argv[1:]):
         print(help_text(description))
         sys.exit(0)
     words = flags.FLAGS([*sys.argv[:1], *with_flag_files(sys.argv[1:])])
+    if positional and len(words) == 2 and not flags.FLAGS[positional].present:
+        flags.FLAGS[positional].parse(words.pop())
     if len(words) > 1:
         raise UserError(
             f"unexpected argument {words[1]!r}; give every setting as a flag, --NAME=VALUE, and "

@@ -83,6 +83,10 @@ def final_table(summary: Mapping[str, Any], folder: Path) -> str:
         "teacher top-1": summary["teacher_top1"],
         "student top-1, last epoch": summary["student_top1_last"],
         "student top-1, best epoch": summary["student_top1_best"],
+        **{
+            f"student top-1, {key}": summary[name]
+            for key, name in (("int8", "quantized_top1"),) if name in summary
+        },
         "student top-5": summary["student_top5"],
         "agreement with the teacher": summary["agreement"],
     }

@@ -254,6 +254,16 @@ class RunFolder:
             )
         return "finished" if (self.path / SUMMARY).exists() else "resumed"
 
+    def settings(self) -> dict[str, Any]:
+        """What the folder's run was asked for, with which `open` takes up the same run.
+
+        Raises:
+            UserError: the file that says so is missing or damaged.
+        """
+        if not self._is_run():
+            raise UserError(f"{self.path} holds no run: expected the folder of one")
+        return _read_json(self.path / SETTINGS)
+
     def open(self, settings: Mapping[str, Any], overwrite: bool = False) -> str:
         """Take the folder for a run with `settings`, making it where there is none.
 

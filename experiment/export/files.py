@@ -1,0 +1,224 @@
+"""Writing the files of a trained network, running each of them again, and keeping those that do."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from experiment.export.card import Row, compare, size_of
+from experiment.export.conversion import convert
+from experiment.export.format import Format
+from experiment.export.formats.keras_file import KerasFile
+from experiment.export.material import Material
+from experiment.export.measurement import Entry, Measured, measure
+from experiment.run.folder import RunFolder, replacing
+from nets import Standardize, copy_model, count_flops, count_parameters, is_narrow
+from registry import UserError
+
+TEACHER, STUDENT, QUANTIZED = "teacher", "student", "quantized"
+_NARROW_TOLERANCE = 0.1  # of a probability, where the student itself computes in bfloat16
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A trained network.
+
+    Attributes:
+        model: functional, from preprocessed images to logits.
+        preprocessing: from raw images to what `model` takes.
+        class_names: in the order of the logits.
+    """
+
+    model: keras.Model
+    preprocessing: Standardize
+    class_names: tuple[str, ...]
+
+    def material(
+        self, image_shape: tuple[int, int, int], calibration: np.ndarray | None = None
+    ) -> Material:
+        """What files are made of: a float32 copy, and `calibration` images."""
+        copy = copy_model(self.model, dtype="float32", fuse=False)
+        return Material(copy, self.preprocessing, image_shape, self.class_names, calibration)
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Images and what they are for.
+
+    Attributes:
+        test: raw, uint8 ``[N, H, W, C]``; may be a memory map.
+        labels: their classes, int ``[N]``.
+        calibration: training images, likewise; None: no format needs any.
+    """
+
+    test: np.ndarray
+    labels: np.ndarray
+    calibration: np.ndarray | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        return self.test.shape[1:]
+
+
+def write_files(
+    formats: Sequence[Format],
+    networks: Mapping[str, Network],
+    images: Images,
+    folder: RunFolder,
+    min_agreement: float,
+) -> list[Row]:
+    """Write a file in each format, run it again on the test images, and put it into the run folder
+    if it answers as the network that it is made of.
+
+    Args:
+        formats: of the files.
+        networks: ``"student"``, and where they are there ``"teacher"`` and ``"quantized"``, the
+            student's copy of quantisation-aware training; in the order of the card's rows.
+        images: to calibrate on, and to compare by.
+        folder: open.
+        min_agreement: the least share of the images that a file has to put into the class of the
+            network that it is made of, 0..1.
+
+    Returns:
+        A row of the card for each network and file; ``failure`` says why a file was not kept.
+
+    Raises:
+        UserError: a format cannot hold its network, or a converter or an interpreter crashed.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        entries = [_write_keras(name, each, images, work) for name, each in networks.items()]
+        entries += _convert_all(formats, networks, images, work)
+        print(f"running {len(entries)} networks on {len(images.test):,} test images", flush=True)
+        np.save(work / "images.npy", images.test)
+        found = measure(entries, work / "images.npy", work)
+        references = {
+            name: predict(network, images.test)
+            for name, network in networks.items() if name != TEACHER
+        }
+        rows = []
+        for entry in entries:
+            source = STUDENT if entry.label in networks else entry.form.source
+            network = networks.get(entry.label) or networks[source]
+            row = _row(entry, network, found[entry.label], references[source], images.labels)
+            if entry.label not in networks:
+                row = _judged(entry, row, min_agreement, is_narrow(network.model))
+                _place(entry, folder, keep=row.failure is None)
+            rows.append(row)
+    return rows
+
+
+def _convert_all(
+    formats: Sequence[Format], networks: Mapping[str, Network], images: Images, work: Path
+) -> list[Entry]:
+    """Write the files into `work`."""
+    for source in {form.source for form in formats}:
+        material = networks[source].material(images.shape, images.calibration)
+        material.write(work / f"{source}-material")
+    entries = []
+    for form in formats:
+        print(f"writing {form.file}", flush=True)
+        path = work / form.name / Path(form.file).name
+        path.parent.mkdir()
+        convert(form, work / f"{form.source}-material", path)
+        entries.append(Entry(form.name, form, path))
+    return entries
+
+
+def predict(network: Network, images: np.ndarray, batch: int = 100) -> np.ndarray:
+    """The network's probabilities as it was trained and scored, float32 ``[N, classes]``."""
+    found = []
+    for first in range(0, len(images), batch):
+        logits = network.model(network.preprocessing(images[first : first + batch]), training=False)
+        probabilities = keras.ops.softmax(keras.ops.cast(logits, "float32"))
+        found.append(keras.ops.convert_to_numpy(probabilities))
+    return np.concatenate(found)
+
+
+def check_rows(rows: Sequence[Row]) -> None:
+    """Raise UserError where a file failed."""
+    failed = [row for row in rows if row.failure]
+    if failed:
+        reasons = "; ".join(f"{row.name} {row.failure}" for row in failed)
+        raise UserError(
+            f"{reasons}; removed: {', '.join(str(row.file) for row in failed)} (card.md has all "
+            "numbers)"
+        )
+
+
+def _write_keras(name: str, network: Network, images: Images, work: Path) -> Entry:
+    """The network itself, to be measured as the files are."""
+    path = work / f"{name}.keras"
+    KerasFile().convert(network.material(images.shape), path)
+    return Entry(name, KerasFile(), path)
+
+
+def _row(
+    entry: Entry, network: Network, found: Measured, reference: np.ndarray, labels: np.ndarray
+) -> Row:
+    top1, agreement, difference = compare(found, reference, labels)
+    return Row(
+        name=entry.label,
+        file=None,
+        top1=top1,
+        agreement=agreement,
+        difference=difference,
+        bytes=size_of(entry.path),
+        parameters=count_parameters(network.model),
+        multiply_adds=count_flops(network.model) // 2,
+        # Imitating whole numbers takes longer than computing in them.
+        milliseconds={} if entry.label == QUANTIZED else found.milliseconds,
+    )
+
+
+def _judged(entry: Entry, row: Row, min_agreement: float, narrow: bool) -> Row:
+    """The row of a file, with the reason not to keep it where there is one."""
+    return dataclasses.replace(
+        row,
+        file=entry.form.file,
+        compared_with=entry.form.source,
+        failure=_failure(entry.form, row, min_agreement, narrow),
+    )
+
+
+def _failure(form: Format, row: Row, min_agreement: float, narrow: bool) -> str | None:
+    """Why a file is not to be kept; None: it answers as the student does."""
+    if row.agreement is None or not row.agreement >= min_agreement:
+        share = 0.0 if row.agreement is None else row.agreement
+        return (
+            f"puts {100 * share:.2f} % of the images into the student's class, less than "
+            f"--min_agreement {min_agreement:g}"
+        )
+    tolerance = math.inf if form.tolerance is None else form.tolerance
+    if narrow:
+        tolerance = max(tolerance, _NARROW_TOLERANCE)
+    if not row.difference <= tolerance:
+        return (
+            f"gives a probability that differs from the student's by {row.difference:.3g}, more "
+            f"than {tolerance:g}"
+        )
+    return None
+
+
+def _place(entry: Entry, folder: RunFolder, keep: bool) -> None:
+    """Put a file into the run folder, or remove one that an earlier export left there."""
+    place = entry.form.place(folder)
+    if not keep:
+        if place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
+        return
+    with replacing(place) as partial:
+        if entry.path.is_dir():
+            shutil.copytree(entry.path, partial)
+        else:
+            shutil.copyfile(entry.path, partial)

@@ -1,0 +1,85 @@
+"""The settings of an export: the flags of export.py."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from experiment.command.main import read
+from experiment.command.options import define_flags as define_options
+from experiment.command.options import from_flags, option
+from experiment.export.format import Format
+from registry import UserError
+from settings.formats import (
+    EXPORT,
+    FORMATS,
+    NAMES,
+    TEST_IMAGES,
+    ExportSettings,
+    create_formats,
+)
+from settings.plugin_kinds import define_flags, given_by_flags
+
+DEFAULT = "litert,litert-int8,onnx"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(ExportSettings):
+    """The settings; each field but the last is the flag of its name.
+
+    Attributes:
+        hyper_parameters: of the formats, by flag, such as ``{"opset": 15}``.
+    """
+
+    run: str = option(
+        "", "the folder of a finished run of train_w_distill.py; may be given without --run",
+        group=EXPORT,
+    )
+    formats: str = option(
+        DEFAULT, "the file formats, separated by commas, each NAME or NAME(setting=value,...): "
+        f"{NAMES}", group=EXPORT,
+    )
+    test_images: int = option(
+        TEST_IMAGES, "measure on at most so many test images", group=EXPORT, minimum=1
+    )
+    dataset: str | None = option(
+        None, "the run's data set, where it is no longer where it was", group=EXPORT
+    )
+
+    dry_run: bool = option(
+        False, "say what would be written, and write nothing", group=EXPORT
+    )
+
+    hyper_parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+    def checked(self) -> Settings:
+        """The same settings. Raises UserError where they are wrong."""
+        if not self.run:
+            raise UserError(
+                "no run is given: expected the folder of a finished run, as in python export.py "
+                "runs/RUN"
+            )
+        if not self.create_formats():
+            raise UserError(f"--formats is empty; expected some of {NAMES}")
+        return self
+
+    def create_formats(self) -> list[Format]:
+        """The formats. Raises UserError where they are wrong."""
+        return create_formats(self.formats, dict(self.hyper_parameters))
+
+
+def define() -> None:
+    """Define the flags."""
+    define_options(Settings)
+    define_flags([FORMATS])
+
+
+def given_settings() -> Settings:
+    """The settings that the command line gives, by the flags of `define`."""
+    return from_flags(Settings, hyper_parameters=given_by_flags([FORMATS])).checked()
+
+
+def read_settings(description: str) -> Settings:
+    """The settings that the command line gives, or the end of the process (see `main.read`)."""
+    return read(description, define, given_settings, positional="run")

@@ -1,0 +1,185 @@
+"""A finished run, opened to write files of its student."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+import dataloader
+import nets
+from experiment.command.options import values
+from experiment.export import card
+from experiment.export.files import QUANTIZED, STUDENT, Images, Network, check_rows, write_files
+from experiment.export.format import Format
+from experiment.run.folder import RunFolder
+from nets.stored import read_summary
+from registry import UserError
+from settings.common import EVALUATION_BATCH
+from settings.distillation import TEACHER, Settings
+from settings.formats import TEST_IMAGES
+from settings.networks import create_method, load_teacher
+from settings.run_setup import spread_images, teacher_preprocessing
+
+_SUMMARY = "summary.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedRun:
+    """A finished run, and what its files are made of and compared on.
+
+    Attributes:
+        data: the run's data set.
+        networks: ``"student"``, and where it has them ``"teacher"`` and ``"quantized"``, the
+            student's copy of quantisation-aware training.
+        images: to calibrate on and to compare by.
+        formats: of the files to write.
+    """
+
+    data: dataloader.Data
+    networks: Mapping[str, Network]
+    images: Images
+    formats: Sequence[Format]
+
+
+def open_run(
+    path: str | os.PathLike,
+    formats: Sequence[Format],
+    dataset: str | None = None,
+    test_images: int = TEST_IMAGES,
+) -> OpenedRun:
+    """Open a finished run. Writes nothing.
+
+    Args:
+        path: its folder.
+        formats: of the files to write.
+        dataset: in place of the run's own; None: the same.
+        test_images: to measure on, at most.
+
+    Raises:
+        UserError: there is no such run, a format is made of a network that it does not have, or
+            there are too few training images to calibrate on.
+    """
+    path = Path(path)
+    settings = run_settings(path)
+    settings = dataclasses.replace(settings, dataset=dataset or settings.dataset)
+    data = settings.load_data(settings.labelled_per_class)
+    networks = {
+        TEACHER: _open_teacher(settings, data, path),
+        STUDENT: _open_student(path),
+        QUANTIZED: None if settings.quantize == "none" else _open_student(path / QUANTIZED),
+    }
+    networks = {name: network for name, network in networks.items() if network}
+    for form in formats:
+        if form.source not in networks:
+            raise UserError(
+                f"{form.name} is made of a student that was trained in whole numbers, and {path} "
+                "has none: train with --quantize int8, or give the format litert-int8"
+            )
+    calibration = _calibration_images(data, formats)
+    images = Images(*_test_images(data, test_images), calibration)
+    return OpenedRun(data, networks, images, formats)
+
+
+def _open_student(path: Path) -> Network:
+    student = nets.load(path)
+    names = student.class_names or tuple(map(str, range(student.model.output_shape[-1])))
+    return Network(student.model, student.standardize, names)
+
+
+def export_run(run: OpenedRun, folder: RunFolder, min_agreement: float) -> str:
+    """Write the files of a run and its card.
+
+    Args:
+        run: what to write.
+        folder: of the run, open.
+        min_agreement: the least agreement of a file with the student, 0..1.
+
+    Returns:
+        The card as text.
+
+    Raises:
+        UserError: a format cannot hold the student, or (once the card is written) a file does not
+            answer as the student does.
+    """
+    rows = write_files(run.formats, run.networks, run.images, folder, min_agreement)
+    facts = card.conditions(len(run.images.test))
+    card.write_card(f"{folder.path.name}: {run.data.name}", rows, facts, folder)
+    check_rows(rows)
+    return card.terminal_text(rows, facts)
+
+
+def check_run(path: Path) -> None:
+    """Raise UserError unless a folder holds a finished distillation run."""
+    summary = path / _SUMMARY
+    expected = "expected the folder of a finished run of train_w_distill.py"
+    if not path.is_dir():
+        raise UserError(f"{path} is no folder; {expected}")
+    if not summary.exists():
+        begun = (path / "settings.json").exists()
+        reason = "holds a run that is not finished" if begun else "is no run's folder"
+        raise UserError(f"{path} {reason} (it has no {_SUMMARY}); {expected}")
+    if not (path / "student.keras").exists():
+        kind = read_summary(summary).get("kind", "another")
+        raise UserError(f"{path} holds a run of kind {kind!r}, with no student.keras; {expected}")
+
+
+def run_settings(path: Path) -> Settings:
+    """The settings of a finished run. Raises UserError where it does not state them."""
+    check_run(path)
+    stated = read_summary(path / _SUMMARY).get("settings")
+    if not isinstance(stated, dict):
+        raise UserError(f"{path / _SUMMARY} is damaged: it has no settings; run the command again")
+    known = values(Settings())
+    # The method's are of no use here, and those of a sum have another form.
+    kept = {key: value for key, value in stated.items() if key in known}
+    return Settings(**{**kept, "hyper_parameters": {}})
+
+
+def _open_teacher(settings: Settings, data: dataloader.Data, path: Path) -> Network | None:
+    """The teacher that a run had, if there is one."""
+    method = create_method(settings)
+    own = path / TEACHER
+    file = settings.teacher_file() or (str(own) if own.is_dir() else None)
+    if not method.needs_teacher or file is None:
+        return None
+    teacher = load_teacher(settings, data, file)
+    preprocessing = teacher_preprocessing(settings, data, teacher)
+    return Network(teacher.model, preprocessing, teacher.class_names or ())
+
+
+def _test_images(data: dataloader.Data, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """At most so many test images, spread over all, uint8 ``[N, H, W, C]``, and their classes."""
+    chosen = spread_images(data.test, count)
+    return _read(data.test, chosen), data.test.labels[chosen]
+
+
+def _calibration_images(
+    data: dataloader.Data, formats: Sequence[Format]
+) -> np.ndarray | None:
+    """Training images, as many as the formats need, not augmented; None: they need none.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    greedy = max(formats, key=lambda form: form.calibrates_on)
+    needed = greedy.calibrates_on
+    if not needed:
+        return None
+    if len(data.train) < needed:
+        raise UserError(
+            f"{greedy.name} calibrates on {needed} training images, and {data.name} has "
+            f"{len(data.train)} here: give it more, or a smaller --calibration_images"
+        )
+    return _read(data.train, spread_images(data.train, needed))
+
+
+def _read(split: dataloader.Split, chosen: np.ndarray) -> np.ndarray:
+    """Images by their numbers, uint8 ``[N, H, W, C]``."""
+    return np.concatenate([
+        split.images(chosen[first : first + EVALUATION_BATCH]).numpy()
+        for first in range(0, len(chosen), EVALUATION_BATCH)
+    ])

@@ -1,0 +1,110 @@
+"""Which files are kept, and what the card says of them; converting and measuring are made up."""
+
+import json
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from experiment.export import card, files
+from experiment.export.files import Images, Network, check_rows, write_files
+from experiment.export.format import FORMATS
+from experiment.export.measurement import Measured, seconds_of
+from experiment.run.folder import RunFolder
+from nets import Standardize, count_flops, count_parameters
+from registry import UserError
+from tests.experiment.export.networks import DEVIATION, MEAN, NAMES, images, student
+
+TIMES = {(1, 1): 0.5, (1, 2): 0.3, (32, 1): 12.5, (32, 2): 7.0}
+TEST = images(10)
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """``written(**answers)``: the rows and the folder after an export in which each file answers
+    as its array says."""
+    network = Network(student(), Standardize(MEAN, DEVIATION), NAMES)
+    reference = files.predict(network, TEST)
+
+    def convert(form, folder, path):
+        assert folder.name == "student-material" and (folder / "student.keras").exists()
+        path.write_bytes(b"x" * 1234)
+
+    def write(min_agreement=0.9, **answers):
+        def measure(entries, path, work):
+            assert np.load(path).dtype == "uint8"
+            return {
+                entry.label: Measured(answers.get(entry.label, reference), TIMES)
+                for entry in entries
+            }
+
+        monkeypatch.setattr(files, "convert", convert)
+        monkeypatch.setattr(files, "measure", measure)
+        with RunFolder(tmp_path / "run") as folder:
+            folder.open({})
+            rows = write_files(
+                [FORMATS.get("litert")(), FORMATS.get("litert-int8")()],
+                {"teacher": network, "student": network},
+                Images(TEST, reference.argmax(1)), folder, min_agreement,
+            )
+            card.write_card("run: data", rows, card.conditions(10), folder)
+        return rows, tmp_path / "run"
+
+    write.reference = reference
+    return write
+
+
+def test_files_that_answer_as_the_student_are_kept(written):
+    rows, folder = written()
+    check_rows(rows)
+    assert [row.name for row in rows] == ["teacher", "student", "litert", "litert-int8"]
+    for row in rows:
+        assert (row.top1, row.agreement, row.difference, row.failure) == (1, 1, 0, None)
+        assert row.parameters == count_parameters(student())
+        assert row.multiply_adds == count_flops(student()) / 2
+    assert rows[2].bytes == 1234 == (folder / "student.tflite").stat().st_size
+    stated = json.loads((folder / "card.json").read_text())
+    assert stated["images"] == 10 and stated["rows"][3]["file"] == "student-int8.tflite"
+    assert {"images": 32, "threads": 2, "milliseconds": 7.0} in stated["rows"][0]["times"]
+    text = (folder / "card.md").read_text()
+    assert "| litert-int8 | 100.00 | 100.00 | 1 |" in text and "12.50" in text
+    assert imread(folder / "card.png").std() > 0.05
+
+
+def test_a_file_that_answers_otherwise_is_removed_also_an_older_one(written):
+    written()
+    other = written.reference.copy()
+    other[:2] = np.roll(other[:2], 1, axis=1)  # two of ten images in another class
+    rows, folder = written(min_agreement=0.85, **{"litert-int8": other})
+    assert [row.failure is None for row in rows] == [True, True, True, False]
+    assert (folder / "student.tflite").exists()
+    assert not (folder / "student-int8.tflite").exists()
+    assert "litert-int8 failed and was removed: it puts 80.00 %" in (folder / "card.md").read_text()
+    with pytest.raises(UserError, match=r"litert-int8 puts 80.00 % .* --min_agreement 0.85.*int8"):
+        check_rows(rows)
+    assert all(row.failure is None for row in written(0.75, **{"litert-int8": other})[0])
+
+
+def test_a_float_file_has_to_give_the_students_probabilities_too(written):
+    near = 0.98 * written.reference + 0.02 / 4
+    rows, folder = written(litert=near, **{"litert-int8": near})
+    assert rows[2].agreement == rows[3].agreement == 1
+    assert "differs from the student's by" in rows[2].failure and rows[3].failure is None
+    assert not (folder / "student.tflite").exists()
+
+
+def test_what_is_no_number_is_no_answer(written):
+    rows, _ = written(**{"litert-int8": np.full_like(written.reference, np.nan)})
+    assert (rows[3].top1, rows[3].agreement) == (0, 0) and rows[3].failure
+
+
+def test_a_teacher_of_other_classes_has_no_score(written):
+    rows, folder = written(teacher=np.zeros((10, 7)))
+    assert rows[0].top1 is None and rows[0].failure is None
+    assert "| teacher | - | - |" in (folder / "card.md").read_text()
+
+
+def test_times_are_medians_of_calls():
+    calls = []
+    assert 0 <= seconds_of(calls.append, TEST[:1]) < 0.01
+    assert 5 <= len(calls) <= 60 and calls[0] is calls[-1]

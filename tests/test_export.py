@@ -1,0 +1,121 @@
+"""The script as a person at the keyboard sees it: what it writes and refuses."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import export
+from experiment.command.main import run
+from experiment.run.folder import RunFolder
+from settings import export as export_settings
+from tests.commands import script_caller
+from tests.experiment.export.networks import DEVIATION, MEAN, NAMES, images, student
+
+
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """Call the script within this process: ``script(*arguments)`` gives status, out and err."""
+
+    def begin():
+        run(export.main, export_settings.read_settings(export.__doc__))
+
+    return script_caller("export.py", begin, monkeypatch, capsys)
+
+
+def save_run(path, train=200, **summary):
+    """The folder of a finished run, as far as export.py reads it."""
+    np.savez(
+        path.parent / "data.npz", x_train=images(train), y_train=np.arange(train) % 4,
+        x_test=images(60, seed=2), y_test=np.arange(60) % 4, class_names=np.array(NAMES),
+    )
+    network = student()
+    with RunFolder(path) as folder:
+        folder.open({"dataset": "mine"})
+        network.save(folder.output("student.keras"))
+        folder.finish({
+            "preprocessing": {"mean": MEAN, "deviation": DEVIATION},
+            "settings": {
+                "Distillation": "None", "dataset": f"npz:{path.parent / 'data.npz'}",
+                "validation_fraction": 0.0, "teacher_taps": None, "hyper_parameters": {},
+            },
+            **summary,
+        })
+    return path
+
+
+@pytest.mark.slow
+def test_files_and_card(script, tmp_path):
+    for module in ("ai_edge_litert", "onnxruntime", "tf2onnx"):
+        pytest.importorskip(module, reason="pip install -r requirements-export.txt")
+    path = save_run(tmp_path / "run")
+    done = script(path, "--formats=litert-int8,onnx", "--calibration_images=150")
+    assert done.status == 0, done.err
+    assert "student-int8.tflite, student.onnx, card.md, card.json, card.png" in done.out
+    assert all(len(line) <= 80 for line in done.out.splitlines() if str(path) not in line)
+    rows = json.loads((path / "card.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["student", "litert-int8", "onnx"]
+    assert rows[1]["agreement"] >= 0.9 and rows[2]["difference"] < 1e-3
+    assert rows[1]["bytes"] == (path / "student-int8.tflite").stat().st_size
+    for row in rows:
+        assert {time["images"] for time in row["times"]} == {1, 32}
+        assert all(time["milliseconds"] > 0 for time in row["times"])
+    # The files are the run's: they go when it is started anew.
+    with RunFolder(path) as folder:
+        folder.open({"dataset": "another"}, overwrite=True)
+    assert not list(path.glob("student*")) and not list(path.glob("card*"))
+
+
+def test_a_run_is_needed(script, tmp_path):
+    (tmp_path / "no_run").mkdir()
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "settings.json").write_text("{}")
+    (tmp_path / "tte").mkdir()
+    (tmp_path / "tte" / "summary.json").write_text('{"kind": "tte"}')
+    for words, message in (
+        ([], "no run is given"),
+        ([tmp_path / "no_run"], "is no run's folder (it has no summary.json); expected the folder"),
+        ([tmp_path / "begun"], "holds a run that is not finished"),
+        ([tmp_path / "tte"], "holds a run of kind 'tte', with no student.keras"),
+        ([tmp_path / "nowhere"], "is no folder; expected the folder of a finished run"),
+        ([tmp_path / "no_run", "--formats=tflite"], "unknown file format 'tflite'"),
+        ([tmp_path / "no_run", "--formats="], "--formats is empty; expected some of"),
+        ([tmp_path / "no_run", "another"], "unexpected argument"),
+    ):
+        done = script(*words, *([] if "--formats" in str(words) else ["--formats=keras"]))
+        assert done.status == 2 and message in done.err, done.err
+        assert done.err.startswith("error: ") and done.err.count("\n") == 1
+
+
+def test_too_few_images_to_calibrate_on(script, tmp_path, monkeypatch):
+    monkeypatch.setattr("experiment.export.format.Format.check_packages", lambda form: None)
+    path = save_run(tmp_path / "run", train=60)
+    before = sorted(path.iterdir())
+    done = script(path, "--formats=litert-int8", "--calibration_images=100")
+    assert done.status == 2
+    assert "calibrates on 100 training images, and npz:" in done.err
+    assert "has 60 here" in done.err
+    done = script(path, "--formats=litert-int8", "--calibration_images=20")
+    assert "calibration_images must be at least 100, not 20" in done.err
+    assert sorted(path.iterdir()) == before
+
+
+def test_a_dry_run_writes_nothing(script, tmp_path):
+    path = save_run(tmp_path / "run")
+    before = sorted(path.iterdir())
+    done = script("--formats=keras", path, "--dry_run", "--test_images=50")  # flags may come first
+    assert done.status == 0, done.err
+    assert "small into" in done.out and "student-raw.keras" in done.out
+    assert "50 test images" in done.out
+    assert sorted(path.iterdir()) == before
+
+
+def test_a_keras_file_of_raw_images_is_a_plain_keras_model(tmp_path):
+    from experiment.export.formats.keras_file import KerasFile
+    from tests.experiment.export.networks import material
+
+    KerasFile().convert(material(raw_size=40), tmp_path / "raw.keras")
+    model = keras.saving.load_model(tmp_path / "raw.keras", safe_mode=True)
+    found = model.predict(images(3, 40), verbose=0)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
