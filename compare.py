@@ -7,7 +7,8 @@ Every flag of train_w_distill.py may be given and holds for all runs; a method's
 hyper-parameters may also be given with its name, as in
 --Distillation 'None,SSKD_SVD,SSKD_SVD(num_dfv=2)'. If interrupted, rerun the
 same command to resume; it tries again what failed. With further methods or more
-seeds it runs these.
+seeds it runs these. The same command on several machines that share the folder
+shares the runs among them.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ from absl import flags
 
 import plugins
 from experiment.command.main import read, run
-from experiment.command.options import Options, as_flags, define_flags, flag, from_flags, option
+from experiment.command.options import as_flags, define_flags, flag, from_flags
+from experiment.grid.shards import Shard, Shards
+from experiment.grid.slurm import LOGS, Jobs, parse_options
 from experiment.report.methods import methods_table
 from registry import UserError, plain
 from settings import distillation, known
+from settings.comparison import Comparison
 from settings.distillation import (
     OF_RECIPE,
     TEACHER,
@@ -36,38 +40,14 @@ from settings.distillation import (
     given_settings,
 )
 
-COMPARISON = "comparison"
 ANSWERS = "teacher_answers"  # in the folder of the comparison, where they are kept
 SCRIPT = Path(__file__).resolve().with_name("train_w_distill.py")
 # The folder of the comparison is one like a run's. Its runs have settings of their own.
 FOLDER_SETTINGS = {"grid": "compare.py"}
 # Each run's own, so never handed on as given.
 OWN = ("Distillation", "seed", "teacher", "train_dir", "overwrite", "dry_run", "images_per_second")
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison(Options):
-    """The settings beside those of train_w_distill.py."""
-
-    Distillation: str = option(
-        "None,FSP,Soft_logits,SSKD_SVD",
-        "the methods, a list of NAME or NAME(setting=value,...) at commas; known: "
-        + ", ".join(known.method_names()),
-        group=COMPARISON,
-    )
-    seeds: int = option(
-        3, "runs of each method, with the seeds --seed, --seed + 1 ...", group=COMPARISON, minimum=1
-    )
-    compare_dir: str | None = option(
-        None, "folder of the comparison and of all its runs (default: "
-        "runs/compare-DATASET-STUDENT)", group=COMPARISON,
-    )
-    overwrite: bool = option(
-        False, "start all runs anew, the teacher's too", group=COMPARISON
-    )
-    dry_run: bool = option(
-        False, "list the runs and their commands, and write nothing", group=COMPARISON
-    )
+# Of the process that submits jobs, and not of the jobs.
+OF_SUBMISSION = ("submit", "jobs", "job_options", "overwrite", "dry_run")
 
 
 def define() -> None:
@@ -88,8 +68,25 @@ def given() -> tuple[Comparison, Settings]:
     settings = given_settings()
     if settings.train_dir is not None:
         raise UserError("--train_dir is of one run; give --compare_dir, the folder of all runs")
+    check_sharing(comparison)
     settings_by_method(comparison, settings)
     return comparison, settings
+
+
+def check_sharing(comparison: Comparison) -> None:
+    """Raise UserError where the settings on several processes do not go together."""
+    parse_options(comparison.job_options)
+    if comparison.shard is not None:
+        Shard.parse(comparison.shard)
+        if comparison.overwrite:
+            raise UserError(
+                "--shard with --overwrite would remove what other shards have begun; remove the "
+                "folder of the comparison before the first shard starts"
+            )
+        if comparison.submit:
+            raise UserError("--submit makes jobs that share all runs; leave out --shard")
+    if comparison.job_options and not comparison.submit:
+        raise UserError("--job_options are of the jobs of --submit slurm; give that too")
 
 
 def settings_by_method(comparison: Comparison, settings: Settings) -> dict[str, Settings]:
@@ -131,9 +128,20 @@ if __name__ == "__main__":
 from experiment.command import quiet  # noqa: F401 (loads TensorFlow)
 
 # isort: split
+import tensorflow as tf
+
+from experiment.grid.claims import Claims, clear
 from experiment.grid.execution import execute
-from experiment.grid.runs import FAILED, Run, clear, listing, survey
-from experiment.report.comparison import RESULTS, describe, terminal_text, write_report
+from experiment.grid.places import Place, divide
+from experiment.grid.reports import join
+from experiment.grid.runs import FAILED, Outcome, Run, listing, survey
+from experiment.report.comparison import (
+    REPORTS,
+    RESULTS,
+    describe,
+    terminal_text,
+    write_report,
+)
 from experiment.run.folder import RunFolder
 from settings.networks import create_method
 
@@ -144,19 +152,59 @@ def main(comparison: Comparison, settings: Settings) -> int:
     outcomes = survey(runs, comparison.overwrite)
     folder = RunFolder(directory(comparison, settings))
     folder.state(FOLDER_SETTINGS, comparison.overwrite)
+    jobs = plan_jobs(comparison, settings, folder.path) if comparison.submit else None
     if comparison.dry_run:
-        print(listing(outcomes))
+        shard = Shard.parse(comparison.shard or "1/1")
+        print(jobs.text() if jobs else listing(shard.part(outcomes)))
         return 0
+    places = () if jobs else find_places(comparison.workers)
+    join(folder, FOLDER_SETTINGS, REPORTS, comparison.overwrite)
+    if comparison.overwrite:
+        clear(runs)
+    if jobs:
+        print(f"submitted job {jobs.submit()}: {jobs.text()}")
+        return 0
+    return carry_out(comparison, outcomes, folder.path, places)
+
+
+def find_places(workers: int) -> Sequence[Place]:
+    """The cores and GPUs of each run that is executed at the same time (see `divide`)."""
+    gpus = len(tf.config.list_physical_devices("GPU")) if workers > 1 else 0
+    return divide(workers, gpus)
+
+
+def carry_out(
+    comparison: Comparison, outcomes: Sequence[Outcome], folder: Path, places: Sequence[Place]
+) -> int:
+    """Execute the runs, alone or beside other processes, and report; the exit status."""
     command = shlex.join(["python", "compare.py", *sys.argv[1:]])
-    with folder:
-        folder.open(FOLDER_SETTINGS, comparison.overwrite)
-        if comparison.overwrite:
-            clear(runs)
+    if comparison.shard is None:
+        division = Claims(comparison.takeover_seconds)
+    else:
+        division = Shards(Shard.parse(comparison.shard))
+
+    def report() -> None:
         write_report(outcomes, folder, command)
-        execute(outcomes, describe, lambda: write_report(outcomes, folder, command))
+
+    report()
+    execute(outcomes, describe, report, division=division, places=places)
     print(f"\n{terminal_text(outcomes)}\n")
-    print(f"in {folder.path}: comparison.md, comparison.png, runs.csv")
+    left = sum(not outcome.has_ended for outcome in outcomes)
+    if left:
+        print(f"{left} runs of other shards have not ended yet")
+    print(f"in {folder}: comparison.md, comparison.png, runs.csv")
     return int(any(outcome.status == FAILED for outcome in outcomes))
+
+
+def plan_jobs(comparison: Comparison, settings: Settings, folder: Path) -> Jobs:
+    """The jobs to submit: each is this command, and they share the runs."""
+    words = [
+        *as_flags(settings, leave_out=("Distillation", *OF_SUBMISSION)),
+        *(flag(name, value) for name, value in settings.hyper_parameters.items()),
+        *as_flags(comparison, leave_out=OF_SUBMISSION),
+    ]
+    command = (sys.executable, str(Path(__file__).resolve()), *words)
+    return Jobs(command, comparison.jobs, folder / LOGS, parse_options(comparison.job_options))
 
 
 def directory(comparison: Comparison, settings: Settings) -> Path:

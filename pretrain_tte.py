@@ -41,8 +41,10 @@ import targets
 from dataloader.memory import check_memory
 from experiment.command.main import run
 from experiment.command.options import compared
+from experiment.grid.claims import clear
 from experiment.grid.execution import execute
-from experiment.grid.runs import FAILED, Outcome, Run, clear, listing, survey
+from experiment.grid.reports import join, reporting
+from experiment.grid.runs import FAILED, Outcome, Run, listing, survey
 from experiment.report import pretraining as report
 from experiment.report.scoreboard import Scores, draw_bars, summarized, table
 from experiment.run import devices, training
@@ -71,6 +73,7 @@ PICTURED_IMAGES = 8
 RANDOM, PIXELS = "random", "pixels"
 # The folder of several seeds is one like a run's. Its runs have settings of their own.
 SEEDS_SETTINGS = {"grid": "pretrain_tte.py"}
+SEEDS_REPORTS = ("targets.json", "targets.png")
 
 
 def main(settings: Settings) -> int | None:
@@ -464,18 +467,19 @@ def repeat(settings: Settings) -> int:
     runs = [seed_run(settings, seed)
             for seed in range(settings.seed, settings.seed + settings.seeds)]
     outcomes = survey(runs, settings.overwrite)
-    with RunFolder(settings.folder()) as folder:
-        folder.state(SEEDS_SETTINGS, settings.overwrite)
-        if settings.dry_run:
-            print(listing(outcomes))
-            return 0
-        folder.open(SEEDS_SETTINGS, settings.overwrite)
-        if settings.overwrite:
-            clear(runs)
-        execute(outcomes, report.in_short, lambda: None)
-        summary = write_scores(scores_of_seeds(outcomes), folder)
-        if summary:
-            print(table(summary, TARGETS))
+    folder = RunFolder(settings.folder())
+    folder.state(SEEDS_SETTINGS, settings.overwrite)
+    if settings.dry_run:
+        print(listing(outcomes))
+        return 0
+    join(folder, SEEDS_SETTINGS, SEEDS_REPORTS, settings.overwrite)
+    if settings.overwrite:
+        clear(runs)
+    execute(outcomes, report.in_short, lambda: None)
+    with reporting(folder) as place:
+        summary = write_scores(scores_of_seeds(outcomes), RunFolder(place))
+    if summary:
+        print(table(summary, TARGETS))
     failed = [outcome for outcome in outcomes if outcome.status == FAILED]
     for outcome in failed:
         print(f"failed: {outcome.run.name}: {outcome.error} (see {outcome.run.log})")

@@ -19,7 +19,7 @@ from typing import Any
 import plugins
 from experiment.command import catalogue
 from experiment.command.options import Options
-from settings import distillation, evaluation, export, known, pretraining
+from settings import comparison, distillation, evaluation, export, known, pretraining
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {
@@ -44,6 +44,7 @@ MODULES = {
 }
 SETTINGS = {
     "train_w_distill.py": distillation.Settings,
+    "compare.py": comparison.Comparison,
     "pretrain_tte.py": pretraining.Settings,
     "evaluate.py": evaluation.Settings,
     "export.py": export.Settings,
@@ -262,8 +263,7 @@ def flags_page(commands: Mapping[str, type[Options]]) -> str:
         "Each command lists its flags by `--help`. These are all of them but the hyper-parameters "
         "of [methods](../methods/index.md) and other plug-ins. From Python they are the fields of "
         "`Settings`. A flag that is true or false is switched off by `--noNAME`; lists are "
-        "separated by commas. `compare.py` has the flags of `train_w_distill.py`, a list of "
-        "methods in `--Distillation`, `--seeds` and `--compare_dir`.",
+        "separated by commas. `compare.py` has the flags of `train_w_distill.py` too.",
     ]
     for command, settings in commands.items():
         rows = [

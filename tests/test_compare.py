@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -279,6 +280,50 @@ def test_a_comparison_in_the_folder_of_a_run(tmp_path, monkeypatch, capsys):
     assert "waiting: None" in run_script(monkeypatch, capsys, *words, "--overwrite")
 
 
+def test_the_jobs_of_slurm_are_the_same_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    out = run_script(
+        monkeypatch, capsys, ROOT / "compare.py", "--Distillation=AT,FSP", "--seeds=2", "--seed=5",
+        "--num_dfv=2", "--Distillation=SSKD_SVD,AT(weight=3)", "--noflip", "--compare_dir=c",
+        "--takeover_seconds=60", "--submit=slurm", "--jobs=7", "--overwrite",
+        "--job_options=partition=gpu,time=240", "--dry_run",
+    )
+    head, *_, words, place = out.splitlines()
+    assert head == "7 Slurm jobs as one array, with partition=gpu, time=240, each:"
+    assert shlex.split(words)[1] == str(ROOT / "compare.py")
+    assert set(shlex.split(words)[2:]) == {
+        "--Distillation=SSKD_SVD,AT(weight=3)", "--seeds=2", "--seed=5", "--num_dfv=2", "--noflip",
+        "--compare_dir=c", "--takeover_seconds=60.0",
+    }
+    assert place == "    output in c/jobs" and not list(tmp_path.iterdir())
+
+
+def test_a_shard_lists_its_own_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    out = run_script(
+        monkeypatch, capsys, ROOT / "compare.py", "--Distillation=None,FSP", "--seeds=2",
+        "--shard=2/3", "--dry_run",
+    )
+    assert [line for line in out.splitlines() if not line.startswith(" ")] == [
+        "waiting: None, seed 0", "waiting: FSP, seed 1"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"shard": "3/2"}, "expected NUMBER/COUNT"),
+        ({"shard": "1/2", "overwrite": True}, "remove what other shards have begun"),
+        ({"shard": "1/2", "submit": "slurm"}, "leave out --shard"),
+        ({"job_options": ("time=3",)}, "of the jobs of --submit slurm"),
+        ({"job_options": ("time",), "submit": "slurm"}, "expected NAME=VALUE"),
+    ],
+)
+def test_what_does_not_go_together_on_several_machines(given, message):
+    with pytest.raises(UserError, match=message):
+        compare.check_sharing(compare.Comparison(**given))
+
+
 @pytest.mark.slow
 def test_a_real_comparison_finished_continued_and_refused(tmp_path):
     tiny = "width=8,first=8"
@@ -286,10 +331,16 @@ def test_a_real_comparison_finished_continued_and_refused(tmp_path):
         "--net=MobileNet", f"--teacher_options={tiny}", f"--student_options={tiny}", "--epochs=1",
         "--train_images=200", "--compare_dir=c", "--Distillation=None,FSP", "--seeds=1",
     ]
-    done = call(*flags, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert len([line for line in done.stdout.splitlines() if line.startswith("run ")]) == 3
-    assert "Not judged: None has only one run" in done.stdout
+    with ThreadPoolExecutor() as pool:  # two at once
+        both = list(pool.map(lambda _: call(*flags, cwd=tmp_path), range(2)))
+    for done in both:
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Not judged: None has only one run" in done.stdout
+    tables = [done.stdout.partition("Not judged")[2] for done in both]
+    assert tables[0] == tables[1]
+    logs = [path.read_text() for path in (tmp_path / "c").rglob("run.log")]
+    assert [log.count("$ ") for log in logs] == [1, 1, 1]
+    assert not [path.name for path in (tmp_path / "c").rglob("*.claim.*")]
     folder = tmp_path / "c/FSP/seed0"
     made = json.loads((folder / "summary.json").read_text())
     teacher = json.loads((tmp_path / "c/teacher/summary.json").read_text())

@@ -32,6 +32,7 @@ LEFT_TO_CI = (
     "pip install -r requirements.txt", "pip install -r requirements-dev.txt", TESTS, "ruff check .",
     "pip install -r docs/requirements.txt", "mkdocs build --strict",
     "pip install -r requirements-export.txt",
+    "pip install -r requirements-slurm.txt",
 )
 NEEDS_WHAT_IS_NOT_HERE = ("docker", "curl", "mkdocs serve")
 TESTED_ELSEWHERE = ("python -m tests.fuzz.campaign",)  # in tests/fuzz

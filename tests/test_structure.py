@@ -45,7 +45,7 @@ KERAS_PRIVATE = re.compile(
 )
 # Named tuples' method and attribute, `os._exit`, and a method of tf.Graph.
 OTHERS_PRIVATE = {"_replace", "_fields", "_exit", "_get_function"}
-OPTIONAL = {"ai_edge_litert", "keras_hub", "onnxruntime"}
+OPTIONAL = {"ai_edge_litert", "keras_hub", "onnxruntime", "submitit"}
 NEEDED_WITHOUT_IMPORT = {
     "tensorboard",  # by tf.summary, and to look at logs
     "importlib-resources",  # by tensorflow-datasets, which does not say so

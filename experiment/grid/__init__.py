@@ -1,1 +1,1 @@
-"""Many runs one after the other, each in a process of its own."""
+"""Many runs, each in a process of its own, shared by the processes of one or several machines."""

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
-from experiment.grid.runs import FINISHED, UNFINISHED, WAITING, Outcome
+from experiment.grid.runs import FINISHED, UNFINISHED, WAITING, Outcome, Run
 from experiment.report.statistics import spread
 from experiment.run.durations import rough_duration
 
 _REFRESH_SECONDS = 0.5
+_NAMED = 3  # of the runs that are waited for
 
 
 def seconds_left(outcomes: Sequence[Outcome]) -> float | None:
@@ -37,51 +38,81 @@ def seconds_left(outcomes: Sequence[Outcome]) -> float | None:
 
 
 class Display:
-    """Where the grid is: a line that runs along in a terminal, and a line a run that ended."""
+    """Where the grid is: a line that runs along in a terminal, and a line a run that ended.
 
-    def __init__(self, outcomes: Sequence[Outcome], stream: TextIO):
+    Args:
+        outcomes: of all runs.
+        stream: where to write.
+        workers: how many runs this process executes at once.
+    """
+
+    def __init__(self, outcomes: Sequence[Outcome], stream: TextIO, workers: int = 1):
         self._outcomes = outcomes
         self._stream = stream
+        self._workers = workers
         self._runs_along = stream.isatty()
-        self._running: Outcome | None = None
-        self._began = self._shown = 0.0
+        self._began: dict[Run, float] = {}
+        self._shown = 0.0
+        self._waits = False
         finished = sum(outcome.status == FINISHED for outcome in outcomes)
         if finished:
             self._line(f"{finished} of {len(outcomes)} runs are finished already")
 
     def begin(self, outcome: Outcome) -> None:
-        self._running = outcome
-        self._began, self._shown = time.monotonic(), 0.0
+        """This process begins with a run."""
+        self._began[outcome.run] = time.monotonic()
+        self._shown, self._waits = 0.0, False
 
-    def show(self, last_line: str) -> None:
-        """The process that runs now printed `last_line` last."""
-        now = time.monotonic()
-        if not self._runs_along or now - self._shown < _REFRESH_SECONDS:
+    def show(self, outcome: Outcome, last_line: str) -> None:
+        """The process of a run printed `last_line` last."""
+        if not self._is_time():
             return
-        self._shown = now
-        width = shutil.get_terminal_size((80, 24)).columns - 1
-        head, tail = self._place(self._running), self._left(now - self._began)
-        room = width - len(head) - len(tail) - 4
-        middle = " ".join(last_line.split())
-        if len(middle) > room:
-            middle = middle[: max(room - 1, 0)] + "…"
-        parts = [head, middle if room > 10 else "", tail]
-        line = "  ".join(part for part in parts if part)[:width]
-        self._stream.write("\r" + line.ljust(width))
-        self._stream.flush()
+        more = len(self._began) - 1
+        head = self._place(outcome) + (f" (and {more} more)" if more else "")
+        self._refresh(head, last_line, self._left())
 
-    def end(self, outcome: Outcome, describe: Callable[[Mapping[str, Any]], str]) -> None:
-        """The run of `outcome` has ended."""
-        self._running = None
+    def waiting(self, outcomes: Sequence[Outcome]) -> None:
+        """This process waits for runs that others work on."""
+        if not outcomes:
+            return
+        named = [f"{outcome.run.name} ({outcome.holder})" for outcome in outcomes[:_NAMED]]
+        more = len(outcomes) - len(named)
+        text = f"waiting for {'; '.join(named)}" + (f" and {more} more" if more else "")
+        if not self._runs_along:
+            if not self._waits:
+                self._line(text)
+        elif self._is_time():
+            self._refresh(text, "", self._left())
+        self._waits = True
+
+    def end(
+        self,
+        outcome: Outcome,
+        describe: Callable[[Mapping[str, Any]], str],
+        by: str = "",
+        stopped: str = "",
+    ) -> None:
+        """A run has ended.
+
+        Args:
+            outcome: of the run.
+            describe: what to show of a summary.
+            by: who else executed it; "": this process.
+            stopped: why this process works on it no more, though it has not ended.
+        """
+        self._began.pop(outcome.run, None)
         what = outcome.status
-        if outcome.status == FINISHED:
+        if stopped:
+            what = f"stopped here: {stopped}"
+        elif outcome.status == FINISHED:
             what = describe(outcome.summary)
         elif outcome.error:
             what += f": {outcome.error}"
-        parts = [self._place(outcome), what, self._left(0.0)]
+        parts = [self._place(outcome), what, by and f"({by})", self._left()]
         self._line("  ".join(part for part in parts if part))
 
     def interrupted(self) -> None:
+        """The grid was asked to stop, and has."""
         left = sum(outcome.status != FINISHED for outcome in self._outcomes)
         self._line(
             f"interrupted, {left} of {len(self._outcomes)} runs left; the same command (without "
@@ -93,14 +124,38 @@ class Display:
         number = str(self._outcomes.index(outcome) + 1).rjust(len(total))
         return f"run {number}/{total}  {outcome.run.name}"
 
-    def _left(self, elapsed: float) -> str:
+    def _left(self) -> str:
         """An estimate, if there is one; a run that takes longer than others does not count down
-        the time of those after it."""
+        the time of those after it. Those who work now share what is left."""
+        others = {each.holder for each in self._outcomes if each.holder and not each.has_ended}
+        now = time.monotonic()
+        elapsed = sum(now - began for began in self._began.values())
         seconds = seconds_left(self._outcomes)
-        after = seconds_left([each for each in self._outcomes if each is not self._running])
+        after = seconds_left([each for each in self._outcomes if each.run not in self._began])
         if seconds is None or after is None or not max(seconds - elapsed, after):
             return ""
-        return f"{rough_duration(max(seconds - elapsed, after))} left"
+        left = max(seconds - elapsed, after) / (self._workers + len(others))
+        return f"{rough_duration(left)} left"
+
+    def _is_time(self) -> bool:
+        """Whether the line that runs along is to be written anew."""
+        now = time.monotonic()
+        if not self._runs_along or now - self._shown < _REFRESH_SECONDS:
+            return False
+        self._shown = now
+        return True
+
+    def _refresh(self, head: str, middle: str, tail: str) -> None:
+        """Write the line that runs along, no longer than the terminal is wide."""
+        width = shutil.get_terminal_size((80, 24)).columns - 1
+        room = width - len(head) - len(tail) - 4
+        middle = " ".join(middle.split())
+        if len(middle) > room:
+            middle = middle[: max(room - 1, 0)] + "…"
+        parts = [head, middle if room > 10 else "", tail]
+        line = "  ".join(part for part in parts if part)[:width]
+        self._stream.write("\r" + line.ljust(width))
+        self._stream.flush()
 
     def _line(self, text: str) -> None:
         if self._runs_along:

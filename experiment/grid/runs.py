@@ -1,4 +1,4 @@
-"""Many runs of a training script one after the other, each a process with a run folder of its own.
+"""Many runs of a training script, each a process with a run folder of its own.
 
 What is finished is not run again, what was cut off goes on, what failed is tried again; a run that
 fails does not stop the others. A run is whatever leaves ``settings.json`` and, once it is finished,
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment.run.folder import RunFolder
+from registry import UserError
 
 LOG = "run.log"
 WAITING, UNFINISHED, FINISHED, FAILED = "waiting", "unfinished", "finished", "failed"
@@ -53,6 +54,11 @@ class Run:
         return self.folder.with_name(f"{self.folder.name}.log")
 
     @property
+    def failure(self) -> Path:
+        """Why the run failed, where no claims say so (see `experiment.grid.shards`)."""
+        return self.folder.with_name(f"{self.folder.name}.failed")
+
+    @property
     def log(self) -> Path:
         """What the process printed."""
         return self.open_log if self.open_log.exists() else self.folder / LOG
@@ -68,6 +74,7 @@ class Outcome:
         summary: of a finished run, else None.
         error: why it failed, in one line.
         process_seconds: that its process took; 0 where it was not run in this call.
+        holder: who else works on it, or did, for people; "" where nobody does.
     """
 
     run: Run
@@ -75,6 +82,23 @@ class Outcome:
     summary: dict[str, Any] | None = None
     error: str = ""
     process_seconds: float = 0.0
+    holder: str = ""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing is left to do in this call."""
+        return self.status in (FINISHED, FAILED)
+
+    def finish(self) -> None:
+        """Take over what the finished run reported; a report that is damaged, or of a run with
+        other settings, is a failure."""
+        folder = RunFolder(self.run.folder)
+        try:
+            folder.state(self.run.settings)
+            self.summary = folder.summary(self.run.results)
+            self.status, self.error = FINISHED, ""
+        except UserError as error:
+            self.status, self.error = FAILED, str(error)
 
     def seconds(self) -> float | None:
         """How long the whole run took: its training by the summary, or its process with all that
@@ -111,18 +135,3 @@ def listing(outcomes: Sequence[Outcome]) -> str:
         f"{outcome.status}: {outcome.run.name}\n    {shlex.join(outcome.run.command)}"
         for outcome in outcomes
     )
-
-
-def clear(runs: Sequence[Run]) -> None:
-    """Remove what former runs left in the folders, all of it before the first one is run again:
-    else an interruption would leave old runs beside new ones, and nothing to tell them by.
-
-    Raises:
-        UserError: another process is working in one of the folders, or it holds no run.
-    """
-    for run in runs:
-        run.open_log.unlink(missing_ok=True)
-        (run.folder / LOG).unlink(missing_ok=True)
-        if run.folder.exists():
-            with RunFolder(run.folder) as folder:
-                folder.open(run.settings, overwrite=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiment.grid.reports import reporting
 from experiment.grid.runs import FAILED, FINISHED, Outcome
 from experiment.report import tables
 from experiment.report.dots import dots
@@ -20,7 +22,7 @@ from experiment.report.statistics import (
     paired_gain,
     spread,
 )
-from experiment.run.folder import RunFolder, write_text
+from experiment.run.folder import write_text
 
 BASELINE = "None"  # the student trained alone
 TEACHER = "teacher"  # the run that trains the teacher
@@ -31,6 +33,7 @@ RESULTS = {  # what is read from each run's summary
     **dict.fromkeys(("images_per_second", "seconds"), float),
     **dict.fromkeys(("parameters", "flops"), int),
 }
+REPORTS = ("runs.csv", "comparison.md", "comparison.png")
 CLEAR = 2  # a difference of more deviations, of the baseline over seeds, is clear
 
 
@@ -217,8 +220,8 @@ def markdown_text(outcomes: Sequence[Outcome], command: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def write_report(outcomes: Sequence[Outcome], folder: RunFolder, command: str) -> None:
-    """Write ``runs.csv``, ``comparison.md`` and ``comparison.png`` for the runs so far.
+def write_report(outcomes: Sequence[Outcome], folder: str | os.PathLike, command: str) -> None:
+    """Write the files of `REPORTS` about the runs so far, each of them entirely or not at all.
 
     Args:
         outcomes: the outcomes of all runs.
@@ -230,9 +233,10 @@ def write_report(outcomes: Sequence[Outcome], folder: RunFolder, command: str) -
     writer = csv.DictWriter(table, list(lines[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
-    write_text(folder.output("runs.csv"), table.getvalue())
-    write_text(folder.output("comparison.md"), markdown_text(outcomes, command))
-    picture(outcomes, folder.output("comparison.png"))
+    with reporting(folder) as place:
+        write_text(place / REPORTS[0], table.getvalue())
+        write_text(place / REPORTS[1], markdown_text(outcomes, command))
+        picture(outcomes, place / REPORTS[2])
 
 
 def picture(outcomes: Sequence[Outcome], path: Path) -> None:

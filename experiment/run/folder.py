@@ -6,7 +6,8 @@ Names in the folder that every run has:
 - ``summary.json``: results; its presence says that the run is finished
 - ``data.json``: facts of the data that the run began with
 - ``.written``: what the run wrote, one name or pattern a line; only that is ever removed
-- ``.lock``: held while a process works in the folder; without it a folder is no run's
+- ``.lock``: locked while a process works in the folder, where the file system has locks; without
+  this file a folder is no run's
 - ``error.txt``: the traceback where files, disk or memory failed
 
 Files are written beside and renamed, so that one killed at any moment leaves either the old file or
@@ -16,6 +17,7 @@ the new one. What is left of an unfinished one is called ``.partial-NAME``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import math
@@ -23,6 +25,7 @@ import os
 import shutil
 import socket
 import textwrap
+import time
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -42,6 +45,9 @@ _LONGEST_DIFFERENCE = 300
 _LONGEST_SHOWN = 80  # characters of a value that is not as expected
 _WRITTEN = ".written"
 _LOCK = ".lock"
+_LOOK_SECONDS = 0.5  # more than for which `is_in_use` of another process has the lock
+# What file systems without locks answer: some of Lustre, of NFS and in user space.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def _sync(path: Path) -> None:
@@ -194,6 +200,21 @@ def read_results(path: Path, needed: Mapping[str, Any]) -> dict[str, Any]:
 def _existing(path: Path) -> Path:
     """`path`, or the nearest folder above it that exists."""
     return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock an open file until it is closed; whether no other process has locked it.
+
+    Where a file system has no locks there is nothing to hinder two processes, nor one.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
 
 
 class RunFolder:
@@ -357,10 +378,7 @@ class RunFolder:
         except OSError:
             return False
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return False
-        except BlockingIOError:
-            return True
+            return not _lock(lock)
         finally:
             os.close(lock)
 
@@ -368,17 +386,21 @@ class RunFolder:
         # Opening must not truncate: it would wipe the number of the process that has the lock.
         lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            free = _lock(lock)
+            deadline = time.monotonic() + _LOOK_SECONDS
+            while not free and time.monotonic() < deadline:
+                time.sleep(_LOOK_SECONDS / 10)
+                free = _lock(lock)
+        except OSError:
+            os.close(lock)
+            raise
+        if not free:
             holder = os.read(lock, 32).decode(errors="replace").strip()
             os.close(lock)
             raise UserError(
                 f"{self.path} is in use by another process{f' ({holder})' if holder else ''}; "
                 "wait for it or give another folder"
-            ) from None
-        except OSError:
-            os.close(lock)
-            raise
+            )
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"process {os.getpid()}\n".encode(), 0)
         self._lock = lock

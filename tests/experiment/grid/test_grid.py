@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from experiment.grid import display
+from experiment.grid.claims import clear
 from experiment.grid.display import seconds_left
-from experiment.grid.execution import execute, last_error
+from experiment.grid.execution import last_error
 from experiment.grid.runs import (
     FAILED,
     FINISHED,
@@ -20,45 +21,23 @@ from experiment.grid.runs import (
     WAITING,
     Outcome,
     Run,
-    clear,
     listing,
     survey,
 )
 from registry import UserError
+from tests.experiment.grid.grids import carry_out, fake
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[2]
 
 
 @pytest.fixture(autouse=True)
 def _found_by_processes(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-
-
-def fake(folder, group, seed=0, what="fine", needs=None, **settings):
-    settings = {"group": group, "seed": seed, **settings}
-    place = folder / group / f"seed{seed}"
-    command = (sys.executable, str(HERE / "fake_run.py"), str(place), json.dumps(settings), what)
-    return Run(group, seed, place, command, settings, needs)
+    monkeypatch.setenv("PYTHONPATH", str(HERE.parents[2]))
 
 
 class Terminal(io.StringIO):
     def isatty(self):
         return True
-
-
-def carry_out(runs, stream=None):
-    """Outcomes, and the statuses at each change."""
-    outcomes = survey(runs)
-    changes = []
-    stream = stream or io.StringIO()
-    execute(
-        outcomes,
-        lambda summary: f"top-1 {summary['top1']}",
-        lambda: changes.append([outcome.status for outcome in outcomes]),
-        stream,
-    )
-    return outcomes, changes, stream.getvalue()
 
 
 def test_runs_one_after_the_other_each_told_in_a_line(tmp_path):
@@ -151,7 +130,7 @@ GRID = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
-from test_grid import fake
+from grids import fake
 from experiment.grid.execution import execute
 from experiment.grid.runs import survey
 from experiment.command.main import run

@@ -1,8 +1,10 @@
 import errno
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -260,3 +262,28 @@ def test_data_that_changed_between_two_parts_of_a_run_are_told(tmp_path):
     with RunFolder(tmp_path / "run") as run:
         run.open({}, overwrite=True)  # starts anew, with other data
         run.check_data({**facts, "training images": 41})
+
+
+def test_who_only_looks_does_not_keep_a_run_from_its_folder(tmp_path):
+    with RunFolder(tmp_path / "run") as run:
+        run.open({})
+    lock = os.open(tmp_path / "run/.lock", os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    looking = threading.Timer(0.1, lambda: os.close(lock))
+    looking.start()
+    with RunFolder(tmp_path / "run") as run:
+        assert run.open({}) == "resumed"
+    looking.join()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch, number):
+    def flock(descriptor, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with RunFolder(tmp_path / "run") as run:
+        assert run.open({}) == "new" and not RunFolder(tmp_path / "run").is_in_use()
+        number = errno.EIO
+        with pytest.raises(UserError, match="Input/output error"):
+            RunFolder(tmp_path / "run").open({})
