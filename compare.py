@@ -68,6 +68,11 @@ def given() -> tuple[Comparison, Settings]:
     settings = given_settings()
     if settings.train_dir is not None:
         raise UserError("--train_dir is of one run; give --compare_dir, the folder of all runs")
+    if settings.strategy == "multi_worker":
+        raise UserError(
+            "--strategy multi_worker is of one run, by train_w_distill.py on each worker; give "
+            "another strategy"
+        )
     check_sharing(comparison)
     settings_by_method(comparison, settings)
     return comparison, settings

@@ -24,6 +24,7 @@ from experiment.command import quiet  # noqa: F401 (loads TensorFlow)
 
 # isort: split
 import dataclasses
+import functools
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -52,6 +53,7 @@ from experiment.run.export import FILES as EXPORT_FILES
 from experiment.run.export import check_export, export_saved_model
 from experiment.run.folder import RunFolder, write_json
 from experiment.run.variables import numbered
+from experiment.run.workers import ALONE, Team
 from op_util.schedules import schedule
 from pretext import ensemble
 from pretext.batch import Batch
@@ -59,7 +61,7 @@ from pretext.bias import BiasLog
 from pretext.model import WIDTH, MultiTask, metric_name
 from pretext.pictures import EVENTS, PictureLog
 from registry import UserError
-from settings.common import last_learning_rate
+from settings.common import gather_workers, last_learning_rate, require_same_start
 from targets import scoring
 from targets.clustering import halves, of_classes
 from targets.encoders import check_backbone, with_clean_statistics
@@ -77,25 +79,21 @@ SEEDS_REPORTS = ("targets.json", "targets.png")
 
 
 def main(settings: Settings) -> int | None:
-    """Pre-train, or show what would be done, and print the result."""
+    """Pre-train, or show what would be done."""
     if settings.seeds > 1:
         return repeat(settings)
-    folder = RunFolder(settings.folder())
-    state = folder.state(compared(settings), settings.overwrite)
     if settings.dry_run:
+        folder = RunFolder(settings.folder())
+        state = folder.state(compared(settings), settings.overwrite)
         print(plan(settings, f"{folder.path} ({state})"))
-        return None
-    if state == "finished":
-        print(f"{folder.path} is finished; --overwrite would start it anew")
-    summary = train(settings)
-    scores = {name: [metrics] for name, metrics in summary["targets"].items()}
-    print(report.final_table(summary, folder.path), table(summarized(scores), TARGETS), "",
-          sep="\n")
+    else:
+        train(settings)
     return None
 
 
 def train(settings: Settings) -> dict[str, Any]:
-    """Pre-train an encoder and score it, or resume such a run, all in the run folder.
+    """Pre-train an encoder and score it, or resume such a run, all in the run folder, and print the
+    result.
 
     Returns:
         The summary of the run; at once if it is finished.
@@ -104,20 +102,33 @@ def train(settings: Settings) -> dict[str, Any]:
         UserError: settings do not go together, or do not fit the data.
     """
     settings = settings.spelled()
-    folder = RunFolder(settings.folder())
-    if folder.state(compared(settings), settings.overwrite) == "finished":
-        return folder.summary(report.RESULTS)
-    work = prepare(settings)
-    with folder, dataloader.naming_damage(*work.material.data.splits):
-        if folder.open(compared(settings), settings.overwrite) != "finished":
-            folder.check_data(work.material.data.facts())
-            print(report.opening(
-                work.model.encoder.name, settings.method(), len(work.images.train), folder.path,
-                memory_bytes(settings, work.images),
-            ))
-            progress = fit(settings, work, folder)
-            folder.finish(summarize(settings, work, folder, progress))
-    return folder.summary()
+    with gather_workers(settings) as team:
+        folder = RunFolder(settings.folder(), team)
+        if folder.state(compared(settings), settings.overwrite) == "finished":
+            print(f"{folder.path} is finished; --overwrite would start it anew")
+        else:
+            work = prepare(settings, team)
+            with folder, dataloader.naming_damage(*work.material.data.splits):
+                if folder.open(compared(settings), settings.overwrite) != "finished":
+                    folder.check_data(work.material.data.facts())
+                    complete(settings, work, folder)
+        summary = folder.summary(report.RESULTS)
+        scores = {name: [metrics] for name, metrics in summary["targets"].items()}
+        print(report.final_table(summary, folder.path), table(summarized(scores), TARGETS), "",
+              sep="\n")
+    return summary
+
+
+def complete(settings: Settings, work: Work, folder: RunFolder) -> None:
+    """Train what is left of a run, in its open folder, and write its results."""
+    print(report.opening(
+        work.model.encoder.name, settings.method(), len(work.images.train), folder.path,
+        memory_bytes(settings, work.images),
+    ))
+    progress = fit(settings, work, folder)
+    held_out = evaluate(work, work.material.data.test)
+    if folder.team.is_chief:
+        folder.finish(summarize(settings, work, folder, progress, held_out))
 
 
 # Data, encoder and tasks
@@ -131,21 +142,23 @@ class Work:
         material: the data that targets score on.
         images: the images that the tasks see.
         model: the encoder and what trains it.
+        strategy: in whose scope the model was made.
     """
 
     material: Material
     images: dataloader.Data
     model: MultiTask
+    strategy: tf.distribute.Strategy
 
 
-def prepare(settings: Settings) -> Work:
+def prepare(settings: Settings, team: Team = ALONE) -> Work:
     """Load the data and make the model. All mistakes are found here, before anything is written.
 
     Raises:
         UserError: settings do not fit the data.
     """
     devices.prepare(settings.seed, settings.deterministic, settings.mixed_precision)
-    strategy = devices.strategy(settings.strategy)
+    strategy = devices.strategy(settings.strategy, team)
     data = settings.load_data(needs_classes=settings.needs_classes())
     images = pretext_images(settings, data)
     training_batches(settings, images)
@@ -156,7 +169,8 @@ def prepare(settings: Settings) -> Work:
     )
     with strategy.scope():
         model = make_model(settings, images)
-    return Work(load_material(settings, data, model.encoder), images, model)
+    require_same_start(team, images, model.weights)
+    return Work(load_material(settings, data, model.encoder), images, model, strategy)
 
 
 def pretext_images(settings: Settings, data: dataloader.Data) -> dataloader.Data:
@@ -171,13 +185,18 @@ def pretext_images(settings: Settings, data: dataloader.Data) -> dataloader.Data
 
 
 def training_batches(
-    settings: Settings, data: dataloader.Data, epoch: int = 0, step: int = 0
+    settings: Settings,
+    data: dataloader.Data,
+    epoch: int = 0,
+    step: int = 0,
+    context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
-    """The batches from this one on. Raises UserError if sizes do not fit the data."""
+    """The batches from this one on, or a worker's parts of them (see
+    `dataloader.training_batches`). Raises UserError if sizes do not fit the data."""
     return dataloader.training_batches(
         data.train, settings.batch_size, seed=settings.seed, epochs=settings.epochs,
         augmentation=dataloader.Augmentation(flips(settings, data), 0.0, settings.crop_padding),
-        start_epoch=epoch, start_step=step,
+        start_epoch=epoch, start_step=step, context=context,
     )
 
 
@@ -293,8 +312,11 @@ def fit(settings: Settings, work: Work, folder: RunFolder) -> dict[str, Any]:
         model.optimizer.build(model.trainable_variables)
     held_out = data.validation if len(data.validation) else data.test
     held_out = held_out.take(np.arange(min(HELD_OUT_IMAGES, len(held_out))))
-    callbacks = [BiasLog(model, spread_sample(data.train, MEASURED_IMAGES))]
-    if any(task.kind == "generative" for task in model.tasks):
+    validation, validation_steps = shared(work, held_out)
+    callbacks: list[keras.callbacks.Callback] = []
+    if folder.team.is_chief:
+        callbacks.append(BiasLog(model, spread_sample(data.train, MEASURED_IMAGES)))
+    if folder.team.is_chief and any(task.kind == "generative" for task in model.tasks):
         folder.output(EVENTS)
         sample = spread_sample(held_out, PICTURED_IMAGES)
         callbacks.append(PictureLog(model, sample, folder.path))
@@ -305,13 +327,16 @@ def fit(settings: Settings, work: Work, folder: RunFolder) -> dict[str, Any]:
             "model": numbered(model.variables),
             "optimizer": numbered(model.optimizer.variables),
         },
-        batches=lambda epoch, step: training_batches(settings, data, epoch, step),
+        batches=lambda epoch, step: devices.shared_out(
+            work.strategy, functools.partial(training_batches, settings, data, epoch, step)
+        ),
         steps_per_epoch=steps,
         first_epoch=0,
         last_epoch=settings.epochs,
         images_per_epoch=len(data.train),
         stage="pre-train",
-        validation=dataloader.evaluation_batches(held_out, HELD_OUT_BATCH),
+        validation=validation,
+        validation_steps=validation_steps,
         monitor=None,
         learning_rate=lambda epoch: last_learning_rate(rate, 0, steps, epoch),
         callbacks=callbacks,
@@ -319,21 +344,39 @@ def fit(settings: Settings, work: Work, folder: RunFolder) -> dict[str, Any]:
     )
 
 
+def shared(work: Work, split: dataloader.Split) -> tuple[Any, int]:
+    """The images of a split for `Model.evaluate`, shared out over all devices, and the number of
+    batches."""
+    own = functools.partial(dataloader.evaluation_batches, split, HELD_OUT_BATCH)
+    return devices.shared_out(work.strategy, own), dataloader.steps_per_epoch(split, HELD_OUT_BATCH)
+
+
+def evaluate(work: Work, split: dataloader.Split) -> dict[str, float]:
+    """The tasks' losses and metrics on the images of a split. All workers take part."""
+    batches, steps = shared(work, split)
+    return work.model.evaluate(batches, steps=steps, return_dict=True, verbose=0)
+
+
 # The result
 
 
 def summarize(
-    settings: Settings, work: Work, folder: RunFolder, progress: Mapping[str, Any]
+    settings: Settings,
+    work: Work,
+    folder: RunFolder,
+    progress: Mapping[str, Any],
+    held_out: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Write the encoder, its export and the pictures, score it, and return the summary."""
+    """Write the encoder, its export and the pictures, score it, and return the summary.
+
+    Args:
+        held_out: of `evaluate`, on the test images.
+    """
     model, data, history = work.model, work.material.data, progress["history"]
     encoder = with_clean_statistics(model.trained_encoder(), work.images.train)
     save(settings, encoder, data, folder)
     metrics = {task.name: metric_name(task) for task in model.tasks}
     report.draw_curves(history, metrics, folder)
-    held_out = model.evaluate(
-        dataloader.evaluation_batches(data.test, HELD_OUT_BATCH), return_dict=True, verbose=0
-    )
     scores = score_targets(settings, work.material, encoder)
     write_scores(scores, folder, seed=settings.seed)
     return {

@@ -48,7 +48,7 @@ from experiment.run.export import FILES as EXPORT_FILES
 from experiment.run.export import check_export, export_saved_model, named_classification
 from experiment.run.folder import RunFolder
 from experiment.run.variables import numbered
-from settings.common import EVALUATION_BATCH, last_learning_rate
+from settings.common import EVALUATION_BATCH, gather_workers, last_learning_rate
 from settings.exporting import export_run, open_run
 from settings.formats import create_formats
 from settings.networks import class_difference, create_method, load_teacher, make_student
@@ -59,13 +59,13 @@ from settings.run_setup import (
     compile_for,
     describe_augmentation,
     describe_recipe,
+    evaluation,
     make_setup,
     measure,
     prepare,
     score_teacher,
     spread_images,
     taught_batches,
-    validation_batches,
 )
 from settings.teacher_cache import (
     batches_to_measure,
@@ -103,21 +103,22 @@ def train(settings: Settings) -> dict[str, Any]:
     if settings.dry_run:
         print(plan(settings))
         return {}
-    determining = determining_settings(settings, create_method(settings))
-    folder = RunFolder(settings.folder())
-    if folder.state(determining, settings.overwrite) == "finished":
-        print(f"{folder.path} is finished; --overwrite would start it anew")
-    else:
-        setup = dataclasses.replace(prepare(settings), given=given)
-        check_quantization(setup)
-        plan_answers(setup)  # refuses what has no room on the disk
-        with folder, dataloader.naming_damage(*setup.data.splits):
-            if folder.open(determining, settings.overwrite) != "finished":
-                complete(setup, folder)
-    summary = folder.summary(RESULTS)
-    print(final_table(summary, folder.path))
-    if settings.export:
-        write_formats(settings, folder)
+    with gather_workers(settings) as team:
+        determining = determining_settings(settings, create_method(settings))
+        folder = RunFolder(settings.folder(), team)
+        if folder.state(determining, settings.overwrite) == "finished":
+            print(f"{folder.path} is finished; --overwrite would start it anew")
+        else:
+            setup = dataclasses.replace(prepare(settings, team), given=given)
+            check_quantization(setup)
+            plan_answers(setup)  # refuses what has no room on the disk
+            with folder, dataloader.naming_damage(*setup.data.splits):
+                if folder.open(determining, settings.overwrite) != "finished":
+                    complete(setup, folder)
+        summary = folder.summary(RESULTS)
+        print(final_table(summary, folder.path))
+        if settings.export and team.is_chief:
+            write_formats(settings, folder)
     return summary
 
 
@@ -147,15 +148,17 @@ def complete(setup: Setup, folder: RunFolder) -> None:
         print(textwrap.fill(note, tables.WIDTH - 1, subsequent_indent="  "))
     setup = keep_answers(setup)
     progress = fit(setup, folder)
-    summary = summarize(setup, folder, progress)
-    if setup.settings.quantize != "none":
-        summary["quantized_top1"] = train_quantized(setup, folder)
-        if summary["quantized_top1"] < summary["student_top1"] - MUCH_WORSE:
-            print(
-                "the copy in whole numbers is much worse than the student: try a lower "
-                "--quantize_learning_rate or more --quantize_epochs"
-            )
-    folder.finish(summary)
+    scores = score(setup, folder)
+    if setup.team.is_chief:
+        summary = summarize(setup, folder, progress, scores)
+        if setup.settings.quantize != "none":
+            summary["quantized_top1"] = train_quantized(setup, folder)
+            if summary["quantized_top1"] < summary["student_top1"] - MUCH_WORSE:
+                print(
+                    "the copy in whole numbers is much worse than the student: try a lower "
+                    "--quantize_learning_rate or more --quantize_epochs"
+                )
+        folder.finish(summary)
 
 
 def train_quantized(setup: Setup, folder: RunFolder) -> float:
@@ -173,19 +176,21 @@ def train_quantized(setup: Setup, folder: RunFolder) -> float:
 def train_teacher(setup: Setup, folder: RunFolder) -> Setup:
     """Train the teacher in a run of its own, in ``teacher/`` of the run folder, by the recipe that
     fits it; the same setup with the trained teacher."""
-    own = RunFolder(folder.path / TEACHER)
+    own = folder.inside(TEACHER)
     alone = (setup.given or setup.settings).of_teacher(own.path).spelled()
     with own:
         determining = determining_settings(alone, create_method(alone))
         if own.open(determining, alone.overwrite) != "finished":
             how = "fine-tuned" if alone.fine_tunes() else "trained"
             print(f"no --teacher given: the teacher is {how} first")
-            complete(make_setup(alone, setup.data, setup.strategy, None), own)
+            complete(make_setup(alone, setup.data, setup.strategy, None, setup.team), own)
     top1 = own.summary({"student_top1": float})["student_top1"]
     print(f"teacher: {own.path}, top-1 {top1:.4f}")
     if top1 < BARELY_TRAINED / setup.data.classes:
         print(f"chance is {1 / setup.data.classes:.4f}: there is little to learn from this teacher")
-    return make_setup(setup.settings, setup.data, setup.strategy, str(own.path))
+    for name in nets.RUN_FILES:
+        setup.team.share_file(own.path / name)
+    return make_setup(setup.settings, setup.data, setup.strategy, str(own.path), setup.team)
 
 
 def fit(setup: Setup, folder: RunFolder) -> dict[str, Any]:
@@ -193,6 +198,7 @@ def fit(setup: Setup, folder: RunFolder) -> dict[str, Any]:
     settings, distiller = setup.settings, setup.distiller
     progress: dict[str, Any] = {}
     refreshed = RefreshedStatistics(distiller.deployed, setup.statistics_batches)
+    validation, validation_steps = evaluation(setup, setup.data.validation)
     for part in distiller.parts(settings.epochs):
         distiller.enter(part)
         if part.begins_anew:
@@ -212,7 +218,8 @@ def fit(setup: Setup, folder: RunFolder) -> dict[str, Any]:
             last_epoch=part.last,
             images_per_epoch=len(setup.data.train),
             stage=part.stage.name,
-            validation=validation_batches(setup.data),
+            validation=validation,
+            validation_steps=validation_steps,
             monitor="val_accuracy" if setup.judges(part) else None,
             learning_rate=functools.partial(
                 last_learning_rate, rate, part.schedule_first, setup.steps
@@ -229,10 +236,15 @@ def fit(setup: Setup, folder: RunFolder) -> dict[str, Any]:
 # Results
 
 
-def summarize(setup: Setup, folder: RunFolder, progress: dict[str, Any]) -> dict[str, Any]:
-    """Score the student, write network, export and pictures, and return the summary."""
+def summarize(
+    setup: Setup, folder: RunFolder, progress: dict[str, Any], scores: dict[str, Any]
+) -> dict[str, Any]:
+    """Write network, export and pictures, and return the summary.
+
+    Args:
+        scores: of `score`, which has set the weights to those of the best epoch.
+    """
     settings, data, distiller = setup.settings, setup.data, setup.distiller
-    scores = score(setup, folder)  # first, as it sets the weights to those of the best epoch
     preprocessing = write_student(setup, folder)
     history = progress["history"]
     curves.draw(history, folder.output("curves.png"))
@@ -262,9 +274,11 @@ def summarize(setup: Setup, folder: RunFolder, progress: dict[str, Any]) -> dict
 
 def score(setup: Setup, folder: RunFolder) -> dict[str, Any]:
     """The student's metrics on the test images, after the last epoch and of the best epoch, whose
-    weights are kept."""
-    test = dataloader.evaluation_batches(setup.data.test, EVALUATION_BATCH)
-    evaluate = functools.partial(setup.distiller.evaluate, test, return_dict=True, verbose=0)
+    weights are kept. All workers take part."""
+    test, steps = evaluation(setup, setup.data.test)
+    evaluate = functools.partial(
+        setup.distiller.evaluate, test, steps=steps, return_dict=True, verbose=0
+    )
     last = evaluate()
     best = training.load_best(folder, numbered(setup.distiller.deployed.variables))
     kept = evaluate() if best else last

@@ -111,8 +111,8 @@ def _augmented(
 def _options() -> tf.data.Options:
     options = tf.data.Options()
     options.deterministic = True
-    # There are no files to share out between workers; said so, TensorFlow does not look for them.
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    # What a worker reads is decided here (see `_parts`), and not guessed by TensorFlow.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return options
 
 
@@ -136,18 +136,57 @@ def _batch(
     """A batch as it is given.
 
     Args:
-        planned: ``index`` of the images and their ``draws``; where images are mixed, ``mixtures``
-            and ``others_draws``, those of the other images.
+        planned: ``index`` of the images and their ``draws``; ``more`` of `_Parts.of`; where images
+            are mixed, ``mixtures`` and ``others_draws``, those of the other images.
     """
     index = planned["index"]
     images = _augmented(augmentation, split.images(index), planned["draws"], split.fill)
-    made = {"image": images, "label": tf.gather(split.label_tensor, index), "index": index}
+    labels = tf.gather(split.label_tensor, index)
+    made = {"image": images, "label": labels, "index": index, **planned["more"]}
     if augmentation.mixes:
         mixtures, draws = planned["mixtures"], planned["others_draws"]
         others = _augmented(augmentation, split.images(mixtures.other), draws, split.fill)
         made["image"], made["share"] = mixing.mix(images, others, mixtures)
         made["other_label"] = tf.gather(split.label_tensor, mixtures.other)
     return made
+
+
+class _Parts:
+    """How batches are shared out over all devices of all workers: a device gets images that follow
+    each other, and at most one more than another. Of a batch that has fewer images than there are
+    devices, each gets all.
+
+    Args:
+        context: which worker this is; None: batches stay whole.
+    """
+
+    def __init__(self, context: tf.distribute.InputContext | None):
+        self.all = context.num_replicas_in_sync if context else 1
+        self.here = self.all // context.num_input_pipelines if context else 1
+        self._first = self.here * context.input_pipeline_id if context else 0
+        self._are_shared = context is not None
+
+    def of(
+        self, number: tf.Tensor, batch_size: int, images: int
+    ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
+        """Where a part begins and ends among an epoch's images, and what its batch has to say of
+        it: of several workers ``copies``.
+
+        Args:
+            number: of the part, counted over an epoch's steps and this worker's devices, int64.
+            batch_size: of the whole batch.
+            images: of the epoch.
+        """
+        start = number // self.here * batch_size
+        size = tf.minimum(start + batch_size, images) - start
+        if not self._are_shared:
+            return start, start + size, {}
+        part = self._first + number % self.here
+        is_scarce = size < self.all
+        begin = tf.where(is_scarce, 0 * size, size * part // self.all)
+        end = tf.where(is_scarce, size, size * (part + 1) // self.all)
+        copies = tf.where(is_scarce, self.all, 1)
+        return start + begin, start + end, {"copies": copies}
 
 
 def training_batches(
@@ -159,6 +198,7 @@ def training_batches(
     augmentation: Augmentation,
     start_epoch: int = 0,
     start_step: int = 0,
+    context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
     """All epochs' batches one after the other, shuffled and augmented.
 
@@ -174,6 +214,10 @@ def training_batches(
         epochs: number of epochs, counted from epoch 0.
         augmentation: what happens to images.
         start_epoch, start_step: the first batch to give, counted from 0.
+        context: which of several workers this is. Each batch is then the parts that this worker's
+            devices take, one element each, and only their images are read. The elements have
+            ``copies`` too, an int32 scalar: 1, or the number of all devices where there are fewer
+            images than these, and each device is given all of them.
 
     Returns:
         A dataset of dicts, see above, of known cardinality.
@@ -187,6 +231,8 @@ def training_batches(
     if not 0 <= start_step <= steps or start_epoch < 0:
         raise ValueError(f"start at epoch {start_epoch}, step {start_step} of {steps}")
 
+    parts = _Parts(context)
+
     @_not_converted
     def epoch_plan(epoch: tf.Tensor) -> tf.data.Dataset:
         order = _order(seed, epoch, count)
@@ -199,21 +245,22 @@ def training_batches(
         first = tf.where(epoch == start_epoch, tf.constant(start_step, tf.int64), 0)
 
         @_not_converted
-        def plan(step: tf.Tensor) -> dict[str, Any]:
-            index = order[step * batch_size : (step + 1) * batch_size]
-            planned = {"index": index, "draws": draws.rows(index)}
+        def plan(number: tf.Tensor) -> dict[str, Any]:
+            begin, end, more = parts.of(number, batch_size, count)
+            index = order[begin:end]
+            planned = {"index": index, "draws": draws.rows(index), "more": more}
             if mixtures is not None:
                 mixed = mixing.rows(mixtures, index)
                 planned |= {"mixtures": mixed, "others_draws": draws.rows(mixed.other)}
             return planned
 
-        return tf.data.Dataset.range(first, steps).map(plan)
+        return tf.data.Dataset.range(first * parts.here, steps * parts.here).map(plan)
 
     @_not_converted
     def batch(planned: dict[str, Any]) -> dict[str, tf.Tensor]:
         return _batch(split, augmentation, planned)
 
-    total = max(0, (epochs - start_epoch) * steps - start_step)
+    total = max(0, (epochs - start_epoch) * steps - start_step) * parts.here
     return (
         tf.data.Dataset.range(start_epoch, max(epochs, start_epoch))
         .flat_map(epoch_plan)
@@ -224,12 +271,15 @@ def training_batches(
     )
 
 
-def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
+def evaluation_batches(
+    split: Split, batch_size: int, context: tf.distribute.InputContext | None = None
+) -> tf.data.Dataset:
     """The images of `split` once, in order and as they are.
 
     Args:
         split: what to show; an empty one gives no batch.
         batch_size: images a batch; the last may be partial.
+        context: as in `training_batches`.
 
     Returns:
         A dataset of dicts, see above, of known cardinality.
@@ -237,16 +287,17 @@ def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
     Raises:
         UserError: `batch_size` is less than 1.
     """
-    count = len(split)
+    count, parts = len(split), _Parts(context)
 
     @_not_converted
-    def batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
-        index = tf.range(step * batch_size, tf.minimum((step + 1) * batch_size, count))
-        images = split.images(index)
-        return {"image": images, "label": tf.gather(split.label_tensor, index), "index": index}
+    def batch(number: tf.Tensor) -> dict[str, tf.Tensor]:
+        begin, end, more = parts.of(number, batch_size, count)
+        index = tf.range(begin, end)
+        images, labels = split.images(index), tf.gather(split.label_tensor, index)
+        return {"image": images, "label": labels, "index": index, **more}
 
     return (
-        tf.data.Dataset.range(steps_per_epoch(split, batch_size))
+        tf.data.Dataset.range(steps_per_epoch(split, batch_size) * parts.here)
         .map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .prefetch(tf.data.AUTOTUNE)
         .with_options(_options())

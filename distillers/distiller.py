@@ -36,7 +36,7 @@ from distillers.objective import (
 from distillers.stages import Part, RunStage, parts_of_run, run_stages
 from distillers.sum import Sum
 from nets import Outputs, limited_memory
-from nets.keras_graph import Untracked
+from nets.keras_graph import BuiltModel, Untracked, apply_summed
 from op_util.accuracy import top_k_hits
 from op_util.gradients import clipped_combination
 from op_util.weight_decay import with_weight_decay
@@ -48,7 +48,7 @@ SKIPPED = "skipped_steps"
 MOST_SKIPPED = 0.2  # of an epoch's steps, before training is given up
 
 
-class Distiller(keras.Model):
+class Distiller(BuiltModel):
     """Trains a student, next to its main task or without one, to be like a teacher.
 
     A training step makes one forward pass of each network. Losses and norms are those of the global
@@ -266,7 +266,7 @@ class Distiller(keras.Model):
         return self.deployed(self._student.preprocess(image), training=training)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        batch, weight = replicas.never_empty(as_batch(data))
+        batch, weight = replicas.never_empty(as_batch(data), replicas.copies_of(data))
         if not has_indices(data):
             batch = batch._replace(index=None)
         if not has_mixtures(data):
@@ -329,7 +329,7 @@ class Distiller(keras.Model):
         present = [gradient for gradient in gradients if gradient is not None]
         finite = tf.math.is_finite(tf.linalg.global_norm(present)) if present else tf.constant(True)
         kept = [None if g is None else tf.where(finite, g, 0) for g in gradients]
-        replicas.apply_summed(self.optimizer, kept, variables)
+        apply_summed(self.optimizer, kept, variables)
         for variable, value in zip(statistics, before, strict=True):
             variable.assign(tf.where(finite, variable.value, value))
         return tf.cast(~finite, tf.float32)
@@ -345,8 +345,10 @@ class Distiller(keras.Model):
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         batch = as_batch(data)._replace(share=None, other_label=None)
+        copies = replicas.copies_of(data)
+        weight = tf.constant(1.0) if copies is None else 1 / tf.cast(copies, tf.float32)
         logits = tf.cast(self._predicted(batch.image), tf.float32)
-        return self._log(logits, batch, {}, tf.constant(1.0))
+        return self._log(logits, batch, {}, weight)
 
     def predict_step(self, data: Any) -> tf.Tensor:
         return self._predicted(as_batch(data).image)
@@ -450,7 +452,8 @@ class Distiller(keras.Model):
                     f"compile got {name}, but a Distiller has losses and metrics of its own: leave "
                     f"it out, and give a method, main_loss or a keras.distillation loss instead"
                 )
-        optimizer = optimizer or keras.optimizers.SGD(1e-2, momentum=0.9, nesterov=True)
+        with self.distribute_strategy.scope():
+            optimizer = optimizer or keras.optimizers.SGD(1e-2, momentum=0.9, nesterov=True)
         self._compile_again = functools.partial(self.compile, jit_compile=jit_compile, **kwargs)
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
 

@@ -45,7 +45,7 @@ from .registration import (
     register,
     registered_name,
 )
-from .stored import Stored, load
+from .stored import RUN_FILES, Stored, load
 from .tokens import token_grid, tokens_to_maps
 from .transfer import fill_from_encoder, is_pretrained, load_pretrained
 
@@ -68,6 +68,7 @@ __all__ = [
     "named_preprocessing",
     "is_pretrained",
     "infer_preprocessing",
+    "RUN_FILES",
     "is_application",
     "is_narrow",
     "fill_from_encoder",

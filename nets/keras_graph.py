@@ -18,9 +18,15 @@ Keras 3.15. What each function relies on, and what to do when a new Keras change
 - `replace_call`, `replaced_call`: Keras looks ``call`` up on the instance at each call, so that an
   instance's attribute takes the class's place. Should Keras look on the class: give the layer a
   subclass that keeps the name under which it is saved.
-- `BuiltModel`: ``Trainer._maybe_symbolic_build`` is called before the first step of `fit`. Should
-  the name change, `fit` on several replicas fails with unequally large parts of a batch, which
-  tests/pretext shows.
+- `BuiltModel`: ``Trainer._maybe_symbolic_build`` is called before the first step of `fit`, and
+  ``Trainer._make_function`` makes the function that takes a step from an iterator. Should the first
+  name change, `fit` on several replicas fails with unequally large parts of a batch, which
+  tests/pretext shows; should the second, `fit` with several workers fails at its first step, as
+  Keras then averages numbers along an axis that they do not have (keras#20585, tensorflow#72388).
+  Where Keras can do it itself: leave the method out.
+- `apply_summed`: ``Optimizer._all_reduce_sum_gradients`` is called within ``apply_gradients``.
+  Should the name change, gradients are summed twice, which tests/distillers/data_parallel.py shows:
+  divide them by the number of replicas beforehand.
 - `before_weights`: puts a function in the place of `keras.Layer.add_weight` for a while. The name
   and the order of its arguments (shape, initializer, dtype) are public.
 - `holds_code`, `unknown_class`: parse the texts of errors that `keras.saving.load_model` raises
@@ -42,6 +48,7 @@ from types import MethodType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import keras
+import tensorflow as tf
 
 from .functional import as_functional, is_functional
 
@@ -92,6 +99,45 @@ class BuiltModel(keras.Model):
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         pass
+
+    def _make_function(self, step_function: Callable[[Any], dict[str, tf.Tensor]]) -> Any:
+        """What takes a step from an iterator. Under a strategy of several workers it leaves the
+        logs those of its own first device: Keras reads the metrics, which are everybody's, at the
+        end of an epoch."""
+        strategy = self.distribute_strategy
+        if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            return super()._make_function(step_function)
+
+        @tf.autograph.experimental.do_not_convert
+        def step(iterator: Any) -> dict[str, tf.Tensor]:
+            logs = strategy.run(step_function, args=(iterator.get_next(),))
+            return tf.nest.map_structure(
+                lambda value: strategy.experimental_local_results(value)[0], logs
+            )
+
+        if self.run_eagerly:
+            return step
+        return tf.function(step, reduce_retracing=True, jit_compile=self.jit_compile)
+
+
+def apply_summed(
+    optimizer: keras.Optimizer, gradients: Sequence[tf.Tensor | None],
+    variables: Sequence[keras.Variable],
+) -> None:
+    """Update `variables` with gradients that are summed over replicas already. A variable whose
+    gradient is None stays as it is.
+
+    Where there are several replicas the optimizer, which would sum them once more, does so no
+    longer.
+    """
+    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        for each in (optimizer, getattr(optimizer, "inner_optimizer", optimizer)):
+            each._all_reduce_sum_gradients = list
+    optimizer.apply_gradients(
+        (gradient, variable)
+        for gradient, variable in zip(gradients, variables, strict=True)
+        if gradient is not None
+    )
 
 
 def _history(tensor: Any) -> Any:

@@ -28,6 +28,8 @@ from .pretrained import included_file, is_included
 from .registration import build, names
 from .weights import fill_from_h5, fill_from_mat, h5_file, unreadable
 
+RUN_FILES = ("student.keras", "summary.json")
+"""What `load` reads of a run folder."""
 _ACCEPTED = (
     "expected the folder of a finished run, a model (.keras or .h5), weights of a registered "
     "network (.weights.h5) or the published code's variables (.mat)"
@@ -125,7 +127,7 @@ def load(
 
 
 def _load_run(path: Path) -> Stored:
-    model, summary = path / "student.keras", path / "summary.json"
+    model, summary = (path / name for name in RUN_FILES)
     if not summary.exists() and (path / "settings.json").exists():
         raise UserError(
             f"the run in {path} is not finished: run its command again, or give another one"

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import replicas
 from nets import Encoder, copy_encoder
-from nets.keras_graph import BuiltModel, Untracked
+from nets.keras_graph import BuiltModel, Untracked, apply_summed
 from op_util.weight_decay import with_weight_decay
 from pretext.balance import Balance, Step
 from pretext.balances.none import NoBalance
@@ -205,7 +205,8 @@ class MultiTask(BuiltModel):
             optimizer: None: Adam with learning rate 1e-3.
             jit_compile: off unless asked for, also where Keras would turn it on.
         """
-        optimizer = optimizer or keras.optimizers.Adam(1e-3)
+        with self.distribute_strategy.scope():
+            optimizer = optimizer or keras.optimizers.Adam(1e-3)
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
 
     def fit(
@@ -249,7 +250,7 @@ class MultiTask(BuiltModel):
         return {name: self._means[name].result() for name in names}
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        batch, weight = replicas.never_empty(as_batch(data))
+        batch, weight = replicas.never_empty(as_batch(data), replicas.copies_of(data))
         variables = self.trainable_variables
         with tf.GradientTape(persistent=self.balance.combines_gradients) as tape:
             answers = self.answers(batch, Use.TRAINING)
@@ -266,13 +267,13 @@ class MultiTask(BuiltModel):
         else:
             gradients = replicas.global_sum_present(tape.gradient(total, variables))
         gradients = with_weight_decay(gradients, variables, self.weight_decay)
-        replicas.apply_summed(self.optimizer, gradients, variables)
+        apply_summed(self.optimizer, gradients, variables)
         self.ensemble.end_step()
         loss = tf.stop_gradient(tf.reduce_sum(factors * losses) + shared)
         return self._log(losses, {**logs, "loss": loss}, terms)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        batch, weight = replicas.never_empty(as_batch(data))
+        batch, weight = replicas.never_empty(as_batch(data), replicas.copies_of(data))
         answers = self.answers(batch, Use.HELD_OUT)
         terms, logs = self.task_terms(answers, weight), {}
         for task, output, target in zip(

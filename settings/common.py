@@ -8,9 +8,14 @@ it import it themselves.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from experiment.command.options import Options, option
+from experiment.command.options import Options, option, values
+from experiment.run.folder import plain_values
+from experiment.run.workers import Team, gathered
 from registry import UserError
 from settings.known import SCHEDULES, STRATEGIES
 
@@ -164,8 +169,13 @@ class RunSettings(Options):
         same_run=True,
     )
     strategy: str = option(
-        "auto", "auto: MirroredStrategy where there are several GPUs", group=RUN, same_run=True,
+        "auto", "auto: MirroredStrategy where there are several GPUs; multi_worker: several hosts, "
+        "each with the same command (see docs/guides/devices.md)", group=RUN, same_run=True,
         choices=STRATEGIES,
+    )
+    connect_minutes: float = option(
+        5.0, "how long multi_worker waits for the other workers at its start", group=RUN, above=0,
+        same_run=True,
     )
     overwrite: bool = option(
         False, "remove what an earlier run left in the run folder", group=RUN, same_run=True
@@ -176,6 +186,56 @@ class RunSettings(Options):
     checkpoint_minutes: float = option(
         10.0, "time between two checkpoints within an epoch", group=RUN, above=0, same_run=True
     )
+
+
+OF_EACH_WORKER = ("train_dir", "data_dir", "in_memory", "connect_minutes")
+
+
+def gather_workers(settings: Any) -> AbstractContextManager[Team]:
+    """The workers of a run (see `workers.gathered`); of all strategies but one this process alone.
+
+    Args:
+        settings: both `TrainingSettings` and `RunSettings`. Those that say where things are on a
+            host may differ between workers.
+
+    Raises:
+        UserError: the settings do not go together, or workers do not meet or differ.
+    """
+    for name in ("jit_compile", "cache_teacher"):
+        if settings.strategy == "multi_worker" and getattr(settings, name, False):
+            raise UserError(f"--{name} and --strategy multi_worker do not go together: leave one "
+                            "of them out")
+    chosen = {
+        f"--{name}": value for name, value in plain_values(values(settings)).items()
+        if name not in OF_EACH_WORKER
+    }
+    return gathered(settings.strategy, chosen, settings.connect_minutes)
+
+
+def require_same_start(team: Team, data: dataloader.Data, variables: Iterable[Any]) -> None:
+    """Refuse to train where workers have other data or other networks, files of which may differ.
+
+    Args:
+        team: the workers.
+        data: what is trained on.
+        variables: of all networks.
+
+    Raises:
+        UserError: in all workers; it says what differs.
+    """
+    if team.size == 1:
+        return
+    import keras
+
+    digest = hashlib.sha256()
+    for variable in variables:
+        digest.update(keras.ops.convert_to_numpy(variable).tobytes())
+    team.require_same({
+        "the images' shape": list(data.image_shape),
+        "the channels' mean": list(data.channel_mean),
+        "the training images' labels": hashlib.sha256(data.train.labels.tobytes()).hexdigest()[:12],
+        "the networks' weights": digest.hexdigest()[:12],
+    })
 
 
 def last_learning_rate(rate: Any, began: int, steps: int, epoch: int) -> float:

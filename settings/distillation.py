@@ -360,8 +360,10 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
         return any(known.methods().get(name).needs_teacher for name, _ in self.methods())
 
     def _with_quantization(self) -> Settings:
-        """The same settings with what `quantize` leaves to a default, once the epochs are known; all
-        of it has no meaning where it is none."""
+        """The same settings with what `quantize` leaves to a default, once the epochs are known.
+
+        All of it has no meaning where it is none.
+        """
         names = [name for name in values(self) if name.startswith("quantize_")]
         found = {name: getattr(Settings, name) for name in names}
         if self.quantize != "none":
@@ -398,6 +400,11 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
                 )
         if self.quantize != "none":
             list(self.of_quantized(Path()).methods())
+            if self.strategy == "multi_worker":
+                raise UserError(
+                    "--quantize trains on one host, not with --strategy multi_worker: quantise in "
+                    "a run of its own, or give another strategy"
+                )
         if self.student_init and not known.is_encoder(self.student_init):
             raise UserError(f"--student_init is {self.student_init!r}; expected tte:RUN")
         return self

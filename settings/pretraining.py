@@ -173,6 +173,9 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
         """
         if self.encoder_model and (self.net or self.net_options):
             raise UserError("--encoder_model and --net (or --net_options) both name one: give one")
+        if self.seeds > 1 and self.strategy == "multi_worker":
+            raise UserError("--seeds starts processes of its own: with --strategy multi_worker "
+                            "start each --seed by itself")
         self.check_scenes()
         defaults = dict(QUICK if self.dataset == "digits" else FULL)
         if self.encoder_model or self.net:

@@ -18,8 +18,9 @@ from distillers import Distiller, Method, Sum
 from distillers.stages import Part
 from experiment.run import devices
 from experiment.run.teacher_answers import TeacherAnswers
+from experiment.run.workers import ALONE, Team
 from op_util.schedules import schedule
-from settings.common import EVALUATION_BATCH
+from settings.common import EVALUATION_BATCH, require_same_start
 from settings.distillation import Settings
 from settings.networks import (
     check_taps,
@@ -49,6 +50,7 @@ class Setup:
         settings: spelled out.
         data: the data set.
         strategy: in whose scope the networks were made.
+        team: the workers of the run.
         distiller: the student and what trains it.
         teacher: None where the method needs none.
         teacher_is_trained: False where a teacher has to be trained first.
@@ -59,6 +61,7 @@ class Setup:
     settings: Settings
     data: dataloader.Data
     strategy: tf.distribute.Strategy
+    team: Team
     distiller: Distiller
     teacher: nets.Stored | None
     teacher_is_trained: bool
@@ -110,16 +113,17 @@ def spread_images(split: dataloader.Split, count: int) -> np.ndarray:
     return np.linspace(0, len(split) - 1, min(count, len(split))).astype("int64")
 
 
-def prepare(settings: Settings) -> Setup:
+def prepare(settings: Settings, team: Team = ALONE) -> Setup:
     """Load the data and make the networks. Writes nothing.
 
     Raises:
         UserError: settings, networks and data do not fit each other.
     """
     devices.prepare(settings.seed, settings.deterministic, settings.mixed_precision)
+    strategy = devices.strategy(settings.strategy, team)
     data = settings.load_data(settings.labelled_per_class)
     training_batches(settings, data)
-    return make_setup(settings, data, devices.strategy(settings.strategy), settings.teacher_file())
+    return make_setup(settings, data, strategy, settings.teacher_file(), team)
 
 
 def make_setup(
@@ -127,6 +131,7 @@ def make_setup(
     data: dataloader.Data,
     strategy: tf.distribute.Strategy,
     teacher_file: str | None,
+    team: Team = ALONE,
 ) -> Setup:
     """Make the networks of a run.
 
@@ -135,6 +140,7 @@ def make_setup(
         data: as the settings say.
         strategy: in whose scope the networks are made.
         teacher_file: the trained teacher; None: it is to be trained.
+        team: the workers of the run.
     """
     method = create_method(settings)
     with strategy.scope():
@@ -145,7 +151,9 @@ def make_setup(
         teacher is None or method.trains_teacher or teacher_file is not None
         or settings.teacher_is_ready()
     )
-    return Setup(settings, data, strategy, distiller, teacher, is_trained)
+    taught = teacher.model.variables if teacher is not None and is_trained else []
+    require_same_start(team, data, [*distiller.weights, *taught])
+    return Setup(settings, data, strategy, team, distiller, teacher, is_trained)
 
 
 def make_distiller(
@@ -196,11 +204,13 @@ def teacher_preprocessing(
     return standardize(settings.teacher_preprocessing, data, teacher.model)
 
 
-def taught_batches(setup: Setup, epoch: int = 0, step: int = 0) -> tf.data.Dataset:
-    """The batches from this one on, with the teacher's answers where they are kept."""
-    batches = training_batches(setup.settings, setup.data, epoch, step)
+def taught_batches(setup: Setup, epoch: int = 0, step: int = 0) -> Any:
+    """The batches from this one on, shared out over all devices, or with the teacher's answers
+    where they are kept."""
     if setup.answers is None:
-        return batches
+        own = functools.partial(training_batches, setup.settings, setup.data, epoch, step)
+        return devices.shared_out(setup.strategy, own)
+    batches = training_batches(setup.settings, setup.data, epoch, step)
     return setup.answers.add_to(
         batches, setup.read_answers(), epochs=setup.settings.epochs, steps=setup.steps,
         epoch=epoch, step=step,
@@ -208,12 +218,18 @@ def taught_batches(setup: Setup, epoch: int = 0, step: int = 0) -> tf.data.Datas
 
 
 def training_batches(
-    settings: Settings, data: dataloader.Data, epoch: int = 0, step: int = 0
+    settings: Settings,
+    data: dataloader.Data,
+    epoch: int = 0,
+    step: int = 0,
+    context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
-    """The batches from this one on. Raises UserError where sizes do not fit the data."""
+    """The batches from this one on, or a worker's parts of them (see
+    `dataloader.training_batches`). Raises UserError where sizes do not fit the data."""
     return dataloader.training_batches(
         data.train, settings.batch_size, seed=settings.seed, epochs=settings.epochs,
         augmentation=augmentation_of(settings, data), start_epoch=epoch, start_step=step,
+        context=context,
     )
 
 
@@ -303,15 +319,19 @@ def compile_for(setup: Setup, epochs: int) -> Any:
     settings = setup.settings
     warmup = settings.warmup_epochs * epochs / settings.epochs  # a stage has its share of it
     rate = schedule(settings.schedule, settings.learning_rate, epochs, setup.steps, warmup)
-    setup.distiller.compile(settings.make_optimizer(rate), jit_compile=settings.jit_compile)
+    with setup.strategy.scope():  # of which an optimizer asks where it is made
+        setup.distiller.compile(settings.make_optimizer(rate), jit_compile=settings.jit_compile)
     return rate
 
 
-def validation_batches(data: dataloader.Data) -> tf.data.Dataset | None:
-    """The validation images; None where there are none."""
-    if not len(data.validation):
-        return None
-    return dataloader.evaluation_batches(data.validation, EVALUATION_BATCH)
+def evaluation(setup: Setup, split: dataloader.Split) -> tuple[Any, int | None]:
+    """The batches of a split for `Model.evaluate`, shared out over all devices, and their number;
+    None twice where there are no images."""
+    if not len(split):
+        return None, None
+    own = functools.partial(dataloader.evaluation_batches, split, EVALUATION_BATCH)
+    steps = dataloader.steps_per_epoch(split, EVALUATION_BATCH)
+    return devices.shared_out(setup.strategy, own), steps
 
 
 def measure(setup: Setup, batches: tf.data.Dataset) -> tuple[float, str]:

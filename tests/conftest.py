@@ -11,8 +11,20 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption(
+        "--several_workers", action="store_true",
+        help="also the tests that start several training processes for each case, for minutes",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
     """Files of many slow tests begin first: no worker is to be left alone with one of them."""
+    if not config.getoption("--several_workers"):
+        chosen = [item for item in items if not item.get_closest_marker("several_workers")]
+        left = [item for item in items if item not in chosen]
+        config.hook.pytest_deselected(items=left)
+        items[:] = chosen
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
 

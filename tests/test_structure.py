@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 import nets.keras_hub_presets
 from experiment.export import formats  # noqa: F401 (registers them)
 from experiment.export.format import FORMATS
+from experiment.run import cluster
 
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
@@ -45,7 +46,7 @@ KERAS_PRIVATE = re.compile(
 )
 # Named tuples' method and attribute, `os._exit`, and a method of tf.Graph.
 OTHERS_PRIVATE = {"_replace", "_fields", "_exit", "_get_function"}
-OPTIONAL = {"ai_edge_litert", "keras_hub", "onnxruntime", "submitit"}
+OPTIONAL = {"ai_edge_litert", "keras_hub", "kubernetes", "onnxruntime", "submitit"}
 NEEDED_WITHOUT_IMPORT = {
     "tensorboard",  # by tf.summary, and to look at logs
     "importlib-resources",  # by tensorflow-datasets, which does not say so
@@ -152,9 +153,11 @@ def distributions(names):
     return {canonicalize_name(known[name][0]) for name in foreign}
 
 
-def test_the_refusal_without_keras_hub_names_the_version_that_is_required():
-    (required,) = requirements("requirements-keras-hub.txt")
-    assert f'pip install "{required}"' == nets.keras_hub_presets.INSTALL
+def test_the_refusals_without_optional_packages_name_the_versions_that_are_required():
+    for extra, named in (("keras-hub", nets.keras_hub_presets.INSTALL),
+                         ("kubernetes", cluster.INSTALL)):
+        (required,) = requirements(f"requirements-{extra}.txt")
+        assert f'pip install "{required}"' == named
 
 
 def test_optional_packages_are_an_extra_and_named_where_they_are_missing():
@@ -164,7 +167,7 @@ def test_optional_packages_are_an_extra_and_named_where_they_are_missing():
         for name in FORMATS.names() for module, package in FORMATS.get(name).packages.items()
     }
     assert set(named) == stated
-    assert set(named.values()) >= OPTIONAL - {"keras_hub"}
+    assert set(named.values()) >= OPTIONAL - {"keras_hub", "kubernetes", "submitit"}
 
 
 def test_what_is_imported_is_required_and_the_other_way_round():

@@ -22,6 +22,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from absl import flags
+
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 _DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")
 # What is written before TensorFlow has read its log level: I0000 00:00:1795353344.092422 ...
@@ -64,8 +66,15 @@ def _only_what_matters() -> Iterator[None]:
                 os.write(2, line)
 
 
+def _level() -> str:
+    """Errors; of several workers nothing: each connection that ends is an error to
+    TensorFlow, in several lines, and where one is lost it also raises one."""
+    strategy = flags.FLAGS["strategy"].value if "strategy" in flags.FLAGS else None
+    return "3" if strategy == "multi_worker" else "2"
+
+
 def _load() -> None:
-    if os.environ.setdefault(_LEVEL, "2") == "0":
+    if os.environ.setdefault(_LEVEL, _level()) == "0":
         return
     with _only_what_matters():
         import tensorflow as tf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,14 @@ class Checkpoints:
             reverse=True,
         )
 
+    def _path(self, position: Sequence[int]) -> Path:
+        return self._folder.path / "checkpoints" / "{:06d}-{:06d}.npz".format(*position)
+
     def save(self, progress: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> Path:
         """Write the state at ``progress["epoch"], progress["step"]``; remove older ones than the
         last `keep`, and later ones too: those can only be damaged or of a course given up.
+
+        Of several workers the chief is to call it.
 
         Args:
             progress: what JSON can hold; must have the whole numbers ``epoch`` and ``step``.
@@ -51,7 +56,7 @@ class Checkpoints:
         """
         position = (int(progress["epoch"]), int(progress["step"]))
         self._folder.output("checkpoints/*.npz")
-        path = self._folder.path / "checkpoints" / "{:06d}-{:06d}.npz".format(*position)
+        path = self._path(position)
         arrays.save(path, dict(progress), groups)
         kept = 0
         for found, old in self._found():
@@ -61,10 +66,23 @@ class Checkpoints:
         return path
 
     def latest(self) -> tuple[dict[str, Any], Groups] | None:
-        """``(progress, groups)`` of the last checkpoint that is whole, or None.
+        """``(progress, groups)`` of the last checkpoint that is whole, or None. All workers of a
+        run get the chief's.
 
         Damaged ones are reported on stderr by name, once, and passed over.
         """
+        team = self._folder.team
+        if team.size == 1:
+            return self._last_whole()
+        found = self._last_whole() if team.is_chief else None
+        position = team.ask_chief(lambda: found and [found[0]["epoch"], found[0]["step"]])
+        if position is None:
+            return None
+        path = self._path(position)
+        team.share_file(path)
+        return found or arrays.load(path)
+
+    def _last_whole(self) -> tuple[dict[str, Any], Groups] | None:
         for _, path in self._found():
             try:
                 return arrays.load(path)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import tensorflow as tf
 
+from experiment.run.workers import ALONE, Team
 from registry import UserError
 
-STRATEGIES = ("auto", "none", "mirrored")
+STRATEGIES = ("auto", "none", "mirrored", "multi_worker")
+START_SECONDS = 120.0
+_SHARED = tf.distribute.MultiWorkerMirroredStrategy
 
 
 def prepare(seed: int, deterministic: bool = False, mixed_precision: bool = False) -> None:
@@ -32,19 +38,26 @@ def prepare(seed: int, deterministic: bool = False, mixed_precision: bool = Fals
     keras.config.set_dtype_policy("mixed_bfloat16" if mixed_precision else "float32")
 
 
-def strategy(name: str = "auto") -> tf.distribute.Strategy:
+def strategy(name: str = "auto", team: Team = ALONE) -> tf.distribute.Strategy:
     """The distribution strategy called `name`, in whose scope the networks are to be built.
+
+    Call it before anything is computed: TensorFlow connects to other workers at its start only.
 
     Args:
         name: ``"none"``: one device. ``"mirrored"``: all GPUs, or all logical CPU devices where
             several were configured, or the one device that there is. ``"auto"``: mirrored where
-            there are several GPUs, else none.
+            there are several GPUs, else none. ``"multi_worker"``: the devices of all workers; auto
+            where there is one worker.
+        team: the workers.
 
     Raises:
-        UserError: another name.
+        UserError: another name, or TensorFlow has computed before.
     """
     if name not in STRATEGIES:
         raise UserError(f"unknown strategy {name!r}; expected one of {', '.join(STRATEGIES)}")
+    if team.size > 1:
+        return _of_workers(team)
+    name = "auto" if name == "multi_worker" else name
     gpus = tf.config.list_logical_devices("GPU")
     if name == "none" or (name == "auto" and len(gpus) < 2):
         return tf.distribute.get_strategy()
@@ -54,6 +67,48 @@ def strategy(name: str = "auto") -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy([device.name for device in devices], reduction)
 
 
+def _of_workers(team: Team) -> tf.distribute.Strategy:
+    """The strategy that spans all workers, once a first sum over them has come out."""
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    team.require_same({"GPUs": gpus})
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(team.addresses)}),
+        task_type="worker", task_id=team.index, rpc_layer="grpc", num_accelerators={"GPU": gpus},
+    )
+    silent = f"worker {team.index}: TensorFlow did not reach the other workers"
+    with team.time_limit(START_SECONDS, silent):
+        try:
+            chosen = _SHARED(resolver)
+        except RuntimeError as error:
+            raise UserError(
+                f"multi_worker has to be the first thing that TensorFlow does ({error}); train in "
+                "a new process"
+            ) from error
+        # Each worker knows how many batches there are: nobody has to be asked at each step
+        # whether some are left.
+        chosen.extended.experimental_enable_get_next_as_optional = False
+        workers = chosen.reduce(tf.distribute.ReduceOp.SUM, tf.ones(()), axis=None)
+    if int(workers) != team.size:
+        raise RuntimeError(f"a sum over {team.size} workers found {int(workers)} of them")
+    return chosen
+
+
 def replicas(chosen: tf.distribute.Strategy) -> int:
-    """On how many devices a step of `chosen` runs at once."""
-    return chosen.num_replicas_in_sync
+    """On how many devices of this process a step of `chosen` runs at once."""
+    return len(chosen.extended.worker_devices)
+
+
+def shared_out(
+    chosen: tf.distribute.Strategy,
+    batches: Callable[[tf.distribute.InputContext | None], tf.data.Dataset],
+) -> Any:
+    """The batches that `Model.fit` and `Model.evaluate` of a model in the scope of `chosen` take.
+
+    Args:
+        batches: makes them; of several workers it is told which one this is, and gives the parts
+            of the global batches that this worker's devices take, one after the other. TensorFlow
+            then has nothing to split, neither files nor batches.
+    """
+    if not isinstance(chosen, _SHARED):
+        return batches(None)
+    return chosen.distribute_datasets_from_function(batches)

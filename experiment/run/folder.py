@@ -33,6 +33,7 @@ from typing import Any
 
 from experiment.run.failures import TRACEBACK, describe, write_traceback
 from experiment.run.json_values import fits
+from experiment.run.workers import ALONE, Team
 from registry import UserError
 from regular_files import read_bytes
 
@@ -221,12 +222,27 @@ class RunFolder:
     """The folder `path` of one run. Nothing is read or written before `open`.
 
     A context manager: leaving it gives the lock back, as the end of the process does.
+
+    Args:
+        path: of the folder.
+        team: the workers of the run. The chief alone reads and writes the folder, and what it finds
+            is told to all; the others have a folder of their own for what they would write.
+
+    Attributes:
+        path: of this worker's folder.
+        team: as given.
+        overwritten: whether `open` removed a former run.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike, team: Team = ALONE):
+        self.team = team
+        self.path = Path(path) if team.is_chief else team.scratch()
         self.overwritten = False
         self._lock: int | None = None
+
+    def inside(self, name: str) -> RunFolder:
+        """The folder `name` in this one, of a run of its own by the same workers."""
+        return RunFolder(self.path / name, self.team)
 
     def __enter__(self) -> RunFolder:
         return self
@@ -249,6 +265,9 @@ class RunFolder:
 
     def state(self, settings: Mapping[str, Any], overwrite: bool = False) -> str:
         """What `open` would return or raise, without writing anything (for a dry run)."""
+        return self.team.ask_chief(lambda: self._state(settings, overwrite))
+
+    def _state(self, settings: Mapping[str, Any], overwrite: bool) -> str:
         try:
             existing = _existing(self.path)
         except OSError as error:  # a name that is too long, say
@@ -301,7 +320,10 @@ class RunFolder:
             UserError: the folder holds a run with other settings (each named), something that is
                 no run, a run that another process is working on, or cannot be written.
         """
-        self.state(settings, overwrite)  # A mistake is told before anything is written.
+        return self.team.ask_chief(lambda: self._open(settings, overwrite))
+
+    def _open(self, settings: Mapping[str, Any], overwrite: bool) -> str:
+        self._state(settings, overwrite)  # A mistake is told before anything is written.
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._take_lock()
@@ -323,6 +345,9 @@ class RunFolder:
         Raises:
             UserError: the data have changed; each difference is named.
         """
+        self.team.ask_chief(lambda: self._check_data(facts))
+
+    def _check_data(self, facts: Mapping[str, Any]) -> None:
         path = self.path / DATA
         if not path.exists():
             write_json(self.output(DATA), facts)
@@ -336,7 +361,7 @@ class RunFolder:
             )
 
     def _open_locked(self, settings: Mapping[str, Any], overwrite: bool) -> str:
-        state = self.state(settings, overwrite)  # Another process may just have given it back.
+        state = self._state(settings, overwrite)  # Another process may just have given it back.
         if state == "new":
             if (self.path / SETTINGS).exists():
                 self._clear()
@@ -471,7 +496,7 @@ class RunFolder:
         Raises:
             UserError: the file is damaged, lacks an entry, or has one of another type.
         """
-        return read_results(self.path / SUMMARY, needed)
+        return self.team.ask_chief(lambda: read_results(self.path / SUMMARY, needed))
 
     def _clear(self) -> None:
         """Remove what runs wrote here, but for the settings, which are to be replaced: without them

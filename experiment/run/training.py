@@ -30,6 +30,7 @@ from experiment.run.folder import RunFolder, write_text
 from experiment.run.interruption import Interrupted, Signals
 from experiment.run.progress import Progress
 from experiment.run.variables import numbered, read, read_all, restore
+from experiment.run.workers import Rounds
 from registry import UserError
 
 Variables = Mapping[str, Any]
@@ -150,6 +151,7 @@ class _Stage(keras.callbacks.Callback):
         self._checkpoint_seconds = 60 * checkpoint_minutes
         self._display = display
         self._signals = signals
+        self._rounds = Rounds(folder.team)
         self._logs = _Logs(folder, progress["history"])
         self._pending_metrics: dict[str, np.ndarray] | None = None
         self._start_step = 0
@@ -171,7 +173,8 @@ class _Stage(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         if self._pending_metrics is not None:  # Keras has just reset the metrics
-            restore(_metric_variables(self.model), self._pending_metrics, "metrics")
+            metrics = _metric_variables(self.model)
+            restore(metrics, self._pending_metrics, "metrics", self._folder.team)
             self._pending_metrics = None
         self.progress.update(epoch=epoch, step=self._start_step)
         self._steps_done = self._start_step
@@ -181,11 +184,15 @@ class _Stage(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         step = self._start_step + batch
-        if self._signals.received is not None:
+        is_time = time.monotonic() - self._saved_at >= self._checkpoint_seconds
+        signal_number, is_time = self._rounds.agree(
+            self.progress["epoch"] * self._steps_per_epoch + step, self._signals.received, is_time
+        )
+        if signal_number is not None:
             self._save_within(step)
-            self._interrupt()
+            self._interrupt(signal_number)
         if step > self._start_step:
-            if time.monotonic() - self._saved_at >= self._checkpoint_seconds:
+            if is_time:
                 self._save_within(step)
             if self._display.wants_logs():
                 self._display.step(self.progress["epoch"], step, _floats(self.model))
@@ -215,8 +222,11 @@ class _Stage(keras.callbacks.Callback):
         write_history(self._folder.output(HISTORY), self.progress["history"])
         self._logs.write(row)
         self._display.end(epoch, row, row["images_per_second"])
-        if self._signals.received is not None:
-            self._interrupt()
+        signal_number, _ = self._rounds.agree(
+            (epoch + 1) * self._steps_per_epoch, self._signals.received, False, force=True
+        )
+        if signal_number is not None:
+            self._interrupt(signal_number)
 
     # What they are made of
 
@@ -238,8 +248,13 @@ class _Stage(keras.callbacks.Callback):
         if lost and not self._told_of_no_number:
             self._told_of_no_number = True
             self._display.clear()
-            print(f"warning: {', '.join(lost)} is not a finite number after epoch {row['epoch']}; "
-                  "a lower learning rate may help", file=sys.stderr, flush=True)
+            self._report(f"warning: {', '.join(lost)} is not a finite number after epoch "
+                         f"{row['epoch']}; a lower learning rate may help")
+
+    def _report(self, line: str) -> None:
+        """Print a line to stderr, of several workers once."""
+        if self._folder.team.is_chief:
+            print(line, file=sys.stderr, flush=True)
 
     def _note_best(self, row: dict[str, Any]) -> None:
         if self._monitor is None:
@@ -266,26 +281,29 @@ class _Stage(keras.callbacks.Callback):
             self._save({})
             return
         self.progress.update(step=step, seconds=time.monotonic() - self._epoch_began)
-        self._save(read_all(_metric_variables(self.model)))
+        self._save(read_all(_metric_variables(self.model), self._folder.team))
 
     def _save(self, metrics: dict[str, np.ndarray]) -> None:
-        groups = {name: read_all(variables) for name, variables in self._groups.items()}
-        self._checkpoints.save(
-            self.progress, {**groups, "best": self.best_arrays, "metrics": metrics}
-        )
+        team = self._folder.team
+        groups = {name: read_all(variables, team) for name, variables in self._groups.items()}
+        if team.is_chief:
+            self._checkpoints.save(
+                self.progress, {**groups, "best": self.best_arrays, "metrics": metrics}
+            )
         self._saved_at = time.monotonic()
 
-    def _interrupt(self) -> None:
+    def _interrupt(self, signal_number: int) -> None:
         self._display.clear()
         progress = self.progress
-        name = signal.Signals(self._signals.received).name
+        name = signal.Signals(signal_number).name
         place = f"after {progress['epoch']} epochs"
         if progress["step"]:
             place += f" and {progress['step']} of {self._steps_per_epoch} steps"
         how = " without --overwrite" if self._folder.overwritten else ""
-        print(f"interrupted ({name}) {place}; saved: rerun the same command{how} to resume",
-              file=sys.stderr, flush=True)
-        raise Interrupted(self._signals.received)
+        self._report(
+            f"interrupted ({name}) {place}; saved: rerun the same command{how} to resume"
+        )
+        raise Interrupted(signal_number)
 
 
 def _floats(model: keras.Model) -> dict[str, float]:
@@ -316,8 +334,8 @@ def _rewrite_best(
 
 
 def load_best(folder: RunFolder, best_variables: Variables) -> dict[str, Any] | None:
-    """Set `best_variables` to the values of the best epoch, and return ``{"monitor", "value",
-    "epoch", "loss"}``.
+    """Set `best_variables` to the values of the best epoch, the chief's in all workers, and return
+    ``{"monitor", "value", "epoch", "loss"}``.
 
     None, and nothing set, where no epoch was best (no stage monitored anything, or only NaN came).
 
@@ -325,6 +343,7 @@ def load_best(folder: RunFolder, best_variables: Variables) -> dict[str, Any] | 
         UserError: the file is damaged or does not fit.
     """
     path = folder.path / BEST
+    folder.team.share_file(path)
     if not path.exists():
         return None
     try:
@@ -335,13 +354,12 @@ def load_best(folder: RunFolder, best_variables: Variables) -> dict[str, Any] | 
     return best
 
 
-def _build_metrics(model: keras.Model, dataset: tf.data.Dataset) -> None:
+def _build_metrics(model: keras.Model, dataset: Any) -> None:
     """Keras makes the variables of compiled metrics at the first batch; show it one.
 
     To be done before anything is restored, whatever evaluating may change.
     """
-    one = dataset.take(1).apply(tf.data.experimental.assert_cardinality(1))
-    model.evaluate(one, verbose=0)
+    model.evaluate(dataset, steps=1, verbose=0)
 
 
 def _check(first_epoch: int, last_epoch: int, steps_per_epoch: int, model: keras.Model,
@@ -366,13 +384,14 @@ def fit(
     *,
     folder: RunFolder,
     groups: Mapping[str, Variables],
-    batches: Callable[[int, int], tf.data.Dataset],
+    batches: Callable[[int, int], Any],
     steps_per_epoch: int,
     first_epoch: int,
     last_epoch: int,
     images_per_epoch: int,
     stage: str = "",
-    validation: tf.data.Dataset | None = None,
+    validation: Any = None,
+    validation_steps: int | None = None,
     monitor: str | None = "val_accuracy",
     best_variables: Variables | None = None,
     learning_rate: Callable[[int], float] | None = None,
@@ -395,13 +414,15 @@ def fit(
             Metrics are saved without being named. The names must be the same in every process
             (see `variables.numbered`).
         batches: ``batches(epoch, step)`` gives a data set that begins at this step of this epoch
-            (counted over the run, from 0) and spans at least all epochs until `last_epoch`.
+            (counted over the run, from 0) and spans at least all epochs until `last_epoch`; of
+            several workers, what `devices.shared_out` gives.
         steps_per_epoch: at least 1.
         first_epoch: epochs of the stages before.
         last_epoch: epochs of the stages before and of this one.
         images_per_epoch: for the images per second.
         stage: name, for the history and the display.
-        validation: batches for ``Model.evaluate`` after each epoch.
+        validation: batches for ``Model.evaluate`` after each epoch, likewise.
+        validation_steps: how many they are; None: until they end.
         monitor: the log by which the best epoch is chosen: the smallest if its name ends in
             ``loss``, else the largest; of equal ones that of the smaller ``val_loss``, then the
             later. None: this stage has no best epoch. Another than that of the stage before begins
@@ -442,13 +463,15 @@ def fit(
     if saved is not None:
         if not saved["metrics"].keys() <= read_all(_metric_variables(model)).keys():
             _build_metrics(model, batches(*position))
-        restore(groups["model"], saved["model"], "model")
+        restore(groups["model"], saved["model"], "model", folder.team)
         if position > (first_epoch, 0) or restore_optimizer:
-            restore(groups["optimizer"], saved["optimizer"], "optimizer")
+            restore(groups["optimizer"], saved["optimizer"], "optimizer", folder.team)
         _bring_up_to_date(folder, progress, saved)
     if position > (first_epoch, 0) and verbose != "silent":
         print(f"resuming after {position[0]} epochs and {position[1]} of {steps_per_epoch} steps")
     progress["stage"] = stage
+    if verbose == "auto" and folder.team.size > 1:
+        verbose = "line"  # a bar reads the metrics, in which all workers take part
     display = Progress(stage, last_epoch, steps_per_epoch, images_per_epoch, verbose)
     with Signals() as signals:
         state = _Stage(
@@ -460,7 +483,7 @@ def fit(
         )
         try:
             _run(model, state, [*callbacks, state], batches, steps_per_epoch, position, last_epoch,
-                 validation, saved["metrics"] if saved else None)
+                 (validation, validation_steps), saved["metrics"] if saved else None)
         finally:
             state.close()
     return progress
@@ -471,7 +494,7 @@ def _leave(
 ) -> None:
     """Leave a stage that the run has behind it; `groups` are restored where it is at its end."""
     if groups is not None:
-        restore(groups["model"], saved["model"], "model")
+        restore(groups["model"], saved["model"], "model", folder.team)
         _Logs(folder, progress["history"]).close()  # may lack the last epoch
     _bring_up_to_date(folder, progress, saved)
 
@@ -484,15 +507,16 @@ def _bring_up_to_date(folder: RunFolder, progress: dict[str, Any], saved: Any) -
 
 
 def _run(model: keras.Model, state: _Stage, callbacks: list[keras.callbacks.Callback],
-         batches: Callable[[int, int], tf.data.Dataset], steps_per_epoch: int,
-         position: tuple[int, int], last_epoch: int, validation: tf.data.Dataset | None,
+         batches: Callable[[int, int], Any], steps_per_epoch: int,
+         position: tuple[int, int], last_epoch: int, validation: tuple[Any, int | None],
          metrics: dict[str, np.ndarray] | None) -> None:
     """``Model.fit``; an epoch of which a part is done takes one of its own, being shorter."""
     epoch, step = position
 
     def keras_fit(until: int, steps: int) -> None:
         model.fit(batches(epoch, step), epochs=until, initial_epoch=epoch, steps_per_epoch=steps,
-                  validation_data=validation, callbacks=callbacks, verbose=0, shuffle=False)
+                  validation_data=validation[0], validation_steps=validation[1],
+                  callbacks=callbacks, verbose=0, shuffle=False)
 
     if step:
         state.begin_at(step, metrics)

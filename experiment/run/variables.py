@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from experiment.run.workers import ALONE, Team
 from registry import UserError
 
 
@@ -45,14 +47,25 @@ def read(variable: Any) -> np.ndarray:
     return _array(_parts(_value(variable))[0])
 
 
-def read_all(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def read_all(variables: Mapping[str, Any], team: Team = ALONE) -> dict[str, np.ndarray]:
     """`read` of each; where replicas differ, also ``name@1``, ``name@2`` ... of the others.
 
     They differ in metrics, and in batch normalisation that is not synchronised.
+
+    Args:
+        variables: by name; the same in all workers.
+        team: the workers, all of which call this and get the same.
     """
+    parts = {
+        name: [_array(part) for part in _parts(_value(variable))]
+        for name, variable in variables.items()
+    }
+    if team.size > 1:
+        sums = {name for name, variable in variables.items() if _is_sum(_value(variable))}
+        parts |= _of_all_workers(parts, sums, team)
     arrays = {}
     for name, variable in variables.items():
-        first, *others = (_array(part) for part in _parts(_value(variable)))
+        first, *others = parts[name]
         arrays[name] = first
         if _is_sum(_value(variable)) or any(
             other.tobytes() != first.tobytes() for other in others
@@ -61,16 +74,48 @@ def read_all(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _assign(variable: Any, saved: list[np.ndarray]) -> None:
-    """Set the replicas' parts to those that were saved, be they as many or not."""
+def _of_all_workers(
+    parts: Mapping[str, list[np.ndarray]], sums: Collection[str], team: Team
+) -> dict[str, list[np.ndarray]]:
+    """The parts on all workers, in their order, of sums and of all else in which workers differ.
+
+    Args:
+        parts: on this worker, by the variable's name.
+        sums: the names of variables whose parts are summed when read.
+        team: the workers.
+    """
+    digests = {
+        name: hashlib.sha256(b"".join(part.tobytes() for part in own)).hexdigest()
+        for name, own in parts.items()
+    }
+    told = team.exchange(digests)
+    different = [
+        name for name in parts if name in sums or len({each[name] for each in told}) > 1
+    ]
+    own = b"".join(part.tobytes() for name in different for part in parts[name])
+    found: dict[str, list[np.ndarray]] = {name: [] for name in different}
+    for content in team.exchange_bytes(own):
+        start = 0
+        for name in different:
+            for like in parts[name]:
+                values = np.frombuffer(content, like.dtype, like.size, start)
+                found[name].append(values.reshape(like.shape))
+                start += like.nbytes
+    return found
+
+
+def _assign(variable: Any, saved: list[np.ndarray], team: Team) -> None:
+    """Set this worker's parts to those that were saved, be there as many in all or not."""
     value = _value(variable)
     parts = _parts(value)
-    if len(saved) != len(parts):
+    count = len(parts) * team.size
+    if len(saved) != count:
         if _is_sum(value):
-            saved = [sum(saved[1:], saved[0])] + [np.zeros_like(saved[0])] * (len(parts) - 1)
+            saved = [sum(saved[1:], saved[0])] + [np.zeros_like(saved[0])] * (count - 1)
         else:
-            saved = saved[:1] * len(parts)
-    for part, array in zip(parts, saved, strict=True):
+            saved = saved[:1] * count
+    first = len(parts) * team.index
+    for part, array in zip(parts, saved[first : first + len(parts)], strict=True):
         part.assign(array)
 
 
@@ -78,11 +123,14 @@ def _described(shape: tuple[int, ...], dtype: Any) -> str:
     return f"{np.dtype(dtype).name}{list(shape)}"
 
 
-def restore(variables: Mapping[str, Any], arrays: Mapping[str, np.ndarray], what: str) -> None:
+def restore(
+    variables: Mapping[str, Any], arrays: Mapping[str, np.ndarray], what: str, team: Team = ALONE
+) -> None:
     """Set each variable to what `read_all` gave of it.
 
     Args:
         what: what the variables are, for the error message.
+        team: the workers, each of which sets its own devices' variables.
 
     Raises:
         UserError: names, shapes or dtypes are not the same; nothing is set then.
@@ -112,4 +160,4 @@ def restore(variables: Mapping[str, Any], arrays: Mapping[str, np.ndarray], what
                 f"{_described(now.shape, now.dtype)}"
             )
     for name, variable in variables.items():
-        _assign(variable, [saved[name], *others[name]])
+        _assign(variable, [saved[name], *others[name]], team)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import dataloader
 from dataloader import Augmentation, MemoryImages, Split
@@ -117,6 +118,46 @@ def test_evaluation_is_in_order_and_plain(split):
         np.testing.assert_array_equal(batch["label"], split.labels[batch["index"]])
     assert list(dataloader.evaluation_batches(split.take(np.arange(0)), 8)) == []
     assert len(list(dataloader.evaluation_batches(split, 100))) == 1
+
+
+@pytest.mark.parametrize(("workers", "devices"), [(2, 1), (3, 2)])
+def test_workers_share_out_the_batches_of_one(split, workers, devices):
+    """Batches of 8, 8 and 5 images; of the last, six devices each get all."""
+    contexts = [tf.distribute.InputContext(workers, own, workers * devices)
+                for own in range(workers)]
+    whole = run(split, start_step=1)
+    parts = [run(split, start_step=1, context=context) for context in contexts]
+    assert {len(own) for own in parts} == {devices * len(whole)}
+    for step, batch in enumerate(whole):
+        own = [part for each in parts for part in each[step * devices : (step + 1) * devices]]
+        sizes = [len(part["index"]) for part in own]
+        if len(batch["index"]) < workers * devices:
+            assert {part.pop("copies") for part in own} == {workers * devices}
+            same(own, [batch] * len(own))
+        else:
+            assert {part.pop("copies") for part in own} == {1}
+            assert max(sizes) - min(sizes) <= 1
+            joined = {key: np.concatenate([part[key] for part in own]) for key in batch}
+            same([joined], [batch])
+    held_out = [dataloader.evaluation_batches(split, 8, context) for context in contexts]
+    seen = [list(each.as_numpy_iterator()) for each in held_out]
+    assert sum(len(part["index"]) / part["copies"] for own in seen for part in own) == COUNT
+
+
+def test_a_worker_reads_its_own_images_alone(split):
+    class Noted(MemoryImages):
+        def fetch(self, rows):
+            return tf.numpy_function(self.note, [rows], tf.uint8)
+
+        def note(self, rows):
+            read.extend(rows.tolist())
+            return self._tensor.numpy()[rows]
+
+    read: list[int] = []
+    noted = replace(split, store=Noted(split.store.fetch(tf.range(40)).numpy()))
+    batches = run(noted, epochs=1, context=tf.distribute.InputContext(2, 1, 2))
+    own = np.concatenate([batch["index"] for batch in batches])
+    assert len(own) == 11 and sorted(read) == sorted(split.rows[own])
 
 
 def test_fill_colour_is_painted_outside(split):

@@ -17,7 +17,13 @@ from settings.networks import (
     create_method,
     standardize,
 )
-from settings.run_setup import augmentation_of, describe_augmentation, prepare, score_teacher
+from settings.run_setup import (
+    augmentation_of,
+    compile_for,
+    describe_augmentation,
+    prepare,
+    score_teacher,
+)
 
 BRIGHTNESS = np.array([20.0, 90.0, 160.0, 230.0])
 NAMES = ("black", "dark", "light", "white")
@@ -61,6 +67,15 @@ def settings_of(files, **changed):
 def test_a_teacher_is_scored_before_training(files):
     (note,) = score_teacher(prepare(settings_of(files, teacher_preprocessing="none")))
     assert note.endswith("teacher.keras: top-1 1.0000 on 40 images")
+
+
+def test_the_optimizer_is_made_by_the_strategy_of_the_networks(files):
+    """Which need not be the default one, though there is a single device."""
+    setup = prepare(settings_of(files, strategy="mirrored"))
+    compile_for(setup, epochs=1)
+    with setup.strategy.scope():
+        setup.distiller.optimizer.build(setup.distiller.variables_ever_trained())
+    assert setup.distiller.optimizer.variables
 
 
 def test_a_teacher_at_chance_is_told_with_the_likely_cause(files):
