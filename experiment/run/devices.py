@@ -95,6 +95,8 @@ def _of_workers(team: Team) -> tf.distribute.Strategy:
 
 def replicas(chosen: tf.distribute.Strategy) -> int:
     """On how many devices of this process a step of `chosen` runs at once."""
+    if not tf.distribute.has_strategy() and chosen is tf.distribute.get_strategy():
+        return 1  # TensorFlow's default strategy knows no devices
     return len(chosen.extended.worker_devices)
 
 
