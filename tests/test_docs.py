@@ -62,7 +62,7 @@ def test_every_setting_has_its_row_in_the_table_of_flags():
     for command, settings in reference_pages.SETTINGS.items():
         section = page.partition(f"\n## {command}\n")[2].partition("\n## ")[0]
         fields = {name for name, field in settings.__dataclass_fields__.items() if field.metadata}
-        assert len(fields) > 10
+        assert len(fields) > 5
         assert set(re.findall(r"^\| `--(\w+)` \|", section, re.MULTILINE)) == fields
 
 
