@@ -367,7 +367,7 @@ def test_help_has_every_flag_once_under_its_group(tmp_path):
     del expected["hyper_parameters"]  # each of which is a flag
     expected.update(dict.fromkeys(distillation.hyper_parameters(), "method"))
     assert found == expected and set(found.values()) == {
-        "data", "networks", "method", "training", "run"
+        "data", "networks", "method", "training", "run", "export", "quantization"
     }
     assert "--flagfile" in out
     for _, lines in distillation.hyper_parameters().values():
