@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import keras
@@ -42,7 +43,10 @@ def quantized_setup(setup: Setup, folder: Path) -> Setup:
         teacher = _teacher(setup) if method.needs_teacher else None
         distiller = make_distiller(settings, setup.data, method, teacher, student)
     distiller.parts(settings.epochs)
-    return Setup(settings, setup.data, setup.strategy, distiller, teacher, True)
+    return dataclasses.replace(
+        setup, settings=settings, distiller=distiller, teacher=teacher, teacher_is_trained=True,
+        given=None, answers=None,
+    )
 
 
 def _teacher(setup: Setup) -> nets.Stored:

@@ -131,7 +131,8 @@ def place(tmp_path_factory):
             "--epochs=1", "--train_images=64", "--batch_size=32", "--targets=", "--tasks=rotation",
             "--regularizer=none", "--ensemble=none", "--validation_fraction=0",
         ],
-        "train_w_distill.py": ["--epochs=1", "--train_images=64", "--validation_fraction=0"],
+        # As many images as export.py calibrates on.
+        "train_w_distill.py": ["--epochs=1", "--train_images=512", "--validation_fraction=0"],
     }
     needed = {"runs/encoder", "runs/small"}
     chain = [command for command in TRAININGS if needed & set(command)]
@@ -247,6 +248,7 @@ def test_flags_it_names_exist(monkeypatch, capsys):
         known |= set(re.findall(r"^  --(\w+)", help_text, flags=re.MULTILINE))
     campaign = (ROOT / "tests/fuzz/campaign.py").read_text()
     known |= set(re.findall(r'add_argument\(\s*"--(\w+)"', campaign))
+    known |= {"several_workers"}  # of pytest, see tests/conftest.py
     for document in DOCUMENTS:
         named = set(re.findall(r"--([A-Za-z]\w*)", document.read_text()))
         # A flag that an example adds.
