@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import keras
 
 import nets
@@ -23,39 +21,34 @@ def find_facts(settings: Settings) -> Facts:
         UserError: there are no such data or networks.
     """
     outline = settings.outline_data()
-    student = _student(settings, outline.image_shape)
+    student = _network("student", settings, outline.image_shape)
+    learning = [student]
+    # A teacher that is trained first has a run and a recipe of its own.
+    if any(known.methods().get(name).trains_teacher for name, _ in settings.methods()):
+        learning.append(_network("teacher", settings, outline.image_shape))
     return Facts(
         images=outline.train_images,
         image_size=outline.image_shape[:2],
-        normalised=all(
-            is_normalised(network)
-            for network in (student, *_teachers_that_learn(settings, outline.image_shape))
-        ),
-        pretrained=settings.student_init is not None or has_trained_weights(student),
+        normalised=all(map(is_normalised, learning)),
+        pretrained=settings.is_pretrained("student") or settings.student_init is not None
+        or has_trained_weights(student),
     )
 
 
-def _student(settings: Settings, image_shape: tuple[int, int, int]) -> keras.Model:
-    if settings.student_model is None or known.is_application(settings.student_model):
-        options = nets.parse_options(settings.student_options)
-        return nets.build(settings.student_name(), image_shape, _ANY_CLASSES, **options)
-    check_exists("student", settings.student_model)
-    return nets.load(settings.student_model).model
-
-
-def _teachers_that_learn(
-    settings: Settings, image_shape: tuple[int, int, int]
-) -> Iterator[keras.Model]:
-    """The teacher, where the method trains it beside the student. One that is trained first has a
-    run and a recipe of its own."""
-    if not any(known.methods().get(name).trains_teacher for name, _ in settings.methods()):
-        return
-    if settings.teacher_model_is_trained():
-        check_exists("teacher", settings.teacher_model)
-        yield nets.load(settings.teacher_model).model
-    else:
-        options = nets.parse_options(settings.teacher_options)
-        yield nets.build(settings.teacher_name(), image_shape, _ANY_CLASSES, **options)
+def _network(
+    role: str, settings: Settings, image_shape: tuple[int, int, int]
+) -> keras.Model:
+    """The ``"teacher"`` or the ``"student"``, with any number of classes."""
+    model = getattr(settings, f"{role}_model")
+    options = nets.parse_options(getattr(settings, f"{role}_options"))
+    if settings.is_pretrained(role):
+        weights = getattr(settings, f"{role}_weights")
+        return nets.load_library_network(model, weights, image_shape, _ANY_CLASSES, options).model
+    if model is None or known.is_application(model):
+        name = settings.student_name() if role == "student" else settings.teacher_name()
+        return nets.build(name, image_shape, _ANY_CLASSES, **options)
+    check_exists(role, model)
+    return nets.load(model).model
 
 
 def is_normalised(model: keras.Model) -> bool:

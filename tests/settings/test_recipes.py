@@ -127,6 +127,24 @@ def test_a_student_with_trained_weights_is_finetuned(tmp_path):
     assert settings.learning_rate == 1e-4 and settings.epochs == 30
 
 
+def test_a_student_of_another_library_with_weights_is_finetuned(tmp_path):
+    network = keras.applications.MobileNet(
+        (32, 32, 3), alpha=0.25, include_top=True, weights=None, classes=9
+    )
+    network.save_weights(tmp_path / "own.weights.h5")
+    data = save(tmp_path / "own.npz", 300, 32)
+    own = {"Distillation": "None", "dataset": data, "student_options": ("alpha=0.25",),
+           "student_model": "keras.applications:MobileNet"}
+    weights = str(tmp_path / "own.weights.h5")
+    assert Settings(**own).spelled().recipe == "small"
+    assert Settings(**own, student_weights=weights).spelled().recipe == "finetune"
+    teacher = Settings(
+        dataset=data, student_net="ResNet_student", teacher_weights=weights,
+        teacher_options=("alpha=0.25",), teacher_model="keras.applications:MobileNet",
+    ).of_teacher(tmp_path)
+    assert teacher.spelled().recipe == "finetune"
+
+
 def test_each_given_flag_wins():
     given = {
         "epochs": 7, "batch_size": 16, "optimizer": "adam", "learning_rate": 0.3,
