@@ -372,7 +372,7 @@ def finished(tmp_path_factory):
 def test_what_is_printed(finished):
     assert finished.err == ""
     lines = finished.out.splitlines()
-    what = f"MobileNet_student by {METHOD} on 240 images"
+    what = f"MobileNet_student with {METHOD} on 240 images"
     words = " ".join(finished.out.split())
     assert words.startswith(f"pre-training {what} in {finished.folder} temporal memory: ")
     assert f"temporal memory: {240 * (4 * 128 * 4 + 8):,} bytes" in lines
