@@ -5,6 +5,7 @@ import runpy
 import sys
 from types import SimpleNamespace
 
+import keras
 import pytest
 from absl import flags
 
@@ -25,6 +26,17 @@ def own_flags(define):
             delattr(flags.FLAGS, name)
 
 
+@contextlib.contextmanager
+def as_in_a_process_of_its_own():
+    """What a script sets for its process, flags and precision, is gone afterwards."""
+    policy = keras.config.dtype_policy()
+    try:
+        with own_flags(lambda: None):
+            yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
 def few_scenes(monkeypatch):
     """Of digits: making the usual thousand takes seconds."""
     monkeypatch.setattr(digit_scenes, "TRAIN_SCENES", 50)
@@ -36,7 +48,7 @@ def run_script(monkeypatch, capsys, *words):
     command would take longer than all of them."""
     few_scenes(monkeypatch)
     monkeypatch.setattr(sys, "argv", list(map(str, words)))
-    with own_flags(lambda: None), pytest.raises(SystemExit) as end:
+    with as_in_a_process_of_its_own(), pytest.raises(SystemExit) as end:
         runpy.run_path(str(words[0]), run_name="__main__")
     out, err = capsys.readouterr()
     assert not end.value.code, err
@@ -62,7 +74,7 @@ def script_caller(name, begin, monkeypatch, capsys):
     def call(*arguments):
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        with own_flags(lambda: None), pytest.raises(SystemExit) as end:
+        with as_in_a_process_of_its_own(), pytest.raises(SystemExit) as end:
             begin()
         out, err = capsys.readouterr()
         return SimpleNamespace(status=end.value.code or 0, out=out, err=err, words=arguments)
