@@ -1,6 +1,7 @@
 """Set before any test imports TensorFlow, and inherited by the processes that tests start."""
 
 import os
+import sys
 from collections import Counter
 
 import pytest
@@ -27,6 +28,14 @@ def pytest_collection_modifyitems(config, items):
         items[:] = chosen
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.fixture(autouse=True)
+def _float32_for_the_next_test():
+    """A training sets the precision of its whole process."""
+    yield
+    if "keras" in sys.modules:
+        sys.modules["keras"].config.set_dtype_policy("float32")
 
 
 @pytest.fixture(params=["CPU", "GPU"])

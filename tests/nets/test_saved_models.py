@@ -162,7 +162,7 @@ def test_damaged_files_and_other_formats_are_refused(tmp_path):
     with pytest.raises(UserError, match="damaged"):
         nets.ExportedEncoder(path)
     (path / "saved_model.pb").write_bytes(b"")
-    with pytest.raises(UserError, match="no SavedModel of TensorFlow 2"):
+    with pytest.raises(UserError, match="damaged"):
         nets.ExportedEncoder(path)
     (path / "saved_model.pb").unlink()
     (path / "saved_model.pbtxt").write_text("")
