@@ -53,8 +53,8 @@ class AB(Method):
     """Heo, Lee, Yun & Choi, "Knowledge transfer via distillation of activation boundaries formed by
     hidden neurons", AAAI 2019.
 
-    First the student learns which of the teacher's neurons are active, then the teacher's soft
-    logits.
+    First the student learns which of the teacher's neurons are active, then the main task alone.
+
     Departure: in the first stage it learns the main task too, and the boundaries' gradient is
     clipped against that task's; optimizer and schedule go on from one stage to the next. Otherwise
     students of few epochs end below those that are trained alone.
@@ -71,9 +71,9 @@ class AB(Method):
     Args:
         init_share: of the epochs, for the first stage: RepDistiller's 30 epochs before 240.
         margin: how far beyond the boundary the student should be, 1 in the authors' code.
-        alpha: weight of soft logits in the second stage, next to ``1 - alpha`` of the main loss: 1
-            as in the authors' code for CIFAR-10; RepDistiller has 0, which does without the
-            teacher's classes.
+        alpha: weight of soft logits in the second stage, next to ``1 - alpha`` of the main loss: 0
+            as in RepDistiller; the authors' code for CIFAR-10 has 1, which gains more where the
+            classes are the same.
         temperature: of the soft logits, as in the authors' code.
     """
 
@@ -81,7 +81,7 @@ class AB(Method):
 
     init_share: float = option(0.11, minimum=0, maximum=1)
     margin: float = option(1.0, above=0)
-    alpha: float = option(1.0, minimum=0, maximum=1)
+    alpha: float = option(0.0, minimum=0, maximum=1)
     temperature: float = option(3.0, above=0)
 
     @property
