@@ -72,6 +72,7 @@ def main(settings: Settings) -> None:
     print(f"\nin {folder.path}: {', '.join(written(folder.path))}\n")
 
 
+@devices.callers_precision()
 def evaluate(settings: Settings) -> dict[str, Any]:
     """Score all encoders, or measure the bias of runs, and write the result to the run folder.
 

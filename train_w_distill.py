@@ -42,7 +42,7 @@ from experiment.command.main import run
 from experiment.command.options import values
 from experiment.report import curves, tables, vector_maps
 from experiment.report.distillation import RESULTS, final_table, layers_table, plan_table
-from experiment.run import training
+from experiment.run import devices, training
 from experiment.run.batch_statistics import RefreshedStatistics
 from experiment.run.export import FILES as EXPORT_FILES
 from experiment.run.export import check_export, export_saved_model, named_classification
@@ -88,6 +88,7 @@ def main(settings: Settings) -> None:
         train(settings)
 
 
+@devices.callers_precision()
 def train(settings: Settings) -> dict[str, Any]:
     """Train the run that `settings` describe, or what is left of it, and return its summary.
 

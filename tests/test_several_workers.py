@@ -59,6 +59,11 @@ def check_weights(count, names):
 
 @pytest.mark.slow
 def test_two_workers_train_what_one_process_does():
+    check_weights(2, ("SSKD_SVD", "CRD", "TTE"))
+
+
+@long
+def test_two_workers_train_what_one_process_does_with_more_methods():
     check_weights(2, NAMES)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -36,6 +37,17 @@ def prepare(seed: int, deterministic: bool = False, mixed_precision: bool = Fals
         tf.config.experimental.enable_op_determinism()
     # Set both ways: a process that runs several trainings must not keep the policy of the last.
     keras.config.set_dtype_policy("mixed_bfloat16" if mixed_precision else "float32")
+
+
+@contextlib.contextmanager
+def callers_precision() -> Iterator[None]:
+    """Restore Keras' dtype policy afterwards, which `prepare` sets for the whole process: whoever
+    trains from Python keeps the policy of their own models."""
+    policy = keras.config.dtype_policy()
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
 
 
 def strategy(name: str = "auto", team: Team = ALONE) -> tf.distribute.Strategy:

@@ -20,6 +20,12 @@ def test_prepare_seeds_everything_and_sets_the_policy():
         devices.prepare(-1)
 
 
+def test_who_trains_from_python_keeps_the_precision_of_their_own_models():
+    with devices.callers_precision():
+        devices.prepare(7, mixed_precision=True)
+    assert keras.config.dtype_policy().name == "float32"
+
+
 def test_strategy_on_one_device():
     assert devices.strategy("auto") is tf.distribute.get_strategy()
     assert devices.strategy("none") is tf.distribute.get_strategy()
