@@ -288,7 +288,7 @@ def describe_recipe(setup: Setup) -> str:
     settings = setup.settings
     height, width, _ = setup.data.image_shape
     name = "training flags" if settings.recipe == AUTO else f"recipe {settings.recipe}"
-    warmup = f" after {settings.warmup_epochs:g} of warm-up" * bool(settings.warmup_epochs)
+    warmup = f" after {settings.warmup_epochs:g} epochs of warm-up" * bool(settings.warmup_epochs)
     smoothing = f", label smoothing {settings.label_smoothing:g}" * bool(settings.label_smoothing)
     kind = ", in bfloat16" * settings.mixed_precision
     return (

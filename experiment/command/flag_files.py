@@ -24,7 +24,7 @@ def with_flag_files(words: Sequence[str], within: Sequence[str] = ()) -> list[st
         within: the files in which these words are.
 
     Raises:
-        UserError: a file cannot be read, is no text in UTF-8, or holds itself.
+        UserError: a file cannot be read, is not UTF-8 text, or includes itself.
     """
     found: list[str] = []
     rest = iter(words)
@@ -55,7 +55,7 @@ def _lines(file: str) -> Iterator[str]:
         ) from None
     except UnicodeDecodeError as error:
         raise UserError(
-            f"the file that --flagfile={file} names is no text in UTF-8: {error}"
+            f"--flagfile={file} is not UTF-8 text: {error}"
         ) from None
     for line in map(str.strip, text.splitlines()):
         if "\0" in line:

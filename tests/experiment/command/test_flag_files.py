@@ -22,7 +22,7 @@ def test_lines_take_the_place_of_their_file(tmp_path):
     [
         ("", "names no file"), ("missing", "No such file"), (".", "is a folder"),
         ("pipe", "is a named pipe"), ("itself", "names itself"), ("ring", "names itself"),
-        ("bytes", "no text in UTF-8"), ("zero", "zero byte"), ("large", "more than 1,000,000"),
+        ("bytes", "is not UTF-8 text"), ("zero", "zero byte"), ("large", "more than 1,000,000"),
         ("/dev/zero", "is a device"), ("loop", "symbolic links"), ("~nobody_/x", "No such"),
     ],
 )
