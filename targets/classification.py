@@ -56,11 +56,12 @@ class Classification(Target):
     @classmethod
     def columns_of(cls, metrics: Collection[str]) -> dict[str, str]:
         """The columns of `metrics`, including one for each fraction of the labels."""
-        columns = super().columns_of(metrics)
-        tuned = [each for each in set(metrics) - set(cls.columns) if each.startswith(_TUNING)]
-        for metric in sorted(tuned, key=lambda each: float(each.removeprefix(_TUNING))):
-            columns[metric] = f"tuned, {metric.removeprefix(_TUNING)} %"
-        return columns
+        tuned = sorted(
+            (each for each in metrics if each.startswith(_TUNING)),
+            key=lambda each: float(each.removeprefix(_TUNING)),
+        )
+        others = super().columns_of([each for each in metrics if each not in tuned])
+        return others | {each: f"tuned, {each.removeprefix(_TUNING)} %" for each in tuned}
 
     @classmethod
     def explain(cls, metrics: Collection[str]) -> str:
