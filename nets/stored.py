@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,6 +189,16 @@ def _float32_policy() -> Iterator[None]:
         keras.config.set_dtype_policy(policy)
 
 
+@contextlib.contextmanager
+def _warnings_of_what_succeeds() -> Iterator[None]:
+    """Hold warnings back until the block has ended well: a refusal says all in one line."""
+    with warnings.catch_warnings(record=True) as held:
+        warnings.simplefilter("always")
+        yield
+    for each in held:
+        warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+
+
 def load_model(path: Path) -> keras.Model:
     """The functional model in a ``.keras`` or ``.h5`` file. Raises UserError, see `load`."""
     check_regular(path)
@@ -197,7 +208,8 @@ def load_model(path: Path) -> keras.Model:
         else:
             with h5py.File(path) as file:
                 check_h5(file, path)
-        with _float32_policy(), limited_memory(f"the model in {path}"):
+        held = _warnings_of_what_succeeds()
+        with _float32_policy(), limited_memory(f"the model in {path}"), held:
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except UserError:
         raise

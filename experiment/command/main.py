@@ -92,7 +92,11 @@ def _parse(description: str, positional: str | None = None) -> list[str]:
     if any(argument in _HELP for argument in sys.argv[1:]):
         print(help_text(description))
         sys.exit(0)
-    words = flags.FLAGS([*sys.argv[:1], *with_flag_files(sys.argv[1:])])
+    given = [*sys.argv[:1], *with_flag_files(sys.argv[1:])]
+    try:
+        words = flags.FLAGS(given)
+    except ValueError as error:  # absl's, of --noNAME=VALUE
+        raise UserError(str(error)) from None
     if positional and len(words) == 2 and not flags.FLAGS[positional].present:
         flags.FLAGS[positional].parse(words.pop())
     if len(words) > 1:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import warnings
 
 import h5py
 import keras
@@ -10,6 +11,7 @@ import pytest
 import scipy.io
 
 import nets
+from nets import stored
 from nets.weights import fill_from_mat
 from registry import UserError
 
@@ -381,3 +383,27 @@ def test_layers_are_added_to_a_loaded_model_under_other_names(tmp_path):
     features = nets.feature_extractor(model, nets.outputs_of(model, ["tokens"]))
     assert features.output["maps"][0].shape == (None, 4, 4, 6)
     assert nets.with_new_classifier(model, 2).output_shape == (None, 2)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_warnings_of_keras_come_only_with_a_model(tmp_path, monkeypatch, damaged):
+    path = tmp_path / "own.keras"
+    image = keras.Input((4, 4, 3))
+    keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(image))).save(path)
+    loaded = keras.saving.load_model(path)
+
+    def load(*_, **__):
+        warnings.warn("skipped something", UserWarning, stacklevel=1)
+        if damaged:
+            raise ValueError("an object could not be loaded")
+        return loaded
+
+    monkeypatch.setattr(keras.saving, "load_model", load)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        if damaged:
+            with pytest.raises(UserError, match="damaged or not a Keras model"):
+                stored.load_model(path)
+        else:
+            stored.load_model(path)
+    assert [str(each.message) for each in shown] == ([] if damaged else ["skipped something"])

@@ -15,6 +15,7 @@ from registry import UserError
 
 flags.DEFINE_integer("epochs", 3, "Epochs.", lower_bound=1)
 flags.DEFINE_string("do", "", "What happens.")
+flags.DEFINE_boolean("fast", False, "Fast.")
 
 def main(_):
     match flags.FLAGS.do:
@@ -47,6 +48,7 @@ def test_good_flags():
         (["--epochs=many"], "flag --epochs=many"),
         (["--epochs=0"], "flag --epochs=0"),
         (["--do=mistake"], "error: unknown net 'x'; known: y"),
+        (["--nofast=7"], "--nofast=7 does not take an argument"),
         (["extra"], "unexpected argument 'extra'"),
         (["--flagfile=/no/such/file"], "/no/such/file"),
         (["--flagfile=/usr/bin/env"], "is not UTF-8 text"),
