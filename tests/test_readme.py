@@ -249,6 +249,7 @@ def test_flags_it_names_exist(monkeypatch, capsys):
     campaign = (ROOT / "tests/fuzz/campaign.py").read_text()
     known |= set(re.findall(r'add_argument\(\s*"--(\w+)"', campaign))
     known |= {"several_workers"}  # of pytest, see tests/conftest.py
+    known |= {"gpus", "kill", "nodes", "ntasks", "requeue"}  # of Slurm
     for document in DOCUMENTS:
         named = set(re.findall(r"--([A-Za-z]\w*)", document.read_text()))
         # A flag that an example adds.
