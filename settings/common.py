@@ -62,32 +62,30 @@ class DataSettings(Options):
         """The data set, split; see `dataloader.load`."""
         import dataloader
 
-        size = self.image_size
         return dataloader.load(
             self.dataset,
-            data_dir=self.data_dir,
-            image_size=size and (size, size),
-            validation_fraction=self.validation_fraction,
             labelled_per_class=labelled_per_class,
-            train_images=self.train_images,
             needs_classes=needs_classes,
-            seed=self.data_seed,
             in_memory=self.in_memory,
+            **self._of_data(),
         )
 
     def outline_data(self) -> dataloader.Outline:
         """How many images of which size there are; see `dataloader.outline`."""
         import dataloader
 
+        return dataloader.outline(self.dataset, **self._of_data())
+
+    def _of_data(self) -> dict[str, Any]:
+        """What decides how many images of which size there are, as the data loader's arguments."""
         size = self.image_size
-        return dataloader.outline(
-            self.dataset,
-            data_dir=self.data_dir,
-            image_size=size and (size, size),
-            validation_fraction=self.validation_fraction,
-            train_images=self.train_images,
-            seed=self.data_seed,
-        )
+        return {
+            "data_dir": self.data_dir,
+            "image_size": size and (size, size),
+            "validation_fraction": self.validation_fraction,
+            "train_images": self.train_images,
+            "seed": self.data_seed,
+        }
 
     def dataset_in_paths(self) -> str:
         """The data set's name as a part of a file's name."""

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from experiment.grid.runs import FINISHED, Outcome, Run  # noqa: E402 (found by the line above)
+from experiment.report import comparison  # noqa: E402
 from experiment.report.comparison import (  # noqa: E402
     BASELINE,
     TEACHER,
@@ -43,12 +44,7 @@ RECIPE = (  # of a run's settings
     "dataset", "net", "train_images", "labelled_per_class", "main_loss", "epochs", "batch_size",
     "optimizer", "learning_rate", "schedule", "weight_decay", "rotation", "mixed_precision",
 )
-SCORES = {  # columns, and what a run's summary calls them
-    "top1_last": "student_top1_last", "top1_best": "student_top1_best",
-    "top5_last": "student_top5_last", "teacher_top1": "teacher_top1", "agreement": "agreement",
-    "images_per_second": "images_per_second", "seconds": "seconds", "parameters": "parameters",
-    "flops": "flops",
-}
+SCORES = {**comparison.SCORES, "agreement": "agreement"}
 COLUMNS = ("table", "method", "seed", *SCORES, *RECIPE, "machine")
 TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(\n<!-- end of table -->)", re.DOTALL)
 

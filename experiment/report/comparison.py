@@ -34,6 +34,12 @@ RESULTS = {  # what is read from each run's summary
     **dict.fromkeys(("parameters", "flops"), int),
 }
 REPORTS = ("runs.csv", "comparison.md", "comparison.png")
+SCORES = {  # columns of ``runs.csv``, and what a run's summary calls them
+    "top1_last": "student_top1_last", "top1_best": "student_top1_best",
+    "top5_last": "student_top5_last", "images_per_second": "images_per_second",
+    "seconds": "seconds", "teacher_top1": "teacher_top1", "parameters": "parameters",
+    "flops": "flops",
+}
 CLEAR = 2  # a difference of more deviations, of the baseline over seeds, is clear
 
 
@@ -51,16 +57,7 @@ def rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
             "status": outcome.status,
             **{
                 column: (outcome.summary or {}).get(key)
-                for column, key in (
-                    ("top1_last", "student_top1_last"),
-                    ("top1_best", "student_top1_best"),
-                    ("top5_last", "student_top5_last"),
-                    ("images_per_second", "images_per_second"),
-                    ("seconds", "seconds"),
-                    ("teacher_top1", "teacher_top1"),
-                    ("parameters", "parameters"),
-                    ("flops", "flops"),
-                )
+                for column, key in SCORES.items()
             },
             "folder": str(outcome.run.folder),
             "error": outcome.error,
