@@ -252,7 +252,7 @@ class Links:
         self._addresses = addresses
         self._index = index
         self._links = links
-        self._ending = threading.Lock()
+        self._ending = threading.RLock()
         self._is_over = threading.Event()
         self._advice = advice
         self._listeners = [
@@ -326,13 +326,16 @@ class Links:
 
     def lose(self, number: int, how: str) -> None:
         """End this process because a worker cannot go on; does nothing once this worker left."""
-        if self._is_over.is_set():
-            return
         text = f"{self._name(number)} {how}"
-        for other, link in self._links.items():
-            if other != number:
-                link.send(_LOSS, text.encode())
-        self._end(text)
+        # Held from the first word to the end: the others end as soon as they hear of this loss, and
+        # one of them would be taken for the first that was lost.
+        with self._ending:
+            if self._is_over.is_set():
+                return
+            for other, link in self._links.items():
+                if other != number:
+                    link.send(_LOSS, text.encode())
+            self._end(text)
 
     def _end(self, text: str) -> None:
         with self._ending:  # and whoever comes second waits here for the end
