@@ -139,7 +139,7 @@ from experiment.grid.claims import Claims, clear
 from experiment.grid.execution import execute
 from experiment.grid.places import Place, divide
 from experiment.grid.reports import join
-from experiment.grid.runs import FAILED, Outcome, Run, listing, survey
+from experiment.grid.runs import FAILED, WAITING, Outcome, Run, listing, survey
 from experiment.report.comparison import (
     REPORTS,
     RESULTS,
@@ -149,6 +149,7 @@ from experiment.report.comparison import (
 )
 from experiment.run.folder import RunFolder
 from settings.networks import create_method
+from settings.run_setup import prepare
 
 
 def main(comparison: Comparison, settings: Settings) -> int:
@@ -162,6 +163,7 @@ def main(comparison: Comparison, settings: Settings) -> int:
         shard = Shard.parse(comparison.shard or "1/1")
         print(jobs.text() if jobs else listing(shard.part(outcomes)))
         return 0
+    check_methods(comparison, settings, outcomes)
     places = () if jobs else find_places(comparison.workers)
     join(folder, FOLDER_SETTINGS, REPORTS, comparison.overwrite)
     if comparison.overwrite:
@@ -170,6 +172,26 @@ def main(comparison: Comparison, settings: Settings) -> int:
         print(f"submitted job {jobs.submit()}: {jobs.text()}")
         return 0
     return carry_out(comparison, outcomes, folder.path, places)
+
+
+def check_methods(
+    comparison: Comparison, settings: Settings, outcomes: Sequence[Outcome]
+) -> None:
+    """Make the networks of each method that has no run yet: what does not fit is refused before
+    hours are spent on the other methods.
+
+    Raises:
+        UserError: as a run of that method would.
+    """
+    begun = {each.run.group for each in outcomes if each.status != WAITING}
+    # The runs need the memory of the GPUs.
+    tf.config.set_visible_devices([], "GPU")
+    for name, each in settings_by_method(comparison, settings).items():
+        if name not in begun:
+            try:
+                prepare(dataclasses.replace(each, strategy="none").spelled())
+            except UserError as error:
+                raise UserError(f"run {name}: {error}") from None
 
 
 def find_places(workers: int) -> Sequence[Place]:

@@ -126,10 +126,12 @@ class Maps(Reading):
         )
         pairs = self.pairs(teacher, student)
         if len(pairs) < self.at_least:
+            vectors = len(teacher) - len(pairs)
             raise UserError(
                 f"{method} compares maps and needs at least {self.at_least}, but "
-                f"{len(teacher) - len(pairs)} of {len(teacher)} taps are vectors: name layers that "
-                "give maps"
+                f"got {len(pairs)}: name more layers as taps" if not vectors else
+                f"{method} compares maps and needs at least {self.at_least}, but {vectors} of "
+                f"{len(teacher)} taps are vectors: name layers that give maps"
             )
         self._check_tokens(method, pairs)
         if self.mixed:

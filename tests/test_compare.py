@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
 
 import compare
 from experiment.grid.runs import FAILED, FINISHED, WAITING, Outcome, Run
@@ -25,7 +26,7 @@ from experiment.run.folder import RunFolder
 from registry import UserError
 from settings.distillation import Settings
 from settings.networks import create_method
-from tests.commands import run_script
+from tests.commands import own_flags, run_script
 
 ROOT = Path(__file__).parents[1]
 LAST = {
@@ -322,6 +323,25 @@ def test_a_shard_lists_its_own_runs(tmp_path, monkeypatch, capsys):
 def test_what_does_not_go_together_on_several_machines(given, message):
     with pytest.raises(UserError, match=message):
         compare.check_sharing(compare.Comparison(**given))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--teacher=missing.keras",), r"run FSP: missing\.keras does not exist"),
+        (("--student_taps=stage1", "--teacher_taps=stage1"), "run FSP: .*at least 2, but got 1"),
+    ],
+)
+def test_what_does_not_fit_one_method_is_refused_before_another_is_trained(
+    tmp_path, monkeypatch, given, message
+):
+    monkeypatch.chdir(tmp_path)
+    words = ["--Distillation=None,FSP", "--net=MobileNet", "--train_images=200", "--epochs=1"]
+    with own_flags(compare.define):
+        flags.FLAGS(["compare.py", *words, *given])
+        with pytest.raises(UserError, match=message):
+            compare.main(*compare.given())
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.slow
