@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,8 +37,28 @@ def prepare(seed: int, deterministic: bool = False, mixed_precision: bool = Fals
     keras.utils.set_random_seed(seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
+        _run_one_operation_at_a_time()
     # Set both ways: a process that runs several trainings must not keep the policy of the last.
     keras.config.set_dtype_policy("mixed_bfloat16" if mixed_precision else "float32")
+
+
+def _run_one_operation_at_a_time() -> None:
+    """Let TensorFlow start no operation beside another one; each may still use all threads.
+
+    `tf.add_n`, which sums a gradient's parts, adds into the first buffer that nothing else needs
+    any more. With three parts or more the order of the sum, and so its rounding, depends on which
+    operations have ended by then. TensorFlow's own determinism does not cover that.
+    """
+    try:
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:  # it has computed something already
+        if os.environ.get("TF_NUM_INTEROP_THREADS") != "1":
+            warnings.warn(
+                "deterministic, but TensorFlow has already started to run operations beside each "
+                "other: sums may differ in the last bit. Start this before anything is computed, "
+                "or set TF_NUM_INTEROP_THREADS=1",
+                stacklevel=3,
+            )
 
 
 @contextlib.contextmanager

@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -32,3 +37,33 @@ def test_strategy_on_one_device():
     assert devices.replicas(devices.strategy("mirrored")) == 1
     with pytest.raises(UserError, match="mirored"):
         devices.strategy("mirored")
+
+
+DETERMINISTIC = """
+import warnings, tensorflow as tf
+from experiment.run import devices
+warnings.simplefilter("error")
+devices.prepare(3, deterministic=True)
+assert float(tf.reduce_sum(tf.ones(3))) == 3
+assert tf.config.threading.get_inter_op_parallelism_threads() == 1
+devices.prepare(4, deterministic=True)
+"""
+TOO_LATE = """
+import warnings, tensorflow as tf
+from experiment.run import devices
+tf.ones(3)
+with warnings.catch_warnings(record=True) as found:
+    warnings.simplefilter("always")
+    devices.prepare(3, deterministic=True)
+assert "TF_NUM_INTEROP_THREADS=1" in str(found[-1].message), found
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", [DETERMINISTIC, TOO_LATE])
+def test_deterministic_runs_one_operation_at_a_time(program):
+    """In a process of its own: TensorFlow fixes its threads when it first computes something."""
+    environment = {name: value for name, value in os.environ.items() if "INTEROP" not in name}
+    subprocess.run(
+        [sys.executable, "-c", program], check=True, env=environment, cwd=Path(__file__).parents[3]
+    )
