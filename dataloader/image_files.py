@@ -8,12 +8,9 @@ EXIF orientation, CMYK, transparency, 16 bits, and other formats.
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import io
 import os
 import re
-import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from held_stderr import held_stderr
 from regular_files import open_regular, read_bytes
 
 READ = (
@@ -351,27 +349,14 @@ def decoders_listened_to() -> Iterator[list[bytes]]:
         The complaints of the JPEG decoder, filled in at the end.
     """
     complaints: list[bytes] = []
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    already = faulthandler.is_enabled()
-    if not already:  # otherwise a crash here would be silent
-        faulthandler.enable(stderr)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield complaints
-        finally:
-            sys.stderr.flush()
-            os.dup2(stderr, 2)
-            if not already:
-                faulthandler.disable()
-            os.close(stderr)
-            held.seek(0)
-            for line in held:
-                if _COMPLAINT.match(line):
-                    complaints.append(line.strip())
-                elif _LOGGED.match(line):
-                    os.write(2, line)
+
+    def is_logged(line: bytes) -> bool:
+        if _COMPLAINT.match(line):
+            complaints.append(line.strip())
+        return bool(_LOGGED.match(line))
+
+    with held_stderr(is_logged):
+        yield complaints
 
 
 def _examine_alone(file: str | Path) -> Finding:

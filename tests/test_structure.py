@@ -20,13 +20,14 @@ from experiment.run import cluster
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "registry": set(),
+    "held_stderr": set(),
     "regular_files": set(),
     "plugins": {"registry"},
     "replicas": set(),
     "op_util": {"registry"},
     "nets": {"registry", "regular_files"},
-    "dataloader": {"registry", "regular_files"},
-    "experiment": {"registry", "regular_files", "plugins", "nets"},
+    "dataloader": {"held_stderr", "registry", "regular_files"},
+    "experiment": {"held_stderr", "registry", "regular_files", "plugins", "nets"},
     "distillers": {"registry", "plugins", "replicas", "nets", "op_util"},
     "pretext": {"registry", "plugins", "replicas", "nets", "op_util"},
     "targets": {"registry", "plugins", "nets", "op_util", "dataloader"},

@@ -12,17 +12,14 @@ lines. Errors stay.
 
 from __future__ import annotations
 
-import contextlib
-import faulthandler
 import logging
 import os
 import re
-import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
+
+from held_stderr import held_stderr
 
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 _DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")
@@ -38,32 +35,10 @@ def has_gpu_driver() -> bool:
     return any(Path(driver).exists() for driver in _DRIVERS)
 
 
-@contextlib.contextmanager
-def _only_what_matters() -> Iterator[None]:
-    """Hold back what is written to the process' stderr, and write of it at the end what is neither
-    about TensorFlow itself nor about a driver that there is not."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    already = faulthandler.is_enabled()
-    if not already:  # Who crashes in here would otherwise do so without a word.
-        faulthandler.enable(stderr)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(stderr, 2)
-            if not already:
-                faulthandler.disable()
-            os.close(stderr)
-            held.seek(0)
-            for line in held:
-                if _ABOUT_ITSELF.match(line) or (
-                    not has_gpu_driver() and _NO_DRIVER.match(line)
-                ):
-                    continue
-                os.write(2, line)
+def _matters(line: bytes) -> bool:
+    """Whether a line is neither about TensorFlow itself nor about a driver that there is not."""
+    is_missing_driver = _NO_DRIVER.match(line) and not has_gpu_driver()
+    return not _ABOUT_ITSELF.match(line) and not is_missing_driver
 
 
 def _level() -> str:
@@ -76,7 +51,7 @@ def _level() -> str:
 def _load() -> None:
     if os.environ.setdefault(_LEVEL, _level()) == "0":
         return
-    with _only_what_matters():
+    with held_stderr(_matters):
         import tensorflow as tf
 
         tf.config.list_physical_devices()  # looks for drivers
