@@ -56,8 +56,8 @@ class AB(Method):
     First the student learns which of the teacher's neurons are active, then the main task alone.
 
     Departure: in the first stage it learns the main task too, and the boundaries' gradient is
-    clipped against that task's; optimizer and schedule go on from one stage to the next. Otherwise
-    students of few epochs end below those that are trained alone.
+    clipped to a part of that task's norm (`clip`); optimizer and schedule go on from one stage to
+    the next. Otherwise students of few epochs end below those that are trained alone.
 
     Where channels differ, the student's tap goes through a 1x1 convolution (the paper's connector,
     with a bias in place of its batch normalisation); where sizes differ, it is resized.
@@ -70,6 +70,8 @@ class AB(Method):
 
     Args:
         init_share: of the epochs, for the first stage: RepDistiller's 30 epochs before 240.
+        clip: the largest norm of the boundaries' gradient in the first stage, in norms of the main
+            task's.
         margin: how far beyond the boundary the student should be, 1 in the authors' code.
         alpha: weight of soft logits in the second stage, next to ``1 - alpha`` of the main loss: 0
             as in RepDistiller; the authors' code for CIFAR-10 has 1, which gains more where the
@@ -80,6 +82,7 @@ class AB(Method):
     paper = "Heo et al., AAAI 2019, arXiv 1811.03233"
 
     init_share: float = option(0.11, minimum=0, maximum=1)
+    clip: float = option(0.3, above=0)
     margin: float = option(1.0, above=0)
     alpha: float = option(0.0, minimum=0, maximum=1)
     temperature: float = option(3.0, above=0)
@@ -105,7 +108,7 @@ class AB(Method):
 
         init = Stage(
             "init", self.init_share, loss=boundaries, layers=connectors.layers,
-            combination=Combination.CLIP,
+            combination=Combination.CLIP, clip=self.clip,
         )
         train = Stage(
             "train", 1 - self.init_share, loss=soft_logits if self.alpha > 0 else None,

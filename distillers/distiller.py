@@ -309,7 +309,7 @@ class Distiller(BuiltModel):
         (g1,) = rest
         g0 = with_weight_decay(g0, variables, self.weight_decay)
         epoch = self.epoch.value - self._first_epoch
-        combined, metrics["clip_share"] = clipped_combination(g0, g1, epoch)
+        combined, metrics["clip_share"] = clipped_combination(g0, g1, epoch, self.stage.clip)
         alone = with_weight_decay(combined, variables, self.weight_decay)
         return [b if g is None else a for g, a, b in zip(g0, combined, alone, strict=True)]
 

@@ -93,6 +93,8 @@ class Stage:
         layers: the method's own layers that it trains.
         reduction: of the loss over the batch.
         combination: how its gradient meets the main task's; None: as the method says.
+        clip: of ``Combination.CLIP``: the largest norm of its gradient, in norms of the main
+            task's.
         new_optimizer: whether optimizer and learning rate schedule start afresh with it.
     """
 
@@ -107,6 +109,7 @@ class Stage:
     layers: Sequence[keras.layers.Layer] = ()
     reduction: Reduction = Reduction.MEAN
     combination: Combination | None = None
+    clip: float = 1.0
     new_optimizer: bool = False
 
 

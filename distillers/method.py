@@ -214,7 +214,8 @@ class Method(Plugin, keras.distillation.DistillationLoss):
         notes += weight_notes
         facts = {
             "loss": loss, "weight": weight, "main_weight": self.main_weight,
-            "warmup": getattr(self, "warmup", 0.0), "layers": layers, "reduction": self.reduction,
+            "warmup": getattr(self, "warmup", 0.0), "clip": getattr(self, "clip", 1.0),
+            "layers": layers, "reduction": self.reduction,
         }
         return Loss(self, [Stage(**(facts | stage))], layers=layers, notes=notes)
 

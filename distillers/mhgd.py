@@ -199,14 +199,17 @@ class MHGD(Method):
     (KD_methods_with_TF).
 
     Departures: while the attention learns, the student learns the main task already (in the
-    authors' code it waits, which costs it as many epochs); signs of vectors are canonical; which
-    heads are dropped is drawn from epoch and images, so that it is the same on every replica and
-    after a resume; the normalisation of the shallower nodes learns no offset, which the attention's
-    softmax does not see; a sample that is not finite is left out of the graph.
+    authors' code it waits, which costs it as many epochs); the gradient is clipped to less than the
+    main task's norm (`clip`), as in short runs the graph costs the task more than it gives; signs
+    of vectors are canonical; which heads are dropped is drawn from epoch and images, so that it is
+    the same on every replica and after a resume; the normalisation of the shallower nodes learns no
+    offset, which the attention's softmax does not see; a sample that is not finite is left out of
+    the graph.
 
     Args:
         heads: of the attention network.
         attention_share: of the epochs, for the first stage: the authors' 40 epochs before 100.
+        clip: the largest norm of the graph's gradient, in norms of the main task's (theirs is 1).
         drop_heads: whether in the first stage each sample does without some heads, about half.
         adapter: as of `SSKD_SVD`.
     """
@@ -219,6 +222,7 @@ class MHGD(Method):
 
     heads: int = option(8, minimum=1)
     attention_share: float = option(0.29, minimum=0, maximum=1)
+    clip: float = option(0.3, above=0)
     drop_heads: bool = option(True)
     adapter: str = option("auto", choices=("auto", "none"))
 
@@ -254,7 +258,7 @@ class MHGD(Method):
             layers=attentions, reduction=Reduction.MEAN, combination=Combination.ADD,
         )
         train = Stage(
-            "train", 1 - self.attention_share,
+            "train", 1 - self.attention_share, clip=self.clip,
             loss=adapters.before(with_context(compare, self.name)), layers=adapters.layers,
             reduction=self.reduction,
         )

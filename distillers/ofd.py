@@ -13,7 +13,7 @@ from scipy.stats import norm
 
 from distillers.adapters import linear
 from distillers.checks import describe
-from distillers.loss import Loss
+from distillers.loss import Combination, Loss
 from distillers.method import Method, with_context
 from distillers.reading import Maps, size_text
 from distillers.registration import register
@@ -103,18 +103,26 @@ class OFD(Method):
     none: there the margin is 0, and where the teacher is silent the student may be anything up to
     0.
 
+    Departure: the paper adds this loss to the main one. Its size depends on the teacher's features,
+    and where it is much the larger, students of few steps hardly learn their task: so the gradient
+    is clipped against the main task's.
+
     Args:
         weight: of this loss, next to the main loss. None: 1e-3 (the paper's code for CIFAR-100,
             mdistiller), or 1e-4 for a student without normalisation layers, which learns less at
             1e-3 than alone.
+        clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
+            losses are added as in the paper.
     """
 
     paper = "Heo et al., ICCV 2019, arXiv 1904.01866"
     reads = Maps(sizes="adapted")
+    combination = Combination.CLIP
     usual_weight = 1e-3
     weight_without_normalization = 1e-4
 
     weight: float | None = option(None, above=0)
+    clip: float = option(1.0, above=0)
 
     def build(self, teacher: Any, student: Any, *, samples: int | None = None) -> Loss:
         self.check_features(teacher, student)

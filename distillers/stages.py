@@ -70,6 +70,12 @@ class RunStage:
         """Whether any term's gradient is clipped against the main task's."""
         return self.main_weight > 0 and any(term.clips for term in self.terms)
 
+    @property
+    def clip(self) -> float:
+        """The largest norm of the clipped gradient, in norms of the main task's: of several terms
+        that are clipped together, what the most generous allows."""
+        return max((term.stage.clip for term in self.terms if term.clips), default=1.0)
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:

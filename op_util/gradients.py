@@ -17,25 +17,29 @@ def clip_by_norm(gradient: tf.Tensor, bound: tf.Tensor) -> tf.Tensor:
 
 
 def clipped_combination(
-    main: Sequence[tf.Tensor | None], distillation: Sequence[tf.Tensor | None], epoch: tf.Tensor
+    main: Sequence[tf.Tensor | None],
+    distillation: Sequence[tf.Tensor | None],
+    epoch: tf.Tensor,
+    clip: float = 1.0,
 ) -> tuple[list[tf.Tensor | None], tf.Tensor]:
-    """``g = g0 + clip_by_norm(g1, ||g0|| sigmoid(epoch))``, separately for each variable.
+    """``g = g0 + clip_by_norm(g1, clip ||g0|| sigmoid(epoch))``, separately for each variable.
 
-    The bound on the distillation gradient rises with the epochs, but never above the norm of the
-    main task's gradient. A variable that the main loss does not reach, for example an adapter's,
-    has no ``||g0||``. The mean ``||g0||`` of the other variables is used instead; if there is none,
-    nothing is clipped.
+    The bound on the distillation gradient rises with the epochs, but never above `clip` times the
+    norm of the main task's gradient. A variable that the main loss does not reach, for example an
+    adapter's, has no ``||g0||``. The mean ``||g0||`` of the other variables is used instead; if
+    there is none, nothing is clipped.
 
     Args:
         main: ``g0``, one gradient per variable; None if the loss does not reach the variable.
         distillation: ``g1``, in the same form.
         epoch: scalar, the number of finished epochs of this training, 0 in the first.
+        clip: above 0; 1 in the paper.
 
     Returns:
         The list of ``g``, and the share of the distillation gradient's norm (over all variables)
         that remains after clipping: 1 if nothing was clipped.
     """
-    openness = tf.sigmoid(tf.cast(epoch, tf.float32))
+    openness = clip * tf.sigmoid(tf.cast(epoch, tf.float32))
     norms = [None if g0 is None else tf.norm(g0) for g0 in main]
     present = [norm for norm in norms if norm is not None]
     usual = tf.add_n(present) / len(present) if present else None

@@ -63,6 +63,7 @@ class Squares(Method):
     reduction = Reduction.SUM
     combination = Combination.CLIP
     strength: float = 3.0
+    clip: float = 1.0
 
     def loss(self, teacher, student):
         return self.strength * tf.reduce_sum(tf.square(student - teacher)) / 2
@@ -141,7 +142,7 @@ class ByHand:
             g0 = g0 + DECAY * self.weights[i] if i in (0, 2) and reached else g0  # kernels
             g1 = np.zeros_like(g0) if g1 is None else self.method.distillation_weight * g1
             if self.method.combination is Combination.CLIP and self.main_loss != "none":
-                bound = np.linalg.norm(g0) / (1 + np.exp(-epoch))
+                bound = self.method.clip * np.linalg.norm(g0) / (1 + np.exp(-epoch))
                 g1 = g1 * min(1, bound / max(np.linalg.norm(g1), 1e-300))
             gradient = g0 + g1
             self.velocity[i] = MOMENTUM * self.velocity[i] - RATE * gradient
@@ -155,6 +156,7 @@ class ByHand:
         (SoftLogits(), "cross_entropy"),
         (SoftLogits(), "none"),
         (Squares(), "cross_entropy"),
+        (Squares(clip=0.3), "cross_entropy"),
         (Squares(strength=0.1), "none"),
     ],
 )

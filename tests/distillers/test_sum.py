@@ -88,6 +88,16 @@ def test_metrics_of_each_member_have_its_name():
     assert "dropped_share" in alone and "SSKD_SVD_loss" not in alone
 
 
+def test_methods_that_are_clipped_together_share_the_larger_bound():
+    def clip(name):
+        return [stage.clip for stage in distiller_of(distillers.create(name)).stages]
+
+    assert clip("OFD(clip=0.2)") == [0.2] and clip("SSKD_SVD") == [1]
+    assert clip("OFD(clip=0.2)+SSKD_SVD") == [1]
+    assert clip("OFD(clip=0.2)+KD_SVD+Soft_logits") == [1]
+    assert clip("MHGD(clip=0.4)+OFD(clip=0.2)") == [0.2, 0.4]
+
+
 def test_a_method_of_one_stage_takes_part_where_there_is_a_main_loss():
     """FSP's first stage has none: it stays FSP's alone."""
     stages = distiller_of(distillers.create("FSP(staged=true)+Soft_logits")).stages

@@ -50,6 +50,14 @@ def test_half_the_main_gradients_norm_is_the_bound_in_the_first_epoch():
     np.testing.assert_allclose(share, 0.25, rtol=1e-6)
 
 
+def test_the_clip_multiplies_the_bound():
+    combined, share = clipped_combination(
+        [tf.constant([3.0, 4.0])], [tf.constant([0.0, 10.0])], tf.constant(0), clip=0.5
+    )
+    np.testing.assert_allclose(combined[0], [3.0, 5.25], rtol=1e-6)
+    np.testing.assert_allclose(share, 0.125, rtol=1e-6)
+
+
 def test_zero_gradients_give_zero():
     zero, one = tf.zeros([3]), tf.ones([3])
     combined, share = clipped_combination([zero, one, zero], [zero, zero, one], tf.constant(0))
