@@ -90,15 +90,18 @@ class SimKD(Method):
 
     Args:
         factor: the teacher's channels per channel within the bottleneck (the paper's 2).
-        weight: of the loss (the paper's 1, for 240 epochs).
+        weight: of the loss. None: 1, as in the paper, or 0.2 for a student without normalisation
+            layers, which in short runs learns less at 1.
         label_weight: of the deployed model's cross-entropy.
     """
 
     paper = "Chen et al., CVPR 2022, arXiv 2203.14001"
     reads = (LastMap(sizes="adapted", vectors=True), Logits())
+    usual_weight = 1.0
+    weight_without_normalization = 0.2
 
     factor: float = option(2.0, above=0)
-    weight: float = option(1.0, above=0)
+    weight: float | None = option(None, above=0)
     label_weight: float = option(1.0, minimum=0)
 
     @property
@@ -129,8 +132,10 @@ class SimKD(Method):
         def logits(student: Any, *, training: bool = False) -> tf.Tensor:
             return classify(project(as_taps(student["maps"])[-1], training))
 
+        weight, weight_notes = self.weight_for(student)
+        notes += weight_notes
         stage = Stage(
-            loss=with_context(loss, self.name), weight=self.weight, main_weight=self.main_weight,
+            loss=with_context(loss, self.name), weight=weight, main_weight=self.main_weight,
             trains=Trains.TO_TAPS, taps=(-1,), layers=projector.layers,
         )
         return Loss(

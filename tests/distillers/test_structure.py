@@ -48,3 +48,10 @@ def test_losses_of_logits_weigh_less_without_normalisation(name, usual, other):
     losses = [method.build(teacher, features(kind)["logits"]) for kind in (True, False)]
     assert [loss.stages[0].weight for loss in losses] == [usual, other]
     assert method.distillation_weight == usual
+
+
+def test_simkd_weighs_less_without_normalisation():
+    teacher = features(True)
+    losses = [distillers.create("SimKD").build(teacher, features(kind)) for kind in (True, False)]
+    assert [loss.stages[0].weight for loss in losses] == [1.0, 0.2]
+    assert losses[0].notes == () and "weight 0.2 (with norm" in losses[1].notes[-1]
