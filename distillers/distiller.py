@@ -35,9 +35,10 @@ from distillers.objective import (
 )
 from distillers.stages import Part, RunStage, parts_of_run, run_stages
 from distillers.sum import Sum
-from nets import Outputs, limited_memory
+from nets import Outputs, convolutions_by, limited_memory, open_convolutions
 from nets.keras_graph import BuiltModel, Untracked, apply_summed
 from op_util.accuracy import top_k_hits
+from op_util.convolution import convolve
 from op_util.gradients import clipped_combination
 from op_util.weight_decay import with_weight_decay
 from registry import UserError
@@ -120,6 +121,8 @@ class Distiller(BuiltModel):
         )
         self._built = Untracked(self._build_losses(samples))
         self.method_layers = [layer for loss in self.distillation_losses for layer in loss.layers]
+        for each in (*self._learning_networks(), *self.method_layers):
+            open_convolutions(each)
         self._stages = Untracked(run_stages(self.distillation_losses))
         deploy = next((loss.deploy for loss in self.distillation_losses if loss.deploy), None)
         self._deployed = Untracked(deploy(student) if deploy else student)
@@ -275,7 +278,7 @@ class Distiller(BuiltModel):
         statistics = self._batch_statistics()
         before = [tf.identity(variable.value) for variable in statistics]
         epoch = self.epoch.value - self._first_epoch
-        with tf.GradientTape(persistent=self._clips()) as tape:
+        with convolutions_by(convolve), tf.GradientTape(persistent=self._clips()) as tape:
             student = self._student(batch.image, training=self.stage.changes_features)
             teacher = self._features_to_learn_from(batch)
             main = self._main_loss(teacher, student, batch)
@@ -334,11 +337,14 @@ class Distiller(BuiltModel):
             variable.assign(tf.where(finite, variable.value, value))
         return tf.cast(~finite, tf.float32)
 
+    def _learning_networks(self) -> list[keras.Model]:
+        """The student, and a teacher that is trained too."""
+        return [self.student, *([self.teacher] if self.method.trains_teacher else [])]
+
     def _batch_statistics(self) -> list[keras.Variable]:
         """The moving statistics of the networks that learn, and of the method's layers."""
-        learning = [self.student, *([self.teacher] if self.method.trains_teacher else [])]
         return [
-            variable for each in (*learning, *self.method_layers)
+            variable for each in (*self._learning_networks(), *self.method_layers)
             for variable in each.non_trainable_variables
             if variable.path.endswith(("moving_mean", "moving_variance"))
         ]

@@ -12,6 +12,7 @@ from registry import import_modules
 from .applications import is_application
 from .batch_statistics import recompute_batch_statistics
 from .class_names import class_lines, read_class_names, write_class_names
+from .convolutions import convolutions_by, open_convolutions
 from .copying import copy_model, copy_state, is_narrow, reinitialize, renew_state
 from .counting import count_flops, count_parameters
 from .encoders import (
@@ -84,6 +85,7 @@ __all__ = [
     "Untracked",
     "build",
     "check_memory",
+    "convolutions_by",
     "copy_encoder",
     "copy_model",
     "copy_state",
@@ -98,6 +100,7 @@ __all__ = [
     "load_encoder",
     "minimum_size",
     "names",
+    "open_convolutions",
     "operations_before",
     "output_layer_of",
     "outputs_of",

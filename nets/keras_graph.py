@@ -18,6 +18,9 @@ Keras 3.15. What each function relies on, and what to do when a new Keras change
 - `replace_call`, `replaced_call`: Keras looks ``call`` up on the instance at each call, so that an
   instance's attribute takes the class's place. Should Keras look on the class: give the layer a
   subclass that keeps the name under which it is saved.
+- `replace_convolution`: likewise ``convolution_op``, which ``Conv2D.call`` calls with maps and
+  kernel. Should Keras not call it any more, convolutions are as slow as Keras' own, which
+  tests/nets/test_convolutions.py shows.
 - `BuiltModel`: ``Trainer._maybe_symbolic_build`` is called before the first step of `fit`, and
   ``Trainer._make_function`` makes the function that takes a step from an iterator. Should the first
   name change, `fit` on several replicas fails with unequally large parts of a batch, which
@@ -262,6 +265,18 @@ def replace_call(layer: keras.Layer, call: Callable[..., Any]) -> None:
         call: takes the layer and what the layer's own ``call`` takes.
     """
     layer.call = MethodType(call, layer)
+
+
+def replace_convolution(
+    layer: keras.layers.Conv2D, convolve: Callable[[keras.layers.Conv2D, Any, Any], Any]
+) -> None:
+    """Let one layer convolve by another function; it is saved, cloned and named as before.
+
+    Args:
+        layer: of which only this instance changes.
+        convolve: takes the layer, maps and kernel, and gives maps without bias and activation.
+    """
+    layer.convolution_op = MethodType(convolve, layer)
 
 
 @contextlib.contextmanager

@@ -11,8 +11,9 @@ import keras
 import tensorflow as tf
 
 import replicas
-from nets import Encoder, copy_encoder
+from nets import Encoder, convolutions_by, copy_encoder, open_convolutions
 from nets.keras_graph import BuiltModel, Untracked, apply_summed
+from op_util.convolution import convolve
 from op_util.weight_decay import with_weight_decay
 from pretext.balance import Balance, Step
 from pretext.balances.none import NoBalance
@@ -125,6 +126,7 @@ class MultiTask(BuiltModel):
         super().__init__(name="multi_task")
         self.encoder = encoder
         self.network = encoder.model
+        open_convolutions(self.network)
         self.tasks = tuple(tasks)
         self.tasks_per_image = tasks_per_image or len(self.tasks)
         self._check_tasks_per_image(regularizer)
@@ -252,7 +254,8 @@ class MultiTask(BuiltModel):
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         batch, weight = replicas.never_empty(as_batch(data), replicas.copies_of(data))
         variables = self.trainable_variables
-        with tf.GradientTape(persistent=self.balance.combines_gradients) as tape:
+        persistent = self.balance.combines_gradients
+        with convolutions_by(convolve), tf.GradientTape(persistent=persistent) as tape:
             answers = self.answers(batch, Use.TRAINING)
             terms = self.task_terms(answers, weight)
             losses = replicas.global_sum(terms.losses)

@@ -3,12 +3,15 @@
     python data_parallel.py REPLICAS METHOD ...
 """
 
+from unittest import mock
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 import distillers
 from distillers import SSKD_SVD, Distiller
+from op_util.convolution import LIMITS, Limits
 from tests.distillers.models import Adapted, Similarities, batch, network, outputs
 from tests.virtual_devices import compare_all
 
@@ -30,7 +33,9 @@ METHODS = {
     "couples samples": Similarities,
     "layers of its own": Adapted,
     "mixed images": lambda: distillers.create("DKD"),
+    "products as filter gradients": lambda: distillers.get("None")(),
 }
+PRODUCTS = {kind: Limits(positions=64, channels=1) for kind in LIMITS}
 
 
 def batches(bad, mixed):
@@ -89,8 +94,9 @@ def train(strategy, name):
 
 
 def compare(strategy, name):
-    alone, moved, logs = train(tf.distribute.get_strategy(), name)
-    shared, _, shared_logs = train(strategy, name)
+    with mock.patch.dict(LIMITS, PRODUCTS if name.startswith("products") else {}):
+        alone, moved, logs = train(tf.distribute.get_strategy(), name)
+        shared, _, shared_logs = train(strategy, name)
     return {
         "finite": bool(np.all(np.isfinite(shared))),
         "moved": float(moved / np.linalg.norm(alone)),

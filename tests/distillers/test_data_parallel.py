@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).with_name("data_parallel.py")
 ON_FOUR = ("None", "FSP", "SSKD_SVD", "couples samples")
 ON_TWO = (
     "SSKD_SVD without a main loss", "CRD with drawn negatives", "layers of its own",
-    "mixed images",
+    "mixed images", "products as filter gradients",
     *(name for name in METHODS.names() if name not in (*ON_FOUR, "CO")),
 )
 SHARES = 2  # of the methods, each a process
