@@ -51,7 +51,9 @@ def test_a_student_learns_the_same(monkeypatch, policy, tolerance):
     assert np.linalg.norm(ours - usual) <= tolerance * np.linalg.norm(usual)
 
 
-@pytest.mark.parametrize("options", [{"jit_compile": True}, {"run_eagerly": True}])
+@pytest.mark.parametrize("options", [
+    pytest.param({"jit_compile": True}, marks=pytest.mark.slow), {"run_eagerly": True},
+])
 def test_compiled_and_eager(options):
     usual, _ = trained()
     found, kinds = trained(**options)
