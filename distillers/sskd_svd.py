@@ -115,7 +115,8 @@ class SSKD_SVD(Method):  # noqa: N801 (the paper's name)
             return None
         if indices is None:
             raise UserError("SSKD_SVD(orientation=random) needs indices: the images' numbers")
-        draws = uniform_draws(0, SIGNS_STREAM, epoch or 0, indices, pairs * self.num_dfv)
+        epoch = 0 if epoch is None else epoch
+        draws = uniform_draws(0, SIGNS_STREAM, epoch, indices, pairs * self.num_dfv)
         return tf.split(tf.sign(draws - 0.5) + tf.cast(draws == 0.5, tf.float32), pairs, axis=1)
 
 
