@@ -222,7 +222,7 @@ def _joined(found: Found, top: Path) -> tuple[list[str], list[np.ndarray]]:
     files = [os.path.join(top, file) for part in parts for file in chain(*part)]
     labels = [np.repeat(np.arange(len(part)), [len(files) for files in part]) for part in parts]
     if not len(labels[0]):
-        raise UserError(f"{printable(top)} has no images in train/CLASS/* ({', '.join(READ)})")
+        raise UserError(f"{printable(top)} has no images in class folders ({', '.join(READ)})")
     return files, labels
 
 
@@ -246,7 +246,7 @@ def outline(request: Request) -> Outline:
 @register("folder", argument="DIR", lazy=True, outline=outline)
 def folder(request: Request) -> Source:
     """``folder:DIR``: images in ``DIR/train/CLASS``, ``DIR/test/CLASS`` and ``DIR/val/CLASS`` (or
-    ``valid``, ``validation``), at any depth.
+    ``valid``, ``validation``), at any depth; or in ``DIR/CLASS``, all for training.
 
     Without ``test`` the images of ``val`` are the test images; without both a stratified fifth of
     the training images is, by the data seed. JPEG, PNG, BMP, GIF, WebP and TIFF by their

@@ -30,7 +30,7 @@ class Found:
     """The images of a folder.
 
     Attributes:
-        class_names: the folders in ``train``, sorted.
+        class_names: the class folders, sorted.
         train, test, validation: for each class the paths of its images relative to the top folder,
             in order; None: there is no such part.
         notes: what was passed over, a line each.
@@ -63,17 +63,23 @@ class Facts:
 def find_images(top: Path) -> Found:
     """The images in ``top/train/CLASS``, ``top/test/CLASS`` and ``top/val/CLASS`` at any depth.
 
+    Without these parts the images in ``top/CLASS`` are those of ``train``, which the notes say.
+
     Raises:
         UserError: there is no class with an image, a part has a class that ``train`` has not, or
             something bears the name of an image that is none or is not read.
         OSError: a folder cannot be read.
     """
     if not top.is_dir():
-        raise UserError(f"no such folder: {printable(top)} (with train/CLASS/* expected)")
+        raise UserError(f"no such folder: {printable(top)} (train/CLASS/* or CLASS/* expected)")
     parts = _parts(top)
+    flat = _is_flat(top, parts)
+    if flat:
+        parts = {TRAIN: ""}
     if TRAIN not in parts:
         raise UserError(
-            f"no such folder: {printable(top / TRAIN)} (DIR/train/CLASS/* expected)"
+            f"no such folder: {printable(top / TRAIN)} (DIR/train/CLASS/*, or images in DIR/CLASS, "
+            "expected)"
         )
     class_names = list(subfolders(top / parts[TRAIN]))
     if not class_names:
@@ -85,13 +91,28 @@ def find_images(top: Path) -> Found:
         if part in parts else None
         for part in (TRAIN, TEST, VALIDATION[0])
     )
-    notes = [*_passed_over(top, set(parts.values())), *_loose(top, ["", *parts.values()])]
+    if flat:
+        notes = [
+            f"{printable(top)} has no {TRAIN}/CLASS: its {len(class_names)} folders are the classes"
+        ]
+    else:
+        notes = _passed_over(top, set(parts.values()))
+    notes += _loose(top, sorted({"", *parts.values()}))
     if misnamed:
         notes.append(
             f"{printable(top)}: by their names no images, but by their content: "
             f"{_named(misnamed)}; not read"
         )
     return Found(class_names, train, test, validation, notes, folders)
+
+
+def _is_flat(top: Path, parts: dict[str, str]) -> bool:
+    """Whether the folders in `top` are classes: no part has folders, and images lie directly in two
+    at least, one of another name than a part's. So a class may be called ``train``."""
+    if any(next(subfolders(top / name), None) for name in parts.values()):
+        return False
+    classes = {name for name in subfolders(top) if next(_images_in(top / name), None)}
+    return len(classes) > 1 and not classes <= set(parts.values())
 
 
 def _parts(top: Path) -> dict[str, str]:
@@ -113,7 +134,8 @@ def _parts(top: Path) -> dict[str, str]:
 def _images_of_classes(
     top: Path, part: str, class_names: Sequence[str], folders: list[str], misnamed: list[str]
 ) -> list[list[str]]:
-    """For each class the paths of its images in `part`; adds to `folders` and `misnamed`."""
+    """For each class the paths of its images in `part` (``""``: in `top`); adds to `folders` and
+    `misnamed`."""
     there = set(subfolders(top / part))
     unknown = sorted(there - set(class_names))
     if unknown:
@@ -121,7 +143,7 @@ def _images_of_classes(
             f"{printable(top / part)} has the class {unknown[0]!r}, {TRAIN} has not: class folders "
             "of the same names expected"
         )
-    images = []
+    images, within = [], f"{part}/" if part else ""
     for name in class_names:
         images.append([])
         if name in there:
@@ -131,7 +153,7 @@ def _images_of_classes(
                 if _suffix(file) in READ:
                     check_regular(top / part / name / file)
             for file in listing.files:
-                path = f"{part}/{name}/{file}"
+                path = f"{within}{name}/{file}"
                 if _is_read(top, path):
                     images[-1].append(path)
                 elif begins_as_image(top / path):

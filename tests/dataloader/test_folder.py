@@ -159,6 +159,36 @@ def test_images_lie_at_any_depth_in_order(tmp_path):
     np.testing.assert_array_equal(data.train.images(range(5)), [picture(i) for i in order])
 
 
+def test_class_folders_without_parts_are_all_for_training(tmp_path, caplog):
+    """A class may be called as a part is."""
+    for label, name in enumerate(["bus", "test", "train"]):
+        for number in range(5):
+            save(picture(10 * label + number), tmp_path / name / f"{number}.png")
+    save(picture(14), tmp_path / "test" / "4.png")
+    data = load(tmp_path, image_size=(9, 12))
+    assert data.class_names == ("bus", "test", "train")
+    assert len(data.train) == 12 and np.bincount(data.test.labels).tolist() == [1, 1, 1]
+    for split in (data.train, data.test):
+        for row, label in zip(split.rows, split.labels, strict=True):
+            assert label == row // 5
+            np.testing.assert_array_equal(
+                split.store.fetch([row])[0], picture(10 * label + row % 5)
+            )
+    message, = caplog.messages
+    assert "no train/CLASS: its 3 folders are the classes" in message
+    assert dataloader.outline(f"folder:{tmp_path}", validation_fraction=0).train_images == 12
+
+
+@pytest.mark.parametrize("folders", [("training", "testing"), ("all",)])
+def test_folders_of_class_folders_are_no_classes(top, folders):
+    for name in folders:
+        shutil.copytree(top / "train", top / name)
+    shutil.rmtree(top / "train")
+    shutil.rmtree(top / "test")
+    with pytest.raises(UserError, match="no such folder: .*train.*DIR/CLASS, expected"):
+        load(top)
+
+
 @pytest.mark.parametrize("name", ["val", "valid", "validation", "Val"])
 def test_validation_folders(top, name):
     for label, kind in enumerate(("ant", "bee")):
@@ -329,7 +359,7 @@ def test_damaged_pictures_are_all_found_and_named(top):
 @pytest.mark.parametrize("fault, message", [
     ("no train", "no such folder: .*train"),
     ("no classes", "has no class folders"),
-    ("no images", "has no images in train/CLASS"),
+    ("no images", "has no images in class folders"),
     ("empty class", "class 'cow' has no image to train on"),
     ("unknown test class", "has the class 'cow'"),
     ("heic", "heic images are not read"),

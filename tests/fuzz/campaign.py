@@ -177,6 +177,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="nothing that needs a finished run")
     parser.add_argument("--good", action="store_true", help="inputs that are not spoiled")
     parser.add_argument("--kills", type=int, default=0, help="kill so many runs instead")
+    parser.add_argument("--first", type=int, default=0, help="number of the first kill trial")
     parser.add_argument("--commands", default=",".join(children.COMMANDS), help="to be killed")
     given = parser.parse_args()
     children.load()
@@ -186,7 +187,7 @@ def main() -> int:
         if given.good:
             return int(try_good(Path(folder), given.quick) > 0)
         if given.kills:
-            return kills.run(given.seed, given.kills, given.seconds, Path(folder),
+            return kills.run(given.seed, given.first, given.kills, given.seconds, Path(folder),
                              given.commands.split(","))
         statuses, faults = run(
             given.seed, given.cases, given.seconds, Path(folder), given.quick

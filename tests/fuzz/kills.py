@@ -95,8 +95,21 @@ RUNS = {
 }
 
 
-def trial(command: str, seed: int, seconds: float, reference: Path, work: Path) -> str:
-    """Kill a run of `command` one to three times and let it go on; what went wrong, or ``""``.
+@dataclass(frozen=True)
+class Trial:
+    """A run that was killed and then let go on.
+
+    Attributes:
+        killed: how often a signal ended it; it may have ended by itself before.
+        fault: what went wrong, or ``""``.
+    """
+
+    killed: int
+    fault: str = ""
+
+
+def trial(command: str, seed: int, seconds: float, reference: Path, work: Path) -> Trial:
+    """Kill a run of `command` one to three times and let it go on.
 
     Args:
         command: one of `RUNS`.
@@ -108,22 +121,23 @@ def trial(command: str, seed: int, seconds: float, reference: Path, work: Path) 
     random = Random(f"kill {command}/{seed}")
     words = _words(command, "killed")
     shutil.rmtree(work / "killed", ignore_errors=True)
-    told = []
+    told, hit = [], 0
     for _ in range(random.choice((1, 2, 3))):
         number = random.choice((signal.SIGKILL, signal.SIGTERM))
         moment = random.uniform(0, 1.05 * seconds)
         status, err = killed(words, work, number, moment)
         told.append(f"{number.name} after {moment:.2f} s: status {status}")
+        hit += status != 0
         if status not in ENDED_BY or "Traceback" in err or err.count("\n") > 1:
-            return f"{'; '.join(told)}: {err[-500:]}"
+            return Trial(hit, f"{'; '.join(told)}: {err[-500:]}")
     ended = children.run_command(words, work, MOST_SECONDS)
     if ended.status or "Traceback" in ended.err or ended.err.count("\n") > 1:
-        return f"{'; '.join(told)}; then status {ended.status}: {ended.err[-500:]}"
+        return Trial(hit, f"{'; '.join(told)}; then status {ended.status}: {ended.err[-500:]}")
     try:
         children.call(lambda: RUNS[command].same(reference, work / "killed"), work)
     except RuntimeError as different:
-        return f"{'; '.join(told)}; then another result: {str(different)[-1000:]}"
-    return ""
+        return Trial(hit, f"{'; '.join(told)}; then another result: {str(different)[-1000:]}")
+    return Trial(hit)
 
 
 def killed(words: Sequence[str], work: Path, number: int, moment: float) -> tuple[int, str]:
@@ -144,8 +158,13 @@ def _words(command: str, folder: str) -> list[str]:
     return [command, *RUNS[command].words, f"--{RUNS[command].folder}={folder}"]
 
 
-def run(seed: int, count: int, most_seconds: float, folder: Path, commands: Sequence[str]) -> int:
-    """Make so many trials, the commands in turn; 1 where one went wrong."""
+def run(
+    seed: int, first: int, count: int, most_seconds: float, folder: Path, commands: Sequence[str]
+) -> int:
+    """Make the trials `first` to `first + count - 1`, the commands in turn; 1 where one went wrong.
+
+    No trial is begun after `most_seconds`. Trials depend on `seed` and their numbers alone.
+    """
     material, began = Material(folder / "work"), time.monotonic()
     material.need("arrays", "networks")
     work = material.folder
@@ -154,17 +173,18 @@ def run(seed: int, count: int, most_seconds: float, folder: Path, commands: Sequ
         ended = children.run_command(_words(command, f"{command}-alone"), work, MOST_SECONDS)
         assert ended.status == 0, ended
         taken[command] = ended.seconds
-    done = wrong = 0
-    for number in range(count):
-        if time.monotonic() - began > most_seconds:
-            break
-        command = commands[number % len(commands)]
-        fault = trial(command, seed * 1000 + number // len(commands), taken[command],
-                      work / f"{command}-alone", work)
-        done += 1
-        if fault:
-            wrong += 1
-            print(f"FAULT {command}, kill {seed * 1000 + number // len(commands)}: {fault}",
-                  flush=True)
-    print(f"{done} trials in {time.monotonic() - began:.0f} s, seed {seed}: {wrong} went wrong")
+    trials: dict[str, list[Trial]] = {command: [] for command in commands}
+    number = first
+    while number < first + count and time.monotonic() - began <= most_seconds:
+        command, own = commands[number % len(commands)], seed * 1000 + number // len(commands)
+        made = trial(command, own, taken[command], work / f"{command}-alone", work)
+        trials[command].append(made)
+        number += 1
+        if made.fault:
+            print(f"FAULT {command}, kill {own}: {made.fault}", flush=True)
+    for command, those in trials.items():
+        print(f"{command}: {len(those)} trials, killed {sum(each.killed for each in those)} times")
+    wrong = sum(bool(each.fault) for those in trials.values() for each in those)
+    print(f"trials {first} to {number - 1} in {time.monotonic() - began:.0f} s, seed {seed}: "
+          f"{wrong} went wrong")
     return int(wrong > 0)
