@@ -48,6 +48,7 @@ from experiment.run.export import FILES as EXPORT_FILES
 from experiment.run.export import check_export, export_saved_model, named_classification
 from experiment.run.folder import RunFolder
 from experiment.run.variables import numbered
+from op_util.accuracy import agreements, top_k_hits
 from settings.common import EVALUATION_BATCH, gather_workers, last_learning_rate
 from settings.exporting import export_run, open_run
 from settings.formats import create_formats
@@ -324,10 +325,9 @@ def compare_with_teacher(setup: Setup) -> dict[str, Any]:
         return {"teacher_top1": None, "agreement": None}
     right, same = [], []
     for batch in dataloader.evaluation_batches(setup.data.test, EVALUATION_BATCH):
-        teachers = np.argmax(setup.distiller.teacher_features(batch["image"])["logits"], axis=1)
-        students = np.argmax(setup.distiller(batch["image"]), axis=1)
-        right.append(teachers == batch["label"].numpy())
-        same.append(teachers == students)
+        teachers = setup.distiller.teacher_features(batch["image"])["logits"]
+        right.append(top_k_hits(teachers, batch["label"], 1))
+        same.append(agreements(teachers, setup.distiller(batch["image"])))
     return {
         "teacher_top1": float(np.mean(np.concatenate(right))),
         "agreement": float(np.mean(np.concatenate(same))),

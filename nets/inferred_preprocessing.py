@@ -29,9 +29,8 @@ _APPLICATIONS = (
 
 _INDIFFERENT = (
     keras.layers.InputLayer, keras.layers.Resizing, keras.layers.CenterCrop,
-    keras.layers.ZeroPadding2D, keras.layers.Identity, keras.layers.RandomFlip,
-    keras.layers.RandomCrop, keras.layers.RandomRotation, keras.layers.RandomTranslation,
-    keras.layers.RandomZoom,
+    keras.layers.ZeroPadding2D, keras.layers.Identity,
+    *(getattr(keras.layers, name) for name in dir(keras.layers) if name.startswith("Random")),
 )
 
 

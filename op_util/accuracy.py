@@ -1,4 +1,4 @@
-"""Top-1 and top-k accuracy, with ties resolved as argmax does."""
+"""Top-1 and top-k accuracy and agreement, with ties resolved as argmax does."""
 
 from __future__ import annotations
 
@@ -38,3 +38,16 @@ def top_k_hits(logits: tf.Tensor, labels: tf.Tensor, k: int) -> tf.Tensor:
     is_known = tf.reduce_any(number == label, axis=1)
     has_order = ~tf.reduce_any(tf.math.is_nan(logits), axis=1)
     return tf.cast((rank < k) & is_known & has_order, tf.float32)
+
+
+def agreements(logits: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
+    """Whether two networks give an image the same class.
+
+    Args:
+        logits, others: ``[B, classes]`` of the two networks, any floating type.
+
+    Returns:
+        float32 ``[B]``, 1 or 0; 0 if any of the image's logits is NaN, because NaN names no class.
+    """
+    known = ~tf.reduce_any(tf.math.is_nan(others), axis=1)
+    return top_k_hits(logits, tf.argmax(others, axis=1), 1) * tf.cast(known, tf.float32)

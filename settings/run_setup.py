@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -15,10 +16,12 @@ import tensorflow as tf
 import dataloader
 import nets
 from distillers import Distiller, Method, Sum
+from distillers.networks import Preprocessing
 from distillers.stages import Part
 from experiment.run import devices
 from experiment.run.teacher_answers import TeacherAnswers
 from experiment.run.workers import ALONE, Team
+from op_util.accuracy import top_k_hits
 from op_util.schedules import schedule
 from settings.common import EVALUATION_BATCH, require_same_start
 from settings.distillation import Settings
@@ -39,6 +42,9 @@ from settings.run_facts import is_normalised
 MEASURED_STEPS = 5
 STATISTICS_IMAGES, STATISTICS_BATCH = 1024, 128
 SCORED_IMAGES = 1000
+HINT_IMAGES = 256
+MUCH_BETTER = 0.15
+"""Of top-1: three deviations of the difference of two scores on so many images, and more."""
 OTHER_PREPROCESSING = ("data", "none", "tf", "torch")
 
 
@@ -359,10 +365,11 @@ def measure(setup: Setup, batches: tf.data.Dataset) -> tuple[float, str]:
 
 
 def score_teacher(setup: Setup) -> list[str]:
-    """What a given teacher reaches on some images, with the likely cause where it is at chance.
+    """What a given teacher reaches on some images, and whether it is at chance or could do better.
 
-    Its file cannot tell whether its classes and the scale of its images are those of the data, and
-    a run with a teacher that knows nothing would only show that at its end.
+    Its file cannot tell whether its classes and the scale of its images are those of the data, nor
+    whether its batch statistics are those of its weights, and a run with a teacher that knows too
+    little would only show that at its end.
     """
     teacher, data = setup.teacher, setup.data
     given = None
@@ -372,37 +379,89 @@ def score_teacher(setup: Setup) -> list[str]:
         return []
     if teacher.model.output_shape[-1] != data.classes or class_difference(teacher, data):
         return []
-    split = data.validation if len(data.validation) else data.test
-    chosen = spread_images(split, SCORED_IMAGES)
-    images, labels = split.images(chosen), split.labels[chosen]
-    top1 = _top1(teacher.model, setup.distiller.teacher_preprocessing(images), labels)
+    images, labels = _images_to_score(data)
+    logits = _logits(teacher.model, setup.distiller.teacher_preprocessing, images)
+    top1 = _top1(logits, labels)
     note = f"teacher {given}: top-1 {top1:.4f} on {len(labels):,} images"
-    chance = 1 / data.classes
-    if top1 > chance + 3 * (chance * (1 - chance) / len(labels)) ** 0.5:
-        return [note]
-    cause = _cause(setup, images, labels)
-    return [f"{note}, which is chance: there is little to learn from it{cause}"]
+    chance, only = 1 / data.classes, np.unique(np.argmax(logits, axis=1))
+    knows = top1 > chance + 3 * (chance * (1 - chance) / len(labels)) ** 0.5
+    if not knows:
+        note += ", which is chance: there is little to learn from it"
+    elif len(only) == 1:
+        note += f", but it gives every image the class {data.class_names[only[0]]!r}"
+    hint = _hint(setup, images, labels, top1)
+    if not hint and (not knows or len(only) == 1):
+        hint = "expected a teacher trained on these classes, in this order"
+    return [f"{note}; {hint}" if hint else note]
 
 
-def _cause(setup: Setup, images: tf.Tensor, labels: np.ndarray) -> str:
-    """By which preprocessing of these raw images a teacher that is at chance would do better, in
-    words."""
+def _images_to_score(data: dataloader.Data) -> tuple[tf.Tensor, np.ndarray]:
+    """Raw images that no network here is trained on, and their labels. Those for validation alone
+    can be few."""
+    splits = [split for split in (data.validation, data.test) if len(split)]
+    share = SCORED_IMAGES / sum(map(len, splits))
+    chosen = [spread_images(split, max(1, round(share * len(split)))) for split in splits]
+    images = [split.images(rows) for split, rows in zip(splits, chosen, strict=True)]
+    labels = [split.labels[rows] for split, rows in zip(splits, chosen, strict=True)]
+    return tf.concat(images, axis=0), np.concatenate(labels)
+
+
+def _hint(setup: Setup, images: tf.Tensor, labels: np.ndarray, top1: float) -> str:
+    """By what a teacher would do much better, in words: another preprocessing of these raw images,
+    or batch statistics of training images. Empty: by nothing."""
+    model, data = setup.teacher.model, setup.data
+    own = setup.distiller.teacher_preprocessing
+    some = np.arange(0, len(labels), max(1, len(labels) // HINT_IMAGES))
+    images, labels = tf.gather(images, some), labels[some]
     found = {}
-    for name in OTHER_PREPROCESSING:
-        if name == "torch" and setup.data.image_shape[-1] != 3:
-            continue
-        preprocess = standardize(name, setup.data, setup.teacher.model)
-        found[name] = _top1(setup.teacher.model, preprocess(images), labels)
-    best = max(found, key=found.get)
-    if found[best] < 3 / setup.data.classes:
-        return "; expected a teacher trained on these classes, in this order"
-    return f"; with --teacher_preprocessing {best} it reaches {found[best]:.4f}"
+    for name in () if setup.teacher.standardize else OTHER_PREPROCESSING:
+        if name != "torch" or data.image_shape[-1] == 3:
+            scaled = _top1(_logits(model, standardize(name, data, model), images), labels)
+            found[f"with --teacher_preprocessing {name} it reaches {{:.4f}}"] = scaled
+    with _recomputed_statistics(model, own, data.train) as count:
+        if count:
+            found[
+                "with batch statistics of training images it reaches {:.4f}, so those in its file "
+                "lag behind its weights (nets.recompute_batch_statistics sets them)"
+            ] = _top1(_logits(model, own, images), labels)
+    if not found:
+        return ""
+    words = max(found, key=found.get)
+    return words.format(found[words]) if found[words] > top1 + MUCH_BETTER else ""
 
 
-def _top1(model: Any, images: tf.Tensor, labels: np.ndarray) -> float:
-    """Share of the labelled images that a model's logits name right."""
-    logits = np.concatenate([
-        np.asarray(model(images[first : first + STATISTICS_BATCH], training=False))
-        for first in range(0, len(labels), STATISTICS_BATCH)
+@contextlib.contextmanager
+def _recomputed_statistics(
+    model: keras.Model, preprocess: Preprocessing, train: dataloader.Split
+) -> Iterator[int]:
+    """Within it, a model has the batch statistics of training images; afterwards its own again.
+
+    Yields:
+        The number of layers that have batch statistics.
+    """
+    before = [(variable, np.array(variable)) for variable in model.non_trainable_variables]
+    images = spread_images(train, HINT_IMAGES)
+    batches = (
+        preprocess(train.images(images[first : first + STATISTICS_BATCH]))
+        for first in range(0, len(images), STATISTICS_BATCH)
+    )
+    try:
+        yield nets.recompute_batch_statistics(model, batches)
+    finally:
+        for variable, value in before:
+            variable.assign(value)
+
+
+def _logits(model: keras.Model, preprocess: Preprocessing, images: tf.Tensor) -> np.ndarray:
+    """A model's logits ``[N, classes]`` of raw images, a batch at a time."""
+    return np.concatenate([
+        np.asarray(
+            model(preprocess(images[first : first + STATISTICS_BATCH]), training=False), "float32"
+        )
+        for first in range(0, len(images), STATISTICS_BATCH)
     ])
-    return float(np.mean(np.argmax(logits, axis=1) == labels))
+
+
+def _top1(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Share of the images that get their label."""
+    return float(np.mean(top_k_hits(logits, labels, 1)))

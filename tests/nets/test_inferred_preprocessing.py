@@ -52,6 +52,8 @@ def augmented(layer):
         (lambda: body(lambda x: keras.ops.multiply(x, 1 / 127.5), lambda x: x - 1.0), RAW),
         (lambda: body(lambda x: x - 128.0), RAW),
         (lambda: augmented(LAYERS.Rescaling(1 / 255)), RAW),
+        (lambda: body(LAYERS.RandomContrast(0.2), LAYERS.RandomZoom(0.1),
+                      LAYERS.Rescaling(1 / 255)), RAW),
         (lambda: within(body(LAYERS.Rescaling(1 / 255))), RAW),
         (lambda: body(), None),
         (lambda: body(LAYERS.Conv2D(3, 1), LAYERS.Rescaling(1 / 255)), None),

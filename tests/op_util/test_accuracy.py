@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from op_util.accuracy import top_k_hits
+from op_util.accuracy import agreements, top_k_hits
 
 
 def expected(logits, labels, k):
@@ -46,3 +46,14 @@ def test_empty_batches_and_k_below_one():
     assert top_k_hits(tf.zeros([0, 3]), tf.zeros([0], tf.int32), 1).shape == (0,)
     with pytest.raises(ValueError, match="k is 0"):
         top_k_hits(tf.zeros([1, 3]), tf.constant([0]), 0)
+
+
+def test_agreements_are_equal_argmaxes_and_nan_agrees_with_nothing():
+    random = np.random.default_rng(1)
+    logits, others = random.integers(-2, 3, [2, 300, 4]) / 2
+    expected = np.argmax(logits, axis=1) == np.argmax(others, axis=1)
+    logits[:3, 0], others[2:5, 1] = np.nan, np.nan
+    expected[:5] = False
+    found = agreements(tf.constant(logits, tf.bfloat16), tf.constant(others, tf.float32))
+    np.testing.assert_array_equal(found, expected)
+    assert 0.2 < expected.mean() < 0.5

@@ -84,6 +84,52 @@ def test_a_teacher_at_chance_is_told_with_the_likely_cause(files):
     assert note.endswith("with --teacher_preprocessing none it reaches 1.0000")
 
 
+def test_a_wrong_scale_is_told_where_it_scores_above_chance(files):
+    """Of images most of which are of the one class that the teacher gives then."""
+    with np.load(files / "shades.npz") as arrays:
+        kept = dict(arrays)
+    order = np.argsort(kept["y_test"], kind="stable")[:13]  # ten black ones and three dark ones
+    kept["x_test"], kept["y_test"] = kept["x_test"][order], kept["y_test"][order]
+    np.savez(files / "shades.npz", **kept)
+    (note,) = score_teacher(prepare(settings_of(files, teacher_preprocessing="data")))
+    assert "top-1 0.7692 on 13 images, but it gives every image the class 'black'; with" in note
+    assert note.endswith("with --teacher_preprocessing none it reaches 1.0000")
+
+
+def test_batch_statistics_that_lag_are_told(files):
+    """A teacher whose statistics are those of a new network, but whose weights are not."""
+    image = keras.Input((16, 16, 3))
+    mean = keras.layers.GlobalAveragePooling2D()(image)
+    # So that no preprocessing does what the statistics have to.
+    mean = keras.layers.Dense(3, kernel_initializer=keras.initializers.Identity(50.0))(mean)
+    norm = keras.layers.BatchNormalization(center=False, scale=False)
+    logits = keras.layers.Dense(4, name="scores")
+    teacher = keras.Model(image, logits(norm(mean)), name="shades")
+    shades = (BRIGHTNESS - BRIGHTNESS.mean()) / BRIGHTNESS.std()
+    logits.set_weights([np.tile(2 * shades / 3, (3, 1)), -(shades**2)])
+    teacher.save(files / "teacher.keras")
+    setup = prepare(settings_of(files, teacher_preprocessing="none"))
+    before = [np.array(variable) for variable in setup.teacher.model.variables]
+    (note,) = score_teacher(setup)
+    assert "top-1 0.2500 on 40 images, which is chance" in note
+    assert "with batch statistics of training images it reaches 1.0000, so those in its" in note
+    for variable, value in zip(setup.teacher.model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    images = dataloader.load(f"npz:{files}/shades.npz").train.images(range(80)).numpy()
+    nets.recompute_batch_statistics(teacher, [images.astype("float32")])
+    teacher.save(files / "teacher.keras")
+    (note,) = score_teacher(prepare(settings_of(files, teacher_preprocessing="none")))
+    assert note.endswith("top-1 1.0000 on 40 images")
+
+
+def test_few_images_for_validation_are_not_scored_alone(files):
+    settings = dataclasses.replace(
+        settings_of(files, teacher_preprocessing="none"), validation_fraction=0.1
+    )
+    (note,) = score_teacher(prepare(settings))
+    assert note.endswith("top-1 1.0000 on 48 images")
+
+
 def test_preprocessing_is_inferred_where_the_model_tells(files):
     data = dataloader.load(f"npz:{files}/shades.npz")
     image = keras.Input((16, 16, 3))
