@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from registry import UserError
 
@@ -14,7 +15,11 @@ from .keras_graph import Call, call_of, calls_before
 from .sampling import sample_outputs
 
 _NAMES = ("softmax", "sigmoid", "hard_sigmoid", "sparsemax", "sparse_sigmoid")
-_FUNCTIONS = tuple(getattr(keras.activations, name) for name in _NAMES)
+_FUNCTIONS = (
+    *(getattr(keras.activations, name) for name in _NAMES),
+    *(getattr(keras.ops, name) for name in _NAMES),
+    tf.nn.softmax, tf.nn.sigmoid,
+)
 _OPERATIONS = {"Softmax", "Sigmoid", "HardSigmoid", "Sparsemax", "SparseSigmoid"}
 """Of `keras.ops`, by their class's name: Keras does not name the classes publicly."""
 
@@ -26,7 +31,7 @@ _TRANSPARENT_LAYERS = (
 _TRANSPARENT_OPERATIONS = {
     "Cast", "Reshape", "Squeeze", "ExpandDims", "Ravel", "Copy", "StopGradient", "Identity",
 }
-# What can give any number, unless it has an activation.
+# What can give any number, unless it has an activation, which may be anybody's function.
 _UNBOUNDED = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Conv2D)
 
 
@@ -40,7 +45,7 @@ def gives_probabilities(model: keras.Model) -> bool:
     sum of 1 for each image, the outputs are taken for probabilities.
     """
     path, last = _search(model)
-    return bool(path) or (not isinstance(last, _UNBOUNDED) and _sums_to_one(model))
+    return bool(path) or (not _is_unbounded(last) and _sums_to_one(model))
 
 
 def without_softmax(model: keras.Model) -> keras.Model:
@@ -116,8 +121,17 @@ def _place(tensor: keras.KerasTensor, tensors: list[keras.KerasTensor]) -> int:
 def _makes_probabilities(operation: keras.Operation) -> bool:
     if isinstance(operation, keras.Layer):
         activation = getattr(operation, "activation", None)
-        return isinstance(operation, keras.layers.Softmax) or activation in _FUNCTIONS
+        made_by = (operation, activation)  # a layer may serve as an activation too
+        return any(isinstance(each, keras.layers.Softmax) for each in made_by) or (
+            activation in _FUNCTIONS
+        )
     return type(operation).__name__ in _OPERATIONS
+
+
+def _is_unbounded(operation: keras.Operation) -> bool:
+    """Whether what an operation gives can be any number, so that it is no probability."""
+    linear = getattr(operation, "activation", None) in (None, keras.activations.linear)
+    return isinstance(operation, _UNBOUNDED) and linear
 
 
 def leaves_numbers(operation: keras.Operation) -> bool:

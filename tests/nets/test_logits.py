@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import nets
 from registry import UserError
@@ -41,6 +42,10 @@ ENDINGS = {
     "activation": lambda: inner(),
     "sigmoid": lambda: inner("sigmoid"),
     "hard sigmoid": lambda: inner("hard_sigmoid"),
+    "activation of TensorFlow": lambda: inner(tf.nn.softmax),
+    "sigmoid of TensorFlow": lambda: inner(tf.nn.sigmoid),
+    "operation as activation": lambda: inner(keras.ops.softmax),
+    "layer as activation": lambda: inner(keras.layers.Softmax()),
     "layer": after(keras.layers.Softmax()),
     "activation layer": after(keras.layers.Activation("softmax")),
     "sigmoid layer": after(keras.layers.Activation("sigmoid")),
@@ -113,6 +118,10 @@ UNRESOLVED = {
     "a mean": lambda x: keras.layers.Average()(
         [keras.ops.softmax(x), keras.ops.softmax(2 * x)]
     ),
+    "a function of one's own": lambda x: keras.layers.Dense(
+        5, activation=lambda logits: keras.ops.softmax(0.1 * logits)
+    )(x),
+    "code": lambda x: keras.layers.Lambda(tf.nn.softmax)(x),
     "clipped": lambda x: keras.ops.clip(keras.ops.softmax(x), 1e-7, 1.0),
 }
 
