@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from registry import UserError
 
+_NOT_WHOLE = "labels are not all whole numbers"
+
 
 class Batch(NamedTuple):
     """A batch of the data.
@@ -47,6 +49,7 @@ def as_batch(data: Any) -> Batch:
 
     Raises:
         UserError: labels are one-hot.
+        tf.errors.InvalidArgumentError: labels are not whole numbers, when the step is run.
     """
     image, label, weight = (*(data if isinstance(data, tuple) else (data,)), None, None)[:3]
     index, share, other_label, teacher = None, None, None, {}
@@ -62,7 +65,7 @@ def as_batch(data: Any) -> Batch:
             "each image's class, (batch,): use numpy.argmax(labels, axis=1)"
         )
     unknown = tf.fill(tf.shape(image)[:1], -1)
-    label = unknown if label is None else tf.cast(tf.reshape(label, [-1]), tf.int32)
+    label = unknown if label is None else _whole(tf.reshape(label, [-1]))
     index = tf.cast(unknown if index is None else index, tf.int64)
     if weight is None:
         weight = tf.ones_like(label, tf.float32)
@@ -70,6 +73,16 @@ def as_batch(data: Any) -> Batch:
     other_label = label if other_label is None else tf.cast(other_label, tf.int32)
     weight = tf.cast(tf.reshape(weight, [-1]), tf.float32)
     return Batch(image, label, index, weight, share, other_label, teacher)
+
+
+def _whole(labels: tf.Tensor) -> tf.Tensor:
+    """`labels` as int32. Batches of a data set are not looked at before they are used."""
+    numbers = tf.cast(labels, tf.int32)
+    if not labels.dtype.is_floating:
+        return numbers
+    same = tf.reduce_all(tf.cast(numbers, labels.dtype) == labels)  # NaN equals nothing
+    with tf.control_dependencies([tf.debugging.Assert(same, [_NOT_WHOLE, labels])]):
+        return tf.identity(numbers)
 
 
 def has_indices(data: Any) -> bool:
@@ -96,20 +109,23 @@ def check_labels(labels: Any, classes: int) -> None:
     """Raise UserError if labels are not valid classes.
 
     Args:
-        labels: an array of class numbers ``[N]`` or ``[N, 1]``. Anything else is accepted.
+        labels: an array, tensor or list of class numbers ``[N]`` or ``[N, 1]``. Anything else is
+            accepted.
         classes: the student's number of classes.
 
     Raises:
         UserError: labels are not finite, not whole, or outside -1 to ``classes - 1``.
     """
-    if not isinstance(labels, (np.ndarray, list)) or not np.size(labels):
+    if not isinstance(labels, list) and not hasattr(labels, "__array__"):
         return
     values = np.asarray(labels)
-    if values.dtype.kind not in "iuf" or (values.ndim > 1 and values.shape[-1] != 1):
+    if not values.size or values.dtype.kind not in "iuf":
+        return
+    if values.ndim > 1 and values.shape[-1] != 1:
         return
     expected = f"expected class numbers 0 to {classes - 1}, or -1 for unlabelled images"
     if values.dtype.kind == "f" and not np.all(np.isfinite(values) & (values == np.round(values))):
-        raise UserError(f"labels are not all whole numbers; {expected}")
+        raise UserError(f"{_NOT_WHOLE}; {expected}")
     if values.min() < -1 or values.max() >= classes:
         hint = " (subtract 1?)" if values.min() == 1 and values.max() == classes else ""
         raise UserError(f"labels are {values.min()} to {values.max()}{hint}; {expected}")

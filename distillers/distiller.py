@@ -442,26 +442,26 @@ class Distiller(BuiltModel):
 
     # Keras' entry points
 
-    def compile(self, optimizer: Any = None, jit_compile: bool = False, **kwargs: Any) -> None:
+    losses_come_from = "a method, main_loss or a keras.distillation loss"
+
+    def compile(
+        self, optimizer: Any = None, *losses: Any, jit_compile: bool = False, **kwargs: Any
+    ) -> None:
         """As `keras.Model.compile`; the losses and metrics are this model's own.
 
         Args:
             optimizer: None: the paper's, SGD with Nesterov momentum 0.9 and learning rate 1e-2.
+            *losses: refused, as are all losses and metrics.
             jit_compile: off unless asked for, also where Keras would turn it on.
+            **kwargs: as there.
 
         Raises:
-            UserError: a loss or metrics are given.
+            UserError: a loss, metrics or a LossScaleOptimizer are given.
         """
-        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
-            if kwargs.get(name) is not None:
-                raise UserError(
-                    f"compile got {name}, but a Distiller has losses and metrics of its own: leave "
-                    f"it out, and give a method, main_loss or a keras.distillation loss instead"
-                )
         with self.distribute_strategy.scope():
             optimizer = optimizer or keras.optimizers.SGD(1e-2, momentum=0.9, nesterov=True)
         self._compile_again = functools.partial(self.compile, jit_compile=jit_compile, **kwargs)
-        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        super().compile(optimizer, *losses, jit_compile=jit_compile, **kwargs)
 
     def fit(
         self,
@@ -471,27 +471,31 @@ class Distiller(BuiltModel):
         epochs: int = 1,
         *,
         initial_epoch: int = 0,
-        callbacks: Sequence[keras.callbacks.Callback] | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] | keras.callbacks.Callback | None = None,
+        validation_data: Any = None,
         **kwargs: Any,
     ) -> keras.callbacks.History:
         """As `keras.Model.fit`, through the method's stages; counts the epochs, which the clip
         depends on.
 
         Args:
-            x, y, batch_size, initial_epoch, callbacks, **kwargs: as there; sample and class weights
-                weigh the main loss. An array's images are numbered in its order.
+            x, y, batch_size, initial_epoch, callbacks, validation_data, **kwargs: as there; sample
+                and class weights weigh the main loss. An array's images are numbered in its order.
             epochs: of all stages together, which share them as the method says. Where there are
                 fewer than stages, the last stages are left out, with a warning.
 
         Raises:
             UserError: labels of an array name no class.
         """
-        check_labels(y, self.deployed.outputs[0].shape[-1])
+        self._check_labels(y)
+        if isinstance(validation_data, (tuple, list)):
+            self._check_labels(*validation_data[1:2])
         with self.distribute_strategy.scope():
             self.optimizer.build(self.variables_ever_trained())
-        callbacks = [_EpochCounter(self), *map(_with_direction, callbacks or [])]
+        given = keras.tree.flatten(callbacks or [])
         fit = functools.partial(
-            super().fit, with_indices(x), y, batch_size, callbacks=callbacks, **kwargs
+            super().fit, with_indices(x), y, batch_size, validation_data=validation_data,
+            callbacks=[_EpochCounter(self), *map(_with_direction, given)], **kwargs,
         )
         if not self._leads_through_stages:
             self._epochs = self._epochs or epochs
@@ -532,11 +536,15 @@ class Distiller(BuiltModel):
             self._compile_again(keras.optimizers.deserialize(settings))
             self.optimizer.build(self.variables_ever_trained())
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.evaluate`."""
+    def _check_labels(self, labels: Any = None) -> None:
+        check_labels(labels, self.deployed.outputs[0].shape[-1])
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.evaluate`. Raises UserError where labels of an array name no class."""
+        self._check_labels(y)
         self._is_evaluating = True
         try:
-            return super().evaluate(*args, **kwargs)
+            return super().evaluate(x, y, *args, **kwargs)
         finally:
             self._is_evaluating = False
 
@@ -544,6 +552,10 @@ class Distiller(BuiltModel):
         """Save the deployed model, the student, as `keras.Model.save` does; so
         `keras.callbacks.ModelCheckpoint` keeps a student that needs none of this."""
         self.deployed.save(filepath, *args, **kwargs)
+
+    def export(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Export the deployed model, the student, as `keras.Model.export` does."""
+        self.deployed.export(filepath, *args, **kwargs)
 
 
 class _EpochCounter(keras.callbacks.Callback):

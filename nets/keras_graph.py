@@ -53,6 +53,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import keras
 import tensorflow as tf
 
+from registry import UserError
+
 from .functional import as_functional, is_functional
 
 T = TypeVar("T")
@@ -99,6 +101,34 @@ class BuiltModel(keras.Model):
     Keras would otherwise first run a step on symbolic tensors, for which it averages the replicas'
     parts of a batch, and fails where they are not of equal size.
     """
+
+    losses_come_from = "the model's own"
+
+    def compile(
+        self, optimizer: Any = None, loss: Any = None, loss_weights: Any = None,
+        metrics: Any = None, weighted_metrics: Any = None, **kwargs: Any,
+    ) -> None:
+        """As `keras.Model.compile`, for models with losses and metrics of their own.
+
+        Raises:
+            UserError: losses or metrics are given, or an optimizer that expects scaled losses, as
+                one does that Keras makes for float16: it would divide the gradients by its scale.
+        """
+        given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics,
+                 "weighted_metrics": weighted_metrics}
+        kind = type(self).__name__
+        for name in (name for name, value in given.items() if value is not None):
+            raise UserError(
+                f"compile got {name}, but a {kind} has losses and metrics of its own: leave it "
+                f"out, and give {self.losses_come_from} instead"
+            )
+        super().compile(optimizer=optimizer, **kwargs)
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            raise UserError(
+                f"compile got a LossScaleOptimizer, as for float16, but a {kind} does not scale "
+                "its losses: use the dtype policy mixed_bfloat16, or give the optimizer itself and "
+                "auto_scale_loss=False"
+            )
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         pass

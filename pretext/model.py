@@ -200,16 +200,25 @@ class MultiTask(BuiltModel):
         """The encoder's embedding ``[B, E]`` of raw images, in inference mode."""
         return self.encoder(image)["embedding"]
 
-    def compile(self, optimizer: Any = None, jit_compile: bool = False, **kwargs: Any) -> None:
+    losses_come_from = "tasks"
+
+    def compile(
+        self, optimizer: Any = None, *losses: Any, jit_compile: bool = False, **kwargs: Any
+    ) -> None:
         """As `keras.Model.compile`; the losses are this model's own.
 
         Args:
             optimizer: None: Adam with learning rate 1e-3.
+            *losses: refused, as are all losses and metrics.
             jit_compile: off unless asked for, also where Keras would turn it on.
+            **kwargs: as there.
+
+        Raises:
+            UserError: a loss, metrics or a LossScaleOptimizer are given.
         """
         with self.distribute_strategy.scope():
             optimizer = optimizer or keras.optimizers.Adam(1e-3)
-        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        super().compile(optimizer, *losses, jit_compile=jit_compile, **kwargs)
 
     def fit(
         self,

@@ -570,6 +570,30 @@ def test_losses_and_metrics_given_to_compile_are_refused(name):
         distiller_of(NoDistillation()).compile(**{name: ["accuracy"]})
 
 
+def test_a_loss_is_not_taken_for_another_argument():
+    with pytest.raises(UserError, match="compile got loss"):
+        distiller_of(NoDistillation()).compile("sgd", "sparse_categorical_crossentropy")
+
+
+def test_optimizers_that_expect_scaled_losses_are_refused():
+    scaling = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(RATE))
+    with pytest.raises(UserError, match="LossScaleOptimizer.* use the dtype policy mixed_bfloat16"):
+        distiller_of(NoDistillation()).compile(scaling)
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        with pytest.raises(UserError, match="auto_scale_loss=False"):
+            distiller_of(NoDistillation())
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_an_export_is_the_students(tmp_path):
+    distiller, images = distiller_of(SoftLogits()), batch(0, 4)["image"]
+    distiller.export(tmp_path / "served", verbose=False)
+    served = tf.saved_model.load(tmp_path / "served")
+    np.testing.assert_allclose(served.serve(images), distiller.student(images), rtol=1e-4, atol=1e-5)
+
+
 def test_the_students_own_losses_belong_to_the_main_loss():
     def student_of(regularizer):
         keras.utils.set_random_seed(0)
@@ -600,6 +624,8 @@ def test_callbacks_that_monitor_and_save(tmp_path):
         keras.callbacks.EarlyStopping("val_accuracy", patience=9),
         keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", save_best_only=True),
     ]
+    alone = keras.callbacks.TerminateOnNaN()
+    distiller.fit(data["image"], data["label"], verbose=0, callbacks=alone)
     history = distiller.fit(
         data["image"], data["label"], batch_size=8, epochs=2, verbose=0, callbacks=callbacks,
         validation_data=(data["image"], data["label"]),
@@ -619,8 +645,26 @@ def test_callbacks_that_monitor_and_save(tmp_path):
     ],
 )
 def test_labels_that_name_no_class_are_refused(labels, message):
+    """Of whatever kind, and for validation too."""
+    distiller, images = distiller_of(NoDistillation()), batch(0, 4)["image"]
+    good = np.arange(4)
+    for given in (np.array(labels), labels, tf.constant(labels)):
+        with pytest.raises(UserError, match=message):
+            distiller.fit(images, given, verbose=0)
     with pytest.raises(UserError, match=message):
-        distiller_of(NoDistillation()).fit(batch(0, 4)["image"], np.array(labels), verbose=0)
+        distiller.fit(images, good, validation_data=(images, np.array(labels)), verbose=0)
+    with pytest.raises(UserError, match=message):
+        distiller.evaluate(images, np.array(labels), verbose=0)
+
+
+@pytest.mark.parametrize("label", [np.nan, 0.5])
+def test_labels_of_a_data_set_that_are_no_numbers_of_classes_stop_it(label):
+    data = (batch(0, 4)["image"], np.array([0.0, 1.0, label, 2.0], "float32"))
+    distiller = distiller_of(NoDistillation())
+    with pytest.raises(tf.errors.InvalidArgumentError, match="labels are not all whole numbers"):
+        distiller.fit(tf.data.Dataset.from_tensors(data), verbose=0)
+    data[1][2] = 3.0
+    distiller.fit(tf.data.Dataset.from_tensors(data), verbose=0)
 
 
 def test_a_teacher_that_shares_layers_is_refused():

@@ -366,3 +366,13 @@ def test_adam_leaves_bit_for_bit_what_no_loss_reaches():
     model.compile(keras.optimizers.Adam(0.01))
     model.fit(batches(COUNT, 4), epochs=2, verbose=0, shuffle=False)
     assert np.array(model.projection.kernel).tobytes() == before
+
+
+def test_losses_and_metrics_given_to_compile_are_refused():
+    model = multi_task()
+    for losses in ({"loss": "mse"}, {"metrics": ["accuracy"]}, {"weighted_metrics": ["mse"]}):
+        (name,) = losses
+        with pytest.raises(UserError, match=f"compile got {name}, but a MultiTask .* give tasks"):
+            model.compile(**losses)
+    with pytest.raises(UserError, match="compile got loss"):
+        model.compile("adam", "mse")
