@@ -179,7 +179,9 @@ def open_encoders(
         else channel_statistics(images)
     )
     standardize = nets.Standardize(*statistics)
-    of_files = nets.named_preprocessing(settings.encoder_preprocessing, *statistics)
+    of_files = None
+    if settings.encoder_preprocessing != "auto":
+        of_files = nets.named_preprocessing(settings.encoder_preprocessing, *statistics)
     opened = []
     for text in settings.encoder:
         own = of_seed(text, seed)

@@ -222,10 +222,13 @@ def make_encoder(settings: Settings, data: dataloader.Data) -> nets.Encoder:
     if settings.encoder_model is None:
         options = nets.parse_options(settings.net_options)
         model = nets.build(settings.net, data.image_shape, 1, **options)
-        return nets.encoder_of(model, standardize)
-    encoder = nets.load_encoder(settings.encoder_model, nets.named_preprocessing(
-        settings.encoder_preprocessing, data.channel_mean, data.channel_deviation
-    ))
+        return nets.encoder_of(model, nets.infer_preprocessing(model) or standardize)
+    infer = settings.encoder_preprocessing == "auto"
+    if not infer:
+        standardize = nets.named_preprocessing(
+            settings.encoder_preprocessing, data.channel_mean, data.channel_deviation
+        )
+    encoder = nets.load_encoder(settings.encoder_model, standardize, infer=infer)
     expected = tuple(
         own or given for own, given in zip(encoder.image_shape, data.image_shape, strict=True)
     )

@@ -15,6 +15,7 @@ from registry import UserError
 from .copying import copy_model
 from .features import find_tensors, tensors_of
 from .functional import as_functional
+from .inferred_preprocessing import infer_preprocessing
 from .keras_graph import output_layer_of
 from .preprocessing import Standardize
 from .registration import declared_outputs
@@ -119,7 +120,9 @@ def _last_map(model: keras.Model) -> keras.KerasTensor:
     )
 
 
-def load_encoder(path: str | os.PathLike, standardize: Standardize | None = None) -> Encoder:
+def load_encoder(
+    path: str | os.PathLike, standardize: Standardize | None = None, *, infer: bool = False
+) -> Encoder:
     """The encoder stored at `path`.
 
     - the folder of a TTE run: ``encoder.keras``, whose output is the embedding;
@@ -130,6 +133,8 @@ def load_encoder(path: str | os.PathLike, standardize: Standardize | None = None
         path: see above.
         standardize: the preprocessing for a file that does not state its own; None: the images
             are brought from 0..255 to -1..1.
+        infer: whether to prefer what the model's layers or its name tell, see
+            `infer_preprocessing`.
 
     Raises:
         UserError: nothing usable is there; see `nets.load`.
@@ -138,15 +143,17 @@ def load_encoder(path: str | os.PathLike, standardize: Standardize | None = None
     file = path / ENCODER_FILE
     if file.exists():
         model, stated = load_model(file), preprocessing_of(path / "summary.json")
-        stated = stated or _fallback(model, standardize)
+        stated = stated or _fallback(model, standardize, infer)
         return encoder_of(model, stated, output_layer_of(model.outputs[0]))
     stored = load(path)
-    return encoder_of(stored.model, stored.standardize or _fallback(stored.model, standardize))
+    found = stored.standardize or _fallback(stored.model, standardize, infer)
+    return encoder_of(stored.model, found)
 
 
-def _fallback(model: keras.Model, standardize: Standardize | None) -> Standardize:
-    if standardize is not None:
-        return standardize
+def _fallback(model: keras.Model, standardize: Standardize | None, infer: bool) -> Standardize:
+    found = infer_preprocessing(model) if infer else None
+    if found is not None or standardize is not None:
+        return found or standardize
     half = (127.5,) * model.inputs[0].shape[-1]
     return Standardize(half, half)
 

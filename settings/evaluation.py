@@ -39,9 +39,10 @@ class Settings(SceneSettings):
         f"{', '.join(TARGETS.registry().names())}", group=ENCODERS,
     )
     encoder_preprocessing: str = option(
-        "data", "what a .keras or .h5 file takes; data: the images standardized by their channel "
-        "statistics, none: 0..255, tf: -1..1, torch: by ImageNet's statistics", group=ENCODERS,
-        choices=known.PREPROCESSING,
+        "auto", "what a .keras or .h5 file takes; auto: what its layers or its name tell, else "
+        "data; data: the images standardized by their channel statistics, none: 0..255, tf: "
+        "-1..1, torch: by ImageNet's statistics", group=ENCODERS,
+        choices=("auto", *known.PREPROCESSING),
     )
     net_options: tuple[str, ...] = option(
         (), "options of random:NET, as name=value,...", group=ENCODERS

@@ -118,9 +118,10 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
         "the folder of a run", group=ENCODER,
     )
     encoder_preprocessing: str = option(
-        "data", "what --encoder_model takes; data: the images standardized by their channel "
-        "statistics, none: 0..255, tf: -1..1, torch: by ImageNet's statistics", group=ENCODER,
-        choices=known.PREPROCESSING,
+        "auto", "what --encoder_model takes; auto: what its layers or its name tell, else "
+        "data; data: the images standardized by their channel statistics, none: 0..255, tf: "
+        "-1..1, torch: by ImageNet's statistics", group=ENCODER,
+        choices=("auto", *known.PREPROCESSING),
     )
     export_features: bool = option(
         False, "the export gives the last feature map besides the embedding", group=ENCODER

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def open_encoder(
     text: str,
     images: dataloader.Split,
     standardize: nets.Standardize,
-    of_files: nets.Standardize,
+    of_files: nets.Standardize | None,
     net_options: Sequence[str] = (),
     seed: int = 0,
 ) -> Representation:
@@ -36,8 +37,10 @@ def open_encoder(
             ``pixels``.
         images: networks with fresh weights get their batch statistics from these images. They set
             the image size of ``pixels`` and of registered networks.
-        standardize: the preprocessing of registered networks with fresh weights.
-        of_files: the preprocessing of model files, which do not state their own.
+        standardize: the preprocessing of networks with fresh weights whose layers or names tell
+            none.
+        of_files: the preprocessing of model files, which do not state their own; None: what their
+            layers or names tell, or else `standardize`.
         net_options: options of registered networks, as name=value.
         seed: random seed for fresh weights. A run with the same seed starts from the same weights.
 
@@ -46,22 +49,25 @@ def open_encoder(
     """
     if text == PIXELS:
         return raw_pixels(images.image_shape)
+    load = functools.partial(
+        nets.load_encoder, standardize=of_files or standardize, infer=of_files is None
+    )
     if text.startswith(RANDOM):
         name = text.removeprefix(RANDOM)
         if Path(name).exists():
-            encoder = with_fresh_weights(nets.load_encoder(name, of_files), seed)
+            encoder = with_fresh_weights(load(name), seed)
         else:
             options = nets.parse_options(net_options)
             keras.utils.set_random_seed(seed)
             model = nets.build(name, images.image_shape, 1, **options)
-            encoder = nets.encoder_of(model, standardize)
+            encoder = nets.encoder_of(model, nets.infer_preprocessing(model) or standardize)
         return with_clean_statistics(encoder, images)
     if not Path(text).exists():
         raise UserError(
             f"encoder {text} does not exist{nearest(text, (PIXELS,))}; expected a run folder, "
             "a model (.keras or .h5), RUN/export/1, random:NET, random:RUN or pixels"
         )
-    return nets.ExportedEncoder(text) if is_export(text) else nets.load_encoder(text, of_files)
+    return nets.ExportedEncoder(text) if is_export(text) else load(text)
 
 
 def with_fresh_weights(encoder: nets.Encoder, seed: int) -> nets.Encoder:

@@ -274,7 +274,7 @@ def test_fresh_weights_are_those_that_a_run_begins_with(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_file_takes_images_as_the_person_says(tmp_path):
+def test_a_file_takes_images_as_the_person_or_its_layers_say(tmp_path):
     image = keras.Input([16, 16, 3])
     maps = keras.layers.Conv2D(4, 3)(keras.layers.Rescaling(1 / 255)(image))
     model = keras.Model(image, maps)
@@ -282,11 +282,20 @@ def test_a_file_takes_images_as_the_person_says(tmp_path):
     split = small.data().train
     standardize = nets.Standardize((60.0,) * 3, (70.0,) * 3)
     images = split.images(range(4)).numpy().astype("float32")
-    for name, taken in (("none", images), ("tf", images / 127.5 - 1), ("data", (images - 60) / 70)):
-        of_files = nets.named_preprocessing(name, standardize.mean, standardize.deviation)
+    standardized = (images - 60) / 70
+    ways = {"none": images, "tf": images / 127.5 - 1, "data": standardized, None: images}
+    for name, taken in ways.items():
+        of_files = name and nets.named_preprocessing(
+            name, standardize.mean, standardize.deviation
+        )
         encoder = open_encoder(f"{tmp_path}/own.keras", split, standardize, of_files)
         expected = model(taken).numpy().mean((1, 2))
         np.testing.assert_allclose(encoder(images)["embedding"], expected, rtol=1e-4, atol=1e-5)
+    silent = keras.Model(image, keras.layers.Conv2D(4, 3)(image))
+    silent.save(tmp_path / "own.keras")
+    encoder = open_encoder(f"{tmp_path}/own.keras", split, standardize, None)
+    expected = silent(standardized).numpy().mean((1, 2))
+    np.testing.assert_allclose(encoder(images)["embedding"], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_fresh_weights_have_the_statistics_of_the_images():

@@ -303,6 +303,20 @@ def test_a_run_from_python_is_that_of_the_command_line(script, files, tmp_path):
     assert "is finished" in again.out
 
 
+@pytest.mark.parametrize(
+    ("given", "divisor"), [({}, 1.0), ({"encoder_preprocessing": "tf"}, 127.5)]
+)
+def test_an_encoder_of_ones_own_gets_the_images_that_it_takes(files, tmp_path, given, divisor):
+    image = keras.Input((SIZE, SIZE, 3))
+    scaled = keras.layers.Rescaling(1 / 255)(image)
+    keras.Model(image, keras.layers.Conv2D(4, 3)(scaled)).save(tmp_path / "scales.keras")
+    settings = pretrain_tte.Settings(
+        encoder_model=f"{tmp_path}/scales.keras", dataset=f"npz:{files}/good.npz", **given
+    ).spelled()
+    encoder = pretrain_tte.make_encoder(settings, dataloader.load(settings.dataset))
+    assert encoder.standardize.deviation == (divisor,) * 3
+
+
 def test_what_is_printed_fits_into_80_columns(script, files, tmp_path):
     done = script(
         FEW_LAYERS.format(files=files), f"--dataset=npz:{files}/good.npz", "--batch_size=16",

@@ -591,7 +591,8 @@ def test_an_export_is_the_students(tmp_path):
     distiller, images = distiller_of(SoftLogits()), batch(0, 4)["image"]
     distiller.export(tmp_path / "served", verbose=False)
     served = tf.saved_model.load(tmp_path / "served")
-    np.testing.assert_allclose(served.serve(images), distiller.student(images), rtol=1e-4, atol=1e-5)
+    expected = distiller.student(images)
+    np.testing.assert_allclose(served.serve(images), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_students_own_losses_belong_to_the_main_loss():
