@@ -107,12 +107,14 @@ def find_images(top: Path) -> Found:
 
 
 def _is_flat(top: Path, parts: dict[str, str]) -> bool:
-    """Whether the folders in `top` are classes: no part has folders, and images lie directly in two
-    at least, one of another name than a part's. So a class may be called ``train``."""
+    """Whether the folders in `top` are classes: images lie directly in two of them at least, and
+    none is a part. One of further classes may be called ``train``, where no folders are in it."""
+    if not set(parts) <= {TRAIN}:
+        return False
     if any(next(subfolders(top / name), None) for name in parts.values()):
         return False
     classes = {name for name in subfolders(top) if next(_images_in(top / name), None)}
-    return len(classes) > 1 and not classes <= set(parts.values())
+    return len(classes - set(parts.values())) > 1
 
 
 def _parts(top: Path) -> dict[str, str]:

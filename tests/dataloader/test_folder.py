@@ -160,13 +160,12 @@ def test_images_lie_at_any_depth_in_order(tmp_path):
 
 
 def test_class_folders_without_parts_are_all_for_training(tmp_path, caplog):
-    """A class may be called as a part is."""
-    for label, name in enumerate(["bus", "test", "train"]):
+    """A class may be called ``train``."""
+    for label, name in enumerate(["bus", "car", "train"]):
         for number in range(5):
             save(picture(10 * label + number), tmp_path / name / f"{number}.png")
-    save(picture(14), tmp_path / "test" / "4.png")
     data = load(tmp_path, image_size=(9, 12))
-    assert data.class_names == ("bus", "test", "train")
+    assert data.class_names == ("bus", "car", "train")
     assert len(data.train) == 12 and np.bincount(data.test.labels).tolist() == [1, 1, 1]
     for split in (data.train, data.test):
         for row, label in zip(split.rows, split.labels, strict=True):
@@ -187,6 +186,21 @@ def test_folders_of_class_folders_are_no_classes(top, folders):
     shutil.rmtree(top / "test")
     with pytest.raises(UserError, match="no such folder: .*train.*DIR/CLASS, expected"):
         load(top)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("train", "test", "more", "others"), "train has no class folders"),
+        (("test", "more", "others"), "no such folder: .*train"),
+        (("train", "more"), "train has no class folders"),
+    ],
+)
+def test_parts_without_class_folders_are_no_classes(tmp_path, names, message):
+    for name in names:
+        save(picture(0), tmp_path / name / "0.png")
+    with pytest.raises(UserError, match=message):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation", "Val"])
