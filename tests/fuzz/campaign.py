@@ -9,7 +9,7 @@ that repeat it, such as ``--case npz/123``, which leave the spoiled input in ``-
 
     python -m tests.fuzz.campaign --kills 20 --seed 0
 
-kills runs of the four commands at random moments, see `tests.fuzz.kills`.
+kills runs of the commands at random moments, see `tests.fuzz.kills`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def chosen(quick: bool) -> dict[str, inputs.Input]:
 
 def kinds(quick: bool = False) -> list[str]:
     """What is tried, each as often as its share says."""
-    found = [FLAGS + command for command in children.COMMANDS for _ in range(FLAG_SHARE)]
+    commands = [name for name in children.COMMANDS if not (quick and name in flag_words.NEEDED_TOO)]
+    found = [FLAGS + command for command in commands for _ in range(FLAG_SHARE)]
     return found + [name for name, each in chosen(quick).items() for _ in range(each.share)]
 
 
@@ -92,8 +93,9 @@ def try_good(folder: Path, quick: bool) -> int:
     commands = [
         (own.material, command) for own in chosen(quick).values() for command in own.commands
     ] + [
-        (("arrays", "pictures", "networks"), (name, *base, "--dry_run"))
+        ((*flag_words.NEEDED, *flag_words.NEEDED_TOO.get(name, ())), (name, *base, "--dry_run"))
         for name, bases in flag_words.BASES.items() for base in bases
+        if not (quick and name in flag_words.NEEDED_TOO)
     ]
     for needed, words in commands:
         material.need(*needed)

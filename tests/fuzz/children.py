@@ -22,7 +22,7 @@ from typing import NoReturn
 import psutil
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("train_w_distill", "compare", "pretrain_tte", "evaluate")
+COMMANDS = ("train_w_distill", "compare", "pretrain_tte", "evaluate", "export")
 MOST_SECONDS = 60.0
 MOST_BYTES = 2 * 10**9
 FREE_BYTES = 10**9

@@ -1,4 +1,4 @@
-"""Every flag of the four commands with values of all kinds."""
+"""Every flag of the commands with values of all kinds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,12 @@ BASES: dict[str, tuple[Sequence[str], ...]] = {
         ("--encoder=random:VGG_stride_student", "--net_options=width=4", "--dataset=voc:voc",
          "--target=detection", "--scene_size=32", "--seeds=1", "--out_dir=new"),
     ),
+    "export": (("--run=run", "--formats=keras,saved_model"),),
 }
+NEEDED = ("arrays", "pictures", "networks", "flags")
+NEEDED_TOO = {"export": ("runs",)}
+FINISHED = ("run", "cut", "tte", "scored", "unscored", "comparison")
+"""Folders of material that are not copied for a command that does not need them."""
 WORDS = (
     "", " ", "0", "-1", "1", "2", "3", "7", "0.5", "1.5", "-0.0", "1e-400", "1e309", "1e30", "nan",
     "inf", "-inf", "99999999999999999999", "2147483647", "2147483648", "9" * 5000, "0x10", "1_0",
@@ -59,15 +64,17 @@ NOT_TRIED = {"dry_run"}  # without it what is accepted would be trained
 
 def names(command: str) -> list[str]:
     """The flags of a command."""
-    from settings import distillation, evaluation, pretraining
+    from settings import distillation, evaluation, export, formats, pretraining
 
     settings: dict[str, list[Any]] = {
         "train_w_distill": [distillation.Settings],
         "compare": [distillation.Settings, importlib.import_module("compare").Comparison],
         "pretrain_tte": [pretraining.Settings],
         "evaluate": [evaluation.Settings],
+        "export": [export.Settings],
     }
-    kinds = {"pretrain_tte": pretraining.KINDS.values(), "evaluate": [evaluation.TARGETS]}
+    kinds = {"pretrain_tte": pretraining.KINDS.values(), "evaluate": [evaluation.TARGETS],
+             "export": [formats.FORMATS]}
     found = [
         field.name for each in settings[command] for field in dataclasses.fields(each)
         if field.metadata
@@ -81,10 +88,10 @@ def names(command: str) -> list[str]:
 
 def choose(command: str, random: Random, material: Material, folder: Path) -> list[str]:
     """A command line with one to three flags of odd values, and the files that it may name."""
-    material.need("arrays", "pictures", "networks", "flags")
+    material.need(*NEEDED, *NEEDED_TOO.get(command, ()))
+    passed_over = [name for name in FINISHED if not (name == "run" and command in NEEDED_TOO)]
     shutil.copytree(material.folder, folder, symlinks=True,
-                    ignore=shutil.ignore_patterns("run", "cut", "tte", "scored", "unscored",
-                                                  "comparison"))
+                    ignore=shutil.ignore_patterns(*passed_over))
     os.mkfifo(folder / "pipe")
     (folder / "itself.flags").write_text("--flagfile=itself.flags\n")
     words = [command, *random.choice(BASES[command]), "--dry_run"]

@@ -89,6 +89,7 @@ INPUTS = {
         _train(*ALONE, "--epochs=2", "--train_dir=run", "--dry_run", "--images_per_second=1"),
         _train("--Distillation=Soft_logits", NPZ, "--teacher=run", *OWN[1:2], *PLAN),
         _score("--encoder=run,random:run", NPZ, *LOOK),
+        ("export", "run", "--formats=keras", "--dry_run"),
     ), 6),
     "encoder": Input(("arrays", "networks", "encoders"), ("tte/*.json", "tte/encoder.keras",
                                                           "tte/.written"), (

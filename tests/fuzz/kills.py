@@ -1,6 +1,6 @@
 """Runs that are killed at random moments and gone on with: the result is that of a run that is not.
 
-Each of the four commands runs once without being disturbed. Then it is started, killed by SIGKILL
+Each command runs once without being disturbed. Then it is started, killed by SIGKILL
 or asked to stop by SIGTERM at a moment between its start and its end, started again, and so on; the
 last time it is left alone. All that it then has in its folder but times has to be the same bits.
 """
@@ -56,6 +56,16 @@ def same_comparison(one: Path, other: Path) -> None:
         assert_same_run(one / part, other / part, LAST, "student.keras")
 
 
+def same_export(one: Path, other: Path) -> None:
+    """Likewise of files for serving, and what is said of them."""
+    cards = [_json(folder / "card.json")["rows"] for folder in (one, other)]
+    for rows in cards:
+        for row in rows:
+            row.pop("times", None)
+    assert cards[0] == cards[1] and {row["name"] for row in cards[0]} >= {"keras", "saved_model"}
+    same_distillation(one, other)
+
+
 def _json(path: Path) -> Any:
     return without_times(json.loads(path.read_text()))
 
@@ -68,11 +78,13 @@ class Killed:
         words: without its folder.
         folder: the flag that names its folder.
         same: raises AssertionError unless two folders hold the same result.
+        begins_with: the folder of material that a copy of is its folder; empty: none.
     """
 
     words: Sequence[str]
     folder: str
     same: Callable[[Path, Path], None]
+    begins_with: str = ""
 
 
 EPOCHS = ("--epochs=2", "--batch_size=10", "--crop_padding=1")
@@ -92,6 +104,7 @@ RUNS = {
         (NPZ, "--encoder=student.keras,pixels", "--target=clustering,classification", "--seeds=2",
          "--deterministic"), "out_dir", same_evaluation,
     ),
+    "export": Killed(("--formats=keras,saved_model",), "run", same_export, "run"),
 }
 
 
@@ -119,8 +132,7 @@ def trial(command: str, seed: int, seconds: float, reference: Path, work: Path) 
         work: where the inputs are, and the run is made.
     """
     random = Random(f"kill {command}/{seed}")
-    words = _words(command, "killed")
-    shutil.rmtree(work / "killed", ignore_errors=True)
+    words = _begin(command, work, "killed")
     told, hit = [], 0
     for _ in range(random.choice((1, 2, 3))):
         number = random.choice((signal.SIGKILL, signal.SIGTERM))
@@ -154,8 +166,13 @@ def killed(words: Sequence[str], work: Path, number: int, moment: float) -> tupl
     return os.waitstatus_to_exitcode(status), children.read_err(work)
 
 
-def _words(command: str, folder: str) -> list[str]:
-    return [command, *RUNS[command].words, f"--{RUNS[command].folder}={folder}"]
+def _begin(command: str, work: Path, folder: str) -> list[str]:
+    """Make the folder of `command` new within `work`; the command's words."""
+    shutil.rmtree(work / folder, ignore_errors=True)
+    own = RUNS[command]
+    if own.begins_with:
+        shutil.copytree(work / own.begins_with, work / folder)
+    return [command, *own.words, f"--{own.folder}={folder}"]
 
 
 def run(
@@ -167,10 +184,13 @@ def run(
     """
     material, began = Material(folder / "work"), time.monotonic()
     material.need("arrays", "networks")
+    if any(RUNS[command].begins_with for command in commands):
+        material.need("runs")
     work = material.folder
     taken = {}
     for command in commands:
-        ended = children.run_command(_words(command, f"{command}-alone"), work, MOST_SECONDS)
+        words = _begin(command, work, f"{command}-alone")
+        ended = children.run_command(words, work, MOST_SECONDS)
         assert ended.status == 0, ended
         taken[command] = ended.seconds
     trials: dict[str, list[Trial]] = {command: [] for command in commands}
