@@ -115,7 +115,7 @@ def test_batch_statistics_that_lag_are_told(files):
     assert "with batch statistics of training images it reaches 1.0000, so those in its" in note
     for variable, value in zip(setup.teacher.model.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
-    images = dataloader.load(f"npz:{files}/shades.npz").train.images(range(80)).numpy()
+    images = setup.data.train.images(range(80)).numpy()
     nets.recompute_batch_statistics(teacher, [images.astype("float32")])
     teacher.save(files / "teacher.keras")
     (note,) = score_teacher(prepare(settings_of(files, teacher_preprocessing="none")))
