@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from scipy.optimize import linear_sum_assignment
 
 import dataloader
 import nets
@@ -384,12 +385,17 @@ def score_teacher(setup: Setup) -> list[str]:
     top1 = _top1(logits, labels)
     note = f"teacher {given}: top-1 {top1:.4f} on {len(labels):,} images"
     chance, only = 1 / data.classes, np.unique(np.argmax(logits, axis=1))
-    knows = top1 > chance + 3 * (chance * (1 - chance) / len(labels)) ** 0.5
+    known = chance + 3 * (chance * (1 - chance) / len(labels)) ** 0.5
+    knows = top1 > known
     if not knows:
         note += ", which is chance: there is little to learn from it"
     elif len(only) == 1:
         note += f", but it gives every image the class {data.class_names[only[0]]!r}"
-    hint = _hint(setup, images, labels, top1)
+    order = _top1_in_best_order(np.argmax(logits, axis=1), labels, data.classes)
+    if order > top1 + max(MUCH_BETTER, (data.classes / len(labels)) ** 0.5):
+        hint = f"with its classes in another order than the data's it would reach {order:.4f}"
+    else:
+        hint = _hint(setup, images, labels, top1 + MUCH_BETTER if knows else known)
     if not hint and (not knows or len(only) == 1):
         hint = "expected a teacher trained on these classes, in this order"
     return [f"{note}; {hint}" if hint else note]
@@ -406,9 +412,19 @@ def _images_to_score(data: dataloader.Data) -> tuple[tf.Tensor, np.ndarray]:
     return tf.concat(images, axis=0), np.concatenate(labels)
 
 
-def _hint(setup: Setup, images: tf.Tensor, labels: np.ndarray, top1: float) -> str:
-    """By what a teacher would do much better, in words: another preprocessing of these raw images,
-    or batch statistics of training images. Empty: by nothing."""
+def _top1_in_best_order(given: np.ndarray, labels: np.ndarray, classes: int) -> float:
+    """Share of the images that get their label if the classes given are renamed in the best way.
+
+    Of few images it is high by chance alone: about ``sqrt(classes / images)`` more than top-1.
+    """
+    counts = np.zeros([classes, classes])
+    np.add.at(counts, (labels[labels >= 0], given[labels >= 0]), 1)
+    return float(counts[linear_sum_assignment(counts, maximize=True)].sum() / len(labels))
+
+
+def _hint(setup: Setup, images: tf.Tensor, labels: np.ndarray, enough: float) -> str:
+    """By what a teacher would reach more than the top-1 `enough`, in words: another preprocessing
+    of these raw images, or batch statistics of training images. Empty: by nothing."""
     model, data = setup.teacher.model, setup.data
     own = setup.distiller.teacher_preprocessing
     some = np.arange(0, len(labels), max(1, len(labels) // HINT_IMAGES))
@@ -427,7 +443,7 @@ def _hint(setup: Setup, images: tf.Tensor, labels: np.ndarray, top1: float) -> s
     if not found:
         return ""
     words = max(found, key=found.get)
-    return words.format(found[words]) if found[words] > top1 + MUCH_BETTER else ""
+    return words.format(found[words]) if found[words] > enough else ""
 
 
 @contextlib.contextmanager

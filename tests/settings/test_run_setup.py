@@ -122,6 +122,18 @@ def test_batch_statistics_that_lag_are_told(files):
     assert note.endswith("top-1 1.0000 on 40 images")
 
 
+def test_classes_in_another_order_are_told_where_they_have_no_names(files):
+    """Two of four classes are exchanged: half of the answers are right all the same."""
+    teacher = keras.models.load_model(files / "teacher.keras")
+    kernel, bias = teacher.get_layer("scores").get_weights()
+    order = [0, 1, 3, 2]
+    teacher.get_layer("scores").set_weights([kernel[:, order], bias[order]])
+    teacher.save(files / "teacher.keras")
+    (note,) = score_teacher(prepare(settings_of(files, teacher_preprocessing="none")))
+    assert "top-1 0.5000 on 40 images; with its classes in another order than the data's" in note
+    assert note.endswith("it would reach 1.0000")
+
+
 def test_few_images_for_validation_are_not_scored_alone(files):
     settings = dataclasses.replace(
         settings_of(files, teacher_preprocessing="none"), validation_fraction=0.1
