@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from dataloader.digits import TEST_SEED, TEST_SHARE
 from dataloader.memory import check_memory
 from dataloader.resizing import resized
-from dataloader.scenes import SceneRequest, Scenes, SceneSplit, register
+from dataloader.scenes import SceneRequest, Scenes, SceneSplit, register_scenes
 from dataloader.splitting import rows_for_testing
 
 DEFAULT_SIZE = (64, 64)
@@ -28,7 +28,7 @@ _ATTEMPTS = 20
 _TEST = 1
 
 
-@register("digits")
+@register_scenes("digits")
 def digit_scenes(request: SceneRequest) -> Scenes:
     """1,000 training and 150 test scenes, each with one to four of scikit-learn's digits.
 

@@ -105,7 +105,7 @@ class SceneRequest:
     annotations: Path | None = None
 
 
-def register(name: str, **facts: Any) -> Callable[[Any], Any]:
+def register_scenes(name: str, **facts: Any) -> Callable[[Any], Any]:
     """Decorator that registers a function ``SceneRequest -> Scenes`` as `name`.
 
     Args:

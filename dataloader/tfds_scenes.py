@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from dataloader.memory import check_memory
 from dataloader.resizing import resized
-from dataloader.scenes import SceneRequest, Scenes, SceneSplit, register
+from dataloader.scenes import SceneRequest, Scenes, SceneSplit, register_scenes
 from dataloader.tfds import builder_of, prepare
 from registry import UserError
 
@@ -17,7 +17,7 @@ DEFAULT_SIZE = (160, 160)
 OBJECTS = "objects"
 
 
-@register("tfds", argument="NAME")
+@register_scenes("tfds", argument="NAME")
 def tfds_scenes(request: SceneRequest) -> Scenes:
     """A data set with ``image`` and ``objects`` (``bbox``, ``label``).
 

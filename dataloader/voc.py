@@ -28,7 +28,7 @@ from dataloader.image_files import (
 )
 from dataloader.memory import check_memory
 from dataloader.resizing import resized
-from dataloader.scenes import SceneRequest, Scenes, SceneSplit, register
+from dataloader.scenes import SceneRequest, Scenes, SceneSplit, register_scenes
 from dataloader.splitting import rows_for_testing
 from registry import UserError
 from regular_files import read_bytes
@@ -92,7 +92,7 @@ class _Annotated:
     difficult: np.ndarray
 
 
-@register("voc", argument="DIR", folders=True)
+@register_scenes("voc", argument="DIR", folders=True)
 def voc(request: SceneRequest) -> Scenes:
     """``voc:DIR``: ``JPEGImages/NAME.jpg``, ``Annotations/NAME.xml``, ``ImageSets/Main/LIST.txt``.
 

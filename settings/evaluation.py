@@ -136,11 +136,7 @@ class Settings(SceneSettings):
 
     def _dataset_has_boxes(self) -> bool:
         """Whether --dataset is detection data and nothing else."""
-        if self.dataset == "digits":
-            return False
-        from dataloader import is_scenes
-
-        return is_scenes(self.dataset)
+        return self.dataset != "digits" and known.is_scenes(self.dataset)
 
     def target_names(self) -> list[str]:
         """The names of the targets, of `spelled` settings."""

@@ -98,3 +98,16 @@ def pair(name: str) -> tuple[str, str]:
         UserError: there is no such pair; the message names the nearest one.
     """
     return sys.modules["nets"].pair(name) if "nets" in sys.modules else _declared_pairs().get(name)
+
+
+@functools.cache
+def _declared_scenes() -> frozenset[str]:
+    found = catalogue.registrations("dataloader", "register_scenes")
+    return frozenset(each.name for each in found)
+
+
+def is_scenes(name: str) -> bool:
+    """Whether `name` is a known detection data set, see `dataloader.is_scenes`."""
+    if "dataloader" in sys.modules:
+        return sys.modules["dataloader"].is_scenes(name)
+    return name.partition(":")[0] in _declared_scenes() or name.partition("/")[0] == "voc"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from experiment.command.options import option
 from registry import UserError
+from settings import known
 from settings.common import DataSettings
 
 if TYPE_CHECKING:
@@ -43,9 +44,7 @@ class SceneSettings(DataSettings):
 
     def scenes_name(self) -> str:
         """The detection data."""
-        from dataloader import is_scenes
-
-        return self.scenes or (self.dataset if is_scenes(self.dataset) else "digits")
+        return self.scenes or (self.dataset if known.is_scenes(self.dataset) else "digits")
 
     def load_scenes(self) -> dataloader.Scenes:
         """The detection data; see `dataloader.load_scenes`."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import dataloader
 import nets
 import plugins
 from distillers.registration import METHODS
@@ -71,6 +72,13 @@ def test_constants():
     assert known.is_encoder("tte:x") and nets.is_pretrained("tte:x")
 
 
+@pytest.mark.parametrize("name", ["voc:x", "voc/2007", "digits", "tfds:x", "folder:x", "cifar100"])
+def test_detection_data_is_known(name, monkeypatch):
+    expected = dataloader.is_scenes(name)
+    monkeypatch.delitem(sys.modules, "dataloader")
+    assert known.is_scenes(name) == expected
+
+
 @pytest.mark.parametrize(
     ("words", "status"),
     [
@@ -80,6 +88,7 @@ def test_constants():
         (["train_w_distill.py", "--epochs=0"], 2),
         (["train_w_distill.py", "--net=VVG"], 2),
         (["train_w_distill.py", "--Distillation=AT(weight=-1)"], 2),
+        (["evaluate.py", "--encoder=pixels", "--dataset=voc:x", "--target=clustering"], 2),
         (["compare.py", "--help"], 0),
         (["compare.py", "--Distillation=help"], 0),
         (["compare.py", "--Distillation=AT,SP", "--weight=1"], 2),
