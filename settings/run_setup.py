@@ -44,8 +44,8 @@ MEASURED_STEPS = 5
 STATISTICS_IMAGES, STATISTICS_BATCH = 1024, 128
 SCORED_IMAGES = 1000
 HINT_IMAGES = 256
-MUCH_BETTER = 0.15
-"""Of top-1: three deviations of the difference of two scores on so many images, and more."""
+MUCH_BETTER = 0.1
+"""Of top-1: about three deviations of the difference of two scores on so many images."""
 OTHER_PREPROCESSING = ("data", "none", "tf", "torch")
 
 
