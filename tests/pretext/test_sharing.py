@@ -116,9 +116,9 @@ def test_the_memory_counts_for_each_task():
 
 def test_over_the_epochs_every_task_fills_its_memory_and_resuming_is_exact():
     names = ("rotation", "instance")
-    whole, first, resumed = (shared_model(memory_of=COUNT, names=names) for _ in range(3))
-    for model in (whole, first, resumed):
-        model.compile(keras.optimizers.Adam(1e-3))
+    whole, resumed = (shared_model(memory_of=COUNT, names=names) for _ in range(2))
+    for model in (whole, resumed):
+        model.compile(keras.optimizers.Adam(1e-3), run_eagerly=True)  # faster than tracing
         model.optimizer.build(model.trainable_variables)
 
     def train(model, start, end):
@@ -127,9 +127,10 @@ def test_over_the_epochs_every_task_fills_its_memory_and_resuming_is_exact():
     def state(model):
         return numbered([*model.variables, *model.optimizer.variables])
 
-    train(whole, 0, 6)
-    train(first, 0, 3)
-    restore(state(resumed), read_all(state(first)), "model")
+    train(whole, 0, 3)
+    saved = read_all(state(whole))
+    train(whole, 3, 6)
+    restore(state(resumed), saved, "model")
     train(resumed, 3, 6)
     np.testing.assert_array_equal(weights(resumed), weights(whole))
     updates = whole.ensemble.memory.updates.numpy()
