@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 import distillers
+from tests.distillers.harness import run_method_test
 from tests.reference import relative_error
 
 
@@ -22,3 +23,8 @@ def test_eigenvectors_give_the_loss_of_singular_vectors_in_float32():
         found[name] = float(loss), tape.gradient(loss, student)
     np.testing.assert_allclose(found["KD_EID"][0], found["KD_SVD"][0], rtol=1e-5)
     assert relative_error(found["KD_EID"][1], found["KD_SVD"][1]) < 1e-3
+
+
+def test_training():
+    """With adapters from the student's channels to the teacher's."""
+    assert len(run_method_test(distillers.get("KD_EID")()).method_layers) == 2

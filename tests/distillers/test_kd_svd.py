@@ -166,7 +166,6 @@ def test_nonsense_is_refused(name):
         distillers.get("KD_SVD")(solver="eigh")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_training(name):
+def test_training():
     """With adapters from the student's channels to the teacher's."""
-    assert len(run_method_test(distillers.get(name)()).method_layers) == 2
+    assert len(run_method_test(distillers.get("KD_SVD")()).method_layers) == 2
