@@ -1,6 +1,9 @@
 """Trains by each method on one device and on several, and prints how far they are apart (JSON).
 
     python data_parallel.py REPLICAS METHOD ...
+
+METHOD may be a sum, such as ``AT+CC``: all its members train in one step, which is traced once, and
+each logs a loss of its own.
 """
 
 from unittest import mock
@@ -10,18 +13,19 @@ import numpy as np
 import tensorflow as tf
 
 import distillers
-from distillers import SSKD_SVD, Distiller
+from distillers import SSKD_SVD, Distiller, Sum
 from op_util.convolution import LIMITS, Limits
 from tests.distillers.models import Adapted, Similarities, batch, network, outputs
 from tests.virtual_devices import compare_all
 
 RATE = 5e-2
+RATE_OF_SUMS = 5e-3  # whose gradients add up
 # These have batch normalisation before ReLUs of their own: by larger steps, on batches of one
 # image, what a rounding error switches on or off grows a thousandfold.
 # SRD's gradient is as large however small its loss, and CAT_KD divides by lengths.
 RATES = {"SimKD": 1e-2, "ReviewKD": 1e-2, "SRD": 5e-3, "CAT_KD": 1e-2}
 # The others judge a student by what these do.
-JUDGED = ("None", "SSKD_SVD", "SimKD", "layers of its own")
+JUDGED = {"None", "SSKD_SVD", "SimKD", "layers of its own"}
 BAD_IMAGE = 100.0  # a pixel that the teacher cannot bear
 # Beside those that are known by their names.
 METHODS = {
@@ -36,6 +40,15 @@ METHODS = {
     "products as filter gradients": lambda: distillers.get("None")(),
 }
 PRODUCTS = {kind: Limits(positions=64, channels=1) for kind in LIMITS}
+
+
+def method_of(name):
+    """The method, or the sum, that `name` stands for."""
+    if name in METHODS:
+        return METHODS[name]()
+    if "+" in name:
+        return Sum([method_of(member) for member in name.split("+")])
+    return distillers.get(name)()
 
 
 def batches(bad, mixed):
@@ -59,7 +72,7 @@ def teachers_view(image):
 def train(strategy, name):
     """12 steps in each stage: all weights after them, how far the student's moved, the logs."""
     with strategy.scope():
-        method = (METHODS.get(name) or distillers.get(name))()
+        method = method_of(name)
         student, teacher = network(1, "student"), network(2, "teacher", width=2)
         keras.utils.set_random_seed(3)  # of the method's layers
         distiller = Distiller(
@@ -79,11 +92,11 @@ def train(strategy, name):
     for part in parts:
         distiller.enter(part)
         with strategy.scope():
-            rate = RATES.get(name, RATE)
+            rate = RATE_OF_SUMS if "+" in name else RATES.get(name, RATE)
             distiller.compile(keras.optimizers.SGD(rate, momentum=0.9, nesterov=True))
         history = distiller.fit(
             data.repeat(2), shuffle=False, verbose=0, initial_epoch=part.first, epochs=part.last,
-            validation_data=data if name in JUDGED else None,
+            validation_data=data if JUDGED & set(name.split("+")) else None,
         )
         logs |= {f"{part.stage.name}: {key}": values for key, values in history.history.items()}
     weights = [*distiller.weights, *(teacher.weights if method.trains_teacher else [])]

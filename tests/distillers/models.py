@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
 
+import distillers
 import nets
-from distillers import Combination, Method
+from distillers import Combination, Loss, Method
 from distillers.reading import Embedding
 from nets.layers import batch_normalization
 
@@ -45,6 +48,17 @@ def larger_network(seed, name):
 
 def outputs(model):
     return nets.outputs_of(model, taps=TAPS)
+
+
+@functools.cache
+def built_loss(name: str, samples: int = 4) -> Loss:
+    """The loss of the method `name`, built for two of these networks: what it declares."""
+    method = distillers.get(name)()
+    if not method.needs_teacher:
+        return method.build()
+    models = network(2, "teacher", width=2), network(1, "student")
+    features = (nets.feature_extractor(model, outputs(model)).output for model in models)
+    return method.build(*map(method.select, features), samples=samples)
 
 
 def batch(seed, size=8, unlabelled=()):
