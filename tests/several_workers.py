@@ -27,6 +27,7 @@ IMAGES, BATCH, EPOCHS = 25, 8, 3
 METHODS = {
     "SSKD_SVD": lambda: SSKD_SVD(num_dfv=2),
     "CRD": lambda: distillers.create("CRD(negatives=10)"),
+    "SSKD_SVD+CRD": lambda: distillers.create("SSKD_SVD(num_dfv=2)+CRD(negatives=10)"),
     "couples samples": lambda: distillers.create("SP"),
 }
 
