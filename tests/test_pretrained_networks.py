@@ -68,19 +68,19 @@ def check_fine_tuned(folder, raw=True):
 
 @pytest.mark.slow
 def test_weights_of_keras_applications_teach_a_separable_student(photographs, student, tmp_path):
-    given = {"alpha": 0.35, "input_shape": (SIZE, SIZE, 3), "weights": None}
-    pretrained = keras.applications.MobileNetV2(classes=9, **given)
+    given = {"alpha": 0.25, "input_shape": (SIZE, SIZE, 3), "weights": None}
+    pretrained = keras.applications.MobileNet(classes=9, **given)
     pretrained.save_weights(tmp_path / "pretrained.weights.h5")
     folder = tmp_path / "run"
     summary = train(settings_of(
         photographs, student, folder, Distillation="SSKD_SVD",
-        teacher_model="keras.applications:MobileNetV2", teacher_options=("alpha=0.35",),
+        teacher_model="keras.applications:MobileNet", teacher_options=("alpha=0.25",),
         teacher_weights=str(tmp_path / "pretrained.weights.h5"), teacher_epochs=2,
-        teacher_learning_rate=1e-5, teacher_taps=("block_3_expand_relu", "block_6_expand_relu"),
+        teacher_learning_rate=1e-5, teacher_taps=("conv_pw_3_relu", "conv_pw_5_relu"),
     ))
     teacher = check_fine_tuned(folder)
     # It was made of the given weights, and a step or two of training has not taken them far.
-    kernel, own = (model.get_layer("Conv1").kernel for model in (teacher, pretrained))
+    kernel, own = (model.get_layer("conv1").kernel for model in (teacher, pretrained))
     assert 0 < np.abs(kernel - own).max() < 0.01
     assert summary["teacher_top1"] is not None
     assert nets.load(folder).model.output_shape == (None, len(CLASSES))
