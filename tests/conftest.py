@@ -40,6 +40,16 @@ def _float32_for_the_next_test():
         sys.modules["keras"].config.set_dtype_policy("float32")
 
 
+@pytest.fixture
+def eagerly():
+    """Steps run eagerly, for tracing takes longer than a few steps do."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.fixture(params=["CPU", "GPU"])
 def device(request):
     """The device that decompositions assume; what they do on a GPU is run on a CPU."""

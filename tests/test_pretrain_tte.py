@@ -317,7 +317,7 @@ def test_an_encoder_of_ones_own_gets_the_images_that_it_takes(files, tmp_path, g
     assert encoder.standardize.deviation == (divisor,) * 3
 
 
-def test_what_is_printed_fits_into_80_columns(script, files, tmp_path):
+def test_what_is_printed_fits_into_80_columns(script, files, tmp_path, eagerly):
     done = script(
         FEW_LAYERS.format(files=files), f"--dataset=npz:{files}/good.npz", "--batch_size=16",
         "--epochs=2", "--targets=classification", *QUICK_TARGETS, "--balance=none",
@@ -330,7 +330,7 @@ def test_what_is_printed_fits_into_80_columns(script, files, tmp_path):
     assert max(map(len, lines)) <= 80 and "[1] TTE(tasks=rotation+instance" in done.out
 
 
-def test_seen_classes_are_the_only_ones_that_the_tasks_see(script, files, tmp_path):
+def test_seen_classes_are_the_only_ones_that_the_tasks_see(script, files, tmp_path, eagerly):
     data = dataloader.load(f"npz:{files}/good.npz")
     images = pretrain_tte.pretext_images(pretraining.Settings(train_classes="seen"), data)
     assert set(images.train.labels) | set(images.validation.labels) == {0, 1}
@@ -605,7 +605,7 @@ def test_on_two_devices(files, tmp_path):
     ],
     ids=lambda words: words[0],
 )
-def test_runs_through(script, files, tmp_path, monkeypatch, network, arguments):
+def test_runs_through(script, files, tmp_path, monkeypatch, eagerly, network, arguments):
     # Which takes long; `test_what_a_run_leaves` looks at the pictures.
     monkeypatch.setattr(pretrain_tte.report, "draw_curves", lambda *_: None)
     folder = tmp_path / "run"
@@ -632,7 +632,7 @@ def test_runs_through(script, files, tmp_path, monkeypatch, network, arguments):
 
 
 @pytest.mark.slow
-def test_all_targets_and_the_way_on_from_an_encoder(script, files, tmp_path):
+def test_all_targets_and_the_way_on_from_an_encoder(script, files, tmp_path, eagerly):
     common = (
         f"--dataset=npz:{files}/good.npz", "--batch_size=16", "--epochs=1", *QUICK_TARGETS,
         "--tasks=rotation,instance",

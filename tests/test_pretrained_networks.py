@@ -67,7 +67,9 @@ def check_fine_tuned(folder, raw=True):
 
 
 @pytest.mark.slow
-def test_weights_of_keras_applications_teach_a_separable_student(photographs, student, tmp_path):
+def test_weights_of_keras_applications_teach_a_separable_student(
+    photographs, student, tmp_path, eagerly
+):
     given = {"alpha": 0.25, "input_shape": (SIZE, SIZE, 3), "weights": None}
     pretrained = keras.applications.MobileNet(classes=9, **given)
     pretrained.save_weights(tmp_path / "pretrained.weights.h5")
@@ -87,7 +89,7 @@ def test_weights_of_keras_applications_teach_a_separable_student(photographs, st
 
 
 @pytest.mark.slow
-def test_a_preset_teaches_a_separable_student(photographs, student, tmp_path):
+def test_a_preset_teaches_a_separable_student(photographs, student, tmp_path, eagerly):
     hub = pytest.importorskip("keras_hub")
     hub.models.ViTBackbone(
         image_shape=(SIZE, SIZE, 3), patch_size=16, num_layers=3, num_heads=2, hidden_dim=8,

@@ -737,8 +737,10 @@ def test_presets(script, tmp_path, name):
     ],
     ids=lambda words: " ".join(words[:2]) if isinstance(words, list) else words[-1],
 )
-def test_runs_through(script, files, tmp_path, monkeypatch, networks, arguments):
+def test_runs_through(script, files, tmp_path, monkeypatch, request, networks, arguments):
     without_pictures(monkeypatch)
+    if "--jit_compile" not in arguments:
+        request.getfixturevalue("eagerly")
     folder = tmp_path / "run"
     given = (*networks, f"--dataset=npz:{files}/good.npz", *arguments)
     done = script(
@@ -865,7 +867,9 @@ def methods_of_each_kind():
 
 
 @pytest.mark.slow
-def test_each_kind_of_method_runs_through_its_stages(script, files, tmp_path, monkeypatch, killed):
+def test_each_kind_of_method_runs_through_its_stages(
+    script, files, tmp_path, monkeypatch, killed, eagerly
+):
     """Two epochs of digits, at once and killed in the midst of each stage; the exported model
     alone is what is kept."""
     without_pictures(monkeypatch)
@@ -913,7 +917,7 @@ def check_a_run(script, files, folder, killed, name):
 
 @pytest.mark.slow
 def test_simkd_deploys_the_classifier_of_the_teacher_that_was_trained_for_it(
-    script, files, tmp_path, monkeypatch
+    script, files, tmp_path, monkeypatch, eagerly
 ):
     """Made before the teacher was trained, it would have the initial weights."""
     without_pictures(monkeypatch)

@@ -67,7 +67,7 @@ def test_spread_of_embeddings():
     np.testing.assert_allclose(found["effective_rank"][1:], [1, 0], atol=0.01)
 
 
-def test_each_epochs_logs_have_it_all():
+def test_each_epochs_logs_have_it_all(eagerly):
     names = ("rotation", "jigsaw", "instance")
     model = multi_task(names, memory_of=COUNT, ensemble_weight=0.5, ramp_epochs=2.0)
     model.compile(keras.optimizers.SGD(0.01))
