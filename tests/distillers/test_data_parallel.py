@@ -15,15 +15,12 @@ from tests.distillers.models import built_loss
 from tests.virtual_devices import compared
 
 SCRIPT = Path(__file__).with_name("data_parallel.py")
-ON_FOUR = ("SSKD_SVD", "FSP+couples samples+layers of its own")
+ON_FOUR = ("FSP+couples samples+layers of its own",)
 ALONE_ON_TWO = (
     "SSKD_SVD without a main loss", "CRD with drawn negatives", "mixed images",
     "products as filter gradients",
 )
-ON_TWO = [
-    name for name in METHODS.names()
-    if name not in {"CO", *(member for each in ON_FOUR for member in each.split("+"))}
-]
+ON_TWO = [name for name in METHODS.names() if name not in ("CO", "FSP")]
 
 
 @functools.cache
@@ -37,7 +34,7 @@ def is_alone(name):
     """Whether a method cannot be in a sum, needs a learning rate of its own, or has its gradient
     clipped: the share of that is logged for all clipped gradients together."""
     loss, method = built_loss(name), distillers.get(name)
-    clips = method.combination is Combination.CLIP
+    clips = any((s.combination or method.combination) is Combination.CLIP for s in loss.stages)
     learns_otherwise = method.trains_teacher or not method.needs_teacher
     return clips or learns_otherwise or name in RATES or loss.deploy is not None
 
