@@ -5,8 +5,7 @@ A data source is a function in a file of its own here, see `loading.register`.
 
 from dataloader.augmentation import Augmentation
 from dataloader.batches import evaluation_batches, steps_per_epoch, training_batches
-from dataloader.data import Data, Images, MemoryImages, Split
-from dataloader.folder import naming_damage
+from dataloader.data import Data, Images, MemoryImages, Split, naming_damage
 from dataloader.loading import Outline, Request, Source, load, outline, register, sources
 from dataloader.scenes import Scenes, SceneSplit, is_scenes, load_scenes, scene_sources
 from registry import import_modules

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -12,6 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 _CHUNK = 256  # images that are read at once
+
+STATISTICS_SAMPLE = 2000
+"""How many images of sets that can stay on disk are read for the channel statistics."""
 
 
 class Images(Protocol):
@@ -28,6 +32,9 @@ class Images(Protocol):
 
     def fetch(self, rows: tf.Tensor) -> tf.Tensor:
         """The images of `rows` (int64 [B]) as uint8 [B,H,W,C]; works eagerly and in a graph."""
+
+    def check(self) -> None:
+        """Raise UserError, which names the files, where images cannot be read any more."""
 
 
 class MemoryImages:
@@ -55,6 +62,9 @@ class MemoryImages:
     def fetch(self, rows: tf.Tensor) -> tf.Tensor:
         """The images of `rows` (int64 [B]) as uint8 [B,H,W,C]."""
         return tf.gather(self._tensor, rows)
+
+    def check(self) -> None:
+        """Nothing happens to images in memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +142,22 @@ class Split:
         return replace(self, rows=self.rows[chosen], labels=self.labels[chosen])
 
 
+@contextlib.contextmanager
+def naming_damage(*splits: Split) -> Iterator[None]:
+    """Where TensorFlow fails within, look through the files with the images of `splits` for the
+    reason: one may have been damaged or removed since the start.
+
+    Raises:
+        UserError: in place of TensorFlow's error, where there are such files; it names them.
+    """
+    try:
+        yield
+    except tf.errors.OpError:
+        for store in {id(split.store): split.store for split in splits}.values():
+            store.check()
+        raise
+
+
 @dataclass(frozen=True, eq=False)
 class Data:
     """A classification data set.
@@ -169,6 +195,11 @@ class Data:
     def splits(self) -> tuple[Split, Split, Split]:
         """Training, validation and test images."""
         return self.train, self.validation, self.test
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether all images are in memory; otherwise they are read when they are needed."""
+        return all(isinstance(split.store, MemoryImages) for split in self.splits)
 
     def facts(self) -> dict[str, Any]:
         """What tells that a set has changed between two parts of a run: numbers of images, classes,

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from dataloader.data import Images, MemoryImages, Split
+from dataloader.data import STATISTICS_SAMPLE, Images, MemoryImages, Split
 from dataloader.files import printable
 from dataloader.image_files import (
     READ,
@@ -27,8 +26,8 @@ from dataloader.image_files import (
 )
 from dataloader.image_folders import Facts, Found, find_images, read_cache, write_cache
 from dataloader.loading import Outline, Request, Source, register
-from dataloader.memory import check_memory, free_memory
-from dataloader.resizing import resized
+from dataloader.memory import is_for_memory
+from dataloader.resizing import fitted
 from dataloader.splitting import rows_for_testing
 from registry import UserError
 
@@ -36,16 +35,10 @@ DECODED_AT_START = 5_000
 """Of more images that stay on disk so many, evenly spaced, are decoded at the start to find
 damaged ones; of the others only the ends are looked at. What is found out is kept in a cache."""
 
-MEMORY_SHARE = 0.25
-"""Of the free memory, that images are decoded into without being asked to."""
-
-STATISTICS_SAMPLE = 2000
 TEST_SHARE = 0.2
 """Of the training images, where there is neither test nor validation folder."""
 NAMED = 5
 """So many damaged images are named in one line."""
-BATCH = 128
-"""Images that there has to be memory for, whatever is done with them."""
 _CHUNK = 256
 
 
@@ -94,10 +87,7 @@ class FileImages:
         return tf.ensure_shape(image, (None, None, channels))
 
     def _read(self, file: tf.Tensor) -> tf.Tensor:
-        image, size = self._decode(tf.io.read_file(file)), self.shape[:2]
-        same = tf.reduce_all(tf.shape(image)[:2] == size)
-        image = tf.cond(same, lambda: image, lambda: resized(image, size))
-        return tf.ensure_shape(image, self.shape)
+        return fitted(self._decode(tf.io.read_file(file)), self.shape)
 
     def fetch(self, rows: tf.Tensor) -> tf.Tensor:
         """Images of `rows` (int64 [B]) as uint8 [B,H,W,C]."""
@@ -109,6 +99,11 @@ class FileImages:
             tf.gather(self._paths, rows),
             fn_output_signature=tf.TensorSpec(self.shape, tf.uint8),
         )
+
+    def check(self) -> None:
+        """Raise UserError where images cannot be read any more; the first are named."""
+        if self.files:
+            _check(self.files, [True] * len(self), os.path.commonpath(self.files))
 
     def decoded_once(self) -> MemoryImages:
         """The same images in memory.
@@ -167,36 +162,6 @@ def _check(files: Sequence[str], decode: Sequence[bool], top: str | Path) -> Fac
         grey=all(finding.grey for finding in looked_at),
         ordinary=all(finding.ordinary for finding in found),
         white=white,
-    )
-
-
-@contextlib.contextmanager
-def naming_damage(*splits: Split) -> Iterator[None]:
-    """Where TensorFlow fails within, look through the image files of `splits` for the reason: one
-    may have been damaged or removed since the start.
-
-    Raises:
-        UserError: in place of TensorFlow's error, where there are such files; the first are named.
-    """
-    try:
-        yield
-    except tf.errors.OpError:
-        for store in {id(split.store): split.store for split in splits}.values():
-            if isinstance(store, FileImages) and len(store):
-                _check(store.files, [True] * len(store), os.path.commonpath(store.files))
-        raise
-
-
-def _is_for_memory(request: Request, count: int, size: tuple[int, int], top: Path) -> bool:
-    """Whether to decode `count` images at once. Raises UserError where memory does not suffice."""
-    height, width = size
-    what = f"folder:{printable(top)} ({{}} images of {height}x{width})"
-    check_memory(BATCH * height * width * 3, what.format(BATCH), "give a smaller image_size")
-    needed = count * height * width * 3
-    if request.in_memory == "yes":
-        check_memory(needed, what.format(count), "give a smaller image_size, or in_memory=no")
-    return request.in_memory == "yes" or (
-        request.in_memory == "auto" and needed <= MEMORY_SHARE * free_memory()
     )
 
 
@@ -264,7 +229,9 @@ def folder(request: Request) -> Source:
         logging.getLogger(__name__).warning("%s", note)
     files, labels = _joined(found, top)
     size = request.image_size or _size_of(files[0])
-    in_memory = _is_for_memory(request, len(files), size, top)
+    in_memory = is_for_memory(
+        request.in_memory, len(files), (*size, 3), f"folder:{printable(top)}"
+    )
     if facts is None:
         most = len(files) if in_memory else DECODED_AT_START
         decode = np.zeros(len(files), bool)

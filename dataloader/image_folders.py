@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dataloader import caches
 from dataloader.files import list_files, printable, subfolders
 from dataloader.image_files import NOT_READ, READ, begins_as_image
 from registry import UserError
-from regular_files import check_regular, read_bytes
+from regular_files import check_regular
 
 TRAIN, TEST = "train", "test"
 VALIDATION = ("val", "valid", "validation")
@@ -218,9 +216,7 @@ def _loose(top: Path, places: Sequence[str]) -> list[str]:
 
 
 def _cache_file(top: Path) -> Path:
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    name = hashlib.sha256(os.fsencode(os.path.realpath(top))).hexdigest()
-    return Path(caches) / "sskd-tte" / f"folder-{name}.json"
+    return caches.cache_file("folder", top)
 
 
 def _changed(folders: Sequence[str]) -> dict[str, int]:
@@ -232,21 +228,17 @@ def _changed(folders: Sequence[str]) -> dict[str, int]:
 
 def read_cache(top: Path) -> tuple[Found, Facts] | None:
     """What `write_cache` kept of `top`; None where there is nothing or the folder has changed."""
+    kept = caches.read_cache(_cache_file(top))
     try:
-        kept = json.loads(read_bytes(_cache_file(top)))
         if kept["version"] != CACHE_VERSION or kept["changed"] != _changed(kept["changed"]):
             return None
         return Found(**kept["found"]), Facts(**kept["facts"])
-    except (OSError, ValueError, KeyError, TypeError):  # none, damaged, or of another shape
+    except (OSError, KeyError, TypeError):  # a folder is gone; none, or of another shape
         return None
 
 
 def write_cache(top: Path, found: Found, facts: Facts, listed_at: float) -> None:
-    """Keep what is known of `top` until one of its folders changes.
-
-    In the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``), never among the data. Several
-    processes may write at once: the file is complete at every moment. Where it cannot be written
-    nothing is kept.
+    """Keep what is known of `top` until one of its folders changes, see `caches`.
 
     Args:
         top: the folder.
@@ -255,17 +247,11 @@ def write_cache(top: Path, found: Found, facts: Facts, listed_at: float) -> None
     """
     try:
         changed = _changed(found.folders)
-        if max(changed.values()) / 1e9 > listed_at - SETTLED:
-            return  # a change after the listing may have given the same time
-        file = _cache_file(top)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        kept = {
-            "version": CACHE_VERSION, "changed": changed, "found": asdict(found),
-            "facts": asdict(facts),
-        }
-        with tempfile.TemporaryDirectory(dir=file.parent) as unfinished:
-            written = Path(unfinished) / file.name
-            written.write_text(json.dumps(kept))
-            os.replace(written, file)
-    except OSError:  # no place, or none that can be written to: the next start lists again
+    except OSError:  # gone since: the next start lists what is there
         return
+    if max(changed.values()) / 1e9 > listed_at - SETTLED:
+        return  # a change after the listing may have given the same time
+    caches.write_cache(_cache_file(top), {
+        "version": CACHE_VERSION, "changed": changed, "found": asdict(found),
+        "facts": asdict(facts),
+    })

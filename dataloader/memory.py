@@ -1,10 +1,18 @@
-"""Check that a data set fits into memory before reading it."""
+"""Check that a data set fits into memory before reading it, and decide where its images stay."""
 
 from __future__ import annotations
+
+import math
 
 import psutil
 
 from registry import UserError
+
+MEMORY_SHARE = 0.25
+"""Of the free memory, that images are decoded into without being asked to."""
+
+BATCH = 128
+"""Images that there has to be memory for, whatever is done with them."""
 
 
 def free_memory() -> int:
@@ -28,3 +36,28 @@ def check_memory(needed: int, what: str, advice: str) -> None:
             f"{what} needs {needed / 2**30:.1f} GiB, more than half of the "
             f"{free / 2**30:.1f} GiB of free memory: {advice}"
         )
+
+
+def is_for_memory(in_memory: str, count: int, shape: tuple[int, int, int], name: str) -> bool:
+    """Decide whether to hold images in memory, where they can be read from disk just as well.
+
+    Args:
+        in_memory: ``yes``, ``no`` or ``auto``: if they take up to `MEMORY_SHARE` of what is free.
+        count: number of images.
+        shape: (height, width, channels) of each, uint8.
+        name: of the data set, for messages.
+
+    Raises:
+        UserError: the memory does not suffice for a batch, or for all images with ``yes``.
+    """
+    size = "x".join(map(str, shape))
+    batch, all_images = BATCH * math.prod(shape), count * math.prod(shape)
+    check_memory(batch, f"{name} ({BATCH} images of {size})", "give a smaller image_size")
+    if in_memory == "yes":
+        check_memory(
+            all_images, f"{name} ({count} images of {size})",
+            "give a smaller image_size, or in_memory=no",
+        )
+    return in_memory == "yes" or (
+        in_memory == "auto" and all_images <= MEMORY_SHARE * free_memory()
+    )

@@ -25,6 +25,12 @@ def resized(images: tf.Tensor, size: tuple[int, int] | tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.clip_by_value(tf.round(large), 0, 255), tf.uint8)
 
 
+def fitted(image: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
+    """An image, uint8 [h,w,C], as uint8 of `shape` (H, W, C): `resized` unless it has this size."""
+    same = tf.reduce_all(tf.shape(image)[:2] == shape[:2])
+    return tf.ensure_shape(tf.cond(same, lambda: image, lambda: resized(image, shape[:2])), shape)
+
+
 def resized_array(images: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     """`resized` for an array [N,h,w,C], in chunks; its own size if `size` is None.
 

@@ -134,9 +134,8 @@ def test_in_memory_or_not_batches_are_the_same(top):
 
 def test_too_large_for_the_memory(top, monkeypatch):
     monkeypatch.setattr("dataloader.memory.free_memory", lambda: 100_000)
-    monkeypatch.setattr("dataloader.folder.free_memory", lambda: 100_000)
-    monkeypatch.setattr("dataloader.folder.BATCH", 4)
-    monkeypatch.setattr("dataloader.folder.MEMORY_SHARE", 0.01)
+    monkeypatch.setattr("dataloader.memory.BATCH", 4)
+    monkeypatch.setattr("dataloader.memory.MEMORY_SHARE", 0.01)
     assert isinstance(load(top).train.store, FileImages)
     with pytest.raises(UserError, match="128x128.*more than half.*smaller image_size"):
         load(top, image_size=(128, 128))
