@@ -126,6 +126,7 @@ def complete(settings: Settings, work: Work, folder: RunFolder) -> None:
         work.model.encoder.name, settings.method(), len(work.images.train), folder.path,
         memory_bytes(settings, work.images),
     ))
+    print(*settings.describe_storage(work.material.data), sep="\n")
     progress = fit(settings, work, folder)
     held_out = evaluate(work, work.material.data.test)
     if folder.team.is_chief:

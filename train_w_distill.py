@@ -356,7 +356,11 @@ def draw_pictures(setup: Setup, folder: RunFolder) -> None:
 def notes(setup: Setup) -> list[str]:
     """How method, networks and data were fitted to each other."""
     settings, data, distiller = setup.settings, setup.data, setup.distiller
-    found = [describe_recipe(setup), describe_augmentation(settings, data)]
+    found = [
+        *settings.describe_storage(data),
+        describe_recipe(setup),
+        describe_augmentation(settings, data),
+    ]
     found += [f"{settings.Distillation}: {note}" for note in distiller.notes]
     if augmentation_of(settings, data).mixes:
         found.append(

@@ -181,6 +181,12 @@ def _check_no_empty_class(source: Source, labels: np.ndarray, where: str, advice
         raise UserError(f"{source.name}: class {names}{more} has no image {where}: {advice}")
 
 
+def is_lazy(name: str) -> bool:
+    """Whether the data set `name` can leave images on disk, see `load`. Raises UserError where
+    there is no such set."""
+    return _source(name)[2].get("lazy", False)
+
+
 def load(
     name: str,
     *,
@@ -212,13 +218,14 @@ def load(
         needs_classes: whether each class needs an image among them. Without labels it does not.
         seed: of the splits, at least 0; not the seed of a training.
         in_memory: whether images are held in memory, ``yes``, ``no`` (they are read from disk
-            whenever they are needed, where the source can do that: ``folder:``) or ``auto`` (where
-            they fit). Batches are the same.
+            whenever they are needed, where the source can do that: ``folder:`` and sets of
+            tensorflow-datasets in ArrayRecord files) or ``auto`` (where they fit). Batches are the
+            same.
 
     Returns:
         The data set. Channel statistics are those of its training split (of a sample of at most
-        2,000 images for ``folder:``), the published ones for ``cifar100``. A warning is logged
-        where every training image is of a single colour.
+        2,000 images for ``folder:`` and tensorflow-datasets), the published ones for ``cifar100``.
+        A warning is logged where every training image is of a single colour.
 
     Raises:
         UserError: the set is not known, not there or damaged, or an argument does not fit it.
@@ -233,7 +240,10 @@ def load(
         raise UserError(f"in memory {in_memory!r}: {', '.join(IN_MEMORY)} expected")
     make, argument, facts = _source(name)
     if in_memory == "no" and not facts.get("lazy"):
-        raise UserError(f"data set {name!r} is always held in memory: use folder:DIR, or auto")
+        raise UserError(
+            f"data set {name!r} is always held in memory: give in_memory=auto, or use folder:DIR "
+            f"or a set of tensorflow-datasets"
+        )
     folder = Path(os.path.expanduser(data_dir)) if data_dir is not None else None
     source = make(Request(argument, folder, image_size, seed, in_memory))
     _check_classes(source)

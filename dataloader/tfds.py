@@ -1,4 +1,9 @@
-"""Any classification set of images of tensorflow-datasets, by its name."""
+"""Any classification set of images of tensorflow-datasets, by its name.
+
+tensorflow-datasets keeps a set as ArrayRecord files, which are read by index, or as TFRecord files,
+which are read from beginning to end and so into memory only. Sets that are not there yet are
+prepared as ArrayRecord.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from dataloader.data import MemoryImages, Split
+from dataloader import records
+from dataloader.data import STATISTICS_SAMPLE, Images, MemoryImages, Split
+from dataloader.files import printable
 from dataloader.loading import Outline, Request, Source, register, unknown
-from dataloader.memory import check_memory
-from dataloader.resizing import resized
+from dataloader.memory import check_memory, is_for_memory
+from dataloader.resizing import fitted
 from dataloader.splitting import rows_for_testing
 from registry import UserError, plain
 
@@ -24,6 +31,7 @@ NOT_MIRRORED = (
 PUBLISHED = {"cifar100": ((129.38, 124.11, 112.48), (68.21, 65.43, 70.46))}
 """(mean, deviation) of RGB channels as the SSKD_SVD code has them, in the right order."""
 
+TRAIN = "train"
 TEST_SPLITS = ("test", "validation")
 """The first that a set has is what is reported on; otherwise a fifth of its training images."""
 
@@ -101,8 +109,16 @@ def _not_there(builder: Any, reason: str) -> str:
     )
 
 
-def prepare(builder: Any) -> None:
-    """Download the set unless it is there. Raises UserError where that cannot be."""
+def prepare(builder: Any, file_format: str | None = None) -> None:
+    """Download the set unless it is there.
+
+    Args:
+        builder: of the set.
+        file_format: to prepare it in; None: the usual one of tensorflow-datasets.
+
+    Raises:
+        UserError: that cannot be.
+    """
     if builder.is_prepared():
         return
     import requests
@@ -112,7 +128,7 @@ def prepare(builder: Any) -> None:
     _check_network(builder)
     faults = (requests.RequestException, DownloadError, NonMatchingChecksumError, OSError)
     try:
-        builder.download_and_prepare()
+        builder.download_and_prepare(file_format=file_format)
     except (*faults, AssertionError, ImportError) as error:
         # Sets that have to be downloaded by hand raise AssertionError, those that need a further
         # package to be unpacked ImportError; both say what to do in their first lines.
@@ -120,104 +136,171 @@ def prepare(builder: Any) -> None:
         raise UserError(_not_there(builder, reason)) from error
 
 
-def _read(
-    builder: Any, split: str, keys: tuple[str, str], shape: tuple[int, int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [N,*shape] and labels int64 [N] of a split, in the order of its files."""
-    image, label = keys
+def _formats(builder: Any) -> set[str]:
+    """The formats in which a prepared set is there."""
+    return {each.value for each in builder.info.available_file_formats()}
 
-    def example(features: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        picture = features[image]
-        same = tf.reduce_all(tf.shape(picture)[:2] == shape[:2])
-        picture = tf.cond(same, lambda: picture, lambda: resized(picture, shape[:2]))
-        return tf.ensure_shape(picture, shape), features[label]
 
-    count = builder.info.splits[split].num_examples
-    images, labels = np.empty([count, *shape], np.uint8), np.empty([count], np.int64)
-    dataset = builder.as_dataset(split=split, shuffle_files=False)
-    start = 0
-    try:
-        for batch in dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE).batch(1000):
-            end = start + len(batch[1])
-            images[start:end], labels[start:end] = batch[0].numpy(), batch[1].numpy()
-            start = end
-    except tf.errors.OpError as error:
-        reason = error.message.splitlines()[0][:200]
+def _is_by_index(builder: Any, in_memory: str) -> bool:
+    """Whether to read a prepared set by index. Raises UserError where it can be read in no way that
+    `in_memory` allows."""
+    formats, installed = _formats(builder), records.is_installed()
+    if records.FORMAT in formats and installed:
+        return True
+    where = f"data set {builder.name!r} in {printable(builder.data_path)}"
+    install = f"needs the package {records.PACKAGE}: pip install {records.PACKAGE}"
+    if formats == {records.FORMAT}:
+        raise UserError(f"{where} is in ArrayRecord files; to read them {install}")
+    if in_memory == "no":
+        advice = "or another data_dir, where it is prepared as ArrayRecord files"
         raise UserError(
-            f"data set {builder.name!r} in {builder.data_path} is damaged ({reason}): remove that "
-            f"folder and load the set again"
-        ) from error
-    if start != count:
-        raise UserError(
-            f"data set {builder.name!r} in {builder.data_path} is damaged ({start} of {count} "
-            f"images in {split}): remove that folder and load the set again"
+            f"{where} is in {', '.join(sorted(formats))} files, which are read into memory only: "
+            f"give in_memory=auto, {advice if installed else f'as reading by index {install}'}"
         )
-    return images, labels
+    return False
 
 
-def _first_size(builder: Any, key: str) -> tuple[int, int]:
-    first = next(iter(builder.as_dataset(split="train", shuffle_files=False).take(1)))
-    return int(first[key].shape[0]), int(first[key].shape[1])
+class _Opened:
+    """A set that is there.
 
+    Args:
+        request: names it.
 
-def _opened(request: Request) -> tuple[Any, tuple[str, str], tuple[int, int, int]]:
-    """The builder of a set that is there, the keys of image and label, and the images' shape."""
-    builder = builder_of(request.argument, request.data_dir)
-    keys = _image_and_label(builder)
-    prepare(builder)
-    info = builder.info
-    if "train" not in info.splits:
-        raise UserError(
-            f"data set {builder.name!r} has no split 'train', only "
-            f"{', '.join(map(repr, info.splits))}: another set expected"
+    Attributes:
+        builder: of tensorflow-datasets.
+        keys: of image and label.
+        shape: (height, width, channels) to bring images to.
+        is_by_index: whether it is read by index.
+
+    Raises:
+        UserError: there is no such set, or it cannot be read.
+    """
+
+    def __init__(self, request: Request):
+        self.builder = builder = builder_of(request.argument, request.data_dir)
+        self.keys = _image_and_label(builder)
+        prepare(builder, records.FORMAT if records.is_installed() else None)
+        if TRAIN not in builder.info.splits:
+            raise UserError(
+                f"data set {builder.name!r} has no split {TRAIN!r}, only "
+                f"{', '.join(map(repr, builder.info.splits))}: another set expected"
+            )
+        self.is_by_index = _is_by_index(builder, request.in_memory)
+        height, width, channels = builder.info.features[self.keys[0]].shape
+        size = request.image_size or ((height, width) if height and width else None)
+        self.shape = (*(size or self._first_size()), channels)
+
+    def count(self, split: str) -> int:
+        """Number of examples."""
+        return self.builder.info.splits[split].num_examples
+
+    def by_index(self, split: str) -> records.Records:
+        """A split, by index."""
+        return records.Records(self.builder, split, *self.keys)
+
+    def _first_size(self) -> tuple[int, int]:
+        if self.is_by_index:
+            return self.by_index(TRAIN).first_size()
+        examples = self.builder.as_dataset(split=TRAIN, read_config=_in_order())
+        height, width, _ = next(iter(examples.take(1)))[self.keys[0]].shape
+        return int(height), int(width)
+
+    def is_for_memory(self, in_memory: str, count: int) -> bool:
+        """Whether to hold `count` images in memory. Raises UserError where they do not fit."""
+        name = f"data set {self.builder.name!r}"
+        if self.is_by_index:
+            return is_for_memory(in_memory, count, self.shape, name)
+        check_memory(
+            count * int(np.prod(self.shape)),
+            f"{name} ({count} images of {'x'.join(map(str, self.shape))})",
+            "give a smaller image_size, or another data_dir, where it is prepared as ArrayRecord "
+            "files, which are read as they are needed",
         )
-    height, width, channels = info.features[keys[0]].shape
-    size = request.image_size or ((height, width) if height and width else None)
-    return builder, keys, (*(size or _first_size(builder, keys[0])), channels)
+        return True
+
+    def read(self, split: str, in_memory: bool) -> Split:
+        """All images of a split, in the order of its files. Raises UserError."""
+        if not self.is_by_index:
+            return self._read_in_order(split)
+        found = self.by_index(split)
+        images = records.RecordImages(found, self.shape)
+        store: Images = images.decoded_once() if in_memory else images
+        return Split.whole(store, found.labels())
+
+    def _read_in_order(self, split: str) -> Split:
+        """From files that have no index, into memory."""
+        image, label = self.keys
+
+        def example(features: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+            return fitted(features[image], self.shape), features[label]
+
+        count = self.count(split)
+        images, labels = np.empty([count, *self.shape], np.uint8), np.empty([count], np.int64)
+        dataset = self.builder.as_dataset(split=split, read_config=_in_order())
+        start = 0
+        try:
+            for batch in dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE).batch(1000):
+                end = start + len(batch[1])
+                images[start:end], labels[start:end] = batch[0].numpy(), batch[1].numpy()
+                start = end
+        except tf.errors.OpError as error:
+            raise self._damaged(error.message.splitlines()[0][:200]) from error
+        if start != count:
+            raise self._damaged(f"{start} of {count} images in {split}")
+        return Split.whole(MemoryImages(images, STATISTICS_SAMPLE), labels)
+
+    def _damaged(self, reason: str) -> UserError:
+        return UserError(
+            f"data set {self.builder.name!r} in {self.builder.data_path} is damaged ({reason}): "
+            "remove that folder and load the set again"
+        )
+
+
+def _in_order() -> Any:
+    """What makes tensorflow-datasets read one file after the other, and not several at once: the
+    order is that of an index then."""
+    import tensorflow_datasets as tfds
+
+    return tfds.ReadConfig(interleave_cycle_length=1)
 
 
 def outline(request: Request) -> Outline:
     """By what the set says of itself."""
-    builder, _, shape = _opened(request)
-    count = builder.info.splits["train"].num_examples
-    if not any(name in builder.info.splits for name in TEST_SPLITS):
+    opened = _Opened(request)
+    count = opened.count(TRAIN)
+    if not any(name in opened.builder.info.splits for name in TEST_SPLITS):
         count -= round(TEST_SHARE * count)
-    return Outline(count, shape)
+    return Outline(count, opened.shape)
 
 
-@register("tfds", argument="NAME", outline=outline)
+@register("tfds", argument="NAME", lazy=True, outline=outline)
 def tfds(request: Request) -> Source:
-    """A classification set of tensorflow-datasets, from `data_dir` or downloaded to it, read into
-    memory in the order of its files.
+    """A classification set of tensorflow-datasets, from `data_dir` or downloaded to it.
 
     The set's own ``test`` images (or else ``validation``, or else a stratified fifth of the
     training images by the data seed) are the test images. Images are resized to `image_size`, or,
-    where they are of several sizes, to the first one's.
+    where they are of several sizes, to the first one's. Rows are in the order of the set's files.
+
+    Sets in ArrayRecord files are decoded once where they take up to a quarter of the free memory,
+    otherwise images are read whenever they are needed (`in_memory`); batches are the same.
     """
-    builder, keys, shape = _opened(request)
-    info = builder.info
+    opened = _Opened(request)
+    info = opened.builder.info
     test_split = next((name for name in TEST_SPLITS if name in info.splits), None)
-    used = ["train", *([test_split] if test_split else [])]
-    count = sum(info.splits[name].num_examples for name in used)
-    check_memory(
-        count * int(np.prod(shape)),
-        f"data set {builder.name!r} ({count} images of {'x'.join(map(str, shape))})",
-        "give a smaller image_size, or use folder:DIR, which reads images as they are needed",
-    )
-    images, labels = _read(builder, "train", keys, shape)
-    train = Split.whole(MemoryImages(images), labels)
+    used = [TRAIN, *([test_split] if test_split else [])]
+    in_memory = opened.is_for_memory(request.in_memory, sum(map(opened.count, used)))
+    train = opened.read(TRAIN, in_memory)
     if test_split:
-        images, labels = _read(builder, test_split, keys, shape)
-        test = Split.whole(MemoryImages(images), labels)
+        test = opened.read(test_split, in_memory)
     else:
-        chosen = rows_for_testing(labels, TEST_SHARE, request.seed)
+        chosen = rows_for_testing(train.labels, TEST_SHARE, request.seed)
         test = train.take(chosen)
-        train = train.take(np.setdiff1d(np.arange(len(labels)), chosen))
+        train = train.take(np.setdiff1d(np.arange(len(train)), chosen))
     return Source(
-        name=builder.info.full_name.rsplit("/", 1)[0],
-        class_names=tuple(info.features[keys[1]].names),
+        name=info.full_name.rsplit("/", 1)[0],
+        class_names=tuple(info.features[opened.keys[1]].names),
         train=train,
         test=test,
-        default_flip=builder.name not in NOT_MIRRORED,
-        channel_statistics=PUBLISHED.get(builder.name),
+        default_flip=opened.builder.name not in NOT_MIRRORED,
+        channel_statistics=PUBLISHED.get(opened.builder.name),
     )

@@ -38,8 +38,9 @@ class DataSettings(Options):
     )
     data_dir: str | None = option(None, "where tensorflow-datasets keeps its data", group=DATA)
     in_memory: str = option(
-        "auto", "hold the images of folder:DIR in memory; auto: where they take up to a quarter of "
-        "what is free", group=DATA, choices=("auto", "yes", "no"), same_run=True,
+        "auto", "hold images of folder:DIR and tensorflow-datasets in memory; auto: where they "
+        "take up to a quarter of what is free", group=DATA, choices=("auto", "yes", "no"),
+        same_run=True,
     )
     image_size: int | None = option(
         None, "resize images to this height and width, in pixels", group=DATA, minimum=1
@@ -69,6 +70,15 @@ class DataSettings(Options):
             in_memory=self.in_memory,
             **self._of_data(),
         )
+
+    def describe_storage(self, data: dataloader.Data) -> list[str]:
+        """A line that says where the images of `data` stay, if there was a choice."""
+        import dataloader
+
+        if not dataloader.is_lazy(self.dataset):
+            return []
+        where = "held in memory" if data.is_in_memory else "read from disk as they are needed"
+        return [f"images: {where} (--in_memory {self.in_memory})"]
 
     def outline_data(self) -> dataloader.Outline:
         """How many images of which size there are; see `dataloader.outline`."""
