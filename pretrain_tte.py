@@ -126,7 +126,8 @@ def complete(settings: Settings, work: Work, folder: RunFolder) -> None:
         work.model.encoder.name, settings.method(), len(work.images.train), folder.path,
         memory_bytes(settings, work.images),
     ))
-    print(*settings.describe_storage(work.material.data), sep="\n")
+    for line in settings.describe_storage(work.material.data):
+        print(line)
     progress = fit(settings, work, folder)
     held_out = evaluate(work, work.material.data.test)
     if folder.team.is_chief:

@@ -142,6 +142,13 @@ class Split:
         return replace(self, rows=self.rows[chosen], labels=self.labels[chosen])
 
 
+_NOT_OF_FILES = (
+    tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError,
+    tf.errors.ResourceExhaustedError, tf.errors.UnavailableError,
+)  # fmt: skip
+"""Too little memory, and trouble between workers: nothing that a search of all files explains."""
+
+
 @contextlib.contextmanager
 def naming_damage(*splits: Split) -> Iterator[None]:
     """Where TensorFlow fails within, look through the files with the images of `splits` for the
@@ -152,6 +159,8 @@ def naming_damage(*splits: Split) -> Iterator[None]:
     """
     try:
         yield
+    except _NOT_OF_FILES:
+        raise
     except tf.errors.OpError:
         for store in {id(split.store): split.store for split in splits}.values():
             store.check()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import dataloader
@@ -417,6 +418,14 @@ def test_an_image_that_is_damaged_after_the_start_is_named(top, damage):
         data.train.images(range(8))
     with pytest.raises(ZeroDivisionError), dataloader.naming_damage(*data.splits):
         1 / 0  # noqa: B018
+
+
+def test_no_file_is_searched_where_memory_does_not_suffice(top):
+    data = load(top, in_memory="no")
+    (top / "train" / "bee" / "2.png").unlink()
+    error = tf.errors.ResourceExhaustedError(None, None, "out of memory")
+    with pytest.raises(tf.errors.ResourceExhaustedError), dataloader.naming_damage(*data.splits):
+        raise error
 
 
 def test_facts_tell_other_data(top):
