@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,12 @@ from experiment.command import quiet  # noqa: E402, F401 (before TensorFlow)
 import keras
 import numpy as np
 import tensorflow as tf
+from bound import MeanSquare
 from timing import medians
 
 import dataloader
 import distillers
 import nets
-from distillers.reading import Maps
 from experiment.command.main import run
 from experiment.report import tables
 from op_util.decomposition import full_eigenpairs
@@ -78,18 +78,6 @@ PRECISIONS = (
     Precision("TF32", "float32", True),
     Precision("bfloat16", "mixed_bfloat16", True),
 )
-
-
-class MeanSquare(distillers.Method):
-    """The bound: nothing that compares the same taps could be cheaper."""
-
-    reads = Maps()
-    combination = distillers.Combination.CLIP
-
-    def loss(self, teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Mean square of the difference of all taps, a scalar in float32."""
-        pairs = zip(teacher, student, strict=True)
-        return tf.add_n([tf.reduce_mean(tf.cast(t - s, tf.float32) ** 2) for t, s in pairs])
 
 
 def main(_: list[str]) -> None:

@@ -11,7 +11,7 @@ SSKD_SVD would cost if its singular vectors and DFVs were free.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl import flags
+from bound import MeanSquare
 from timing import medians
 
 import distillers
 import nets
 from distillers.distiller import Distiller
-from distillers.reading import Maps
 from experiment.command.main import run
 from experiment.report import tables
 from op_util.alignment import Aligned, align_taps
@@ -51,18 +51,6 @@ flags.DEFINE_list(
 FLAGS = flags.FLAGS
 CLASSES = 100
 TRAINING_IMAGES = 10_000  # the size of CRD's memory
-
-
-class MeanSquare(distillers.Method):
-    """The lower bound: no method that compares the same taps could be cheaper."""
-
-    reads = Maps()
-    combination = distillers.Combination.CLIP
-
-    def loss(self, teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]) -> tf.Tensor:
-        """The mean squared difference, summed over taps."""
-        pairs = zip(teacher, student, strict=True)
-        return tf.add_n([tf.reduce_mean(tf.cast(t - s, tf.float32) ** 2) for t, s in pairs])
 
 
 def main(_: list[str]) -> None:
