@@ -42,7 +42,7 @@ FULL = {
     "mixed_precision": False,
 }
 QUICK = {
-    "epochs": 12, "batch_size": 64, "net": "VGG_stride_student", "net_options": ("width=32",),
+    "epochs": 10, "batch_size": 64, "net": "VGG_stride_student", "net_options": ("width=32",),
     "mixed_precision": computes_bfloat16(),
 }
 LEARNING_RATE = {"sgd": 3e-2, "adam": 1e-3}
