@@ -178,8 +178,8 @@ def test_what_does_not_fit_is_refused():
         Settings(recipe="ciffar").spelled()
     with pytest.raises(UserError, match="--warmup_epochs is 2 and --schedule step: only"):
         Settings(warmup_epochs=2.0).spelled()
-    with pytest.raises(UserError, match="is 10; expected less than --epochs, 10"):
-        Settings(schedule="cosine", warmup_epochs=10.0).spelled()
+    with pytest.raises(UserError, match="is 12; expected less than --epochs, 12"):
+        Settings(schedule="cosine", warmup_epochs=12.0).spelled()
     for wrong in ((2,), (1.5, 3), (2, 11)):
         with pytest.raises(UserError, match="--randaugment is .*; expected N,M"):
             Settings(randaugment=wrong).spelled()
