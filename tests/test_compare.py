@@ -258,7 +258,7 @@ def test_runs_share_the_teachers_answers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "epochs"), [([], 10), (["--teacher_epochs=4"], 4), (["--epochs=3"], 3)]
+    ("given", "epochs"), [([], 12), (["--teacher_epochs=4"], 4), (["--epochs=3"], 3)]
 )
 def test_the_teachers_command_is_one_that_runs(tmp_path, monkeypatch, capsys, given, epochs):
     """Also where no epochs are given, which are then the script's own to choose."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from registry import UserError
+from tests.commands import own_flags
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -13,7 +14,8 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 @pytest.mark.slow
 def test_an_epoch_is_read_and_the_set_is_found_again(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(BENCHMARKS))  # as for a script
-    benchmark = importlib.import_module("data_at_scale")
+    with own_flags(lambda: None):  # whose names the commands use too
+        benchmark = importlib.import_module("data_at_scale")
     for name, value in (("DIFFERENT", 4), ("SIDES", (20, 24)), ("CLASSES", 2),
                         ("TEST_IMAGES", 4), ("REPORTS", 3), ("COMPARED_SECONDS", 0.1)):
         monkeypatch.setattr(benchmark, name, value)

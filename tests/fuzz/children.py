@@ -33,6 +33,8 @@ _POLL_SECONDS = 0.01
 
 def load() -> None:
     """Import the commands, and with them everything that they need."""
+    # What --deterministic needs can only be set before TensorFlow is used, as it may be here.
+    os.environ["TF_NUM_INTEROP_THREADS"] = "1"
     importlib.import_module("experiment.command.quiet")
     for name in COMMANDS:
         importlib.import_module(name)
