@@ -149,11 +149,13 @@ from experiment.report.comparison import (
 )
 from experiment.run.folder import RunFolder
 from settings.networks import create_method
-from settings.run_setup import prepare
+from settings.run_setup import make_setup, prepare
 
 
 def main(comparison: Comparison, settings: Settings) -> int:
     """Exit status: 1 where a run failed."""
+    # The runs need the memory of the GPUs. TensorFlow takes this only before it is used.
+    tf.config.set_visible_devices([], "GPU")
     runs = plan(comparison, settings)
     outcomes = survey(runs, comparison.overwrite)
     folder = RunFolder(directory(comparison, settings))
@@ -184,14 +186,18 @@ def check_methods(
         UserError: as a run of that method would.
     """
     begun = {each.run.group for each in outcomes if each.status != WAITING}
-    # The runs need the memory of the GPUs.
-    tf.config.set_visible_devices([], "GPU")
+    setup = None
     for name, each in settings_by_method(comparison, settings).items():
-        if name not in begun:
-            try:
-                prepare(dataclasses.replace(each, strategy="none").spelled())
-            except UserError as error:
-                raise UserError(f"run {name}: {error}") from None
+        if name in begun:
+            continue
+        try:
+            own = dataclasses.replace(each, strategy="none").spelled()
+            if setup is None:
+                setup = prepare(own)
+            else:  # of the same data
+                setup = make_setup(own, setup.data, setup.strategy, own.teacher_file())
+        except UserError as error:
+            raise UserError(f"run {name}: {error}") from None
 
 
 def find_places(workers: int) -> Sequence[Place]:
