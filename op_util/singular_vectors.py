@@ -181,7 +181,8 @@ def differentiable(
 
     def again(one: Decomposition) -> Decomposition:
         precise, count = tf.cast(one.matrices, tf.float64), one.values.shape[1]
-        return decompose([precise], [count], orientation="canonical", solver=solver)[0]
+        found = decompose([precise], [count], orientation="canonical", solver=solver)[0]
+        return _without_overflow(found, one.values.dtype)
 
     def fast() -> tuple[tf.Tensor, ...]:
         index, *others = pick(*found)
@@ -523,6 +524,16 @@ def _zeroed(found: Decomposition, present: tf.Tensor) -> Decomposition:
         right=tf.where(keep[:, None, :], found.right, 0),
         error=tf.where(vague, tf.ones_like(found.error), tf.where(keep, found.error, 0)),
     )
+
+
+def _without_overflow(found: Decomposition, dtype: tf.DType) -> Decomposition:
+    """Drop the samples whose singular values `dtype` cannot hold.
+
+    Such values come from a map that is not finite, too: on a CPU, the maximum over a window of NaN
+    is the lowest finite number.
+    """
+    found = found._replace(good=found.good & (found.values[:, 0] <= dtype.max))
+    return _zeroed(found, found.values > 0)
 
 
 def _canonical(found: Decomposition) -> Decomposition:

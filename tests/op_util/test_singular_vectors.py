@@ -235,13 +235,14 @@ def matrices_of(name):
         "tiny": maps * 1e-20,
         "hugest": maps * 1e37,
         "tiniest": maps * 1e-37,
+        "lowest": np.full_like(maps, np.finfo(np.float32).min),
     }[name]
 
 
 HARD = (
     "zero, constant, large constant, rank 1, tall ties, wide ties, large ties, large tall ties, "
     "pairs of ties, identity, 1x1 map, one channel, one number, one row is NaN, infinite, huge, "
-    "tiny, hugest, tiniest"
+    "tiny, hugest, tiniest, lowest"
 ).split(", ")
 
 
