@@ -1,8 +1,10 @@
 """A process that executes a grid of fake runs with others, and reports as compare.py does.
 
     python shared_grid.py FOLDER MACHINE EXPIRY
+    python shared_grid.py FOLDER MACHINE NUMBER/COUNT
 
 MACHINE: what the process takes its machine for. EXPIRY: of its claims, in seconds.
+NUMBER/COUNT: its shard, which makes no claims.
 """
 
 import json
@@ -14,6 +16,7 @@ from experiment.grid.claims import Claims
 from experiment.grid.execution import execute
 from experiment.grid.reports import join, reporting
 from experiment.grid.runs import survey
+from experiment.grid.shards import Shard, Shards
 from experiment.report.comparison import describe, markdown_text, rows, terminal_text
 from experiment.run.folder import RunFolder
 from tests.experiment.grid.grids import fake
@@ -39,12 +42,15 @@ def report(outcomes, folder):
         (place / REPORTS[1]).write_text(json.dumps(rows(outcomes)))
 
 
-def main(folder, machine, expiry):
+def main(folder, machine, share):
     outcomes = survey(grid(folder))
     join(RunFolder(folder), SETTINGS, REPORTS)
-    execute(outcomes, describe, lambda: report(outcomes, folder), division=Claims(expiry, machine))
+    division = (
+        Shards(Shard.parse(share)) if "/" in share else Claims(float(share), machine)
+    )
+    execute(outcomes, describe, lambda: report(outcomes, folder), division=division)
     print(f"{END}\n{terminal_text(outcomes)}")
 
 
 if __name__ == "__main__":
-    run(main, Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]))
+    run(main, Path(sys.argv[1]), *sys.argv[2:])

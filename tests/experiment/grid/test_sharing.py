@@ -26,8 +26,9 @@ def _found_by_processes(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-def process(folder, machine, expiry):
-    command = [sys.executable, str(HERE / "shared_grid.py"), "grid", machine, str(expiry)]
+def process(folder, machine, share):
+    """`share`: the expiry of its claims in seconds, or its shard."""
+    command = [sys.executable, str(HERE / "shared_grid.py"), "grid", machine, str(share)]
     return subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -35,6 +36,20 @@ def process(folder, machine, expiry):
 
 def reports(folder):
     return {name: (folder / "grid" / name).read_text() for name in REPORTS}
+
+
+def carry_out_alone(folder, waiting):
+    """Let one process carry out the grid, and give the table that it shows. Its run in the folder
+    `waiting` does not wait."""
+    join(RunFolder(folder / "grid"), SETTINGS, REPORTS)
+    (folder / waiting).mkdir()
+    (folder / waiting / "well").touch()
+    single = process(folder, "a", 1000.0)
+    shown, _ = single.communicate(timeout=90)
+    assert single.returncode == 0
+    assert "7 of 8 runs finished" in reports(folder)["comparison.md"]
+    assert "Against None" in shown
+    return shown.partition(END)[2]
 
 
 @pytest.mark.slow
@@ -63,20 +78,39 @@ def test_of_three_at_once_one_is_killed_and_the_report_is_that_of_one(tmp_path, 
     assert json.loads((waiting.folder / "summary.json").read_text())["begun"] == "resumed"
     assert (waiting.folder / "saved").read_text() == "SIGTERM"
 
-    join(RunFolder(alone / "grid"), SETTINGS, REPORTS)
-    place = alone / waiting.folder.parent.relative_to(shared)
-    place.mkdir()
-    (place / "well").touch()
-    single = process(alone, "a", expiry)
-    shown, _ = single.communicate(timeout=90)
-    assert single.returncode == 0
+    table = carry_out_alone(alone, waiting.folder.parent.relative_to(shared))
     assert reports(shared) == reports(alone)
-    assert "7 of 8 runs finished" in reports(alone)["comparison.md"]
-    table = shown.partition(END)[2]
-    assert "Against None" in table and all(text.partition(END)[2] == table for text in said)
+    assert all(text.partition(END)[2] == table for text in said)
     left = [str(path) for path in shared.rglob("*")
             if ".partial" in path.name or "claim" in path.name and "failing" not in str(path)]
     assert not left
+
+
+@pytest.mark.slow
+def test_of_three_shards_one_is_killed_and_started_again_and_the_report_is_that_of_one(tmp_path):
+    shared, alone = tmp_path / "shared", tmp_path / "alone"
+    for folder in (shared, alone):
+        folder.mkdir()
+    runs = grid(shared / "grid")
+    waiting = next(run for run in runs if "wait" in run.command)
+    number = runs.index(waiting) % 3 + 1
+    shards = {each: process(shared, "a", f"{each}/3") for each in (1, 2, 3)}
+    try:
+        wait_for(lambda: waiting.open_log.exists() and "accuracy" in waiting.open_log.read_text())
+        shards[number].kill()
+        for each in shards.values():
+            each.communicate(timeout=90)
+        shards[number] = process(shared, "a", f"{number}/3")
+        said, _ = shards[number].communicate(timeout=90)
+    finally:
+        for each in shards.values():
+            each.kill()
+    assert [each.returncode for each in shards.values()] == [0, 0, 0]
+    assert [starts(run) for run in runs] == [1 + (run is waiting) for run in runs]
+    assert json.loads((waiting.folder / "summary.json").read_text())["begun"] == "resumed"
+    table = carry_out_alone(alone, waiting.folder.parent.relative_to(shared))
+    assert reports(shared) == reports(alone)
+    assert said.partition(END)[2] == table
 
 
 def test_a_process_that_was_halted_stops_its_run_and_tries_it_anew(tmp_path):
