@@ -153,7 +153,10 @@ def open_all(settings: Settings) -> Scoring:
     data = settings.load_data() if settings.needs("classes") else None
     scenes = settings.load_scenes() if settings.needs("scenes") else None
     material = Material(data, scenes)
-    for note in scenes.notes if scenes is not None else ():
+    for note in (
+        *(settings.describe_storage(data) if data is not None else ()),
+        *(scenes.notes if scenes is not None else ()),
+    ):
         print(note)
     for target in settings.targets():
         target.check_material(material)

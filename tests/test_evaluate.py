@@ -14,6 +14,7 @@ from settings import evaluation
 from targets import scoring
 from targets.encoders import open_encoder
 from tests.commands import script_caller
+from tests.dataloader.pictures import picture, save
 from tests.targets import small
 
 QUICK = (
@@ -124,6 +125,26 @@ def test_each_seed_of_a_run_scores_its_own_encoder_once(script, tmp_path, monkey
     assert kept["run"][1]["clustering"]["recall_1"] == figures["run"][1] != figures["seed0"][1]
     refused = script(f"--encoder={tmp_path}/run", "--seeds=3", f"--out_dir={tmp_path}/other")
     assert refused.status == 2 and "has the seeds 0, 1, but seed 2 is to be" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "images: held in memory (--in_memory auto)"),
+        (["--in_memory=no"], "images: read from disk as they are needed (--in_memory no)"),
+    ],
+)
+def test_it_says_where_a_folders_images_stay(script, tmp_path, given, said):
+    for number in range(16):
+        part, name = ("train", "test")[number // 8], "abcd"[number % 4]
+        save(picture(number, (20, 20, 3)), tmp_path / "data" / part / name / f"{number}.png")
+    small.encoder().model.save(tmp_path / "small.keras")
+    done = script(
+        f"--encoder={tmp_path}/small.keras", "--target=clustering", "--dry_run",
+        f"--dataset=folder:{tmp_path}/data", f"--out_dir={tmp_path}/out", *given,
+    )
+    assert done.status == 0, done.err
+    assert said in done.out.splitlines()
 
 
 def test_detection_alone_of_a_voc_folder(script, tmp_path):
