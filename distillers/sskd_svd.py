@@ -56,10 +56,10 @@ class SSKD_SVD(Method):  # noqa: N801 (the paper's name)
     Args:
         num_dfv: singular vectors of each of the teacher's taps; fewer where a tap has no more.
         gradient: ``"exact"``, or ``"published"`` for what the original code computes instead.
-        orientation: of the vectors, whose signs are arbitrary: ``"canonical"``; ``"as_computed"``
-            by the SVD routine, as published; ``"symmetric"``: the mean of the loss over both
-            relative signs of top and bottom; ``"random"``: one of them, drawn for each image and
-            epoch.
+        orientation: of the vectors, whose signs are arbitrary: ``"symmetric"``: the mean of the
+            loss over both relative signs of top and bottom; ``"canonical"``: the signs that make
+            mean responses positive; ``"random"``: a relative sign drawn for each image and epoch;
+            ``"as_computed"``: by the SVD routine, as published.
         solver: ``"auto"`` compresses each map before decomposing it; ``"svd"`` does not.
         adapter: where channels differ, ``"auto"`` brings the student's tap to the teacher's by a
             1x1 convolution, which is trained with the student; ``"none"`` refuses.
@@ -73,7 +73,7 @@ class SSKD_SVD(Method):  # noqa: N801 (the paper's name)
     num_dfv: int = option(1, minimum=1)
     gradient: str = option("exact", choices=("exact", "published"))
     orientation: str = option(
-        "canonical", choices=("canonical", "as_computed", "symmetric", "random")
+        "symmetric", choices=("symmetric", "canonical", "random", "as_computed")
     )
     solver: str = option("auto", choices=("auto", "svd"))
     adapter: str = option("auto", choices=("auto", "none"))

@@ -66,8 +66,12 @@ def dfv(top, bottom):
     return np.exp(-((top[:, None] - bottom[None]) ** 2) / 8)
 
 
-def sskd_svd(teacher_maps, student_maps, num_dfv):
-    """The SSKD_SVD loss of lists of taps, sample by sample, with canonical orientation."""
+SIGNS = {"symmetric": (1, -1), "canonical": (1,)}
+
+
+def sskd_svd(teacher_maps, student_maps, num_dfv, orientation="symmetric"):
+    """The SSKD_SVD loss of lists of taps, sample by sample: the mean over the signs of the bottom
+    taps' vectors relative to the canonical ones."""
     teacher, student = ([as_matrices(tap) for tap in maps] for maps in (teacher_maps, student_maps))
     total = 0.0
     for sample in range(len(teacher[0])):
@@ -79,7 +83,11 @@ def sskd_svd(teacher_maps, student_maps, num_dfv):
                 s, t, weights = aligned(teacher[tap][sample], student[tap][sample], count)
                 ours.append(s * weights)
                 theirs.append(t * weights)
-            total += np.sqrt(count) / 2 * np.sum((dfv(*ours) - dfv(*theirs)) ** 2)
+            squares = [
+                np.sum((dfv(ours[0], sign * ours[1]) - dfv(theirs[0], sign * theirs[1])) ** 2)
+                for sign in SIGNS[orientation]
+            ]
+            total += np.sqrt(count) / 2 * np.mean(squares)
     return total
 
 

@@ -1,6 +1,5 @@
 """SSKD_SVD against the original's golden values, NumPy, and finite differences."""
 
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +8,11 @@ import tensorflow as tf
 
 import distillers
 from distillers import FSP, SSKD_SVD
-from op_util.alignment import Aligned, align_taps
+from op_util.alignment import Aligned
 from op_util.dfv import compare_dfvs
-from op_util.matrices import as_matrix
-from op_util.singular_vectors import SOLVERS
 from registry import UserError
 from tests.distillers.harness import run_method_test
-from tests.reference import relative_error, sskd_svd
+from tests.reference import SIGNS, relative_error, sskd_svd
 
 GOLDEN = np.load(Path(__file__).parents[1] / "data" / "sskd_svd.npz")
 CASES = sorted({key.split("/")[0] for key in GOLDEN})
@@ -48,7 +45,9 @@ def taps_of(seed, dtype=tf.float64, batch=4, shapes=((6, 5, 8), (3, 4, 14), (2, 
 @pytest.mark.parametrize("case", CASES)
 def test_canonical_golden_values(case, solver):
     teacher, student = golden_taps(case)
-    method = SSKD_SVD(num_dfv=int(GOLDEN[f"{case}/num_dfv"]), solver=solver)
+    method = SSKD_SVD(
+        num_dfv=int(GOLDEN[f"{case}/num_dfv"]), orientation="canonical", solver=solver
+    )
     loss, gradients, _ = loss_and_gradients(method, teacher, student)
     np.testing.assert_allclose(loss, GOLDEN[f"{case}/loss_canonical"], rtol=1e-5)
     for i, gradient in enumerate(gradients):
@@ -80,13 +79,15 @@ def test_fsp_golden_values(case):
     np.testing.assert_allclose(loss, GOLDEN[f"{case}/fsp"], rtol=1e-6)
 
 
+@pytest.mark.parametrize("orientation", SIGNS)
 @pytest.mark.parametrize("num_dfv", [1, 2, 3, 4])
-def test_loss_is_that_of_the_notes(num_dfv, solver):
+def test_loss_is_that_of_the_notes(num_dfv, orientation, solver):
     """k shrinks with the 2x2 map and the fully connected tap; the teacher's maps are larger."""
     teacher = taps_of(0, shapes=((8, 7, 8), (4, 4, 14), (2, 3, 40), (20,)))
     student = taps_of(1)
-    found = SSKD_SVD(num_dfv=num_dfv, solver=solver).compute_loss(teacher, student)
-    np.testing.assert_allclose(found, sskd_svd(teacher, student, num_dfv), rtol=1e-9)
+    method = SSKD_SVD(num_dfv=num_dfv, orientation=orientation, solver=solver)
+    expected = sskd_svd(teacher, student, num_dfv, orientation)
+    np.testing.assert_allclose(method.compute_loss(teacher, student), expected, rtol=1e-9)
 
 
 def test_loss_of_taps_that_grow_again():
@@ -97,11 +98,12 @@ def test_loss_of_taps_that_grow_again():
     np.testing.assert_allclose(found, sskd_svd(teacher, student, 3), rtol=1e-9)
 
 
-@pytest.mark.parametrize("num_dfv", [1, 3])
-def test_gradient_is_that_of_finite_differences(num_dfv, solver):
+@pytest.mark.parametrize(("num_dfv", "orientation"), [(1, "symmetric"), (3, "symmetric"),
+                                                      (3, "canonical")])
+def test_gradient_is_that_of_finite_differences(num_dfv, orientation, solver):
     shapes = (4, 3, 5), (2, 2, 9), (6,)
     teacher, student = taps_of(4, batch=2, shapes=shapes), taps_of(5, batch=2, shapes=shapes)
-    method = SSKD_SVD(num_dfv=num_dfv, solver=solver)
+    method = SSKD_SVD(num_dfv=num_dfv, orientation=orientation, solver=solver)
     _, gradients, _ = loss_and_gradients(method, teacher, student)
     random, step = np.random.default_rng(6), 1e-6
     norm = np.linalg.norm([np.linalg.norm(gradient) for gradient in gradients])
@@ -111,7 +113,7 @@ def test_gradient_is_that_of_finite_differences(num_dfv, solver):
 
         def at(times, move=move, length=length):
             moved = [x + times * step / length * d for x, d in zip(student, move, strict=True)]
-            return sskd_svd(teacher, moved, num_dfv)
+            return sskd_svd(teacher, moved, num_dfv, orientation)
 
         slope = (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * step)
         along = sum(np.sum(g * d) for g, d in zip(gradients, move, strict=True)) / length
@@ -130,7 +132,9 @@ def step_of(method):
 
 @pytest.mark.parametrize("case", ["vgg_like", "four_dfv_fc"])  # a graph takes its time
 def test_inside_tf_function_for_batches_of_any_size(case, solver):
-    method = SSKD_SVD(num_dfv=int(GOLDEN[f"{case}/num_dfv"]), solver=solver)
+    method = SSKD_SVD(
+        num_dfv=int(GOLDEN[f"{case}/num_dfv"]), orientation="canonical", solver=solver
+    )
     taps = golden_taps(case)
     signature = [[tf.TensorSpec([None, *x.shape[1:]]) for x in maps] for maps in taps]
     loss, gradients = tf.function(step_of(method), input_signature=signature)(*taps)
@@ -158,11 +162,11 @@ def test_no_tensor_of_both_taps_channels(num_dfv):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_compiled_by_xla(solver):
-    """A case with close values that need float64."""
+def test_compiled_by_xla():
+    """A case with close values that need float64. The other solver is compiled in the tests of
+    `op_util.singular_vectors`."""
     taps = [maps[:2] for maps in golden_taps("two_dfv")]
-    step = step_of(SSKD_SVD(num_dfv=2, solver=solver))
+    step = step_of(SSKD_SVD(num_dfv=2))
     expected, slopes = step(*taps)
     loss, gradients = tf.function(step, jit_compile=True)(*taps)
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
@@ -171,7 +175,7 @@ def test_compiled_by_xla(solver):
 
 
 @pytest.mark.parametrize("num_dfv", [1, 2])
-def test_canonical_loss_does_not_know_the_routines_signs(monkeypatch, num_dfv):
+def test_loss_does_not_know_the_routines_signs(monkeypatch, num_dfv):
     teacher, student = taps_of(7), taps_of(8)
     computed = tf.linalg.svd
 
@@ -182,13 +186,14 @@ def test_canonical_loss_does_not_know_the_routines_signs(monkeypatch, num_dfv):
         return values, left * signs, right * signs
 
     losses = {}
-    for orientation in ("canonical", "as_computed"):
+    for orientation in ("symmetric", "canonical", "as_computed"):
         method = SSKD_SVD(num_dfv=num_dfv, solver="svd", orientation=orientation)
         losses[orientation] = [float(method.compute_loss(teacher, student))]
         with monkeypatch.context() as patched:
             patched.setattr(tf.linalg, "svd", other_signs)
             losses[orientation].append(float(method.compute_loss(teacher, student)))
-    np.testing.assert_allclose(*losses["canonical"], rtol=1e-12)
+    for orientation in ("symmetric", "canonical"):
+        np.testing.assert_allclose(*losses[orientation], rtol=1e-12)
     assert abs(losses["as_computed"][0] / losses["as_computed"][1] - 1) > 0.01
 
 
@@ -351,25 +356,6 @@ def test_a_sample_without_a_number_is_dropped_whatever_the_solver(solver, dtype)
         )
         np.testing.assert_allclose(loss, seven * 8 / 7, rtol=1e-4)
         np.testing.assert_allclose(metrics["dropped_share"], 1 / 8, rtol=1e-6)
-
-
-def test_symmetric_is_the_mean_over_both_relative_signs():
-    """The formula in float64, DFVs in memory, for every pair of taps."""
-    teacher, student = taps_of(11), taps_of(12)
-    taps = align_taps(
-        [as_matrix(tap) for tap in student], [as_matrix(tap) for tap in teacher],
-        1, gradient="exact", orientation="canonical", solver="svd",
-    )
-    expected = 0.0
-    for top, bottom in itertools.pairwise(taps):
-        for sign in (1, -1):
-            ours, theirs = (
-                np.exp(-np.square(np.array(a) - sign * np.array(b).transpose(0, 2, 1)) / 8)
-                for a, b in ((top.student, bottom.student), (top.teacher, bottom.teacher))
-            )
-            expected += np.sum((ours - theirs) ** 2) / 2 / 2
-    found = SSKD_SVD(orientation="symmetric", solver="svd").compute_loss(teacher, student)
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 def test_symmetric_does_not_depend_on_signs_and_notices_a_common_shift():

@@ -79,7 +79,7 @@ def test_sskd_svd_of_tokens_is_that_of_their_matrices(solver):
     found = create("SSKD_SVD", solver=solver, num_dfv=2).compute_loss(*features)
     expected = reference.sskd_svd(*(blocks_by_hand(m, images) for m in (teacher, student)), 2)
     assert found.dtype == tf.float64
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    np.testing.assert_allclose(found, expected, rtol=1e-8)
 
 
 def blocks_by_hand(model, images):
