@@ -4,7 +4,9 @@
 
 Trains the same network by 1 and by 2 workers, each a process of this machine with one thread and
 one processor of its own, and `--batch_size` images of each batch. Efficiency is the share of as
-many times the images a second of one worker. What is sent is counted at the loopback interface, so
+many times the images a second of one worker. `apart` is what the same number of processes reach
+together where each trains alone and sends nothing, as processors may share what they compute with:
+no run of several workers can be faster. What is sent is counted at the loopback interface, so
 nothing else should use it meanwhile; a sum of all gradients over 2 workers has to send them once
 from each.
 """
@@ -65,12 +67,15 @@ def main(_: list[str]) -> None:
         raise UserError(f"{max(counts)} workers, but {processors} processors: give fewer --workers")
     rows = []
     for count in counts:
-        found = start(count)
+        found = start(count)[0]
+        apart = sum(each["images/s"] for each in start(count, together=False))
         first = rows[0]["images/s"] / counts[0] if rows else found["images/s"] / count
         rows.append({
             "workers": count,
             "images/s": found["images/s"],
+            "apart": apart,
             "efficiency": found["images/s"] / count / first,
+            "/ apart": found["images/s"] / apart,
             "MB sent by each a step": found["bytes"] / count / 1e6,
             "/ parameters": found["bytes"] / count / found["parameter_bytes"],
         })
@@ -78,8 +83,13 @@ def main(_: list[str]) -> None:
           f"{tables.table(rows)}")
 
 
-def start(count: int) -> dict[str, float]:
-    """What `count` workers of this machine find; each has a processor of its own."""
+def start(count: int, together: bool = True) -> list[dict[str, float]]:
+    """What `count` workers of this machine find; each has a processor of its own.
+
+    Args:
+        together: whether they train one network, and the first one says what it found, or each
+            trains its own, and says so.
+    """
     sockets = [socket.create_server(("", 0)) for _ in range(count)]
     addresses = [f"localhost:{each.getsockname()[1]}" for each in sockets]
     for each in sockets:
@@ -87,7 +97,8 @@ def start(count: int) -> dict[str, float]:
     processors = sorted(os.sched_getaffinity(0))
     workers = []
     for index in range(count):
-        task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        place, own = (index, addresses) if together else (0, [addresses[index]])
+        task = {"cluster": {"worker": own}, "task": {"type": "worker", "index": place}}
         workers.append(subprocess.Popen(
             [sys.executable, *sys.argv], env={**os.environ, "TF_CONFIG": json.dumps(task)},
             stdout=subprocess.PIPE, text=True,
@@ -96,7 +107,7 @@ def start(count: int) -> dict[str, float]:
     outs = [worker.communicate()[0] for worker in workers]
     if any(worker.returncode for worker in workers):
         raise UserError("a worker failed, as said above")
-    return json.loads(outs[0].splitlines()[-1])
+    return [json.loads(out.splitlines()[-1]) for out in (outs[:1] if together else outs)]
 
 
 def train(team: Team) -> dict[str, Any]:

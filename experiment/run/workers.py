@@ -295,7 +295,8 @@ def _failure(error: BaseException, team: Team) -> str | None:
 
     if isinstance(error, Interrupted):
         return None
-    if type(error).__name__ in _OF_LOST_PEERS:
+    # A run folder makes one line of TensorFlow's error, and raises that from it.
+    if any(type(each).__name__ in _OF_LOST_PEERS for each in (error, error.__cause__)):
         team.await_news(SILENCE_SECONDS + 5)
     kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
     return f"{kind}{error}"[:400]

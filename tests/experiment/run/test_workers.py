@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiment.run import workers
-from experiment.run.links import LOST_STATUS, address_parts
+from experiment.run.links import LOST_STATUS, SILENCE_SECONDS, address_parts
 from registry import UserError
 from tests.worker_processes import ROOT, ends, free_addresses
 
@@ -155,3 +155,22 @@ def test_all_of_the_code_is_compared():
     modules = {file.stem for file in ROOT.glob("*.py")}
     scripts = {name for name in modules if "__main__" in (ROOT / f"{name}.py").read_text()}
     assert set(workers.CODE) == (packages | modules - scripts) - {"tests", "benchmarks"}
+
+
+class UnavailableError(Exception):
+    """Of TensorFlow's name for it."""
+
+
+@pytest.mark.parametrize(("cause", "awaits"), [(UnavailableError, True), (ValueError, False)])
+def test_news_of_a_lost_worker_is_awaited_after_an_error_that_may_come_of_it(
+    monkeypatch, cause, awaits
+):
+    """Also where the run folder has made one line of the error."""
+    cluster = {"worker": free_addresses(1)}
+    task = {"cluster": cluster, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(task))
+    waited = []
+    monkeypatch.setattr(workers.Team, "await_news", lambda _, seconds: waited.append(seconds))
+    with pytest.raises(UserError, match="one line"), workers.gathered("multi_worker", {}, 1):
+        raise UserError("one line") from cause("Graph execution error")
+    assert [seconds > SILENCE_SECONDS for seconds in waited] == [True] * awaits
