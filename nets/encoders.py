@@ -16,7 +16,7 @@ from .copying import copy_model
 from .features import find_tensors, tensors_of
 from .functional import as_functional
 from .inferred_preprocessing import infer_preprocessing
-from .keras_graph import output_layer_of
+from .keras_graph import output_layer_of, reserve_names
 from .preprocessing import Standardize
 from .registration import declared_outputs
 from .saved_models import check_saved_model
@@ -79,6 +79,7 @@ def encoder_of(
             or no map ``[B, h, w, D]`` at or before it.
     """
     model = as_functional(model)
+    reserve_names(model)  # it may have been read from a file by Keras itself
     shapes = [tuple(tensor.shape) for tensor in model.inputs]
     if len(shapes) != 1 or len(shapes[0]) != 4:
         raise UserError(

@@ -11,7 +11,7 @@ import keras
 from registry import UserError, nearest
 
 from .functional import as_functional, is_functional
-from .keras_graph import calls_before, output_layer_of
+from .keras_graph import calls_before, output_layer_of, reserve_names
 from .layers import widened_dtype
 from .opened_layer import OpenedLayer
 from .registration import Outputs, declared_outputs
@@ -90,6 +90,7 @@ def feature_extractor(model: keras.Model, outputs: Outputs) -> keras.Model:
             there.
     """
     model = as_functional(model)
+    reserve_names(model)  # it may have been read from a file by Keras itself
     image, given, found = find_tensors(model, _names_of(outputs))
     embedding = _widened(_as_map(found[outputs.embedding], model))
     if len(embedding.shape) > 2:

@@ -9,7 +9,7 @@ import keras
 from registry import UserError
 
 from .functional import as_functional, is_functional
-from .keras_graph import call_of, calls_before
+from .keras_graph import call_of, calls_before, reserve_names
 from .logits import leaves_numbers
 from .tokens import token_grid
 
@@ -74,6 +74,7 @@ def with_new_classifier(model: keras.Model, classes: int) -> keras.Model:
         UserError: the model ends in neither.
     """
     model = as_functional(model)
+    reserve_names(model)  # it may have been read from a file by Keras itself
     found = find_classifier(model)
     features = found.features if found else model.outputs[0]
     features = _vector(features, model)

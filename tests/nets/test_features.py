@@ -79,6 +79,22 @@ def test_foreign_model():
     np.testing.assert_allclose(features["logits"], model(IMAGE), rtol=1e-5, atol=1e-6)
 
 
+def test_model_that_keras_itself_read_in_a_new_process(tmp_path):
+    """Keras begins to number operations anew in each process, also the pooling that is added
+    here."""
+    image = keras.Input((8, 8, 3))
+    maps = keras.layers.Conv2D(4, 3, name="shallow")(image)
+    pooled = keras.ops.mean(keras.ops.cast(maps, "float32"), axis=(1, 2))
+    scores = keras.layers.Dense(5, name="scores")(pooled)
+    keras.Model(image, scores, name="averaged").save(tmp_path / "model.keras")
+    keras.utils.clear_session()  # as a new process has it
+    model = keras.models.load_model(tmp_path / "model.keras")
+    extractor = nets.feature_extractor(model, nets.outputs_of(model, ["shallow"]))
+    expected = np.mean(extractor(IMAGE)["maps"][0], axis=(1, 2))
+    np.testing.assert_allclose(extractor(IMAGE)["embedding"], expected, rtol=1e-5)
+    np.testing.assert_allclose(extractor(IMAGE)["logits"], model(IMAGE), rtol=1e-5)
+
+
 def test_foreign_model_needs_named_taps():
     with pytest.raises(UserError, match="no registered network.*taps must be named"):
         nets.outputs_of(foreign())
