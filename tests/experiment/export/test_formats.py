@@ -16,7 +16,7 @@ from nets.quantization import FakeQuantize
 from registry import UserError
 from tests.experiment.export.networks import NAMES, images, material
 
-TEST = images(300, seed=2)
+TEST = images(1000, seed=2)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_a_file_gives_the_probabilities_of_the_saved_model(name, made, expected,
     # TensorFlow has begun with as many threads as it chose, which 0 stands for.
     predict = form.open(file, 0 if form.runtime == "tensorflow" else 1)
     found = predict(TEST)
-    assert found.dtype == "float32" and found.shape == (300, 4)
+    assert found.dtype == "float32" and found.shape == (1000, 4)
     if form.tolerance is None:
         assert np.mean(found.argmax(1) == expected.argmax(1)) >= 0.95
         np.testing.assert_allclose(found, expected, atol=0.15)
