@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from distillers.classifiers import check_pooled, classifier_kernel
-from distillers.loss import Loss
+from distillers.loss import Combination, Loss
 from distillers.method import Method
 from distillers.reading import LastMap, Logits, as_taps
 from distillers.registration import register
@@ -51,22 +51,28 @@ class CAT_KD(Method):  # noqa: N801 (the paper's name)
 
     Networks have to end in GlobalAveragePooling2D of the last tap and a dense layer. Defaults are
     those of the authors' code for VGG13 to MobileNetV2 on CIFAR-100; with networks of one family
-    they do not normalise, and weigh by 0.7 to 15. Departure: they drop the classifiers' offsets
-    from the networks, we from the activation maps alone.
+    they do not normalise, and weigh by 0.7 to 15. Departures: they drop the classifiers' offsets
+    from the networks, we from the activation maps alone. They add this loss to the main one; its
+    gradient can be many times the main task's, which students of few steps then hardly learn, so
+    it is clipped against that.
 
     Args:
         resolution: positions a side to which activation maps are averaged.
         normalize: whether each class's map is divided by its length.
         weight: beta, of this loss, next to the main loss.
+        clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
+            losses are added as by the authors.
     """
 
     paper = "Guo et al., CVPR 2023, arXiv 2304.12777"
     reads = (LastMap(), Logits())
+    combination = Combination.CLIP
     extras = ("teacher_classifier", "student_classifier")
 
     resolution: int = option(2, minimum=1)
     normalize: bool = option(True)
     weight: float = option(15.0, above=0)
+    clip: float = option(1.0, above=0)
 
     def build(self, teacher: Any, student: Any, *, samples: int | None = None) -> Loss:
         kernels = {}

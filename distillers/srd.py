@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from distillers.adapters import linear
-from distillers.loss import Context, Loss
+from distillers.loss import Combination, Context, Loss
 from distillers.method import Method
 from distillers.reading import Embedding
 from distillers.registration import register
@@ -42,20 +42,26 @@ class SRD(Method):
     a linear projector.
 
     Statistics are those of the global batch. The weight is that of the authors' ImageNet code; none
-    for CIFAR-100 is published. Departure: they add the divergence of the logits at temperature 1,
-    which is left to a sum of methods.
+    for CIFAR-100 is published. Departures: they add the divergence of the logits at temperature 1,
+    which is left to a sum of methods. They add this loss to the main one; its gradient does not
+    shrink with the loss, and can be many times the main task's, which students of few steps then
+    hardly learn, so it is clipped against that.
 
     Args:
         projector: ``"linear"``: a dense layer to the teacher's width, trained with the student;
             ``"none"``: none, which needs equal widths.
         weight: of this loss, next to the main loss.
+        clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
+            losses are added as by the authors.
     """
 
     paper = "Miles & Mikolajczyk, AAAI 2024, arXiv 2303.11098"
     couples_samples = True
+    combination = Combination.CLIP
 
     projector: str = option("linear", choices=("linear", "none"))
     weight: float = option(2.0, above=0)
+    clip: float = option(1.0, above=0)
 
     @property
     def reads(self) -> Embedding:  # type: ignore[override]

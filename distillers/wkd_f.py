@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from distillers.adapters import linear
-from distillers.loss import Context, Loss
+from distillers.loss import Combination, Context, Loss
 from distillers.method import Method
 from distillers.reading import LastMap, as_taps, size_text
 from distillers.registration import register
@@ -60,7 +60,9 @@ class WKD_F(Method):  # noqa: N801 (the paper's name)
 
     Defaults are those of the authors' code for ResNet32x4 to ResNet8x4 on CIFAR-100. Departures:
     maps of other sizes are not resized, as statistics over cells need it not; the weight is
-    constant, where theirs falls to 0 over the last 90 of 240 epochs.
+    constant, where theirs falls to 0 over the last 90 of 240 epochs; they add this loss to the main
+    one, but its gradient can be many times the main task's, which students of few steps then hardly
+    learn, so it is clipped against that.
 
     Args:
         grid: cells a side, each with a mean and a deviation of its own.
@@ -68,14 +70,18 @@ class WKD_F(Method):  # noqa: N801 (the paper's name)
         projector: of the student's map: ``"auto"``: 1x1 convolution, batch normalisation and ReLU,
             trained with the student; ``"none"``: none, which needs equal channels.
         weight: of this loss, next to the main loss.
+        clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
+            losses are added as by the authors.
     """
 
     paper = "Lv et al., NeurIPS 2024, arXiv 2412.08139"
+    combination = Combination.CLIP
 
     grid: int = option(1, minimum=1)
     mean_weight: float = option(4.0, minimum=0)
     projector: str = option("auto", choices=("auto", "none"))
     weight: float = option(0.08, above=0)
+    clip: float = option(1.0, above=0)
 
     @property
     def reads(self) -> LastMap:  # type: ignore[override]
