@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import nets
 from registry import UserError
+from tests.read_by_keras import read_by_keras
 
 STANDARDIZE = nets.Standardize((100.0,) * 3, (50.0,) * 3)
 
@@ -64,6 +65,19 @@ def test_any_other_model_gives_its_last_map_or_the_layer_that_is_named():
     np.testing.assert_allclose(named["embedding"], expected, rtol=1e-4, atol=1e-5)
     first = nets.encoder_of(model, STANDARDIZE, "first")(images())
     assert first["features"].shape == (5, 8, 8, 6)
+
+
+def test_a_model_that_keras_itself_read_in_a_new_process(tmp_path):
+    """Its own cast is named as the one that is added."""
+    image = keras.Input((16, 16, 3))
+    narrow = keras.ops.cast(image, "bfloat16")
+    maps = keras.layers.Conv2D(4, 3, name="maps", dtype="bfloat16")(narrow)
+    pooled = keras.layers.GlobalAveragePooling2D(name="pooled", dtype="bfloat16")(maps)
+    model = read_by_keras(keras.Model(image, pooled, name="own"), tmp_path)
+    encoder = nets.encoder_of(model, STANDARDIZE, "pooled")
+    given = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype("float32")
+    expected = tf.cast(model(given), tf.float32)
+    np.testing.assert_array_equal(encoder.model(given)["embedding"], expected)
 
 
 def test_a_pooled_map_that_keeps_its_dimensions_is_no_map():

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import nets
 from registry import UserError
+from tests.read_by_keras import read_by_keras
 
 IMAGE = np.random.default_rng(0).normal(size=(3, 8, 8, 3)).astype("float32")
 
@@ -80,15 +81,12 @@ def test_foreign_model():
 
 
 def test_model_that_keras_itself_read_in_a_new_process(tmp_path):
-    """Keras begins to number operations anew in each process, also the pooling that is added
-    here."""
+    """Its own average is named as the one that is added."""
     image = keras.Input((8, 8, 3))
     maps = keras.layers.Conv2D(4, 3, name="shallow")(image)
     pooled = keras.ops.mean(keras.ops.cast(maps, "float32"), axis=(1, 2))
     scores = keras.layers.Dense(5, name="scores")(pooled)
-    keras.Model(image, scores, name="averaged").save(tmp_path / "model.keras")
-    keras.utils.clear_session()  # as a new process has it
-    model = keras.models.load_model(tmp_path / "model.keras")
+    model = read_by_keras(keras.Model(image, scores, name="averaged"), tmp_path)
     extractor = nets.feature_extractor(model, nets.outputs_of(model, ["shallow"]))
     expected = np.mean(extractor(IMAGE)["maps"][0], axis=(1, 2))
     np.testing.assert_allclose(extractor(IMAGE)["embedding"], expected, rtol=1e-5)

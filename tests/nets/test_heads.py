@@ -6,6 +6,7 @@ import pytest
 
 import nets
 from registry import UserError
+from tests.read_by_keras import read_by_keras
 from tests.transformer import transformer
 
 IMAGES = np.random.default_rng(0).normal(size=(3, 8, 8, 3)).astype("float32")
@@ -59,6 +60,19 @@ def test_a_new_classifier_gets_the_same_features(make, features):
     found = keras.Model(renewed.input, renewed.get_layer("features").output)(IMAGES)
     np.testing.assert_allclose(found, given, rtol=1e-4, atol=1e-5)
     assert {id(v) for v in renewed.variables[:-2]} <= {id(v) for v in model.variables}
+
+
+def test_a_model_that_keras_itself_read_in_a_new_process(tmp_path):
+    """Its own pooling is named as the one that is added."""
+    image = keras.Input((8, 8, 3))
+    maps = keras.layers.Conv2D(4, 3, name="maps")(image)
+    scale = keras.layers.GlobalAveragePooling2D(keepdims=True)(maps)
+    scaled = keras.layers.Multiply()([maps, scale])
+    model = read_by_keras(keras.Model(image, scaled, name="network"), tmp_path)
+    features = np.mean(model(IMAGES), axis=(1, 2))
+    renewed = nets.with_new_classifier(model, 2)
+    kernel, bias = renewed.layers[-1].get_weights()
+    np.testing.assert_allclose(renewed(IMAGES), features @ kernel + bias, rtol=1e-4, atol=1e-5)
 
 
 def test_a_classifier_within_a_model_in_the_model_is_refused():

@@ -45,9 +45,7 @@ def report(outcomes, folder):
 def main(folder, machine, share):
     outcomes = survey(grid(folder))
     join(RunFolder(folder), SETTINGS, REPORTS)
-    division = (
-        Shards(Shard.parse(share)) if "/" in share else Claims(float(share), machine)
-    )
+    division = Shards(Shard.parse(share)) if "/" in share else Claims(float(share), machine)
     execute(outcomes, describe, lambda: report(outcomes, folder), division=division)
     print(f"{END}\n{terminal_text(outcomes)}")
 

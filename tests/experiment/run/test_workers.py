@@ -158,7 +158,7 @@ def test_all_of_the_code_is_compared():
 
 
 class UnavailableError(Exception):
-    """Of TensorFlow's name for it."""
+    """Named as what TensorFlow raises where a connection ends."""
 
 
 @pytest.mark.parametrize(("cause", "awaits"), [(UnavailableError, True), (ValueError, False)])
