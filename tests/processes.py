@@ -16,10 +16,10 @@ from experiment.run.training import read_history
 TIMES = ("seconds", "images_per_second")
 
 
-def start(script, *arguments, **options):
+def start(script, *arguments, python=(sys.executable,), **options):
     """A process as a person would start it, without the quiet that conftest.py asks for."""
     environment = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
-    command = [sys.executable, str(script), *map(str, arguments)]
+    command = [*python, str(script), *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **options)
 
 

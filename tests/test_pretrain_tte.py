@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,6 +38,7 @@ from tests.processes import (
     stop_at,
     with_times,
 )
+from tests.warm_python import warm_python
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "pretrain_tte.py"
@@ -552,7 +552,7 @@ def test_killed_and_gone_on_with_is_never_killed(finished, tmp_path):
         return start(
             SCRIPT,
             *DETERMINISTIC, f"--train_dir={folder}", "--checkpoint_minutes=1e-9",
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, python=warm_python(),
         )
 
     place = "checkpoints/000000-00000[2-5].npz"  # the balance is still being found
@@ -572,7 +572,7 @@ def test_killed_and_gone_on_with_is_never_killed(finished, tmp_path):
 def test_on_two_devices(files, tmp_path):
     """An odd batch, a balance that measures, and an average: all that is done between steps too."""
     command = [
-        sys.executable, str(ROOT / "tests" / "two_devices.py"), "pretrain_tte",
+        *warm_python(), str(ROOT / "tests" / "two_devices.py"), "pretrain_tte",
         FEW_LAYERS.format(files=files), f"--dataset=npz:{files}/good.npz", "--batch_size=15",
         "--epochs=1", "--targets=", "--tasks=reconstruction,rotation", "--ensemble=both",
         "--balance=gradnorm", "--gradnorm_interval=2", "--strategy=mirrored",

@@ -9,7 +9,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from PIL import Image
 import distillers
 import train_w_distill
 from tests.commands import run_script
+from tests.warm_python import warm_python
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -138,7 +138,7 @@ def place(tmp_path_factory):
     chain = [command for command in TRAININGS if needed & set(command)]
     assert [command[1] for command in chain] == list(small)
     for _, script, *words in chain:
-        command = [sys.executable, str(ROOT / script), *words, *small[script]]
+        command = [*warm_python(), str(ROOT / script), *words, *small[script]]
         run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
     # Commands name further runs, of which only the kind matters.

@@ -4,7 +4,6 @@ import functools
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 import replicas
+from tests.warm_python import warm_python
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
@@ -71,7 +71,7 @@ CASES = {2: [(3, 2)], 4: [(2, 1, 2, 1), (1, 0, 2, 0)]}
 @functools.cache
 def found_with(count):
     """What a process finds in the cases of so many replicas; it has to import TensorFlow first."""
-    command = [sys.executable, "-c", SCRIPT, json.dumps(CASES[count])]
+    command = [*warm_python(), "-c", SCRIPT, json.dumps(CASES[count])]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

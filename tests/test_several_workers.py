@@ -18,6 +18,7 @@ import pytest
 
 from experiment.run.links import LOST_STATUS
 from tests.processes import assert_same_run
+from tests.warm_python import warm_python
 from tests.worker_processes import ROOT, ends, start_workers
 
 SCRIPT = Path(__file__).with_name("several_workers.py")
@@ -37,6 +38,7 @@ SHORT = (
     "--dataset=digits", "--train_images=100", "--batch_size=32", "--epochs=2", "--deterministic",
     "--strategy=multi_worker", "--connect_minutes=2",
 )
+
 FILES = {"train_w_distill.py": "student.keras", "pretrain_tte.py": "encoder.keras"}
 long = pytest.mark.several_workers
 
@@ -44,7 +46,8 @@ long = pytest.mark.several_workers
 def check_weights(count, names):
     """After 12 steps, of batches of 8 images and in the end one, which is less than a worker each;
     with unlabelled images, batch normalisation and, where there is one, a memory."""
-    found = ends(start_workers(count, SCRIPT, *names, TF_CPP_MIN_LOG_LEVEL="3"), 500)
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    found = ends(start_workers(count, SCRIPT, *names, python=warm_python(), **quiet), 500)
     assert [status for status, *_ in found] == [0] * count, found[0][2][-3000:]
     figures = json.loads(found[0][1].splitlines()[-1])
     assert sorted(figures) == sorted(names)

@@ -51,6 +51,7 @@ from tests.processes import (
     with_times,
     without_times,
 )
+from tests.warm_python import warm_python
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "train_w_distill.py"
@@ -66,6 +67,7 @@ OF_DIGITS = (
     *(word.replace("few_layers_", "digits_") for word in FEW_LAYERS), "--dataset=digits",
     "--image_size=8", "--train_images=40",
 )
+
 CLASSES = 4
 DIGITS = 10
 STEPS_OF_THE_KILLED = 2
@@ -626,7 +628,7 @@ def test_killed_and_gone_on_with_is_never_killed(finished, tmp_path):
         return start(
             SCRIPT,
             *DETERMINISTIC, f"--train_dir={folder}", "--checkpoint_minutes=1e-9",
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, python=warm_python(),
         )
 
     place = "teacher/checkpoints/000001-00000[2-7].npz"

@@ -30,22 +30,22 @@ def figures(replicas):
 
 
 def is_alone(name):
-    """Whether a method cannot be in a sum, needs a learning rate of its own, or is given an image
-    that the others cannot bear."""
+    """Whether a method cannot be in a sum, needs a learning rate of its own, is given an image that
+    the others cannot bear, or has several stages, in each of which the others would be traced
+    again."""
     method = distillers.get(name)
     learns_otherwise = method.trains_teacher or not method.needs_teacher
-    deploys = built_loss(name).deploy is not None
-    return learns_otherwise or name in RATES or deploys or name == "SSKD_SVD"
+    built = built_loss(name)
+    deploys, staged = built.deploy is not None, len(built.stages) > 1
+    return learns_otherwise or name in RATES or deploys or staged or name == "SSKD_SVD"
 
 
 def sums(names):
-    """`names`, with those together that can be summed, as tracing a step takes most of the time:
-    up to five, and at most one with several stages, in each sum."""
+    """`names`, with those together that can be summed, up to five in each sum, as tracing a step
+    takes most of the time."""
     alone = [name for name in names if is_alone(name)]
     summed = [name for name in names if name not in alone]
-    summed.sort(key=lambda name: len(built_loss(name).stages), reverse=True)
-    staged = sum(len(built_loss(name).stages) > 1 for name in summed)
-    count = max(staged, math.ceil(len(summed) / 5))
+    count = math.ceil(len(summed) / 5)
     return [*alone, *("+".join(summed[first::count]) for first in range(count))]
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -12,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from pretext.temporal_memory import TemporalMemory, memory_bytes
+from tests.warm_python import warm_python
 
 ROOT = Path(__file__).parents[2]
 IMAGES, TASKS, WIDTH, BATCH, DECAY = 11, 3, 4, 4, 0.6
@@ -179,7 +179,7 @@ def test_two_replicas_have_one_memory_and_one_average():
     same."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True
+        [*warm_python(), "-c", SCRIPT], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
     reads, memory, updates, averages, inside, after = json.loads(done.stdout.splitlines()[-1])

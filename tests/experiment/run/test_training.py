@@ -3,7 +3,6 @@ import importlib.util
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -18,6 +17,7 @@ from experiment.run.folder import RunFolder
 from experiment.run.interruption import Interrupted
 from experiment.run.variables import numbered, read, read_all, restore
 from registry import UserError
+from tests.warm_python import warm_python
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -35,7 +35,7 @@ tiny_run = load_tiny_run()
 
 
 def call(folder, *trouble):
-    command = [sys.executable, HERE / "tiny_run.py", folder, *map(str, trouble)]
+    command = [*warm_python(), HERE / "tiny_run.py", folder, *map(str, trouble)]
     return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=folder)
 
 
@@ -314,7 +314,7 @@ print("same")
 @pytest.mark.slow
 def test_interrupted_under_mirrored_strategy(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", MIRRORED, tmp_path, HERE / "tiny_run.py"],
+        [*warm_python(), "-c", MIRRORED, tmp_path, HERE / "tiny_run.py"],
         capture_output=True, text=True, env=ENVIRONMENT,
     )
     assert done.stdout.split("\n")[-3:] == ["stopped SIGTERM", "same", ""], done.stderr[-2000:]

@@ -1,0 +1,170 @@
+"""Python processes that begin with TensorFlow loaded, which takes seconds of every other process.
+
+    subprocess.run([*warm_python(), "script.py", "argument"], ...)
+
+is ``python script.py argument`` (or ``python -c code``), with the same environment, folder,
+standard streams, exit status and signals, but forked from a server that has imported TensorFlow and
+not used it. The process that the caller starts is a small one that hands all this over. A test of
+what loading TensorFlow prints, of how long a command takes to start, or of process groups needs
+``sys.executable`` instead.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+POLL_SECONDS = 0.005
+
+
+@functools.cache
+def warm_python() -> tuple[str, ...]:
+    """The words in front of a script and its arguments. The server is started the first time, and
+    ends with this process."""
+    address = str(Path(tempfile.mkdtemp(prefix="warm-python-")) / "socket")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    server = subprocess.Popen(
+        [sys.executable, __file__, "serve", address], env=environment, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )
+    assert server.stdout and server.stdout.readline() == "ready\n"
+    atexit.register(server.kill)
+    return sys.executable, "-I", "-S", __file__, "launch", address
+
+
+# The process that the caller starts
+
+
+def launch(address: str, words: list[str]) -> None:
+    """Ask the server for a process that does ``python *words`` in this one's place; forward signals
+    to it, and end as it does."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # until there is whom to forward them to
+    with socket.socket(socket.AF_UNIX) as server:
+        server.connect(address)
+        request = {"words": words, "folder": os.getcwd(), "environment": dict(os.environ)}
+        _send(server, request, [0, 1, 2])
+        pid = _receive(server)[0]["pid"]
+        for each in FORWARDED:
+            signal.signal(each, lambda number, _: os.kill(pid, number))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+        status = _receive(server)[0]["status"]
+    if status < 0:
+        if -status in FORWARDED:
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    sys.exit(status)
+
+
+# The server
+
+
+def serve(address: str) -> dict[str, Any] | None:
+    """Fork a process for each request, until stdin is closed. In a forked process: its request."""
+    import keras  # noqa: F401
+    import tensorflow  # noqa: F401
+
+    assert len(os.listdir("/proc/self/task")) == 1, "threads do not survive a fork"
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        print("ready", flush=True)
+        while sys.stdin not in (ready := select.select([listener, sys.stdin], [], [])[0]):
+            assert ready
+            caller, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                return _fork_for(caller)
+            caller.close()
+    return None
+
+
+def _fork_for(caller: socket.socket) -> dict[str, Any]:
+    """Receive a request and fork; the parent tells the caller how the child ends, and kills it if
+    the caller is gone; the child gets the request."""
+    request, streams = _receive(caller, 3)
+    pid = os.fork()
+    if pid == 0:
+        caller.close()
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+            os.close(stream)
+        return request
+    for stream in streams:
+        os.close(stream)
+    _send(caller, {"pid": pid})
+    while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
+        if select.select([caller], [], [], POLL_SECONDS)[0]:
+            os.kill(pid, signal.SIGKILL)
+            ended = os.waitpid(pid, 0)
+            break
+    status = os.waitstatus_to_exitcode(ended[1])
+    with contextlib.suppress(BrokenPipeError):  # the caller was killed
+        _send(caller, {"status": status})
+    os._exit(0)
+
+
+def become(request: dict[str, Any]) -> None:
+    """In a forked process: what Python does with the words of its command line."""
+    for each in FORWARDED:
+        usual = signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL
+        signal.signal(each, usual)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    first, *others = request["words"]
+    own = "" if first == "-c" else str(Path(first).resolve().parent)
+    found = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:1] = [own, *found]
+    sys.stdin, sys.stdout, sys.stderr = (
+        open(number, mode, buffering=1 if os.isatty(number) or number == 2 else -1)  # noqa: SIM115
+        for number, mode in enumerate("rww")
+    )
+    if first == "-c":
+        code, *others = others
+        sys.argv = ["-c", *others]
+        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        sys.argv = [first, *others]
+        runpy.run_path(first, run_name="__main__")
+
+
+# Messages: JSON behind its length, with open files
+
+
+def _send(to: socket.socket, message: dict[str, Any], files: list[int] | None = None) -> None:
+    text = json.dumps(message).encode()
+    socket.send_fds(to, [struct.pack("!I", len(text))], files or [])
+    to.sendall(text)
+
+
+def _receive(of: socket.socket, files: int = 0) -> tuple[dict[str, Any], list[int]]:
+    length, found, *_ = socket.recv_fds(of, 4, files)
+    text = b""
+    while len(text) < struct.unpack("!I", length)[0]:
+        text += of.recv(1 << 16)
+    return json.loads(text), list(found)
+
+
+if __name__ == "__main__":
+    what, address, *words = sys.argv[1:]
+    if what == "launch":
+        launch(address, words)
+    elif (request := serve(address)) is not None:
+        become(request)
