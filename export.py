@@ -6,7 +6,8 @@ and a card of what each of them costs.
 Each file takes raw images and is run again by its own interpreter on the test
 images. card.md, card.json and card.png in the run folder put teacher, student
 and files side by side: top-1, agreement with the student, bytes, parameters,
-multiply-adds and milliseconds. From Python:
+multiply-adds and milliseconds. litert-qat is for a run with --quantize;
+the formats of LiteRT and ONNX need pip install -r requirements-export.txt. From Python:
 
     from export import Settings, export
     print(export(Settings(run="runs/RUN", formats="onnx")))

@@ -61,7 +61,12 @@ from pretext.bias import BiasLog
 from pretext.model import WIDTH, MultiTask, metric_name
 from pretext.pictures import EVENTS, PictureLog
 from registry import UserError
-from settings.common import gather_workers, last_learning_rate, require_same_start
+from settings.common import (
+    describe_workers,
+    gather_workers,
+    last_learning_rate,
+    require_same_start,
+)
 from targets import scoring
 from targets.clustering import halves, of_classes
 from targets.encoders import check_backbone, with_clean_statistics
@@ -504,7 +509,10 @@ def plan(settings: Settings, folder: str) -> str:
         f"{'x'.join(map(str, part.views.shape[:2]))})" for part in work.model.parts
     ]
     encoder = f"{work.model.encoder.name}, {nets.count_parameters(work.model.network):,} parameters"
-    return report.plan_table(settings, work.images, folder, encoder, tasks, memory)
+    return report.plan_table(
+        settings, work.images, folder=folder, encoder=encoder, tasks=tasks, memory_bytes=memory,
+        workers=describe_workers(settings),
+    )
 
 
 # Several seeds

@@ -49,7 +49,12 @@ from experiment.run.export import check_export, export_saved_model, named_classi
 from experiment.run.folder import RunFolder
 from experiment.run.variables import numbered
 from op_util.accuracy import agreements, top_k_hits
-from settings.common import EVALUATION_BATCH, gather_workers, last_learning_rate
+from settings.common import (
+    EVALUATION_BATCH,
+    describe_workers,
+    gather_workers,
+    last_learning_rate,
+)
 from settings.exporting import export_run, open_run
 from settings.formats import create_formats
 from settings.networks import class_difference, create_method, load_teacher, make_student
@@ -416,12 +421,15 @@ def plan(settings: Settings) -> str:
         settings, setup.data, setup.distiller,
         folder=f"{folder.path} ({state})",
         teacher=describe_teacher(setup, folder),
+        trains_teacher=not setup.teacher_is_trained,
         parameters=nets.count_parameters(setup.distiller.student),
         hyper_parameters=method.settings(),
         stages=stages,
         steps=max(stages.values()) * setup.steps,
         throughput=throughput,
         origin=origin,
+        recipe=describe_recipe(setup),
+        workers=describe_workers(settings),
         answers=kept and describe_answers(setup, kept),
     )
 

@@ -220,6 +220,22 @@ def gather_workers(settings: Any) -> AbstractContextManager[Team]:
     return gathered(settings.strategy, chosen, settings.connect_minutes)
 
 
+def describe_workers(settings: Any) -> str | None:
+    """Which of a run's workers this process would be; None where it would be alone. Nobody is
+    connected to.
+
+    Raises:
+        UserError: nothing says which workers there are, or what does is damaged.
+    """
+    if settings.strategy != "multi_worker":
+        return None
+    from experiment.run.cluster import find_cluster  # which loads TensorFlow
+
+    cluster = find_cluster()
+    count = len(cluster.addresses)
+    return f"{count}, of which this is number {cluster.index}, led by {cluster.addresses[0]}"
+
+
 def require_same_start(team: Team, data: dataloader.Data, variables: Iterable[Any]) -> None:
     """Refuse to train where workers have other data or other networks, files of which may differ.
 

@@ -33,7 +33,8 @@ class Settings(ExportSettings):
     """
 
     run: str = option(
-        "", "the folder of a finished run of train_w_distill.py; may be given without --run",
+        "", "the folder of a finished run of train_w_distill.py; export.py FOLDER is the same as "
+        "export.py --run FOLDER",
         group=EXPORT,
     )
     formats: str = option(

@@ -222,7 +222,7 @@ def test_dry_run_hands_on_what_was_given_and_nothing_else(tmp_path):
     assert [line for line in lines if not line.startswith(" ")] == [
         "waiting: teacher, seed 5", "waiting: None, seed 5",
         "waiting: SSKD_SVD(solver=svd), seed 5", "waiting: None, seed 6",
-        "waiting: SSKD_SVD(solver=svd), seed 6",
+        "waiting: SSKD_SVD(solver=svd), seed 6", "5 runs: 5 waiting",
     ]
     flags = [set(line.replace("'", "").split()[2:]) for line in lines if line.startswith(" ")]
     assert flags[0] == {

@@ -691,7 +691,7 @@ def test_presets(script, tmp_path, name):
     teacher, student = nets.pair(settings["net"])
     for part in (f"{tmp_path / 'run'} (new)", f"{teacher}, to be trained in", student,
                  "digits: 1438 training", f"num_dfv={num_dfv}", "at 100 images/s (as given)"):
-        assert part in done.out
+        assert part in " ".join(done.out.split())
     assert not any(tmp_path.iterdir())
 
 
@@ -798,9 +798,11 @@ def test_a_dry_run_tells_steps_and_time_and_writes_nothing(script, files, tmp_pa
     )
     assert (done.status, done.err) == (0, "")
     assert re.search(r"^steps +21$", done.out, re.MULTILINE)  # 3 of an epoch of 36 images
-    found = re.search(r"^time +about (\d+) s .* at (\d+) images/s \(measured on 3 steps\)$",
+    found = re.search(r"^time +about (\d+) s, at (\d+) images/s \(measured on 3 steps\)$",
                       done.out, re.MULTILINE)
     assert found and int(found[1]) == pytest.approx(21 * 16 / int(found[2]), abs=1)
+    assert "7 epochs, batches of 16, adam at" in " ".join(done.out.split())
+    assert all(len(line) <= 80 for line in done.out.splitlines() if str(tmp_path) not in line)
     assert not (tmp_path / "run").exists()
 
 

@@ -8,6 +8,7 @@ fails does not stop the others. A run is whatever leaves ``settings.json`` and, 
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,8 +131,12 @@ def survey(runs: Sequence[Run], overwrite: bool = False) -> list[Outcome]:
 
 
 def listing(outcomes: Sequence[Outcome]) -> str:
-    """What `execute` would run, a status and a command each (for a dry run)."""
-    return "\n".join(
+    """What `execute` would run (for a dry run): a status and a command each, and how many there are
+    of each status."""
+    lines = [
         f"{outcome.status}: {outcome.run.name}\n    {shlex.join(outcome.run.command)}"
         for outcome in outcomes
-    )
+    ]
+    counts = Counter(outcome.status for outcome in outcomes)
+    total = ", ".join(f"{count} {status}" for status, count in counts.items())
+    return "\n".join([*lines, f"{len(outcomes)} runs: {total}"])

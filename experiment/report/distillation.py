@@ -25,12 +25,15 @@ def plan_table(
     *,
     folder: str,
     teacher: str,
+    trains_teacher: bool,
     parameters: int,
     hyper_parameters: Mapping[str, Any],
     stages: Mapping[str, int],
     steps: int,
     throughput: float,
     origin: str,
+    recipe: str,
+    workers: str | None = None,
     answers: str | None = None,
 ) -> str:
     """What a run would do (``--dry_run``).
@@ -41,18 +44,23 @@ def plan_table(
         distiller: student and method.
         folder: the run folder and its state.
         teacher: its name and where it comes from.
+        trains_teacher: whether the run trains it first, which `steps` leave out.
         parameters: of the student.
         hyper_parameters: of the method.
         stages: after how many epochs each stage ends.
         steps: of all epochs.
         throughput: images a second.
         origin: where the throughput is from.
+        recipe: how it is trained.
+        workers: which of several this process is; None: it is alone.
         answers: of the teacher, what is kept of them; None: nothing.
     """
     seconds = steps * settings.batch_size / throughput
     notes = distiller.notes
-    return tables.table([{
+    left_out = "; the teacher's training is not included" * trains_teacher
+    return tables.wrapped({
         "run folder": folder,
+        **({"workers": workers} if workers else {}),
         "data": f"{data.name}: {len(data.train)} training, {len(data.validation)} validation, "
         f"{len(data.test)} test images {'x'.join(map(str, data.image_shape))}, "
         f"{data.classes} classes",
@@ -63,13 +71,11 @@ def plan_table(
         "hyper-parameters": ", ".join(f"{k}={v}" for k, v in hyper_parameters.items()) or "none",
         "stages": ", ".join(f"{name} to epoch {end}" for name, end in stages.items()),
         **({"fitted": "; ".join(notes)} if notes else {}),
-        "recipe": settings.recipe,
-        "epochs": settings.epochs,
-        "batch": settings.batch_size,
+        "training": recipe,
         "steps": steps,
-        "time": f"about {rough_duration(seconds)} for these steps, at {throughput:.0f} images/s "
-        f"({origin})",
-    }])
+        "time": f"about {rough_duration(seconds)}, at {throughput:.0f} images/s "
+        f"({origin}){left_out}",
+    })
 
 
 def final_table(summary: Mapping[str, Any], folder: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,21 @@ def opening(encoder: str, method: str, images: int, folder: Path, memory_bytes: 
         folder: the run folder.
         memory_bytes: size of the ensemble's memory; 0 if it has none.
     """
-    lines = [_fill(f"pre-training {encoder} with {method} on {images:,} images in {folder}")]
+    lines = [tables.fill(f"pre-training {encoder} with {method} on {images:,} images in {folder}")]
     if memory_bytes:
         lines.append(f"temporal memory: {memory_bytes:,} bytes")
     return "\n".join(lines)
 
 
 def plan_table(
-    settings: Any, data: Any, folder: str, encoder: str, tasks: Sequence[str], memory_bytes: int
+    settings: Any,
+    data: Any,
+    *,
+    folder: str,
+    encoder: str,
+    tasks: Sequence[str],
+    memory_bytes: int,
+    workers: str | None = None,
 ) -> str:
     """A description of what a run would do (``--dry_run``).
 
@@ -40,11 +46,14 @@ def plan_table(
         encoder: the encoder's name and size.
         tasks: a short description of each task.
         memory_bytes: size of the ensemble's memory; 0 if it has none.
+        workers: which of several this process is; None: it is alone.
     """
+    warmup = f" after {settings.warmup_epochs:g} epochs of warm-up" * bool(settings.warmup_epochs)
     own = [f"{key}={value}" for key, value in settings.hyper_parameters.items()
            if value is not None]
-    return _wrapped({
+    return tables.wrapped({
         "run folder": folder,
+        **({"workers": workers} if workers else {}),
         "data": f"{data.name}: {len(data.train)} training images without labels, "
         f"{len(data.validation)} validation, {len(data.test)} test images "
         f"{'x'.join(map(str, data.image_shape))}",
@@ -55,30 +64,16 @@ def plan_table(
         "ensemble": settings.ensemble,
         "hyper-parameters": ", ".join(own) or "none",
         "temporal memory": f"{memory_bytes:,} bytes" if memory_bytes else "none",
-        "epochs": settings.epochs,
-        "batch": settings.batch_size,
+        "training": f"{settings.epochs} epochs, batches of {settings.batch_size}, "
+        f"{settings.optimizer} at {settings.learning_rate:g}, {settings.schedule} schedule"
+        f"{warmup}, weight decay {settings.weight_decay:g}",
         "target tasks": settings.targets.replace(",", ", ") or "none",
     })
 
 
-def _wrapped(row: Mapping[str, Any]) -> str:
-    """One line per value, wrapped at 80 columns."""
-    indent = " " * (max(map(len, row)) + 2)
-    return "\n".join(
-        _fill(line, subsequent_indent=indent) for line in tables.table([row]).splitlines()
-    )
-
-
-def _fill(text: str, **indents: str) -> str:
-    """Wrap `text` at 80 columns without breaking paths and names."""
-    return textwrap.fill(
-        text, tables.WIDTH, break_long_words=False, break_on_hyphens=False, **indents
-    )
-
-
 def scoring(name: str) -> str:
     """The line printed before an encoder is scored."""
-    return _fill(f"scoring {name} on target tasks")
+    return tables.fill(f"scoring {name} on target tasks")
 
 
 RESULTS = {  # what is read of a summary
@@ -102,7 +97,7 @@ def final_table(summary: Mapping[str, Any], folder: Path) -> str:
         for task, found in summary["held_out"].items()
         for metric, value in found.items() if metric != "loss"
     }
-    return "\n" + _wrapped({
+    return "\n" + tables.wrapped({
         "method": summary["method"],
         "data": summary["dataset"],
         **metrics,

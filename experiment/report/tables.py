@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,17 @@ import numpy as np
 
 WIDTH = 80
 _GAP = "  "
+
+
+def wrapped(row: Mapping[str, Any]) -> str:
+    """One line per value, wrapped at 80 columns."""
+    indent = " " * (max(map(len, row)) + len(_GAP))
+    return "\n".join(fill(line, subsequent_indent=indent) for line in table([row]).splitlines())
+
+
+def fill(text: str, **indents: str) -> str:
+    """Wrap `text` at 80 columns without breaking paths and names."""
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False, **indents)
 
 
 def _text(value: Any) -> str:

@@ -120,9 +120,10 @@ def test_clear_makes_all_runs_new_but_leaves_what_is_not_theirs(tmp_path):
 
 
 def test_listing_says_what_would_run_and_writes_nothing(tmp_path):
-    outcomes = survey([fake(tmp_path, "A", 1)])
-    first, second = listing(outcomes).splitlines()
+    outcomes = survey([fake(tmp_path, "A", 1), fake(tmp_path, "A", 2)])
+    first, second, *_, last = listing(outcomes).splitlines()
     assert first == "waiting: A, seed 1" and "fake_run.py" in second
+    assert last == "2 runs: 2 waiting"
     assert not list(tmp_path.iterdir())
 
 
