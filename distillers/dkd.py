@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from distillers.loss import Combination
 from distillers.method import Method
 from distillers.reading import Logits
 from distillers.registration import register
@@ -68,7 +69,9 @@ class DKD(Method):
     """Zhao, Cui, Song, Qiu & Liang, "Decoupled knowledge distillation", CVPR 2022.
 
     Defaults are those of mdistiller, the authors' code. An unlabelled image has no target class and
-    is left out of the mean.
+    is left out of the mean. Departure: they add this loss to the main one; its gradient can be many
+    times the main task's, which students of few steps then hardly learn, so it is clipped against
+    that.
 
     Args:
         temperature: T, divides the logits of both networks.
@@ -78,10 +81,13 @@ class DKD(Method):
             (mdistiller: 20 of 240 epochs).
         weight: of this loss, next to the main loss. None: 1, or 0.1 for a student without
             normalisation layers, which 1 makes diverge.
+        clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
+            losses are added as by the authors.
     """
 
     paper = "Zhao et al., CVPR 2022, arXiv 2203.08679"
     reads = Logits()
+    combination = Combination.CLIP
     usual_weight = 1.0
     weight_without_normalization = 0.1
 
@@ -90,6 +96,7 @@ class DKD(Method):
     beta: float = option(8.0, minimum=0)
     warmup: float = option(0.083, minimum=0, maximum=1)
     weight: float | None = option(None, above=0)
+    clip: float = option(1.0, above=0)
 
     def loss(self, teacher: tf.Tensor, student: tf.Tensor, *, labels: tf.Tensor) -> tf.Tensor:
         divergence = decoupled_divergence(

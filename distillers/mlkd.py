@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from distillers.loss import Combination
 from distillers.method import Method
 from distillers.reading import Logits
 from distillers.registration import register
@@ -59,22 +60,28 @@ class MLKD(Method):
 
     The paper adds a second, strongly augmented view, and trains longer; this is the form that Sun
     et al. (ICCV 2025) compare fairly with other methods, with their weights, those of KD.
+    Departure: they add this loss to the main one; its gradient can be many times the main task's,
+    which students of few steps then hardly learn, so it is clipped against that.
 
     Args:
         temperatures: each T that divides the logits of both networks.
         weight: of this loss. None: 0.9, or 0.1 for a student without normalisation layers, which
             0.9 makes diverge.
+        clip: the largest norm of this loss's gradient, in norms of the weighted main loss's: 0.9
+            for 0.1, as the weights; with 1e9 the losses are added as by the authors.
         label_weight: of the main loss.
     """
 
     paper = "Jin et al., CVPR 2023"
     reads = Logits()
+    combination = Combination.CLIP
     usual_weight = 0.9
     weight_without_normalization = 0.1
     couples_samples = True
 
     temperatures: tuple[float, ...] = option((4.0, 3.0, 5.0, 2.0, 6.0), above=0)
     weight: float | None = option(None, above=0)
+    clip: float = option(9.0, above=0)
     label_weight: float = option(0.1, minimum=0)
 
     def check(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from distillers.loss import Combination
 from distillers.method import Method
 from distillers.reading import Maps
 from distillers.registration import register
@@ -51,16 +52,22 @@ class NST(Method):
     batch.
 
     Taps may differ in channels; the larger of two maps is averaged to the size of the smaller. Taps
-    that are vectors are left out.
+    that are vectors are left out. Departure: the authors add this loss to the main one; its
+    gradient can be many times the main task's, which students of few steps then hardly learn, so it
+    is clipped against that.
 
     Args:
         weight: of this loss, next to the main loss (RepDistiller's).
+        clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
+            losses are added as by the authors.
     """
 
     paper = "Huang & Wang 2017, arXiv 1707.01219"
     reads = Maps(sizes="smaller", vectors="skip")
+    combination = Combination.CLIP
 
     weight: float = option(50.0, above=0)
+    clip: float = option(1.0, above=0)
 
     def loss(self, teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]) -> tf.Tensor:
         pairs = zip(teacher, student, strict=True)

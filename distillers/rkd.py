@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from distillers.loss import Combination
 from distillers.method import Method
 from distillers.reading import Embedding
 from distillers.registration import register
@@ -56,21 +57,27 @@ class RKD(Method):
     """Park, Kim, Lu & Cho, "Relational knowledge distillation", CVPR 2019.
 
     Embeddings of teacher and student may differ in width. Defaults are RepDistiller's, after the
-    paper's for image classification.
+    paper's for image classification. Departure: both add this loss to the main one; its gradient
+    can be many times the main task's, which students of few steps then hardly learn, so it is
+    clipped against that.
 
     Args:
         distance_weight: of the distances' part; 0 leaves RKD-A.
         angle_weight: of the angles' part; 0 leaves RKD-D.
         weight: of this loss, next to the main loss.
+        clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
+            losses are added as by the authors.
     """
 
     paper = "Park et al., CVPR 2019, arXiv 1904.05068"
     reads = Embedding()
+    combination = Combination.CLIP
     couples_samples = True
 
     distance_weight: float = option(25.0, minimum=0)
     angle_weight: float = option(50.0, minimum=0)
     weight: float = option(1.0, above=0)
+    clip: float = option(1.0, above=0)
 
     def loss(self, teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
         return relational_loss(teacher, student, self.distance_weight, self.angle_weight)

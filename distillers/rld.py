@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from distillers.dkd import decoupled
 from distillers.logit_std import z_score
+from distillers.loss import Combination
 from distillers.method import Method
 from distillers.reading import Logits
 from distillers.registration import register
@@ -52,7 +53,9 @@ class RLD(Method):
     ``alpha SCD + beta MCD``, `confidence_divergence` and `ranking_divergence`, mean over the
     labelled images.
 
-    Defaults are those of the authors' code for CIFAR-100.
+    Defaults are those of the authors' code for CIFAR-100. Departure: they add this loss to the main
+    one; its gradient can be many times the main task's, which students of few steps then hardly
+    learn, so it is clipped against that.
 
     Args:
         alpha, beta: weights of the two parts.
@@ -63,10 +66,13 @@ class RLD(Method):
             authors: 20 of 240 epochs).
         weight: of this loss, next to the main loss. None: 1, or 0.1 for a student without
             normalisation layers, which 1 makes diverge.
+        clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
+            losses are added as by the authors.
     """
 
     paper = "Sun et al., ICCV 2025, arXiv 2408.07703"
     reads = Logits()
+    combination = Combination.CLIP
     usual_weight = 1.0
     weight_without_normalization = 0.1
 
@@ -77,6 +83,7 @@ class RLD(Method):
     standardize: bool = option(False)
     warmup: float = option(0.083, minimum=0, maximum=1)
     weight: float | None = option(None, above=0)
+    clip: float = option(1.0, above=0)
 
     def loss(self, teacher: tf.Tensor, student: tf.Tensor, *, labels: tf.Tensor) -> tf.Tensor:
         if self.standardize:
