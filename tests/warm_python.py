@@ -18,6 +18,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -35,13 +36,15 @@ POLL_SECONDS = 0.005
 def warm_python() -> tuple[str, ...]:
     """The words in front of a script and its arguments. The server is started the first time, and
     ends with this process."""
-    address = str(Path(tempfile.mkdtemp(prefix="warm-python-")) / "socket")
+    folder = tempfile.mkdtemp(prefix="warm-python-")
+    address = str(Path(folder) / "socket")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     server = subprocess.Popen(
         [sys.executable, __file__, "serve", address], env=environment, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )
     assert server.stdout and server.stdout.readline() == "ready\n"
+    atexit.register(shutil.rmtree, folder)
     atexit.register(server.kill)
     return sys.executable, "-I", "-S", __file__, "launch", address
 
@@ -77,7 +80,8 @@ def serve(address: str) -> dict[str, Any] | None:
     import keras  # noqa: F401
     import tensorflow  # noqa: F401
 
-    assert len(os.listdir("/proc/self/task")) == 1, "threads do not survive a fork"
+    threads = Path("/proc/self/task")  # of Linux
+    assert not threads.exists() or len(list(threads.iterdir())) == 1, "no thread survives a fork"
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)

@@ -1,6 +1,5 @@
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -10,6 +9,7 @@ import tensorflow as tf
 
 from experiment.run import devices
 from registry import UserError
+from tests.warm_python import warm_python
 
 
 def test_prepare_seeds_everything_and_sets_the_policy():
@@ -65,5 +65,5 @@ def test_deterministic_runs_one_operation_at_a_time(program):
     """In a process of its own: TensorFlow fixes its threads when it first computes something."""
     environment = {name: value for name, value in os.environ.items() if "INTEROP" not in name}
     subprocess.run(
-        [sys.executable, "-c", program], check=True, env=environment, cwd=Path(__file__).parents[3]
+        [*warm_python(), "-c", program], check=True, env=environment, cwd=Path(__file__).parents[3]
     )
