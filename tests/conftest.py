@@ -10,6 +10,8 @@ import pytest
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 # Sums of gradients in the same order each time (see `experiment.run.devices`).
 os.environ["TF_NUM_INTEROP_THREADS"] = "1"
+# Tests run side by side and compute little: they would wait for each other's threads.
+os.environ["TF_NUM_INTRAOP_THREADS"] = "1"
 # The numbers that tests compare with are those of a CPU.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
