@@ -353,10 +353,9 @@ def test_seen_classes_are_the_only_ones_that_the_tasks_see(script, files, tmp_pa
 
 EPOCHS, STEPS = 3, 6
 DETERMINISTIC = (
-    # As each of the processes traces its layers.
-    "--net=VGG_stride_student", "--net_options=width=8", "--dataset=digits",
-    f"--epochs={EPOCHS}", f"--train_images={40 * STEPS}", "--batch_size=40", "--image_size=20",
-    "--deterministic", "--ensemble=both", "--targets=classification", "--fine_tuning_steps=2",
+    *SMALL, "--dataset=digits", f"--epochs={EPOCHS}", f"--train_images={40 * STEPS}",
+    "--batch_size=40", "--image_size=20", "--deterministic", "--ensemble=both",
+    "--targets=classification", "--fine_tuning_steps=2",
 )
 METHOD = "TTE(ensemble=both)"
 
@@ -387,7 +386,7 @@ def finished(tmp_path_factory):
 def test_what_is_printed(finished):
     assert finished.err == ""
     lines = finished.out.splitlines()
-    what = f"VGG_stride_student with {METHOD} on 240 images"
+    what = f"MobileNet_student with {METHOD} on 240 images"
     words = " ".join(finished.out.split())
     assert words.startswith(f"pre-training {what} in {finished.folder} temporal memory: ")
     assert f"temporal memory: {240 * (4 * 128 * 4 + 8):,} bytes" in lines
@@ -455,7 +454,7 @@ def test_the_summary_and_what_it_is_of(finished):
     summary = json.loads((finished.folder / "summary.json").read_text())
     data = dataloader.load("digits", image_size=(20, 20), train_images=240)
     assert {key: summary[key] for key in ("kind", "net", "options", "image_shape", "tasks")} == {
-        "kind": "tte", "net": "VGG_stride_student", "options": ["width=8"],
+        "kind": "tte", "net": "MobileNet_student", "options": ["width=8", "first=8"],
         "image_shape": [20, 20, 3], "tasks": list(TASKS),
     }
     assert np.allclose(summary["preprocessing"]["mean"], data.channel_mean)
@@ -476,7 +475,7 @@ def test_the_encoder_has_the_statistics_of_clean_training_images(finished):
     """The first batch normalisation's, in NumPy, of all training images; and the average of
     weights, which the checkpoint has."""
     encoder = nets.load_encoder(finished.folder)
-    assert encoder.name == "VGG_stride_student"
+    assert encoder.name == "MobileNet_student"
     data = dataloader.load("digits", image_size=(20, 20), train_images=240)
     standard = encoder.standardize(data.train.images(range(240)))
     first = keras.Model(encoder.model.inputs[0], encoder.model.get_layer("conv0").output)
@@ -531,7 +530,7 @@ def test_the_export_scores_as_the_encoder_does(finished):
 @pytest.mark.slow
 def test_a_finished_run_is_left_alone(script, finished):
     before = with_times(finished.folder)
-    same = ("--net=vgg-stride-student", "--tasks=Reconstruction,rotation,JIGSAW,instance",
+    same = ("--net=mobilenet-student", "--tasks=Reconstruction,rotation,JIGSAW,instance",
             f"--train_dir={finished.folder}")
     done = script(*DETERMINISTIC, *same)
     assert (done.status, done.err) == (0, "")

@@ -24,6 +24,7 @@ sys.exit(7)
 """
 WAITS = """
 import pathlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored by what a shell starts in the background
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))
 pathlib.Path("ready").touch()
 time.sleep(60)

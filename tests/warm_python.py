@@ -39,6 +39,7 @@ def warm_python() -> tuple[str, ...]:
     folder = tempfile.mkdtemp(prefix="warm-python-")
     address = str(Path(folder) / "socket")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["OPENBLAS_NUM_THREADS"] = "1"  # which NumPy starts when it is imported
     server = subprocess.Popen(
         [sys.executable, __file__, "serve", address], env=environment, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
