@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -183,6 +184,9 @@ def test_training_command_as_a_dry_run(command, place, monkeypatch, capsys):
     data += [THROUGHPUT] if command[1] == "train_w_distill.py" else []
     # What was made for the commands after them is a run of other settings.
     again = ["--train_dir", "runs/elsewhere"] if "--train_dir" in words else []
+    # As the line above the command in the guide says it.
+    task = {"cluster": {"worker": ["node1:1", "node2:2"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(task))
     before = listing(place)
     monkeypatch.chdir(place)
     assert run_script(monkeypatch, capsys, *words, *data, *again, "--dry_run").strip()
