@@ -89,12 +89,16 @@ class FSP(Method):
     """Yim, Joo, Bae & Kim, "A gift from knowledge distillation", CVPR 2017.
 
     By default as Lee, Kim, Song (2018) compare it: next to the main task, its gradient clipped
-    against the main task's. With `staged`, as its own paper has it: first the layers up to the
-    deepest tap learn this loss alone, then the whole student the main task alone.
+    against the main task's, but to a part of that task's norm (`clip`), as at their 1 students of
+    few steps can end below those that learn alone. With `staged`, as its own paper has it: first
+    the layers up to the deepest tap learn this loss alone, then the whole student the main task
+    alone.
 
     Args:
         staged: whether to train in the paper's two stages.
         init_share: of the epochs, for the first stage of two: RepDistiller's 30 epochs before 240.
+        clip: the largest norm of this loss's gradient, in norms of the main task's (Lee et al.: 1).
+            Without effect if `staged`.
         definition: ``"sskd_svd"``: summed and scaled as in the published code of Lee et al.;
             ``"repdistiller"``: as in RepDistiller, where maps of any two sizes can be neighbours.
         adapter: as of `SSKD_SVD`.
@@ -105,6 +109,7 @@ class FSP(Method):
 
     staged: bool = option(False)
     init_share: float = option(0.11, minimum=0, maximum=1)
+    clip: float = option(0.6, above=0)
     definition: str = option("sskd_svd", choices=("sskd_svd", "repdistiller"))
     adapter: str = option("auto", choices=("auto", "none"))
 
