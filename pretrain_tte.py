@@ -502,6 +502,7 @@ def write_scores(scores: Scores, folder: RunFolder, **facts: Any) -> dict[str, A
 
 def plan(settings: Settings, folder: str) -> str:
     """What a run would do. Raises UserError as `train` does."""
+    workers = describe_workers(settings)
     work = prepare(settings)
     memory = memory_bytes(settings, work.images)
     tasks = [
@@ -511,7 +512,7 @@ def plan(settings: Settings, folder: str) -> str:
     encoder = f"{work.model.encoder.name}, {nets.count_parameters(work.model.network):,} parameters"
     return report.plan_table(
         settings, work.images, folder=folder, encoder=encoder, tasks=tasks, memory_bytes=memory,
-        workers=describe_workers(settings),
+        workers=workers,
     )
 
 

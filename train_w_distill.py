@@ -405,6 +405,7 @@ def plan(settings: Settings) -> str:
     Args:
         settings: spelled out.
     """
+    workers = describe_workers(settings)
     method = create_method(settings)
     folder = RunFolder(settings.folder())
     state = folder.state(determining_settings(settings, method), settings.overwrite)
@@ -429,7 +430,7 @@ def plan(settings: Settings) -> str:
         throughput=throughput,
         origin=origin,
         recipe=describe_recipe(setup),
-        workers=describe_workers(settings),
+        workers=workers,
         answers=kept and describe_answers(setup, kept),
     )
 

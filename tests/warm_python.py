@@ -88,8 +88,7 @@ def serve(address: str) -> dict[str, Any] | None:
         listener.bind(address)
         listener.listen()
         print("ready", flush=True)
-        while sys.stdin not in (ready := select.select([listener, sys.stdin], [], [])[0]):
-            assert ready
+        while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
             caller, _ = listener.accept()
             if os.fork() == 0:
                 listener.close()
