@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from distillers.loss import Combination
 from distillers.method import Method
 from distillers.reading import Logits
 from distillers.registration import register
@@ -24,17 +25,23 @@ class WTTM(Method):
     a weight for each image.
 
     Defaults are those of the authors' example (VGG13 to VGG8, CIFAR-100, there next to CRD).
+    Departure: they add this loss to the main one; at a high rate its gradient makes students
+    diverge, so it is clipped against the main task's.
 
     Args:
         power: gamma, of the teacher's probabilities; 1 leaves them as they are, and all weights 1.
         weight: of this loss, next to the main loss.
+        clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
+            losses are added as by the authors.
     """
 
     paper = "Zheng & Yang, ICLR 2024, arXiv 2402.11148"
     reads = Logits()
+    combination = Combination.CLIP
 
     power: float = option(0.2, above=0)
     weight: float = option(4.0, above=0)
+    clip: float = option(1.0, above=0)
 
     def loss(self, teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
         return weighted_divergence(teacher, student, self.power)
