@@ -352,12 +352,17 @@ def test_seen_classes_are_the_only_ones_that_the_tasks_see(script, files, tmp_pa
 # In processes of their own
 
 EPOCHS, STEPS = 3, 6
-DETERMINISTIC = (
-    *SMALL, "--dataset=digits", f"--epochs={EPOCHS}", f"--train_images={40 * STEPS}",
-    "--batch_size=40", "--image_size=20", "--deterministic", "--ensemble=both",
-    "--targets=classification", "--fine_tuning_steps=2",
-)
 METHOD = "TTE(ensemble=both)"
+
+
+@pytest.fixture(scope="module")
+def deterministic(files):
+    """The words of a run of few layers, as each of the processes traces them."""
+    return (
+        FEW_LAYERS.format(files=files), "--dataset=digits", f"--epochs={EPOCHS}",
+        f"--train_images={40 * STEPS}", "--batch_size=40", "--image_size=20", "--deterministic",
+        "--ensemble=both", "--targets=classification", "--fine_tuning_steps=2",
+    )
 
 
 def test_help_has_every_flag_once_under_its_group(tmp_path):
@@ -373,10 +378,10 @@ def test_help_has_every_flag_once_under_its_group(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, deterministic):
     """A run from nothing to its end: folder, out and err."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    process = start(SCRIPT, *DETERMINISTIC, f"--train_dir={folder}", stdout=subprocess.PIPE)
+    process = start(SCRIPT, *deterministic, f"--train_dir={folder}", stdout=subprocess.PIPE)
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     return SimpleNamespace(folder=folder, out=out, err=err)
@@ -386,13 +391,13 @@ def finished(tmp_path_factory):
 def test_what_is_printed(finished):
     assert finished.err == ""
     lines = finished.out.splitlines()
-    what = f"MobileNet_student with {METHOD} on 240 images"
+    what = f"own with {METHOD} on 240 images"
     words = " ".join(finished.out.split())
     assert words.startswith(f"pre-training {what} in {finished.folder} temporal memory: ")
     assert f"temporal memory: {240 * (4 * 128 * 4 + 8):,} bytes" in lines
     last = rf"pre-train {EPOCHS}/{EPOCHS}  loss .* ensemble .* rotation .* images/s"
     assert re.search(last, " ".join(lines))
-    for name in (METHOD, "random", "pixels"):
+    for name in (METHOD, "as given", "pixels"):
         assert any(line.startswith(f"{name} ") and re.search(r"\d\d\.\d\d", line) for line in lines)
     assert "linear probe" in finished.out and "k-NN" in finished.out
 
@@ -454,7 +459,7 @@ def test_the_summary_and_what_it_is_of(finished):
     summary = json.loads((finished.folder / "summary.json").read_text())
     data = dataloader.load("digits", image_size=(20, 20), train_images=240)
     assert {key: summary[key] for key in ("kind", "net", "options", "image_shape", "tasks")} == {
-        "kind": "tte", "net": "MobileNet_student", "options": ["width=8", "first=8"],
+        "kind": "tte", "net": "own", "options": [],
         "image_shape": [20, 20, 3], "tasks": list(TASKS),
     }
     assert np.allclose(summary["preprocessing"]["mean"], data.channel_mean)
@@ -464,7 +469,7 @@ def test_the_summary_and_what_it_is_of(finished):
         assert set(summary["held_out"][task]) == {"loss", pretext.TASKS.get(task).metric}
         assert summary["bias"][f"{task}_gradient_norm"] > 0
     targets = json.loads((finished.folder / "targets.json").read_text())["targets"]
-    assert set(targets) == set(summary["targets"]) == {METHOD, "random", "pixels"}
+    assert set(targets) == set(summary["targets"]) == {METHOD, "as given", "pixels"}
     for name, figures in targets.items():
         for figure, found in figures["classification"].items():
             assert found["values"] == [summary["targets"][name]["classification"][figure]]
@@ -475,10 +480,10 @@ def test_the_encoder_has_the_statistics_of_clean_training_images(finished):
     """The first batch normalisation's, in NumPy, of all training images; and the average of
     weights, which the checkpoint has."""
     encoder = nets.load_encoder(finished.folder)
-    assert encoder.name == "MobileNet_student"
+    assert encoder.name == "own"
     data = dataloader.load("digits", image_size=(20, 20), train_images=240)
     standard = encoder.standardize(data.train.images(range(240)))
-    first = keras.Model(encoder.model.inputs[0], encoder.model.get_layer("conv0").output)
+    first = keras.Model(encoder.model.inputs[0], encoder.model.get_layer("one").output)
     maps = first(standard).numpy().astype(np.float64)
     layer = next(
         each for each in encoder.model.layers if isinstance(each, keras.layers.BatchNormalization)
@@ -486,7 +491,7 @@ def test_the_encoder_has_the_statistics_of_clean_training_images(finished):
     np.testing.assert_allclose(layer.moving_mean, maps.mean((0, 1, 2)), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(layer.moving_variance, maps.var((0, 1, 2)), rtol=1e-3, atol=1e-4)
     _, groups = arrays.load(finished.folder / f"checkpoints/{EPOCHS:06d}-000000.npz")
-    kernel = encoder.model.get_layer("conv0").kernel.numpy()
+    kernel = encoder.model.get_layer("one").kernel.numpy()
     same_shape = [v for v in groups["model"].values() if v.shape == kernel.shape]
     assert len(same_shape) == 2  # the weights and their average
     assert [np.array_equal(each, kernel) for each in same_shape].count(True) == 1
@@ -528,15 +533,14 @@ def test_the_export_scores_as_the_encoder_does(finished):
 
 
 @pytest.mark.slow
-def test_a_finished_run_is_left_alone(script, finished):
+def test_a_finished_run_is_left_alone(script, finished, deterministic):
     before = with_times(finished.folder)
-    same = ("--net=mobilenet-student", "--tasks=Reconstruction,rotation,JIGSAW,instance",
-            f"--train_dir={finished.folder}")
-    done = script(*DETERMINISTIC, *same)
+    same = ("--tasks=Reconstruction,rotation,JIGSAW,instance", f"--train_dir={finished.folder}")
+    done = script(*deterministic, *same)
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith(f"{finished.folder} is finished; --overwrite would start it anew\n")
     assert "linear probe" in done.out
-    done = script(*DETERMINISTIC, *same, "--epochs=4", "--instance_jitter=0.1")
+    done = script(*deterministic, *same, "--epochs=4", "--instance_jitter=0.1")
     assert (done.status, done.out) == (2, "") and done.err.count("\n") == 1
     for part in ("epochs: 3 -> 4", "hyper_parameters.instance_jitter: 0.5 -> 0.1", "--overwrite"):
         assert part in done.err
@@ -544,14 +548,14 @@ def test_a_finished_run_is_left_alone(script, finished):
 
 
 @pytest.mark.slow
-def test_killed_and_gone_on_with_is_never_killed(finished, tmp_path):
+def test_killed_and_gone_on_with_is_never_killed(finished, deterministic, tmp_path):
     folder = tmp_path / "run"
 
     def begin():
         # A checkpoint after each step.
         return start(
             SCRIPT,
-            *DETERMINISTIC, f"--train_dir={folder}", "--checkpoint_minutes=1e-9",
+            *deterministic, f"--train_dir={folder}", "--checkpoint_minutes=1e-9",
             stdout=subprocess.DEVNULL, python=warm_python(),
         )
 

@@ -349,9 +349,10 @@ def test_a_data_set_that_cannot_be_downloaded(script, tmp_path, monkeypatch):
 
 EPOCHS, STEPS = 3, 8
 DETERMINISTIC = (
-    *SMALL, "--teacher_net=MobileNet_student",  # as each of the processes traces its layers
-    "--dataset=digits", f"--epochs={EPOCHS}", f"--train_images={40 * STEPS}",
-    "--batch_size=40", "--deterministic",
+    # Few layers, as each of the processes traces them.
+    "--net=VGG", "--teacher_net=VGG_student", "--teacher_options=width=4",
+    "--student_options=width=4", "--dataset=digits", f"--epochs={EPOCHS}",
+    f"--train_images={40 * STEPS}", "--batch_size=40", "--deterministic",
 )
 
 
@@ -406,8 +407,8 @@ def test_what_is_printed(finished):
     lines = [line.rstrip() for line in re.split(r"[\r\n]+", finished.screen)]
     assert all(len(line) < 80 for line in lines if str(finished.folder) not in line)
     assert "no --teacher given: the teacher is trained first" in finished.screen
-    assert "training MobileNet_student alone in" in finished.screen
-    assert "training MobileNet_student with SSKD_SVD in" in finished.screen
+    assert "training VGG_student alone in" in finished.screen
+    assert "training VGG_student with SSKD_SVD in" in finished.screen
     last = [line for line in lines if line.startswith(f"train {EPOCHS}/{EPOCHS} accuracy")][-1]
     assert re.search(r"val 0\.\d+ +main \S+ +distillation \S+ +\d+ images/s", last)
     summary = json.loads((finished.folder / "summary.json").read_text())
@@ -525,7 +526,7 @@ for count in (1, 7):
     assert (answer["classes"].numpy() == own.argmax(axis=1)).all()
 files = tf.train.list_variables(path + "/export/1/variables/variables")
 sizes = [int(np.prod(shape)) for name, shape in files if name.startswith("weights/")]
-assert len(sizes) == len(student.variables) and sum(sizes) == student.count_params(), files
+assert sorted(sizes) == sorted(int(np.prod(each.shape)) for each in student.variables), files
 assert not {"nets", "distillers", "experiment", "op_util", "registry"} & set(sys.modules)
 print("as it should be")
 """
@@ -539,7 +540,7 @@ def test_student_and_export_work_without_this_repository(finished, tmp_path):
 @pytest.mark.slow
 def test_a_finished_run_is_left_alone(script, finished):
     before = with_times(finished.folder)
-    same = ("--Distillation=sskd-svd", "--net=mobilenet", f"--train_dir={finished.folder}")
+    same = ("--Distillation=sskd-svd", "--net=vgg", f"--train_dir={finished.folder}")
     done = script(*DETERMINISTIC, *same)
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith(f"{finished.folder} is finished; --overwrite would start it anew\n")
@@ -561,7 +562,7 @@ def test_files_of_a_finished_run_are_written_by_the_same_command(script, finishe
         return "the card"
 
     monkeypatch.setattr(train_w_distill, "export_run", export_run)
-    same = ("--Distillation=sskd-svd", "--net=mobilenet", f"--train_dir={finished.folder}")
+    same = ("--Distillation=sskd-svd", "--net=vgg", f"--train_dir={finished.folder}")
     done = script(*DETERMINISTIC, *same, "--export=keras,saved_model", "--min_agreement=0.7")
     assert (done.status, done.err) == (0, "") and done.out.endswith("the card\n")
     ((opened, path, min_agreement),) = written
@@ -569,7 +570,7 @@ def test_files_of_a_finished_run_are_written_by_the_same_command(script, finishe
     assert (path, min_agreement) == (finished.folder, 0.7)
     assert len(opened.images.test) == len(opened.images.labels) == 359
     names = [network.model.name for network in opened.networks.values()]
-    assert names == ["MobileNet_student"] * 2
+    assert names == ["VGG_student"] * 2
 
 
 @pytest.mark.slow
