@@ -43,6 +43,14 @@ def _float32_for_the_next_test():
 
 
 @pytest.fixture
+def warm_children(monkeypatch):
+    """Python processes that the tested code starts begin with TensorFlow loaded."""
+    from tests.warm_python import warm_python
+
+    monkeypatch.setattr(sys, "executable", warm_python())
+
+
+@pytest.fixture
 def eagerly():
     """Steps run eagerly, for tracing takes longer than a few steps do."""
     import tensorflow as tf

@@ -16,12 +16,12 @@ from experiment.run.training import read_history
 TIMES = ("seconds", "images_per_second")
 
 
-def start(script, *arguments, python=(sys.executable,), **options):
+def start(script, *arguments, python=sys.executable, **options):
     """A process as a person would start it, without the quiet and the single thread that
     conftest.py asks for."""
     asked = ("TF_CPP_MIN_LOG_LEVEL", "TF_NUM_INTRAOP_THREADS")
     environment = {key: value for key, value in os.environ.items() if key not in asked}
-    command = [*python, str(script), *map(str, arguments)]
+    command = [python, str(script), *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **options)
 
 

@@ -204,7 +204,7 @@ def test_folder_names_need_no_quotes():
 
 def call(*arguments, cwd):
     return subprocess.run(
-        [*warm_python(), str(ROOT / "compare.py"), *map(str, arguments)],
+        [warm_python(), str(ROOT / "compare.py"), *map(str, arguments)],
         capture_output=True, text=True, cwd=cwd, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
     )
 

@@ -46,7 +46,7 @@ def save_run(path, train=200, **summary):
 
 
 @pytest.mark.slow
-def test_files_and_card(script, tmp_path):
+def test_files_and_card(script, tmp_path, warm_children):
     for module in ("ai_edge_litert", "onnxruntime", "tf2onnx"):
         pytest.importorskip(module, reason="pip install -r requirements-export.txt")
     path = save_run(tmp_path / "run")

@@ -576,7 +576,7 @@ def test_killed_and_gone_on_with_is_never_killed(finished, deterministic, tmp_pa
 def test_on_two_devices(files, tmp_path):
     """An odd batch, a balance that measures, and an average: all that is done between steps too."""
     command = [
-        *warm_python(), str(ROOT / "tests" / "two_devices.py"), "pretrain_tte",
+        warm_python(), str(ROOT / "tests" / "two_devices.py"), "pretrain_tte",
         FEW_LAYERS.format(files=files), f"--dataset=npz:{files}/good.npz", "--batch_size=15",
         "--epochs=1", "--targets=", "--tasks=reconstruction,rotation", "--ensemble=both",
         "--balance=gradnorm", "--gradnorm_interval=2", "--strategy=mirrored",
@@ -677,7 +677,7 @@ def test_several_seeds_in_the_folder_of_one(script, files, tmp_path):
 
 
 @pytest.mark.slow
-def test_several_seeds(script, files, tmp_path):
+def test_several_seeds(script, files, tmp_path, warm_children):
     arguments = (
         FEW_LAYERS.format(files=files), f"--dataset=npz:{files}/good.npz", "--batch_size=16",
         "--epochs=1", "--tasks=rotation,instance", "--targets=classification", *QUICK_TARGETS,

@@ -139,7 +139,7 @@ def place(tmp_path_factory):
     chain = [command for command in TRAININGS if needed & set(command)]
     assert [command[1] for command in chain] == list(small)
     for _, script, *words in chain:
-        command = [*warm_python(), str(ROOT / script), *words, *small[script]]
+        command = [warm_python(), str(ROOT / script), *words, *small[script]]
         run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
     # Commands name further runs, of which only the kind matters.

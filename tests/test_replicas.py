@@ -71,7 +71,7 @@ CASES = {2: [(3, 2)], 4: [(2, 1, 2, 1), (1, 0, 2, 0)]}
 @functools.cache
 def found_with(count):
     """What a process finds in the cases of so many replicas; it has to import TensorFlow first."""
-    command = [*warm_python(), "-c", SCRIPT, json.dumps(CASES[count])]
+    command = [warm_python(), "-c", SCRIPT, json.dumps(CASES[count])]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.warm_python import warm_python
+from tests.warm_python import HAS_AFFINITY, warm_python
 
 TELLS = """
 import json, os, sys
@@ -33,7 +33,7 @@ time.sleep(60)
 
 @pytest.fixture(params=["python", "warm python"])
 def python(request):
-    return (sys.executable,) if request.param == "python" else warm_python()
+    return sys.executable if request.param == "python" else warm_python()
 
 
 def test_script_gets_what_a_process_has_and_gives_what_it_gives(python, tmp_path):
@@ -44,7 +44,7 @@ def test_script_gets_what_a_process_has_and_gives_what_it_gives(python, tmp_path
     (library / "helper.py").write_text("VALUE = 3")
     environment = {"GIVEN": "a b", "PATH": os.environ["PATH"], "PYTHONPATH": str(library)}
     done = subprocess.run(
-        [*python, "../script.py", "one", "-c"], cwd=folder, env=environment, input="in",
+        [python, "../script.py", "one", "-c"], cwd=folder, env=environment, input="in",
         capture_output=True, text=True,
     )
     assert (done.returncode, done.stderr) == (7, "said\n")
@@ -57,10 +57,45 @@ def test_script_gets_what_a_process_has_and_gives_what_it_gives(python, tmp_path
 def test_code_and_its_traceback(python, tmp_path):
     code = "import sys; print(sys.argv, __name__, flush=True); [][len(sys.argv)]"
     done = subprocess.run(
-        [*python, "-c", code, "x"], cwd=tmp_path, capture_output=True, text=True
+        [python, "-c", code, "x"], cwd=tmp_path, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (1, "['-c', 'x'] __main__\n")
     assert done.stderr.endswith("IndexError: list index out of range\n")
+
+
+def test_a_module(python, tmp_path):
+    (tmp_path / "module.py").write_text(
+        "import sys; print(__name__, sys.argv[1:], sys.modules['__main__'].__spec__.name)"
+    )
+    done = subprocess.run(
+        [python, "-m", "module", "x"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "__main__ ['x'] module\n"), done.stderr
+
+
+def test_other_options(python, tmp_path):
+    code = "import sys; print(sys.flags.isolated, sys.argv)"
+    done = subprocess.run([python, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "1 ['-c']\n"), done.stderr
+
+
+@pytest.mark.skipif(not HAS_AFFINITY, reason="needs a system that ties processes to cores")
+def test_what_it_starts_is_warm_too_and_on_the_same_cores(tmp_path):
+    code = """
+import os, subprocess, sys
+print("tensorflow" in sys.modules, os.sched_getaffinity(0), flush=True)
+if sys.argv[1:]:
+    cores = {max(os.sched_getaffinity(0))}
+    os.sched_setaffinity(0, cores)
+    print(cores, flush=True)
+    subprocess.run([sys.executable, "-c", sys.argv[1]])
+"""
+    done = subprocess.run(
+        [warm_python(), "-c", code, code], cwd=tmp_path, capture_output=True, text=True
+    )
+    (_, first), (chosen,), (_, second) = (line.split(" ", 1) for line in done.stdout.splitlines())
+    assert done.stdout.count("True") == 2 and second == chosen, done.stderr
+    assert first == str(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +103,7 @@ def test_code_and_its_traceback(python, tmp_path):
     [(signal.SIGTERM, 9), (signal.SIGINT, -signal.SIGINT), (signal.SIGKILL, -signal.SIGKILL)],
 )
 def test_signals(python, tmp_path, number, status):
-    with subprocess.Popen([*python, "-c", WAITS], cwd=tmp_path, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen([python, "-c", WAITS], cwd=tmp_path, stderr=subprocess.PIPE) as process:
         while not (tmp_path / "ready").exists():
             time.sleep(0.01)
         process.send_signal(number)
@@ -78,7 +113,7 @@ def test_signals(python, tmp_path, number, status):
 
 def test_a_process_that_kills_itself(python, tmp_path):
     code = "import os; os.kill(os.getpid(), 9)"
-    done = subprocess.run([*python, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (-signal.SIGKILL, "")
 
 
@@ -92,6 +127,6 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 print(len(tf.config.list_logical_devices("CPU")), tf.function(tf.reduce_sum)(tf.ones(3)).numpy())
 """
     done = subprocess.run(
-        [*warm_python(), "-c", code], cwd=tmp_path, capture_output=True, text=True
+        [warm_python(), "-c", code], cwd=tmp_path, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (0, "True\n2 3.0\n"), done.stderr

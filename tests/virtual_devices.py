@@ -48,7 +48,7 @@ def compare_all(compare: Callable[[tf.distribute.Strategy, str], dict[str, Any]]
 def compared(script: Path, replicas: int, names: Sequence[str]) -> dict[str, Any]:
     """What `script` printed in a process of its own, by name."""
     done = subprocess.run(
-        [*warm_python(), script, str(replicas), *names],
+        [warm_python(), script, str(replicas), *names],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True, text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,12 +1,13 @@
 """Python processes that begin with TensorFlow loaded, which takes seconds of every other process.
 
-    subprocess.run([*warm_python(), "script.py", "argument"], ...)
+    subprocess.run([warm_python(), "script.py", "argument"], ...)
 
-is ``python script.py argument`` (or ``python -c code``), with the same environment, folder,
-standard streams, exit status and signals, but forked from a server that has imported TensorFlow and
-not used it. The process that the caller starts is a small one that hands all this over. A test of
-what loading TensorFlow prints, of how long a command takes to start, or of process groups needs
-``sys.executable`` instead.
+is ``python script.py argument`` (or ``-c code``, or ``-m module``), with the same environment,
+folder, standard streams, processors, exit status and signals, but forked from a server that has
+imported TensorFlow and not used it. The process that the caller starts is a small one that hands
+all this over. It is `sys.executable` of the process it starts, and of tests that use the fixture
+`warm_children`, so what these start is warm too. A test of what loading TensorFlow prints, of how
+long a command takes to start, or of process groups needs a cold Python instead.
 """
 
 from __future__ import annotations
@@ -30,24 +31,34 @@ from typing import Any
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_SECONDS = 0.005
+HAS_AFFINITY = hasattr(os, "sched_setaffinity")  # not on macOS
+COLD_PYTHON = sys.executable
+EXECUTABLE = """#!{python} -IS
+import runpy, sys
+sys.argv[:1] = [{this!r}, "launch", {address!r}]
+runpy.run_path({this!r}, run_name="__main__")
+"""
 
 
 @functools.cache
-def warm_python() -> tuple[str, ...]:
-    """The words in front of a script and its arguments. The server is started the first time, and
-    ends with this process."""
-    folder = tempfile.mkdtemp(prefix="warm-python-")
-    address = str(Path(folder) / "socket")
+def warm_python() -> str:
+    """The executable. The server is started the first time, and ends with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="warm-python-"))
+    address, executable = str(folder / "socket"), folder / "python"
+    executable.write_text(
+        EXECUTABLE.format(python=COLD_PYTHON, this=__file__, address=address), encoding="utf-8"
+    )
+    executable.chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment["OPENBLAS_NUM_THREADS"] = "1"  # which NumPy starts when it is imported
     server = subprocess.Popen(
-        [sys.executable, __file__, "serve", address], env=environment, text=True,
+        [COLD_PYTHON, __file__, "serve", address], env=environment, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )
     assert server.stdout and server.stdout.readline() == "ready\n"
     atexit.register(shutil.rmtree, folder)
     atexit.register(server.kill)
-    return sys.executable, "-I", "-S", __file__, "launch", address
+    return str(executable)
 
 
 # The process that the caller starts
@@ -55,11 +66,17 @@ def warm_python() -> tuple[str, ...]:
 
 def launch(address: str, words: list[str]) -> None:
     """Ask the server for a process that does ``python *words`` in this one's place; forward signals
-    to it, and end as it does."""
+    to it, and end as it does. With other options of Python's than -c and -m, become a cold one."""
+    if words[0].startswith("-") and words[0] not in ("-c", "-m"):
+        os.execv(COLD_PYTHON, [COLD_PYTHON, *words])
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # until there is whom to forward them to
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(address)
-        request = {"words": words, "folder": os.getcwd(), "environment": dict(os.environ)}
+        request = {
+            "words": words, "folder": os.getcwd(), "environment": dict(os.environ),
+            "cores": list(os.sched_getaffinity(0)) if HAS_AFFINITY else [],
+            "executable": str(Path(address).with_name("python")),
+        }
         _send(server, request, [0, 1, 2])
         pid = _receive(server)[0]["pid"]
         for each in FORWARDED:
@@ -129,11 +146,18 @@ def become(request: dict[str, Any]) -> None:
         usual = signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL
         signal.signal(each, usual)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+    if HAS_AFFINITY:
+        os.sched_setaffinity(0, request["cores"])
+    sys.executable = request["executable"]
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
     first, *others = request["words"]
-    own = "" if first == "-c" else str(Path(first).resolve().parent)
+    own = ""
+    if first == "-m":
+        own = os.getcwd()
+    elif first != "-c":
+        own = str(Path(first).resolve().parent)
     found = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:1] = [own, *found]
     sys.stdin, sys.stdout, sys.stderr = (
@@ -144,6 +168,10 @@ def become(request: dict[str, Any]) -> None:
         code, *others = others
         sys.argv = ["-c", *others]
         exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+    elif first == "-m":
+        module, *others = others
+        sys.argv = ["-m", *others]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
     else:
         sys.argv = [first, *others]
         runpy.run_path(first, run_name="__main__")

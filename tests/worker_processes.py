@@ -28,14 +28,14 @@ def environment(addresses, index, **more):
 
 
 def start_workers(
-    count, *command, addresses=None, each=lambda index: (), prefix=(), python=(sys.executable,),
+    count, *command, addresses=None, each=lambda index: (), prefix=(), python=sys.executable,
     **more,
 ):
     """`command`, and `each` worker's own words after it, once for each worker."""
     addresses = addresses or free_addresses(count)
     return [
         subprocess.Popen(
-            [*(prefix[index] if prefix else ()), *python, *map(str, command), *each(index)],
+            [*(prefix[index] if prefix else ()), python, *map(str, command), *each(index)],
             env=environment(addresses, index, **more), cwd=ROOT, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )

@@ -203,6 +203,6 @@ for ours, theirs in zip(plain, shared):
 @pytest.mark.parametrize("count", [2, 4])
 def test_replicas_share_the_batches_of_one_device(count):
     environment = {**os.environ, "PYTHONPATH": str(Path(dataloader.__file__).parents[1])}
-    program = [*warm_python(), "-c", REPLICAS.format(count=count)]
+    program = [warm_python(), "-c", REPLICAS.format(count=count)]
     done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

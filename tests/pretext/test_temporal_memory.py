@@ -179,7 +179,7 @@ def test_two_replicas_have_one_memory_and_one_average():
     same."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*warm_python(), "-c", SCRIPT], env=environment, capture_output=True, text=True
+        [warm_python(), "-c", SCRIPT], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
     reads, memory, updates, averages, inside, after = json.loads(done.stdout.splitlines()[-1])

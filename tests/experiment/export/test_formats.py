@@ -16,6 +16,8 @@ from nets.quantization import FakeQuantize
 from registry import UserError
 from tests.experiment.export.networks import NAMES, images, material
 
+pytestmark = pytest.mark.usefixtures("warm_children")
+
 TEST = images(1000, seed=2)
 
 

@@ -65,5 +65,5 @@ def test_deterministic_runs_one_operation_at_a_time(program):
     """In a process of its own: TensorFlow fixes its threads when it first computes something."""
     environment = {name: value for name, value in os.environ.items() if "INTEROP" not in name}
     subprocess.run(
-        [*warm_python(), "-c", program], check=True, env=environment, cwd=Path(__file__).parents[3]
+        [warm_python(), "-c", program], check=True, env=environment, cwd=Path(__file__).parents[3]
     )

@@ -35,7 +35,7 @@ tiny_run = load_tiny_run()
 
 
 def call(folder, *trouble):
-    command = [*warm_python(), HERE / "tiny_run.py", folder, *map(str, trouble)]
+    command = [warm_python(), HERE / "tiny_run.py", folder, *map(str, trouble)]
     return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=folder)
 
 
@@ -314,7 +314,7 @@ print("same")
 @pytest.mark.slow
 def test_interrupted_under_mirrored_strategy(tmp_path):
     done = subprocess.run(
-        [*warm_python(), "-c", MIRRORED, tmp_path, HERE / "tiny_run.py"],
+        [warm_python(), "-c", MIRRORED, tmp_path, HERE / "tiny_run.py"],
         capture_output=True, text=True, env=ENVIRONMENT,
     )
     assert done.stdout.split("\n")[-3:] == ["stopped SIGTERM", "same", ""], done.stderr[-2000:]
