@@ -47,7 +47,9 @@ FEW_LAYERS = "--encoder_model={files}/own.keras"
 TASKS = ("reconstruction", "rotation", "jigsaw", "instance")
 CLASSES = 4
 SIZE = 20
-QUICK_TARGETS = ("--fine_tuning_steps=2", "--detection_steps=2", "--metric_steps=2")
+QUICK_TARGETS = (
+    "--fine_tuning_steps=2", "--fractions=0.5", "--detection_steps=2", "--metric_steps=2",
+)
 
 
 @pytest.fixture
@@ -361,7 +363,7 @@ def deterministic(files):
     return (
         FEW_LAYERS.format(files=files), "--dataset=digits", f"--epochs={EPOCHS}",
         f"--train_images={40 * STEPS}", "--batch_size=40", "--image_size=20", "--deterministic",
-        "--ensemble=both", "--targets=classification", "--fine_tuning_steps=2",
+        "--ensemble=both", "--targets=classification", "--fine_tuning_steps=2", "--fractions=0.1",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import keras
 import numpy as np
@@ -51,14 +52,20 @@ def outputs(model):
 
 
 @functools.cache
+def _features_of_both() -> tuple[dict[str, Any], dict[str, Any]]:
+    """What teacher and student give, as symbolic tensors."""
+    models = network(2, "teacher", width=2), network(1, "student")
+    teacher, student = (nets.feature_extractor(model, outputs(model)).output for model in models)
+    return teacher, student
+
+
+@functools.cache
 def built_loss(name: str, samples: int = 4) -> Loss:
     """The loss of the method `name`, built for two of these networks: what it declares."""
     method = distillers.get(name)()
     if not method.needs_teacher:
         return method.build()
-    models = network(2, "teacher", width=2), network(1, "student")
-    features = (nets.feature_extractor(model, outputs(model)).output for model in models)
-    return method.build(*map(method.select, features), samples=samples)
+    return method.build(*map(method.select, _features_of_both()), samples=samples)
 
 
 def batch(seed, size=8, unlabelled=()):
