@@ -291,8 +291,7 @@ def test_narrow_types_are_computed_in_float32(dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("shape", [(20, 12), (30, 40)])
+@pytest.mark.parametrize(("shape", "solver"), [((20, 12), "svd"), ((30, 40), "auto")])
 def test_compiled_by_xla(shape, solver):
     random = np.random.default_rng(12)
     x, upstream = random.normal(size=(2, *shape)) + 0.3, random.normal(size=(2, shape[1], 2))
