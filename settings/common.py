@@ -167,6 +167,15 @@ class TrainingSettings(Options):
             return keras.optimizers.Adam(learning_rate)
         return keras.optimizers.SGD(learning_rate, momentum=self.momentum, nesterov=True)
 
+    def describe_training(self, about_the_rate: str = "") -> str:
+        """Epochs, batches, optimizer, schedule and decay in words, for people."""
+        warmup = f" after {self.warmup_epochs:g} epochs of warm-up" * bool(self.warmup_epochs)
+        return (
+            f"{self.epochs} epochs, batches of {self.batch_size}, {self.optimizer} at "
+            f"{self.learning_rate:g}{about_the_rate}, {self.schedule} schedule{warmup}, "
+            f"weight decay {self.weight_decay:g}"
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings(Options):

@@ -295,14 +295,11 @@ def describe_recipe(setup: Setup) -> str:
     settings = setup.settings
     height, width, _ = setup.data.image_shape
     name = "training flags" if settings.recipe == AUTO else f"recipe {settings.recipe}"
-    warmup = f" after {settings.warmup_epochs:g} epochs of warm-up" * bool(settings.warmup_epochs)
     smoothing = f", label smoothing {settings.label_smoothing:g}" * bool(settings.label_smoothing)
     kind = ", in bfloat16" * settings.mixed_precision
     return (
         f"{name}, for {len(setup.data.train):,} training images of {height}x{width} pixels: "
-        f"{settings.epochs} epochs, batches of {settings.batch_size}, {settings.optimizer} at "
-        f"{settings.learning_rate:g}{_reason_of_rate(setup)}, {settings.schedule} "
-        f"schedule{warmup}, weight decay {settings.weight_decay:g}{smoothing}{kind} (--recipe)"
+        f"{settings.describe_training(_reason_of_rate(setup))}{smoothing}{kind} (--recipe)"
     )
 
 

@@ -48,7 +48,6 @@ def plan_table(
         memory_bytes: size of the ensemble's memory; 0 if it has none.
         workers: which of several this process is; None: it is alone.
     """
-    warmup = f" after {settings.warmup_epochs:g} epochs of warm-up" * bool(settings.warmup_epochs)
     own = [f"{key}={value}" for key, value in settings.hyper_parameters.items()
            if value is not None]
     return tables.wrapped({
@@ -64,9 +63,7 @@ def plan_table(
         "ensemble": settings.ensemble,
         "hyper-parameters": ", ".join(own) or "none",
         "temporal memory": f"{memory_bytes:,} bytes" if memory_bytes else "none",
-        "training": f"{settings.epochs} epochs, batches of {settings.batch_size}, "
-        f"{settings.optimizer} at {settings.learning_rate:g}, {settings.schedule} schedule"
-        f"{warmup}, weight decay {settings.weight_decay:g}",
+        "training": settings.describe_training(),
         "target tasks": settings.targets.replace(",", ", ") or "none",
     })
 
