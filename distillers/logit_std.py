@@ -6,6 +6,7 @@ import math
 
 import tensorflow as tf
 
+from distillers.loss import Combination
 from distillers.method import Method
 from distillers.reading import Logits
 from distillers.registration import register
@@ -27,21 +28,27 @@ class LogitStd(Method):
     """Sun, Ren, Li, Wang & Cao, "Logit standardization in knowledge distillation", CVPR 2024:
     ``T^2 KL(softmax(Z(teacher) / T) || softmax(Z(student) / T))``, Z the `z_score`.
 
-    Defaults are those of the authors' code for CIFAR-100: base temperature 2, weight 9, and
-    mdistiller's weight of the main loss in KD.
+    Defaults are those of the authors' code for CIFAR-100: base temperature 2 and weight 9.
+    Departure: they weigh the main loss by 0.1 (as mdistiller in KD) and add this one; students of
+    few steps learn the labels slowly then, so the main loss has its full weight, and this one's
+    gradient is clipped against it.
 
     Args:
         temperature: T, the base temperature, divides the standardized logits of both networks.
         weight: of this loss.
+        clip: the largest norm of this loss's gradient, in norms of the weighted main loss's; with
+            1e9, and a label_weight of 0.1, the losses are added as by the authors.
         label_weight: of the main loss.
     """
 
     paper = "Sun et al., CVPR 2024, arXiv 2403.01427"
     reads = Logits()
+    combination = Combination.CLIP
 
     temperature: float = option(2.0, above=0)
     weight: float = option(9.0, above=0)
-    label_weight: float = option(0.1, minimum=0)
+    clip: float = option(1.0, above=0)
+    label_weight: float = option(1.0, minimum=0)
 
     @property
     def main_weight(self) -> float:

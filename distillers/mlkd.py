@@ -59,16 +59,17 @@ class MLKD(Method):
     """Jin, Wang & Lin, "Multi-level logit distillation", CVPR 2023, with one view of each image.
 
     The paper adds a second, strongly augmented view, and trains longer; this is the form that Sun
-    et al. (ICCV 2025) compare fairly with other methods, with their weights, those of KD.
-    Departure: they add this loss to the main one; its gradient can be many times the main task's,
-    which students of few steps then hardly learn, so it is clipped against that.
+    et al. (ICCV 2025) compare fairly with other methods, with their temperatures. Departure: they
+    weigh the main loss by 0.1 and add 0.9 of this one; its gradient can be many times the main
+    task's, which students of few steps then hardly learn, so the main loss has its full weight and
+    the gradient is clipped against it.
 
     Args:
         temperatures: each T that divides the logits of both networks.
         weight: of this loss. None: 0.9, or 0.1 for a student without normalisation layers, which
             0.9 makes diverge.
-        clip: the largest norm of this loss's gradient, in norms of the weighted main loss's: 0.9
-            for 0.1, as the weights; with 1e9 the losses are added as by the authors.
+        clip: the largest norm of this loss's gradient, in norms of the weighted main loss's; with
+            1e9 the losses are added.
         label_weight: of the main loss.
     """
 
@@ -81,8 +82,8 @@ class MLKD(Method):
 
     temperatures: tuple[float, ...] = option((4.0, 3.0, 5.0, 2.0, 6.0), above=0)
     weight: float | None = option(None, above=0)
-    clip: float = option(9.0, above=0)
-    label_weight: float = option(0.1, minimum=0)
+    clip: float = option(1.0, above=0)
+    label_weight: float = option(1.0, minimum=0)
 
     def check(self) -> None:
         if not self.temperatures:

@@ -52,7 +52,7 @@ def test_equal_logits_have_no_direction():
 
 def test_weights_of_the_authors():
     method = LogitStd()
-    assert (method.temperature, method.distillation_weight, method.main_weight) == (2, 9, 0.1)
+    assert (method.temperature, method.distillation_weight, method.main_weight) == (2, 9, 1)
 
 
 def test_what_makes_no_sense_is_refused():
