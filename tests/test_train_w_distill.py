@@ -490,7 +490,10 @@ def test_summary_is_what_the_saved_networks_do(finished):
         )["epoch"],
     }
     assert best["epoch"] == summary["best_epoch"]
-    assert all(map(np.array_equal, student.get_weights(), saved["best"].values()))
+    # The random state of dropout is saved too, which is no weight.
+    kept = [values for values in saved["best"].values() if values.dtype == np.float32]
+    for weight, value in zip(student.get_weights(), kept, strict=True):
+        np.testing.assert_array_equal(weight, value)
     expected = {
         "student_top1": right.mean(), "student_top1_best": right.mean(),
         "student_top5": (best_five == labels[:, None]).any(axis=1).mean(),
