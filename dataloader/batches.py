@@ -111,6 +111,10 @@ def _augmented(
 def _options() -> tf.data.Options:
     options = tf.data.Options()
     options.deterministic = True
+    # As many batches at once as there are cores, 16 at most. TensorFlow's own tuning of that number
+    # delays the end: its thread can miss that it is to stop, and then sleeps on for up to a minute
+    # (seen with TensorFlow 2.21 where threads share a core).
+    options.autotune.enabled = False
     # What a worker reads is decided here (see `_parts`), and not guessed by TensorFlow.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return options

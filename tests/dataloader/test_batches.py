@@ -44,6 +44,15 @@ def same(batches, others):
             np.testing.assert_array_equal(batch[key], other[key])
 
 
+def test_no_thread_of_tensorflow_has_to_be_waited_for_in_the_end(split):
+    """See `dataloader.batches._options`: what is added to the batches later is not tuned either."""
+    for batches in (
+        dataloader.training_batches(split, 8, seed=0, epochs=1, augmentation=PAPER),
+        dataloader.evaluation_batches(split, 8),
+    ):
+        assert batches.map(lambda batch: batch).options().autotune.enabled is False
+
+
 def test_each_epoch_shows_every_image_once_in_another_order(split):
     assert dataloader.steps_per_epoch(split, 8) == 3
     batches = run(split)

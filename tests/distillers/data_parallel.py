@@ -15,6 +15,7 @@ import tensorflow as tf
 import distillers
 from distillers import SSKD_SVD, Distiller, Sum
 from op_util.convolution import LIMITS, Limits
+from tests.datasets import untuned
 from tests.distillers.models import Adapted, Similarities, batch, network, outputs
 from tests.virtual_devices import compare_all
 
@@ -62,7 +63,7 @@ def batches(bad, mixed):
             data["share"] = np.linspace(0.5, 1, size, dtype=np.float32)
             data["other_label"] = np.roll(data["label"], 1)
         found.append(tf.data.Dataset.from_tensor_slices(data).batch(8))
-    return found[0].concatenate(found[1])
+    return untuned(found[0].concatenate(found[1]))
 
 
 def teachers_view(image):

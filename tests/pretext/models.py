@@ -10,6 +10,7 @@ from nets.layers import batch_normalization
 from pretext import BALANCES, ENSEMBLES, REGULARIZERS
 from pretext.model import MultiTask
 from pretext.registration import create_tasks
+from tests.datasets import untuned
 
 SHAPE = (20, 20, 3)
 TASKS = ("reconstruction", "rotation", "jigsaw", "instance")
@@ -42,7 +43,7 @@ def batches(count, size, seed=0, shape=SHAPE):
     """Batches of an epoch in one order; the last may be partial."""
     order = np.random.default_rng(seed).permutation(count)
     data = {"image": images(count, shape=shape)[order], "index": order.astype(np.int64)}
-    return tf.data.Dataset.from_tensor_slices(data).batch(size)
+    return untuned(tf.data.Dataset.from_tensor_slices(data).batch(size))
 
 
 def multi_task(
