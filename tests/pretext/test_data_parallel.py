@@ -9,9 +9,9 @@ from tests.virtual_devices import compared
 
 SCRIPT = Path(__file__).with_name("data_parallel.py")
 # These standardise embeddings over the batch, which amplifies rounding in batches of few images.
-LOOSE = {"barlow_twins": 1e-4, "vicreg": 1e-4}
+LOOSE = {"vicreg": 1e-4, "simsiam and barlow_twins": 1e-4}
 CASES = {
-    2: ("relational", "barlow_twins", "vicreg", "simsiam", "one task an image"), 4: ("TTE",),
+    2: ("relational", "vicreg", "simsiam and barlow_twins", "one task an image"), 4: ("TTE",),
 }
 
 
