@@ -42,6 +42,22 @@ def _float32_for_the_next_test():
         sys.modules["keras"].config.set_dtype_policy("float32")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_thread_to_wait_for():
+    """Also where Keras or a test makes a data set (see `untuned`), the end of which can be long
+    after, when Python collects its garbage."""
+    from tensorflow.python.data.ops.iterator_ops import OwnedIterator
+
+    from tests.datasets import untuned
+
+    create = OwnedIterator._create_iterator
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            OwnedIterator, "_create_iterator", lambda self, dataset: create(self, untuned(dataset))
+        )
+        yield
+
+
 @pytest.fixture
 def warm_children(monkeypatch):
     """Python processes that the tested code starts begin with TensorFlow loaded."""
