@@ -33,9 +33,11 @@ class TTM(Method):
     """Zheng & Yang, "Knowledge distillation based on transformed teacher matching", ICLR 2024: the
     mean of the `transformed_divergence` over the batch.
 
-    Defaults are those of the authors' example (VGG13 to VGG8, CIFAR-100). Departure: they add this
+    The weight is that of the authors' example (VGG13 to VGG8, CIFAR-100). Departures: they add this
     loss to the main one; its gradient, 45 times what the divergence gives, makes students diverge
-    at a high rate, so it is clipped against the main task's.
+    at a high rate, so it is clipped against the main task's. And their power is 0.1, which leaves
+    nearly the same probability for every class: a network that has hardly begun to learn is held
+    back by it.
 
     Args:
         power: gamma, of the teacher's probabilities; 1 leaves them as they are.
@@ -51,7 +53,7 @@ class TTM(Method):
     usual_weight = 45.0
     weight_without_normalization = 10.0
 
-    power: float = option(0.1, above=0)
+    power: float = option(0.5, above=0)
     weight: float | None = option(None, above=0)
     clip: float = option(1.0, above=0)
 

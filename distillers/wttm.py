@@ -24,9 +24,11 @@ class WTTM(Method):
     """Zheng & Yang, "Knowledge distillation based on transformed teacher matching", ICLR 2024, with
     a weight for each image.
 
-    Defaults are those of the authors' example (VGG13 to VGG8, CIFAR-100, there next to CRD).
-    Departure: they add this loss to the main one; at a high rate its gradient makes students
-    diverge, so it is clipped against the main task's.
+    The weight is that of the authors' example (VGG13 to VGG8, CIFAR-100, there next to CRD).
+    Departures: they add this loss to the main one; at a high rate its gradient makes students
+    diverge, so it is clipped against the main task's. And their power is 0.2, which leaves nearly
+    the same probability for every class: a network that has hardly begun to learn is held back by
+    it.
 
     Args:
         power: gamma, of the teacher's probabilities; 1 leaves them as they are, and all weights 1.
@@ -39,7 +41,7 @@ class WTTM(Method):
     reads = Logits()
     combination = Combination.CLIP
 
-    power: float = option(0.2, above=0)
+    power: float = option(0.5, above=0)
     weight: float = option(4.0, above=0)
     clip: float = option(1.0, above=0)
 
