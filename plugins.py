@@ -221,8 +221,24 @@ def _check_range(label: str, value: float, facts: Mapping[str, Any]) -> None:
 def split(specifications: str, mark: str = ",") -> list[str]:
     """``"None,SSKD_SVD(num_dfv=2,solver=svd)"`` at the commas, or another `mark`, outside of
     parentheses."""
+    return [part for part in _split(specifications, mark) if part]
+
+
+def summands(specification: str) -> list[str]:
+    """The members of a sum such as ``"AT+DKD(weight=2)"``; of anything else, itself.
+
+    Raises:
+        UserError: there is nothing before or after a ``+``.
+    """
+    parts = _split(specification, "+")
+    if len(parts) > 1 and not all(parts):
+        raise UserError(f"{specification!r} has a + with nothing to add: expected NAME+NAME")
+    return parts
+
+
+def _split(specifications: str, mark: str) -> list[str]:
     parts = re.split(rf"{re.escape(mark)}(?![^(]*\))", specifications)
-    return [part.strip() for part in parts if part.strip()]
+    return [part.strip() for part in parts]
 
 
 def parse(registry: Registry, specification: str) -> tuple[str, dict[str, str]]:

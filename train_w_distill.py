@@ -448,14 +448,18 @@ def describe_teacher(setup: Setup, folder: RunFolder) -> str:
 
 
 def list_layers(settings: Settings) -> str:
-    """The layers of teacher and student, by the names that taps take."""
+    """The layers of teacher and student, by the names that taps take, and which are taps."""
     settings = settings.named()
     data = settings.load_data()
     teacher = load_teacher(settings, data, settings.teacher_file()).model
     networks = {TEACHER: teacher, "student": make_student(settings, data)}
-    return layers_table({
-        role: (network.name, nets.list_layers(network)) for role, network in networks.items()
-    })
+    given = {TEACHER: settings.teacher_taps, "student": settings.student_taps}
+    rows = {}
+    for role, network in networks.items():
+        declared = nets.declared_outputs(network.name)
+        taps = given[role] or (declared.taps if declared else ())
+        rows[role] = network.name, nets.list_layers(network), taps
+    return layers_table(rows)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from .fsp import FSP  # noqa: E402
 from .keras_loss import KerasLoss  # noqa: E402
 from .none import NoDistillation  # noqa: E402
 from .soft_logits import SoftLogits  # noqa: E402
-from .specification import create, hyper_parameters, parse, spelled, split  # noqa: E402
+from .specification import create, hyper_parameters, parse, spelled  # noqa: E402
 from .sskd_svd import SSKD_SVD  # noqa: E402
 from .sum import Sum  # noqa: E402
 
@@ -45,7 +45,6 @@ __all__ = [
     "parse",
     "register",
     "spelled",
-    "split",
     "stage_ends",
 ]
 

@@ -43,8 +43,8 @@ class FitNet(Method):
             RepDistiller's share of a first stage, 30 epochs before 240.
         hint_tap: number of the tap of both networks, counted from 1; -1: the middle one, as in the
             paper (of an even number the shallower).
-        temperature, alpha: of the second stage's soft logits: `alpha` weighs them, ``1 - alpha``
-            the main loss.
+        temperature: of the soft logits in the second stage.
+        alpha: weight of these soft logits; ``1 - alpha`` is that of the main loss.
     """
 
     paper = "Romero et al., ICLR 2015, arXiv 1412.6550"

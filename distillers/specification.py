@@ -9,7 +9,7 @@ import plugins
 from distillers.method import Method
 from distillers.registration import METHODS, get
 from distillers.sum import Sum
-from plugins import split
+from plugins import summands
 from registry import UserError, nearest
 
 
@@ -22,7 +22,7 @@ def parse(specification: str) -> list[tuple[str, dict[str, str]]]:
     Raises:
         UserError: a syntax error, or an unknown method.
     """
-    return [plugins.parse(METHODS, part) for part in split(specification, "+") or [specification]]
+    return [plugins.parse(METHODS, part) for part in summands(specification)]
 
 
 def spelled(specification: str) -> str:
@@ -31,7 +31,7 @@ def spelled(specification: str) -> str:
     Raises:
         UserError: see `parse`.
     """
-    parts = split(specification, "+") or [specification]
+    parts = summands(specification)
     return "+".join(plugins.spelled(METHODS, part) for part in parts)
 
 

@@ -152,10 +152,11 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
         "auto", "likewise of the student", group=NETWORKS, choices=("auto", *known.PREPROCESSING)
     )
     teacher_taps: tuple[str, ...] | None = option(
-        None, "layers of the teacher to compare, shallow to deep, if not its own", group=NETWORKS
+        None, "names of the layers of the teacher to compare, shallow to deep; default: those that "
+        "a network of this project declares (see --list_layers)", group=NETWORKS
     )
     student_taps: tuple[str, ...] | None = option(
-        None, "layers of the student to compare, if not its own", group=NETWORKS
+        None, "likewise of the student", group=NETWORKS
     )
     list_layers: bool = option(
         False, "list the layers of teacher and student, by which taps are named, and end",
@@ -423,7 +424,7 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
 
     def _method_parts(self) -> list[str]:
         """``"A+B(c=1)"`` in its parts."""
-        return plugins.split(self.Distillation, "+") or [self.Distillation]
+        return plugins.summands(self.Distillation)
 
     def methods(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Name and hyper-parameters of each method of the sum that `Distillation` is.

@@ -261,7 +261,7 @@ def describe_augmentation(settings: Settings, data: dataloader.Data) -> str:
     done = _done_to_images(augmentation_of(settings, data), min(data.image_shape[:2]))
     words = ", ".join(done.values()) or "as they are"
     named = dict.fromkeys(["flip", "rotation", "crop_padding", *done])
-    return f"training images: {words} ({', '.join(f'--{name}' for name in named)})"
+    return f"training images: {words} (set by {', '.join(f'--{name}' for name in named)})"
 
 
 def _done_to_images(augmentation: dataloader.Augmentation, side: int) -> dict[str, str]:

@@ -4,7 +4,17 @@ import dataclasses
 
 import pytest
 
-from plugins import Plugin, convert, create, described_fields, option, parse, spelled, split
+from plugins import (
+    Plugin,
+    convert,
+    create,
+    described_fields,
+    option,
+    parse,
+    spelled,
+    split,
+    summands,
+)
 from registry import Registry, UserError
 
 PLUGINS = Registry("example")
@@ -91,6 +101,14 @@ def test_specifications():
     assert spelled(PLUGINS, "EXAMPLE-ONE( count = 2 )") == "Example_One(count=2)"
     with pytest.raises(UserError, match="unknown example 'Exampel_One' .did you mean"):
         parse(PLUGINS, "Exampel_One")
+
+
+def test_summands_of_a_sum():
+    assert summands("One") == ["One"]
+    assert summands("One(weight=1e+2)+ Two") == ["One(weight=1e+2)", "Two"]
+    for wrong in ("One+", "+One", "One++Two"):
+        with pytest.raises(UserError, match="with nothing to add"):
+            summands(wrong)
 
 
 def test_descriptions_are_read_from_the_docstring():

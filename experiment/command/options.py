@@ -48,11 +48,19 @@ class Options:
         kinds = field_types(type(self))
         for field in dataclasses.fields(self):
             label = f"--{field.name}"
-            value = convert(getattr(self, field.name), kinds[field.name], label)
+            value = _separated(getattr(self, field.name), kinds[field.name])
+            value = convert(value, kinds[field.name], label)
             if isinstance(value, Mapping):
                 value = types.MappingProxyType(dict(value))
             object.__setattr__(self, field.name, value)
             check(label, value, field.metadata)
+
+
+def _separated(value: Any, kind: Any) -> Any:
+    """Text for a list, as it is written on the command line: ``"a,b"`` is a and b."""
+    if base_type(kind) is not tuple or not isinstance(value, str) or value.lower() == "none":
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 OptionsType = TypeVar("OptionsType", bound=Options)

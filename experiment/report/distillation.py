@@ -117,20 +117,21 @@ def _beside_teachers(summary: Mapping[str, Any], size: str) -> str:
     return f"{summary[size]:,}" + (f" (teacher: {teachers:,})" if teachers else "")
 
 
-def layers_table(networks: Mapping[str, tuple[str, Sequence[Any]]]) -> str:
+def layers_table(networks: Mapping[str, tuple[str, Sequence[Any], Sequence[str]]]) -> str:
     """The layers of networks, by the names that ``--teacher_taps`` and ``--student_taps`` take.
 
     Args:
-        networks: for each role the network's name and its layers, each with ``name``, ``shape`` and
-            ``parameters``.
+        networks: for each role the network's name, its layers, each with ``name``, ``shape`` and
+            ``parameters``, and the names of those that are taps.
     """
     parts = []
-    for role, (name, layers) in networks.items():
+    for role, (name, layers, taps) in networks.items():
         rows = [
             {
                 "layer": layer.name,
                 "gives": "x".join(map(str, layer.shape)),
                 "parameters": f"{layer.parameters:,}",
+                "tap": "tap" * (layer.name in taps),
             }
             for layer in layers
         ]

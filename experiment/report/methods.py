@@ -11,10 +11,16 @@ from registry import Registry
 
 def methods_table(methods: Registry) -> str:
     """All methods: where each was published, what it compares, and its hyper-parameters."""
+    first_names: dict[type[Plugin], str] = {}
+    for name in methods.names():
+        first_names.setdefault(methods.get(name), name)
     blocks = []
     for name in sorted(methods.names(), key=str.lower):
         method = methods.get(name)
-        lines = [f"{name}: {method.paper}", f"    compares {_compares(method)}"]
+        if first_names[method] != name:
+            blocks.append(f"{name}: another name of {first_names[method]}")
+            continue
+        lines = [f"{name}: {method.paper}", f"    {_compares(method)}"]
         texts = described_fields(method)
         for key, field in method.hyper_parameters().items():
             about = f"--{key} (default {field.default}): {texts.get(key, '')}"
@@ -26,8 +32,8 @@ def methods_table(methods: Registry) -> str:
 
 
 def _compares(method: type[Plugin]) -> str:
-    """What of the two networks a method compares."""
+    """What of the two networks a method compares, in words."""
     reads = method.reads if isinstance(method.reads, tuple) else (method.reads,)
     if None in reads:
-        return "what its hyper-parameters say"
-    return " and ".join(dict.fromkeys(each.key for each in reads)) or "nothing"
+        return "what it compares depends on its hyper-parameters"
+    return "compares " + (" and ".join(dict.fromkeys(each.key for each in reads)) or "nothing")

@@ -85,7 +85,9 @@ class Progress:
         self._steps = steps_per_epoch
         self._images = images_per_epoch
         self._shown = 0.0
-        self._started = (0, 0.0)  # step and time at which this process began to count
+        self._started = (0, 0.0)  # step and time from which steps of this epoch are counted
+        self._compiled = False  # whether this process has done a step, which is compiled first
+        self._trained: tuple[int, float] | None = None  # steps and seconds of the compiling epoch
         self._epoch_seconds: float | None = None  # of the last epoch that was trained in full
 
     @property
@@ -100,6 +102,21 @@ class Progress:
     def begin(self, epoch: int, step: int) -> None:
         """Epoch number `epoch` (from 0) begins or goes on at `step`."""
         self._started = (step, time.monotonic())
+        self._trained = None
+
+    def begin_step(self, step: int) -> None:
+        """`step` steps of the epoch are done. Time is counted from the process's second step on, as
+        the first is compiled, which can take longer than the rest of the epoch."""
+        if not self._compiled and step > self._started[0]:
+            self._compiled = True
+            self._started = (step, time.monotonic())
+            self._trained = (0, 0.0)
+
+    def end_steps(self) -> None:
+        """The epoch's steps are done, and what follows, its validation, may be compiled too."""
+        step, began = self._started
+        if self._trained is not None:
+            self._trained = (self._steps - step, time.monotonic() - began)
 
     def wants_logs(self) -> bool:
         """Whether it is time to show something (reading metrics waits for the device)."""
@@ -138,9 +155,14 @@ class Progress:
 
     def _left_after(self, epoch: int) -> str:
         """The time that the stage's remaining epochs take if they take as long as the last one that
-        was trained in full."""
+        was trained in full, or as the steps of the one that was compiled."""
         step, began = self._started
-        if step == 0:
+        if self._trained is not None:
+            steps, seconds = self._trained
+            self._epoch_seconds = seconds / steps * self._steps if steps else None
+        elif not self._compiled:  # of its only step
+            self._compiled = True
+        elif step == 0:
             self._epoch_seconds = time.monotonic() - began
         epochs = self._last_epoch - epoch - 1
         if not epochs or self._epoch_seconds is None:

@@ -191,6 +191,7 @@ class _Stage(keras.callbacks.Callback):
         if signal_number is not None:
             self._save_within(step)
             self._interrupt(signal_number)
+        self._display.begin_step(step)
         if step > self._start_step:
             if is_time:
                 self._save_within(step)
@@ -233,6 +234,7 @@ class _Stage(keras.callbacks.Callback):
     def _note_trained(self) -> None:
         if not self._trained_seconds:
             self._trained_seconds = time.monotonic() - self._epoch_began
+            self._display.end_steps()
 
     def _current_learning_rate(self, epoch: int) -> float:
         if self._learning_rate is not None:

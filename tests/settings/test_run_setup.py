@@ -180,7 +180,7 @@ def test_how_images_are_changed_is_said(files):
     data = dataloader.load(settings.dataset)
     assert describe_augmentation(settings, data) == (
         "training images: half of them mirrored, rotated by up to 15 degrees, shifted by up to 4 "
-        "of 16 pixels (--flip, --rotation, --crop_padding)"
+        "of 16 pixels (set by --flip, --rotation, --crop_padding)"
     )
     photographs = dataclasses.replace(
         settings, flip=False, rotation=0.0, crop_padding=0, random_resized_crop=0.08,
@@ -189,7 +189,7 @@ def test_how_images_are_changed_is_said(files):
     assert describe_augmentation(photographs, data) == (
         "training images: parts of 8 to 100 % of the area, 2 operations of RandAugment of "
         "magnitude 9, brightness, contrast and saturation changed by up to 40 %, mixed by mixup "
-        "with alpha 0.2, mixed by CutMix with alpha 1 (--flip, --rotation, --crop_padding, "
+        "with alpha 0.2, mixed by CutMix with alpha 1 (set by --flip, --rotation, --crop_padding, "
         "--random_resized_crop, --randaugment, --color_jitter, --mixup, --cutmix)"
     )
     plain = dataclasses.replace(settings, flip=False, rotation=0.0, crop_padding=0)

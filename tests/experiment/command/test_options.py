@@ -39,6 +39,7 @@ def test_each_field_is_a_flag_of_its_type():
     assert given == Example(5, 1e-3, "fancy", False, ("a", "b"))
     assert parsed() == Example()
     assert parsed("--rate=2", "--rate=", "--names=a", "--names=").rate is None
+    assert Example(names="a, b") == Example(names=["a", "b"]) == Example(names=("a", "b"))
 
 
 def test_words_give_the_same_options():

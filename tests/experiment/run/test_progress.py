@@ -69,6 +69,37 @@ def test_line_an_epoch_where_there_is_no_terminal(now):
         Progress("", 1, 1, 1, "loud")
 
 
+def test_the_time_left_does_not_count_what_is_compiled_in_the_first_step_and_validation(now):
+    stream = io.StringIO()
+    lines = Progress("", 5, 10, 100, "line", stream)
+    lines.begin(0, 0)
+    lines.begin_step(0)
+    now[0] += 60  # compiled
+    for step in range(1, 10):
+        lines.begin_step(step)
+        now[0] += 1
+    lines.end_steps()
+    now[0] += 30  # validation is compiled
+    lines.end(0, {"loss": 1.0}, 1.0)
+    assert stream.getvalue().endswith("1 images/s  0:40 left\n")
+    lines.begin(1, 0)
+    for step in range(10):
+        lines.begin_step(step)
+        now[0] += 1
+    lines.end_steps()
+    now[0] += 2
+    lines.end(1, {"loss": 1.0}, 10.0)
+    assert stream.getvalue().endswith("10 images/s  0:36 left\n")
+
+    lines = Progress("", 5, 1, 10, "line", stream)  # an epoch of one step tells nothing
+    lines.begin(0, 0)
+    lines.begin_step(0)
+    now[0] += 60
+    lines.end_steps()
+    lines.end(0, {"loss": 1.0}, 1.0)
+    assert stream.getvalue().endswith("1/5  loss 1.00  1 images/s\n")
+
+
 def test_a_line_that_is_too_long_goes_on_below():
     parts = [f"metric{number} 0.123" for number in range(12)]
     lines = wrap_line(parts).splitlines()
