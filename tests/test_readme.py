@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 import distillers
+import evaluate
 import train_w_distill
 from tests.commands import run_script
 from tests.warm_python import warm_python
@@ -213,7 +214,8 @@ def test_long_run_as_a_dry_run_on_the_digits(command, tmp_path, monkeypatch, cap
      for block in blocks(document, "python")],
 )
 def test_example_of_the_library(example, tmp_path, monkeypatch):
-    """Each runs; trainings by `Settings` as dry runs, as their commands do."""
+    """Each runs; trainings by `Settings` as dry runs, as their commands do, and of evaluations only
+    the settings are checked."""
     monkeypatch.chdir(tmp_path)
     train, planned = train_w_distill.train, []
 
@@ -222,6 +224,7 @@ def test_example_of_the_library(example, tmp_path, monkeypatch):
         planned.append(train(dry))
 
     monkeypatch.setattr(train_w_distill, "train", plan)
+    monkeypatch.setattr(evaluate, "evaluate", lambda settings: planned.append(settings.spelled()))
     exec(compile(example, "example", "exec"), {})
     assert bool(planned) == ("Settings(" in example)
     assert (tmp_path / "distilled.keras").exists() == ("distilled.keras" in example)
