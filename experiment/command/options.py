@@ -58,7 +58,7 @@ class Options:
 
 def _separated(value: Any, kind: Any) -> Any:
     """Text for a list, as it is written on the command line: ``"a,b"`` is a and b."""
-    if base_type(kind) is not tuple or not isinstance(value, str) or value.lower() == "none":
+    if base_type(kind) is not tuple or not isinstance(value, str) or "," not in value:
         return value
     return [part.strip() for part in value.split(",") if part.strip()]
 
