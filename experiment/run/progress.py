@@ -87,8 +87,7 @@ class Progress:
         self._shown = 0.0
         self._started = (0, 0.0)  # step and time from which steps of this epoch are counted
         self._compiled = False  # whether this process has done a step, which is compiled first
-        self._trained: tuple[int, float] | None = None  # steps and seconds of the compiling epoch
-        self._epoch_seconds: float | None = None  # of the last epoch that was trained in full
+        self._epoch_seconds: float | None = None  # of the last epoch that tells
 
     @property
     def width(self) -> int:
@@ -102,7 +101,6 @@ class Progress:
     def begin(self, epoch: int, step: int) -> None:
         """Epoch number `epoch` (from 0) begins or goes on at `step`."""
         self._started = (step, time.monotonic())
-        self._trained = None
 
     def begin_step(self, step: int) -> None:
         """`step` steps of the epoch are done. Time is counted from the process's second step on, as
@@ -110,13 +108,12 @@ class Progress:
         if not self._compiled and step > self._started[0]:
             self._compiled = True
             self._started = (step, time.monotonic())
-            self._trained = (0, 0.0)
 
     def end_steps(self) -> None:
         """The epoch's steps are done, and what follows, its validation, may be compiled too."""
         step, began = self._started
-        if self._trained is not None:
-            self._trained = (self._steps - step, time.monotonic() - began)
+        if self._compiled and 0 < step < self._steps:
+            self._epoch_seconds = (time.monotonic() - began) * self._steps / (self._steps - step)
 
     def wants_logs(self) -> bool:
         """Whether it is time to show something (reading metrics waits for the device)."""
@@ -157,13 +154,9 @@ class Progress:
         """The time that the stage's remaining epochs take if they take as long as the last one that
         was trained in full, or as the steps of the one that was compiled."""
         step, began = self._started
-        if self._trained is not None:
-            steps, seconds = self._trained
-            self._epoch_seconds = seconds / steps * self._steps if steps else None
-        elif not self._compiled:  # of its only step
-            self._compiled = True
-        elif step == 0:
+        if self._compiled and step == 0:
             self._epoch_seconds = time.monotonic() - began
+        self._compiled = True
         epochs = self._last_epoch - epoch - 1
         if not epochs or self._epoch_seconds is None:
             return ""
