@@ -1,22 +1,24 @@
 #!/usr/bin/env bash
-# Pre-training at equal compute, two seeds, scored by the three targets and by the bias.
-#   bash benchmarks/evidence/tte.sh npz:cifar100.npz runs/tte [PASSES]
+# Pre-training at equal compute, scored by the three targets and by the bias.
+#   bash benchmarks/evidence/tte.sh npz:cifar100.npz runs/tte
+# Repeat the command to go on where it was cut off.
 #
-# PASSES (default 80) is how often the encoder sees each image in training, counted in whole images:
+# PASSES (60) is how often the encoder sees each image in training, counted in whole images:
 # reconstruction and rotation look at 1, jigsaw at 4 quarters, instance and barlow_twins at 2. So a
-# step with all four tasks sees 5, with one task an image 1.25. Repeat the command to go on with a
-# run that was cut off.
+# step with all four tasks sees 5, with one task an image 1.25. BATCH (64) and SEEDS (2) as usual.
+# The batch size was chosen by TARGETS=classification,clustering BIAS= PASSES=20 SEEDS=1, with BATCH=64
+# and BATCH=256, on training images held out from a file of training images alone.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-data="--dataset $1 --train_images 20000 --mixed_precision"
+data="--dataset $1 --train_images 20000"
 out=$2
-passes=${3:-80}
+passes=${PASSES:-60} seeds=${SEEDS:-2}
 
 pretrain() {  # NAME IMAGES_PER_STEP_AND_IMAGE FLAG ...
   local name=$1 images=$2
   shift 2
-  python pretrain_tte.py $data --net ResNet_teacher --batch_size 256 --schedule cosine --targets= \
-    --seeds 2 --train_dir "$out/$name" "$@" \
+  python pretrain_tte.py $data --mixed_precision --net VGG_stride_student --net_options width=32 \
+    --batch_size "${BATCH:-64}" --schedule cosine --targets= --seeds "$seeds" --train_dir "$out/$name" "$@" \
     --epochs "$(awk "BEGIN { print int($passes / $images + 0.5) }")"
 }
 alone="--regularizer none --ensemble none"
@@ -28,7 +30,12 @@ pretrain tte 5
 pretrain tte_one_task 1.25 --tasks_per_image 1 --regularizer none
 
 encoders=$(printf "$out/%s," instance barlow_twins essl plain_sum tte tte_one_task)
-python evaluate.py --dataset "$1" --train_images 20000 --seeds 2 --out_dir "$out/scores" \
+python evaluate.py $data --seeds "$seeds" --out_dir "$out/scores" --target "${TARGETS:-all}" \
   --encoder "${encoders}random:$out/tte,pixels"
-python evaluate.py --dataset "$1" --train_images 20000 --seeds 2 --out_dir "$out/bias" \
-  --bias --bias_epochs 3 --encoder "$out/plain_sum,$out/tte,$out/tte_one_task"
+if [ -n "${BIAS-yes}" ]; then
+  for task in reconstruction rotation jigsaw; do
+    pretrain "$task" 1 --tasks "$task" $alone
+  done
+  python evaluate.py $data --seeds "$seeds" --out_dir "$out/bias" --bias --bias_epochs 3 \
+    --encoder "${encoders}$out/reconstruction,$out/rotation,$out/jigsaw"
+fi
