@@ -1,4 +1,4 @@
-"""Write the student of a finished run as files for phones, servers and browsers,
+"""Write the student of a finished run as files for phones and servers,
 and a card of what each of them costs.
 
     python export.py runs/RUN --formats litert,litert-int8,onnx

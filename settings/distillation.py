@@ -173,12 +173,14 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
         group=TRAINING, same_run=True,
     )
     teacher_epochs: int | None = option(
-        None, "epochs of a teacher that is trained first (default: as many); 0: a pretrained one "
-        "is used as it is; with a teacher_model from a file: fine-tune it for so many",
+        None, "epochs of a teacher that is trained first (default: --epochs, or else those of the "
+        "recipe that fits it); 0: a pretrained one is used as it is; with a teacher_model from a "
+        "file: fine-tune it for so many",
         group=TRAINING, minimum=0,
     )
     teacher_learning_rate: float | None = option(
-        None, "learning rate of a teacher that is trained first (default: the same)",
+        None, "learning rate of a teacher that is trained first (default: --learning_rate, or else "
+        "that of the recipe that fits it)",
         group=TRAINING, above=0,
     )
 
