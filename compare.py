@@ -14,6 +14,7 @@ shares the runs among them.
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -258,25 +259,57 @@ def plan(comparison: Comparison, settings: Settings) -> list[Run]:
     methods = {name: each.with_networks() for name, each in methods.items()}
     methods = with_one_cache(methods, folder)
     teacher_run, teacher = None, settings.teacher_file()
-    needs_teacher = any(create_method(each).needs_teacher for each in methods.values())
-    if needs_teacher and not settings.teacher_is_ready():
+    taught = [name for name, each in methods.items() if create_method(each).needs_teacher]
+    if taught and not settings.teacher_is_ready():
         alone = settings.of_teacher(folder / TEACHER)
         teacher_run = plan_run(TEACHER, alone, folder / TEACHER, None, recipe_of(alone))
         teacher = str(teacher_run.folder)
-    methods = {name: dataclasses.replace(each, teacher=teacher) for name, each in methods.items()}
-    recipes = {name: recipe_of(each) for name, each in methods.items()}
+    methods = {
+        name: dataclasses.replace(each, teacher=teacher) if name in taught else alone_of(each)
+        for name, each in methods.items()
+    }
+    methods, recipe = with_one_recipe(methods)
     runs = [
         plan_run(
             name,
             dataclasses.replace(each, seed=seed),
             folder / folder_name(name) / f"seed{seed}",
             teacher_run,
-            recipes[name],
+            recipe,
         )
         for seed in range(settings.seed, settings.seed + comparison.seeds)
         for name, each in methods.items()
     ]
     return [teacher_run, *runs] if teacher_run else runs
+
+
+def alone_of(settings: Settings) -> Settings:
+    """The settings of a run without a teacher, with no word about one: so a comparison can go on
+    with its runs of None whatever teachers other methods have."""
+    untouched = {
+        field.name: field.default
+        for field in dataclasses.fields(settings) if field.name.startswith("teacher")
+    }
+    return dataclasses.replace(settings, **untouched)
+
+
+def with_one_recipe(methods: dict[str, Settings]) -> tuple[dict[str, Settings], dict[str, Any]]:
+    """The settings such that all methods train alike, and the recipe (see `recipe_of`): the one of
+    the method that has, or trains, most networks, since a recipe has to fit all of them.
+
+    Runs that would choose another one by themselves are given its values.
+    """
+    recipes = {name: recipe_of(each) for name, each in methods.items()}
+
+    def networks(name: str) -> tuple[bool, bool]:
+        method = create_method(methods[name])
+        return method.trains_teacher, method.needs_teacher
+
+    recipe = recipes[max(methods, key=networks)]
+    return {
+        name: each if recipes[name] == recipe else dataclasses.replace(each, **recipe)
+        for name, each in methods.items()
+    }, recipe
 
 
 def recipe_of(settings: Settings) -> dict[str, Any]:
@@ -329,6 +362,7 @@ def plan_run(
         settings=determining_settings(spelled, method),
         needs=teacher if method.needs_teacher else None,
         results=RESULTS,
+        teacher_stays=not method.trains_teacher,
     )
 
 
@@ -347,8 +381,9 @@ def command_line(spelled: Settings, settings: Settings) -> Sequence[str]:
 
 def folder_name(method: str) -> str:
     """A method's name without characters that are special in shells and paths:
-    ``SSKD_SVD(num_dfv=2,solver=svd)`` becomes ``SSKD_SVD-num_dfv=2-solver=svd``."""
-    return method.rstrip(")").replace("(", "-").replace(",", "-").replace("/", "_")
+    ``AT(weight=9)+SSKD_SVD(num_dfv=2,solver=svd)`` becomes
+    ``AT-weight=9+SSKD_SVD-num_dfv=2-solver=svd``."""
+    return re.sub(r"[(,;]", "-", method.replace(")", "")).replace("/", "_")
 
 
 if __name__ == "__main__":

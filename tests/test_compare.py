@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import os
 import shlex
@@ -126,6 +127,8 @@ def test_what_cannot_be_judged():
     two = outcomes()
     two[-1].summary["teacher_top1"] = 0.5
     assert "different teachers, of top-1 0.5000 to 0.6000" in verdict(two)
+    two[-1].run = dataclasses.replace(two[-1].run, teacher_stays=False)
+    assert verdict(two).startswith("The teacher is better than None: its top-1, 60.00 %")
 
 
 def test_terminal_text_fits_80_columns_and_names_failures():
@@ -200,6 +203,8 @@ def test_wrong_methods(methods, given, message):
 def test_folder_names_need_no_quotes():
     assert compare.folder_name("FSP") == "FSP"
     assert compare.folder_name("SSKD_SVD(num_dfv=2,solver=svd)") == "SSKD_SVD-num_dfv=2-solver=svd"
+    assert compare.folder_name("AT(weight=3)+SP(weight=2)") == "AT-weight=3+SP-weight=2"
+    assert compare.folder_name("MLKD(temperatures=2;3)") == "MLKD-temperatures=2-3"
 
 
 def call(*arguments, cwd):
@@ -228,14 +233,51 @@ def test_dry_run_hands_on_what_was_given_and_nothing_else(tmp_path):
         "--net=mobilenet", "--noflip", "--student_net=MobileNet_teacher", "--epochs=4", "--seed=5",
         "--student_options=width=8,first=8", "--Distillation=None", "--train_dir=c/teacher",
     }
-    shared = {"--net=mobilenet", "--noflip", "--teacher_options=width=8,first=8", "--epochs=3",
-              "--teacher_epochs=4", "--main_loss=none", "--teacher=c/teacher"}
+    shared = {"--net=mobilenet", "--noflip", "--epochs=3", "--main_loss=none"}
     assert flags[3] == shared | {"--Distillation=None", "--seed=6", "--train_dir=c/None/seed6"}
     assert flags[4] == shared | {
+        "--teacher_options=width=8,first=8", "--teacher_epochs=4", "--teacher=c/teacher",
         "--Distillation=SSKD_SVD(solver=svd)", "--num_dfv=2", "--seed=6",
         "--train_dir=c/SSKD_SVD-solver=svd/seed6",
     }
     assert not (tmp_path / "c").exists()
+
+
+def settings_by_run(methods, **given):
+    comparison = compare.Comparison(Distillation=methods, compare_dir="c", seeds=1)
+    runs = {run.group: run for run in compare.plan(comparison, Settings(**given))}
+    return {name: run.settings for name, run in runs.items()}
+
+
+@pytest.mark.parametrize("given", [{}, {"teacher": "t"}, {"teacher_options": ("width=8",)}])
+def test_runs_of_none_are_the_same_beside_methods_with_a_teacher(given):
+    """So a comparison of None alone can go on with other methods, and the other way round."""
+    assert settings_by_run("None")["None"] == settings_by_run("None,AT", **given)["None"]
+
+
+def test_all_methods_train_by_one_recipe(tmp_path, monkeypatch, capsys):
+    """By itself None would train a paper's network of such data by the paper's recipe, and DML two
+    networks of which one has no batch normalisation at a lower rate."""
+    file = tmp_path / "data.npz"
+    x, y = np.zeros([40, 32, 32, 3], np.uint8), np.arange(40) % 2
+    x[::2] = 255
+    np.savez(file, x_train=x, y_train=y, x_test=x, y_test=y)
+    given = {
+        "dataset": f"npz:{file}", "teacher_net": "VGG_teacher", "student_net": "ResNet_student",
+        "teacher_options": ("width=8",),
+    }
+    rates = {
+        name: settings["learning_rate"]
+        for name, settings in settings_by_run("None,AT,DML", **given).items() if name != "teacher"
+    }
+    assert rates == {"None": 5e-4, "AT": 5e-4, "DML": 5e-4}
+    alone = settings_by_run("None,AT", **given)
+    assert alone["None"]["learning_rate"] == alone["AT"]["learning_rate"] > 5e-4
+    # The commands say so where a run would choose otherwise by itself.
+    comparison = compare.Comparison(Distillation="None,DML", compare_dir="c", seeds=1)
+    none = next(run for run in compare.plan(comparison, Settings(**given)) if run.group == "None")
+    said = run_script(monkeypatch, capsys, *none.command[1:], "--dry_run", "--images_per_second=9")
+    assert " at 0.0005, " in " ".join(said.split())
 
 
 def test_runs_share_the_teachers_answers(tmp_path):

@@ -33,6 +33,8 @@ class Run:
         settings: what its script gives to `RunFolder.open`.
         needs: a run that has to be finished before.
         results: the entries that the summary of the finished run has to have, with their types.
+        teacher_stays: whether the run leaves its teacher as it was, so that what it measures of it
+            is the same in all runs.
     """
 
     group: str
@@ -42,6 +44,7 @@ class Run:
     settings: Mapping[str, Any]
     needs: Run | None = None
     results: Mapping[str, Any] = field(default_factory=dict)
+    teacher_stays: bool = True
 
     @property
     def name(self) -> str:

@@ -108,9 +108,12 @@ def method_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 
 def teachers(outcomes: Sequence[Outcome]) -> list[float]:
-    """The teacher's top-1 as measured by each run that used it, or else by its own run."""
+    """The teacher's top-1 as measured by each run that used it and left it as it was, or else by
+    its own run."""
     finished = [outcome for outcome in outcomes if outcome.status == FINISHED]
-    measured = [outcome.summary["teacher_top1"] for outcome in finished]
+    measured = [
+        outcome.summary["teacher_top1"] for outcome in finished if outcome.run.teacher_stays
+    ]
     own = [outcome.summary["student_top1"] for outcome in finished if outcome.run.group == TEACHER]
     return [value for value in measured if value is not None] or own
 
