@@ -34,11 +34,10 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import dataloader
 import nets
-import pretext
 import targets
 from dataloader.statistics import channel_statistics
 from experiment.command.main import run
@@ -48,8 +47,9 @@ from experiment.report.scoreboard import Entry, Scores, draw_bars, summarized, t
 from experiment.run import devices
 from experiment.run.folder import RunFolder, read_results, write_json
 from pretext.bias import retrained_heads, task_bias
-from pretext.task import Images
+from pretext.task import Images, Task
 from registry import UserError
+from settings.pretraining import TASKS
 from targets import scoring
 from targets.encoders import check_backbone, check_channels, open_encoder, scene_images
 from targets.target import TARGETS, Material
@@ -283,11 +283,34 @@ def file_name(name: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class TrainedOn:
-    """The encoders of a TTE run, one for each seed, and the tasks that trained them."""
+    """A TTE run.
+
+    Attributes:
+        name: of the run, for people.
+        encoders: one for each seed.
+        tasks: that trained them, by name.
+        flip: whether it mirrored images; None: as the data set says.
+    """
 
     name: str
     encoders: tuple[nets.Encoder, ...]
-    tasks: tuple[str, ...]
+    tasks: dict[str, Task]
+    flip: bool | None
+
+    def images(self, data: dataloader.Data) -> Images:
+        """The data's images as the run's tasks see them."""
+        encoder = self.encoders[0]
+        smallest = nets.minimum_size(encoder.name) or min(data.image_shape[:2])
+        flip = data.default_flip if self.flip is None else self.flip
+        return Images(data.image_shape, smallest, flip)
+
+
+class AskedFor(TypedDict):
+    """What a TTE run's summary has to say of how it was trained."""
+
+    tasks: str
+    hyper_parameters: dict[str, Any]
+    flip: bool | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,7 +339,7 @@ def open_bias(settings: Settings) -> Bias:
     seeds = range(settings.seed, settings.seed + settings.seeds)
     names = short_names(settings.encoder)
     runs = [trained_on(*each, seeds) for each in zip(names, settings.encoder, strict=True)]
-    single = {each.tasks[0]: each for each in runs if len(each.tasks) == 1}
+    single = {next(iter(each.tasks)): each for each in runs if len(each.tasks) == 1}
     pairs = [(each, task) for each in runs if len(each.tasks) > 1
              for task in each.tasks if task in single]
     if not pairs:
@@ -332,13 +355,33 @@ def open_bias(settings: Settings) -> Bias:
         if missing:
             print(f"{each.name}: no run of {' or '.join(missing)} alone is given; left out")
     for multi, task in pairs:
-        pretext.TASKS.get(task)().views(images_for(multi.encoders[0], data))
+        check_same_task(task, multi, single[task], data)
+        multi.tasks[task].views(multi.images(data))
     return Bias(data, pairs, single)
+
+
+def check_same_task(
+    name: str, multi: TrainedOn, single: TrainedOn, data: dataloader.Data
+) -> None:
+    """Raise UserError unless both runs learned the same task: all but its weight is equal."""
+    described = []
+    for each in (multi, single):
+        settings = {**each.tasks[name].settings(), "mirrored images": each.images(data).flip}
+        described.append({key: value for key, value in settings.items() if key != "weight"})
+    theirs, alone = described
+    differing = [
+        f"{key} {theirs[key]} and {alone[key]}" for key in theirs if theirs[key] != alone[key]
+    ]
+    if differing:
+        raise UserError(
+            f"--bias compares equal tasks, but {name} in {multi.name} and in {single.name} differ: "
+            f"{', '.join(differing)}; give runs with the same"
+        )
 
 
 def trained_on(name: str, path: str, seeds: Sequence[int]) -> TrainedOn:
     """The TTE run at `path`. Raises UserError if there is none."""
-    encoders, tasks = [], ()
+    encoders, tasks, flip = [], {}, None
     for seed in seeds:
         own = Path(of_seed(path, seed))
         folder = RunFolder(own)
@@ -346,8 +389,10 @@ def trained_on(name: str, path: str, seeds: Sequence[int]) -> TrainedOn:
         if stated.get("kind") != "tte":
             raise UserError(f"--bias compares finished TTE runs, {own} is none: give run folders")
         encoders.append(nets.load_encoder(own))
-        tasks = tuple(folder.summary({"tasks": list[str]})["tasks"])
-    return TrainedOn(name, tuple(encoders), tasks)
+        asked = folder.summary({"settings": AskedFor})["settings"]
+        created = TASKS.create(asked["tasks"], asked["hyper_parameters"])
+        tasks, flip = {task.name: task for task in created}, asked["flip"]
+    return TrainedOn(name, tuple(encoders), tasks, flip)
 
 
 def measure_bias(
@@ -384,18 +429,12 @@ def task_losses(
             data.train, batch_size, seed=seed, epochs=1, augmentation=dataloader.Augmentation.none()
         )
         found = retrained_heads(
-            encoder, [pretext.TASKS.get(task)()], images_for(encoder, data), batches, held_out,
+            encoder, [run.tasks[task]], run.images(data), batches, held_out,
             epochs=settings.bias_epochs, seed=seed,
         )
         losses.append(found[task]["loss"])
     print(f"{run.name}  {task}  {time.monotonic() - began:.0f} s", flush=True)
     return losses
-
-
-def images_for(encoder: nets.Encoder, data: dataloader.Data) -> Images:
-    """The data's images as tasks see them that train the encoder's heads."""
-    smallest = nets.minimum_size(encoder.name) or min(data.image_shape[:2])
-    return Images(data.image_shape, smallest)
 
 
 if __name__ == "__main__":

@@ -155,5 +155,10 @@ def task_bias(multi_loss: float, single_loss: float) -> float:
         multi_loss: held-out loss of task t for an encoder trained on several tasks, see
             `retrained_heads`.
         single_loss: the same for an encoder trained on t alone.
+
+    Returns:
+        0 where both losses are 0, infinity where only that of the single task is.
     """
+    if not single_loss:
+        return math.inf if multi_loss else 0.0
     return multi_loss / single_loss - 1

@@ -34,7 +34,7 @@ def script(monkeypatch, capsys):
     return script_caller("evaluate.py", begin, monkeypatch, capsys)
 
 
-def save_run(path, encoder, tasks=("rotation", "reconstruction")):
+def save_run(path, encoder, tasks=("rotation", "reconstruction"), flip=None, **hyper_parameters):
     """The folder of a TTE run of `encoder`, as far as evaluate.py reads it."""
     path.mkdir(parents=True)
     embedding = encoder.model.output["embedding"]
@@ -43,7 +43,11 @@ def save_run(path, encoder, tasks=("rotation", "reconstruction")):
         "mean": encoder.standardize.mean, "deviation": encoder.standardize.deviation
     }
     (path / "summary.json").write_text(
-        json.dumps({"kind": "tte", "tasks": tasks, "preprocessing": statistics})
+        json.dumps({
+            "kind": "tte", "preprocessing": statistics, "settings": {
+                "tasks": ",".join(tasks), "hyper_parameters": hyper_parameters, "flip": flip,
+            },
+        })
     )
     export_saved_model(
         encoder.model, path / "export" / "1", image_shape=(16, 16, 3),
@@ -202,6 +206,31 @@ def test_bias_of_an_encoder_with_itself_is_zero(script, tmp_path):
     assert planned.status == 0 and not (tmp_path / "planned").exists()
     assert "several: no run of reconstruction alone is given; left out" in planned.out
     assert "bias of several for rotation, into" in planned.out
+
+
+def test_bias_is_measured_by_the_tasks_of_the_runs(script, tmp_path, monkeypatch):
+    seen = []
+
+    def heads(encoder, tasks, images, *batches, **options):
+        seen.append((tasks, images.flip))
+        return {task.name: {"loss": 2.0} for task in tasks}
+
+    monkeypatch.setattr(evaluate, "retrained_heads", heads)
+    encoder, asked = small.encoder(), {"reconstruction_masked": 0.5}
+    several = save_run(tmp_path / "several", encoder, reconstruction_weight=3.0, **asked)
+    alone = save_run(tmp_path / "alone", encoder, ("reconstruction",), **asked)
+    words = [f"--encoder={several},{alone}", "--bias", "--seeds=1", *QUICK]
+    done = script(*words, f"--out_dir={tmp_path}/digits")
+    assert done.status == 0, done.err
+    assert [flip for _, flip in seen] == [False, False], "digits are not mirrored in training"
+    assert [task.masked for (task,), _ in seen] == [0.5, 0.5]
+
+    mirrored = save_run(tmp_path / "mirrored", encoder, ("reconstruction",), flip=True)
+    refused = script(
+        f"--encoder={several},{mirrored}", "--bias", "--seeds=1", f"--out_dir={tmp_path}/no", *QUICK
+    )
+    assert refused.status == 2 and refused.err.count("\n") == 1
+    assert "masked 0.5 and 0.25, mirrored images False and True" in refused.err
 
 
 @pytest.fixture(scope="module")

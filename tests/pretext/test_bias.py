@@ -151,3 +151,4 @@ def test_an_encoder_that_lost_what_a_task_needs_is_biased():
 def test_bias_is_the_relative_excess():
     assert task_bias(1.2, 0.8) == pytest.approx(0.5)
     assert task_bias(0.4, 0.4) == 0
+    assert task_bias(0.0, 0.0) == 0 and task_bias(0.1, 0.0) == np.inf
