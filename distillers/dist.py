@@ -7,7 +7,7 @@ import tensorflow as tf
 from distillers.method import Method
 from distillers.reading import Logits
 from distillers.registration import register
-from op_util.vectors import directions
+from op_util.vectors import centred_directions
 from plugins import option
 
 
@@ -30,10 +30,7 @@ def correlation_loss(
 
 def pearson_correlation(one: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
     """``rho [N]`` of the rows of two matrices ``[N, M]``; 0 where a row is constant."""
-    one, other = (
-        directions(rows - tf.reduce_mean(rows, axis=1, keepdims=True)) for rows in (one, other)
-    )
-    return tf.reduce_sum(one * other, axis=1)
+    return tf.reduce_sum(centred_directions(one) * centred_directions(other), axis=1)
 
 
 @register("DIST")

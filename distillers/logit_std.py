@@ -11,7 +11,7 @@ from distillers.method import Method
 from distillers.reading import Logits
 from distillers.registration import register
 from distillers.soft_logits import soft_cross_entropy
-from op_util.vectors import directions
+from op_util.vectors import centred_directions
 from plugins import option
 
 
@@ -19,8 +19,7 @@ def z_score(logits: tf.Tensor) -> tf.Tensor:
     """Each row of ``[B, classes]`` minus its mean, over its standard deviation (algorithm 1); 0
     where all of a row are equal. As in the authors' code, the squares are divided by
     ``classes - 1``."""
-    centred = logits - tf.reduce_mean(logits, axis=1, keepdims=True)
-    return directions(centred) * math.sqrt(logits.shape[1] - 1)
+    return centred_directions(logits) * math.sqrt(logits.shape[1] - 1)
 
 
 @register("LogitStd")

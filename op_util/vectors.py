@@ -7,6 +7,7 @@ two equal samples of a batch, or as a channel that responds to nothing.
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -20,3 +21,16 @@ def lengths(vectors: tf.Tensor) -> tf.Tensor:
 def directions(vectors: tf.Tensor) -> tf.Tensor:
     """``x / ||x||`` of vectors ``[..., D]``; a zero vector stays zero and gets no gradient."""
     return tf.math.divide_no_nan(vectors, lengths(vectors))
+
+
+def centred_directions(vectors: tf.Tensor) -> tf.Tensor:
+    """``(x - mean(x)) / ||x - mean(x)||`` of vectors ``[..., D]``; a constant one becomes zero and
+    gets no gradient.
+
+    Of equal entries the mean is off by rounding. What is left of them is taken for zero: its
+    direction would be noise, and its gradient that over its tiny length.
+    """
+    centred = vectors - tf.reduce_mean(vectors, axis=-1, keepdims=True)
+    rounding = 8 * np.finfo(vectors.dtype.as_numpy_dtype).eps
+    is_constant = lengths(centred) <= rounding * lengths(vectors)
+    return directions(tf.where(is_constant, tf.zeros_like(centred), centred))

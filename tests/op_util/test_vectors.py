@@ -1,9 +1,10 @@
 """Lengths and directions against NumPy, and their gradients at the zero vector."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
-from op_util.vectors import directions, lengths
+from op_util.vectors import centred_directions, directions, lengths
 
 
 def test_lengths_and_directions():
@@ -31,3 +32,21 @@ def test_gradient_equals_finite_differences_and_is_zero_at_zero():
 
 def test_non_finite_values_are_not_hidden():
     assert np.isnan(lengths(tf.constant([[np.nan, 1.0]])))
+
+
+@pytest.mark.parametrize("count", [3, 7, 100, 1000])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_constant_vector_has_no_direction_whatever_the_rounding(count, dtype):
+    """A classifier that begins with zeros gives such probabilities."""
+    logits = tf.Variable(tf.zeros([2, count], dtype))
+    with tf.GradientTape() as tape:
+        found = centred_directions(tf.nn.softmax(logits))
+        total = tf.reduce_sum(found * tf.range(count, dtype=dtype))
+    assert not np.any(found) and not np.any(tape.gradient(total, logits))
+
+
+def test_centred_directions_are_numpys():
+    x = np.random.default_rng(0).normal(5, 1, (4, 6)).astype(np.float32)
+    centred = x.astype(np.float64) - x.mean(axis=1, keepdims=True, dtype=np.float64)
+    expected = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    np.testing.assert_allclose(centred_directions(tf.constant(x)), expected, atol=1e-5)
