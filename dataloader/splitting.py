@@ -16,7 +16,8 @@ def _stratified_rows(
     """Choose a share of the images, stratified; their rows as int64 [M], ascending.
 
     Each class contributes its share, rounded to whole images by the largest remainders, and keeps
-    at least one image. M is round(fraction N) if classes have enough images, and at least 1.
+    at least one image. M is round(fraction N), and at least 1, if classes have enough
+    images.
     """
     counts = np.bincount(labels)
     share = fraction * counts
@@ -37,7 +38,8 @@ def validation_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarra
 
     Args:
         labels: integers [N], classes numbered from 0.
-        fraction: share of all images, in [0, 1). 0 gives no images, above 0 at least one.
+        fraction: share of all images, in [0, 1). 0 gives no images, above 0 at least one if
+            a class has two.
         seed: decides which images; at least 0.
 
     Returns:

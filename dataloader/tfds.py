@@ -268,9 +268,10 @@ def outline(request: Request) -> Outline:
     """By what the set says of itself."""
     opened = _Opened(request)
     count = opened.count(TRAIN)
-    if not any(name in opened.builder.info.splits for name in TEST_SPLITS):
+    held_out = [name for name in TEST_SPLITS if name in opened.builder.info.splits]
+    if not held_out:
         count -= round(TEST_SHARE * count)
-    return Outline(count, opened.shape)
+    return Outline(count, opened.shape, has_validation=len(held_out) == len(TEST_SPLITS))
 
 
 @register("tfds", argument="NAME", lazy=True, outline=outline)
@@ -278,7 +279,8 @@ def tfds(request: Request) -> Source:
     """A classification set of tensorflow-datasets, from `data_dir` or downloaded to it.
 
     The set's own ``test`` images (or else ``validation``, or else a stratified fifth of the
-    training images by the data seed) are the test images. Images are resized to `image_size`, or,
+    training images by the data seed) are the test images. Of a set that has both, ``validation``
+    is for validation. Images are resized to `image_size`, or,
     where they are of several sizes, to the first one's. Rows are in the order of the set's files.
 
     Sets in ArrayRecord files are decoded once where they take up to a quarter of the free memory,
@@ -286,12 +288,14 @@ def tfds(request: Request) -> Source:
     """
     opened = _Opened(request)
     info = opened.builder.info
-    test_split = next((name for name in TEST_SPLITS if name in info.splits), None)
-    used = [TRAIN, *([test_split] if test_split else [])]
+    held_out = [name for name in TEST_SPLITS if name in info.splits]
+    used = [TRAIN, *held_out]
     in_memory = opened.is_for_memory(request.in_memory, sum(map(opened.count, used)))
     train = opened.read(TRAIN, in_memory)
-    if test_split:
-        test = opened.read(test_split, in_memory)
+    validation = None
+    if held_out:
+        test, *others = [opened.read(name, in_memory) for name in held_out]
+        validation = others[0] if others else None
     else:
         chosen = rows_for_testing(train.labels, TEST_SHARE, request.seed)
         test = train.take(chosen)
@@ -300,6 +304,7 @@ def tfds(request: Request) -> Source:
         name=info.full_name.rsplit("/", 1)[0],
         class_names=tuple(info.features[opened.keys[1]].names),
         train=train,
+        validation=validation,
         test=test,
         default_flip=opened.builder.name not in NOT_MIRRORED,
         channel_statistics=PUBLISHED.get(opened.builder.name),

@@ -142,6 +142,11 @@ def _train_and_held_out(data: Data, seed: int) -> tuple[Split, Split]:
     if len(data.validation):
         return train, data.validation
     held_out = validation_rows(train.labels, HELD_OUT, seed)
+    if not len(held_out):
+        raise UserError(
+            f"{data.name} has one labelled training image of each class and no validation images; "
+            "classification needs a class of two, or validation images, to choose by"
+        )
     return train.take(np.setdiff1d(np.arange(len(train)), held_out)), train.take(held_out)
 
 

@@ -79,7 +79,7 @@ def with_fresh_weights(encoder: nets.Encoder, seed: int) -> nets.Encoder:
 def with_clean_statistics(encoder: nets.Encoder, images: dataloader.Split) -> nets.Encoder:
     """Recompute the batch statistics of `encoder` from `images`, in place, and return it.
 
-    This is done for every encoder in a comparison.
+    Fresh weights have none; those of a trained encoder are part of it, and stay.
     """
     batches = dataloader.evaluation_batches(images, images_at_once(images.image_shape))
     nets.recompute_batch_statistics(

@@ -57,6 +57,12 @@ class MixedPictures(TinyPictures, skip_registration=True):
     counts = COUNTS_WITHOUT_TEST
 
 
+class ValidatedPictures(TinyPictures, skip_registration=True):
+    """With images for validation."""
+
+    counts = {"train": 20, "validation": 6, "test": 4}
+
+
 class ScoredPictures(TinyPictures, skip_registration=True):
     """Not a classification set."""
 
@@ -66,7 +72,7 @@ class ScoredPictures(TinyPictures, skip_registration=True):
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sets")
-    for builder in (TinyPictures, MixedPictures, ScoredPictures):
+    for builder in (TinyPictures, MixedPictures, ValidatedPictures, ScoredPictures):
         builder(data_dir=folder).download_and_prepare()
     return folder
 
@@ -86,6 +92,16 @@ def test_several_sizes_and_no_test_split(data_dir):
     assert len(data.train) == 10 and len(data.test) == 2
     small = dataloader.load("mixed_pictures", data_dir=data_dir, image_size=(4, 5))
     assert small.image_shape == (4, 5, 3)
+
+
+def test_a_sets_own_images_for_validation(data_dir):
+    data = dataloader.load("validated_pictures", data_dir=data_dir)
+    assert [len(data.train), len(data.validation), len(data.test)] == [20, 6, 4]
+    np.testing.assert_array_equal(data.validation.images([5])[0], picture("validation", 5))
+    about = dataloader.outline("validated_pictures", data_dir=data_dir)
+    assert about.train_images == 20 and about.has_validation
+    without = dataloader.load("validated_pictures", data_dir=data_dir, validation_fraction=0)
+    assert [len(without.train), len(without.validation)] == [20, 0]
 
 
 def test_not_a_classification_set(data_dir):

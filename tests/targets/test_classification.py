@@ -46,6 +46,16 @@ def test_pixels_are_not_fine_tuned_and_unlabelled_images_are_skipped():
         targets.classification(targets.raw_pixels((16, 16, 3)), nothing)
 
 
+def test_one_image_of_each_class_leaves_none_to_choose_by():
+    data = small.data()
+    first = np.unique(data.train.labels, return_index=True)[1]
+    few = dataclasses.replace(
+        data, train=data.train.take(first), validation=data.validation.take(np.zeros(0, np.int64))
+    )
+    with pytest.raises(UserError, match="one labelled training image of each class"):
+        targets.classification(targets.raw_pixels((16, 16, 3)), few)
+
+
 def test_neighbours_equal_a_loop():
     """One nearest neighbour by cosine. All classes are far apart in angle, so nothing is chosen."""
     data = small.data()
