@@ -199,11 +199,8 @@ class _Stage(keras.callbacks.Callback):
                 self._display.step(self.progress["epoch"], step, _floats(self.model))
         self._steps_done = step + 1
 
-    def on_test_begin(self, logs: dict | None = None) -> None:
-        self._note_trained()
-
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self._note_trained()
+        self.note_trained()
         executions = self.model.steps_per_execution
         if self._steps_done + executions - 1 < self._steps_per_epoch:
             raise RuntimeError(
@@ -231,7 +228,8 @@ class _Stage(keras.callbacks.Callback):
 
     # What they are made of
 
-    def _note_trained(self) -> None:
+    def note_trained(self) -> None:
+        """The epoch's steps have ended now, unless they have before."""
         if not self._trained_seconds:
             self._trained_seconds = time.monotonic() - self._epoch_began
             self._display.end_steps()
@@ -484,8 +482,10 @@ def fit(
             signals=signals,
         )
         try:
-            _run(model, state, [*callbacks, state], batches, steps_per_epoch, position, last_epoch,
-                 (validation, validation_steps), saved["metrics"] if saved else None)
+            # First of all: what others do when a validation begins is no training.
+            clock = keras.callbacks.LambdaCallback(on_test_begin=lambda logs: state.note_trained())
+            _run(model, state, [clock, *callbacks, state], batches, steps_per_epoch, position,
+                 last_epoch, (validation, validation_steps), saved["metrics"] if saved else None)
         finally:
             state.close()
     return progress

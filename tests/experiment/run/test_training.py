@@ -3,6 +3,7 @@ import importlib.util
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import keras
@@ -135,6 +136,17 @@ def test_interrupted_in_process_goes_on_and_tells_its_state(tmp_path, capsys):
     assert again == resumed
     for left, right in zip(model.variables, restored.variables, strict=True):
         np.testing.assert_array_equal(read(left), read(right))
+
+
+def test_what_others_do_before_a_validation_is_no_training(tmp_path):
+    class Slow(keras.callbacks.Callback):
+        def on_test_begin(self, logs=None):
+            time.sleep(1)
+
+    progress, _ = tiny_run.train(tmp_path / "run", [Slow()], verbose="silent")
+    assert all(row["seconds"] > 1 for row in progress["history"])
+    later = [row["images_per_second"] for row in progress["history"][-1:]]  # nothing compiles
+    assert min(later) > tiny_run.IMAGES
 
 
 def test_history_and_best_are_right(tmp_path, monkeypatch):
