@@ -223,7 +223,7 @@ class MultiTask(BuiltModel):
     def fit(
         self,
         *args: Any,
-        callbacks: Sequence[keras.callbacks.Callback] = (),
+        callbacks: Any = None,
         **kwargs: Any,
     ) -> keras.callbacks.History:
         """As `keras.Model.fit`; keeps count of the epochs, which views and weights depend on."""
@@ -235,7 +235,7 @@ class MultiTask(BuiltModel):
             own.append(_Balancing(self, Measurement(self, self._sample)))
         with self.distribute_strategy.scope():
             self.optimizer.build(self.trainable_variables)
-        return super().fit(*args, callbacks=[*own, *callbacks], **kwargs)
+        return super().fit(*args, callbacks=[*own, *keras.tree.flatten(callbacks or [])], **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`: each task's loss and metric, on the same views of an image in
@@ -499,6 +499,8 @@ class MultiTask(BuiltModel):
         for place, name in enumerate(names):
             self._means[name].update_state(losses[place], terms.local_by_task[place])
         for name, value in others.items():
+            # A replica without images has nothing to say, and may say NaN.
+            value = tf.where(terms.local > 0, value, tf.zeros_like(value))
             self._means[name].update_state(value, terms.local)
         return {name: self._means[name].result() for name in [*names, *others]}
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
+from scipy.spatial import cKDTree
 
 from plugins import option
 from pretext import colour
@@ -39,14 +41,16 @@ class ColourClasses(NamedTuple):
 @functools.cache
 def colour_classes(step: float) -> ColourClasses:
     """The classes for squares of side `step`; Cb and Cr range from -0.5 to 0.5."""
-    level = np.linspace(0, 1, 33, dtype=np.float32)
+    levels = max(33, 2 * math.ceil(1 / step) + 1)  # several colours to a square
+    level = np.linspace(0, 1, levels, dtype=np.float32)
     colours = np.stack(np.meshgrid(level, level, level), axis=-1).reshape(-1, 3)
     side = 2 * round(0.5 / step) + 1
     with tf.init_scope():
         occur = np.unique(square_of(tf.constant(colours), step))
-    table = np.zeros(side**2, np.int32)
-    table[occur] = np.arange(len(occur))
-    centres = np.stack(np.divmod(occur, side), axis=-1) - side // 2
+    squares = np.stack(np.divmod(np.arange(side**2), side), axis=-1) - side // 2
+    centres = squares[occur]
+    # A square of which the grid of colours missed a corner has the class of its neighbour.
+    table = cKDTree(centres).query(squares)[1].astype(np.int32)
     return ColourClasses((centres * step).astype(np.float32), table, side)
 
 

@@ -41,6 +41,25 @@ def step(model, data=None, rate=0.1, epoch=0):
     return {name: float(value) for name, value in model.train_step(data).items()}
 
 
+def test_a_replica_without_images_has_no_say_in_what_is_logged():
+    model = multi_task()
+    model.compile(run_eagerly=True)
+    losses, name = tf.ones(len(model.tasks)), metric_name(model.tasks[0])
+    terms = model.task_terms(model.answers(one_batch(), Use.HELD_OUT))
+    model._log(losses, {name: tf.constant(0.25)}, terms)
+    none = terms._replace(local=tf.constant(0.0), local_by_task=0 * terms.local_by_task)
+    logged = model._log(losses, {name: tf.constant(np.nan)}, none)
+    assert float(logged[name]) == 0.25
+
+
+@pytest.mark.parametrize("given", [None, [], keras.callbacks.Callback()])
+def test_callbacks_as_keras_takes_them(given):
+    model = multi_task(balance="none", regularizer="none")
+    model.compile(keras.optimizers.SGD(0.1))
+    history = model.fit(batches(COUNT, 4), epochs=1, verbose=0, callbacks=given)
+    assert np.isfinite(history.history["loss"]).all()
+
+
 # What is trained
 
 

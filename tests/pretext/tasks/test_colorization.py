@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy.special import log_softmax
 
+from pretext.tasks.colorization import colour_classes, square_of
 from registry import UserError
 from tests.pretext.examples import Example, images
 
@@ -55,6 +56,17 @@ def test_every_displayable_colour_has_a_class_of_its_square():
     number = task.predict(tf.zeros([1, 16])).shape[-1]
     error = task.score(tf.one_hot(target[0], number) * 1e3, target)
     assert np.all(error.numpy() < 0.1 / 2 * 2**0.5 + 1e-6)
+
+
+@pytest.mark.parametrize("step", [0.01, 0.013, 0.1])
+def test_a_colours_class_is_that_of_its_square_however_small(step):
+    colours = np.random.default_rng(1).integers(0, 256, (20_000, 3)) / np.float32(255)
+    red, green, blue = colours.T
+    luminance = 0.299 * red + 0.587 * green + 0.114 * blue
+    chroma = np.stack([0.564 * (blue - luminance), 0.713 * (red - luminance)], axis=-1)
+    classes = colour_classes(step)
+    found = classes.centres[classes.table[square_of(tf.constant(colours), step).numpy()]]
+    assert np.max(np.abs(found - chroma)) < step * 0.51 + 1e-3
 
 
 def test_loss_by_loop():
