@@ -82,7 +82,8 @@ class Distiller(BuiltModel):
         weight_decay: factor of ``||w||^2 / 2``, on all kernels that are trained.
         label_smoothing: share of the main loss's targets that all classes have alike, 0 to below 1.
         samples: number of training images, for methods that keep something for each.
-        epochs: of the whole run, which warm-ups are a share of; `fit` sets it.
+        epochs: of the whole run, which warm-ups are a share of; None: as many as `fit` is called
+            with.
 
     Raises:
         UserError: method, teacher and student do not fit.
@@ -129,7 +130,7 @@ class Distiller(BuiltModel):
         self.epoch = self.add_weight(
             shape=(), dtype="int32", initializer="zeros", trainable=False, name="epoch"
         )
-        self._epochs = epochs
+        self._run_epochs = self._epochs = epochs
         names = [name for stage in self.stages for name in self._names_in(stage)]
         names = dict.fromkeys([*SCORES, *names, SKIPPED])
         self._means = {name: keras.metrics.Mean(name) for name in names}
@@ -204,7 +205,7 @@ class Distiller(BuiltModel):
 
     def parts(self, epochs: int) -> list[Part]:
         """The stages of a run of so many epochs, which warm-ups are from now on a share of."""
-        self._epochs = epochs
+        self._run_epochs = self._epochs = epochs
         return parts_of_run(self.stages, epochs)
 
     def enter(self, part: Part) -> None:
@@ -480,7 +481,8 @@ class Distiller(BuiltModel):
 
         Args:
             x, y, batch_size, initial_epoch, callbacks, validation_data, **kwargs: as there; sample
-                and class weights weigh the main loss. An array's images are numbered in its order.
+                and class weights weigh the main loss, and `loss` in the logs, not `main_loss`. An
+                array's images are numbered in its order.
             epochs: of all stages together, which share them as the method says. Where there are
                 fewer than stages, the last stages are left out, with a warning.
 
@@ -498,7 +500,7 @@ class Distiller(BuiltModel):
             callbacks=[_EpochCounter(self), *map(_with_direction, given)], **kwargs,
         )
         if not self._leads_through_stages:
-            self._epochs = self._epochs or epochs
+            self._share_warm_ups(epochs)
             return fit(epochs, initial_epoch=initial_epoch)
         return self._fit_stages(fit, epochs, initial_epoch)
 
@@ -516,10 +518,10 @@ class Distiller(BuiltModel):
                 "the last are left out", stacklevel=3,
             )
             stages = stages[:epochs]
-        self._epochs = epochs
+        self._share_warm_ups(epochs)
         for part in parts_of_run(stages, epochs):
             self._enter(part.stage, part.first)
-            if part.begins_anew and part.first:
+            if part.begins_anew and part.first >= max(initial_epoch, 1):
                 self._begin_anew()
             if part.last > initial_epoch:
                 logged = fit(part.last, initial_epoch=max(part.first, initial_epoch))
@@ -528,6 +530,14 @@ class Distiller(BuiltModel):
                     history.history.setdefault(name, []).extend(values)
         self.history = history
         return history
+
+    def _share_warm_ups(self, epochs: int) -> None:
+        """Let warm-ups be a share of the run's epochs, or of `epochs` where nobody said how long it
+        is."""
+        epochs = self._run_epochs or epochs
+        if epochs != self._epochs:
+            self._epochs = epochs
+            self.train_function = None  # the one before has their steps in its graph
 
     def _begin_anew(self) -> None:
         """Put an optimizer of the same settings, and no memory, in place of the present one."""

@@ -504,6 +504,36 @@ def test_fit_goes_on_within_a_stage():
     assert [epoch[:2] for epoch in recorder.epochs] == [(3, "train")]
 
 
+def test_warm_ups_are_a_share_of_each_fit_unless_the_run_is_known():
+    """A short `fit` before, to try it out, leaves no short warm-up behind."""
+    data = tf.data.Dataset.from_tensors(batch(17))
+
+    def weights(*fits, **given):
+        distiller = distiller_of(distillers.get("DKD")(warmup=0.5, weight=50.0, clip=1e9), **given)
+        distiller.compile(keras.optimizers.SGD(RATE))
+        start = [keras.ops.convert_to_numpy(v) for v in distiller.variables]
+        for epochs in fits:
+            for variable, value in zip(distiller.variables, start, strict=True):
+                variable.assign(value)
+            distiller.fit(data, epochs=epochs, verbose=0)
+        return np.concatenate([np.ravel(v) for v in distiller.student.trainable_variables])
+
+    np.testing.assert_array_equal(weights(1, 4), weights(4))
+    assert np.max(np.abs(weights(4, epochs=40) - weights(4))) > 1e-4
+
+
+def test_fit_goes_on_within_a_later_stage_with_the_optimizer_as_it_was():
+    data = tf.data.Dataset.from_tensors(batch(17)).repeat(3)
+    distiller, recorder = distiller_of(distillers.get("FitNet")(hint_share=0.25)), Recorder()
+    stop = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: setattr(distiller, "stop_training", epoch == 2)
+    )
+    options = dict(epochs=4, verbose=0, shuffle=False)
+    distiller.fit(data, callbacks=[stop], **options)
+    distiller.fit(data, initial_epoch=3, callbacks=[recorder], **options)
+    assert [epoch[:3] for epoch in recorder.epochs] == [(3, "train", 9)]
+
+
 def test_every_method_is_an_attribute():
     for name in distillers.names():
         if name != "None":
