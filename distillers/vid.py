@@ -57,7 +57,8 @@ class Gaussian(keras.layers.Layer):
         for layer in self.regressor:
             layer.build(shape)
             shape = (*shape[:-1], self.channels)
-        start = math.log(math.expm1(self.initial_variance - SMALLEST_VARIANCE))
+        learned = self.initial_variance - SMALLEST_VARIANCE
+        start = learned + math.log(-math.expm1(-learned))  # of which softplus is `learned`
         self.scale = self.add_weight(
             shape=(self.channels,), initializer=keras.initializers.Constant(start), name="scale"
         )

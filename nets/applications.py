@@ -99,7 +99,8 @@ def load_application(
     if weights == IMAGENET:
         has_top = classes == _IMAGENET_CLASSES
         shape = None if has_top else tuple(input_shape)
-        with downloading(f"ImageNet's weights of {name}", "--teacher_weights FILE"):
+        file = "--teacher_weights or --student_weights FILE"
+        with downloading(f"ImageNet's weights of {name}", file):
             model = _made(
                 name, function, preprocessing, weights=IMAGENET, include_top=has_top,
                 input_shape=shape, **options,

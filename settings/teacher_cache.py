@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -148,14 +149,28 @@ def make_key(setup: Setup) -> dict[str, Any]:
 
 
 def network_fingerprint(model: keras.Model) -> str:
-    """SHA-256 sum, in hexadecimal, of a network's weights and of the kinds of its layers. Names do
-    not count: Keras numbers them anew in each process."""
-    digest = hashlib.sha256(" ".join(type(each).__name__ for each in all_layers(model)).encode())
+    """SHA-256 sum, in hexadecimal, of a network's weights and of what its layers are and how they
+    are configured. Names do not count: Keras numbers them anew in each process."""
+    layers = [
+        (type(each).__name__, {} if isinstance(each, keras.Model) else _nameless(each.get_config()))
+        for each in all_layers(model)  # the layers of a model within it come after it
+    ]
+    said = json.dumps(layers, sort_keys=True, default=lambda value: type(value).__name__)
+    digest = hashlib.sha256(said.encode())
     for variable in model.weights:
         value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
         digest.update(f"{value.dtype} {value.shape}".encode())
         digest.update(value.tobytes())
     return digest.hexdigest()
+
+
+def _nameless(config: Any) -> Any:
+    """A layer's configuration without names, at any depth."""
+    if isinstance(config, Mapping):
+        return {key: _nameless(value) for key, value in config.items() if key != "name"}
+    if isinstance(config, (list, tuple)):
+        return [_nameless(value) for value in config]
+    return config
 
 
 # Computing

@@ -77,6 +77,11 @@ def test_initial_variance():
         np.testing.assert_allclose(layer(tap)[1], np.full(tap.shape[-1], 3.0), rtol=1e-6)
 
 
+def test_a_large_initial_variance():
+    loss = VID(initial_variance=1000.0).build(*[maps_of(7, SHAPES)] * 2)
+    np.testing.assert_allclose(loss.layers[0](maps_of(7, SHAPES)[0])[1], 1000.0, rtol=1e-6)
+
+
 @pytest.mark.parametrize("student", ["equal", "zero", "constant"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_gradient_is_finite(student, dtype):

@@ -178,6 +178,21 @@ def test_what_changes_the_answers_has_another_key(make_settings, files, changed)
     assert one != other
 
 
+def test_a_networks_fingerprint_is_of_what_it_computes():
+    def network(activation, epsilon=1e-3):
+        image = keras.Input((4, 4, 3))
+        x = keras.layers.Conv2D(2, 3, activation=activation, kernel_initializer="ones")(image)
+        inner = keras.Sequential([
+            keras.Input(x.shape[1:]), keras.layers.BatchNormalization(epsilon=epsilon)
+        ])
+        return keras.Model(image, keras.layers.GlobalAveragePooling2D()(inner(x)))
+
+    fingerprint = teacher_cache.network_fingerprint
+    assert fingerprint(network("relu")) == fingerprint(network("relu")), "names are others"
+    assert fingerprint(network("relu")) != fingerprint(network("elu"))
+    assert fingerprint(network("relu")) != fingerprint(network("relu", 1e-2))
+
+
 def test_interrupted_answers_go_on(make_settings, monkeypatch, capsys):
     setup = prepare(make_settings(epochs=4))
     answered = teacher_cache._answered
