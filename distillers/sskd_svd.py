@@ -23,6 +23,7 @@ from plugins import option
 from registry import UserError
 
 SIGNS_STREAM = 0x51C  # of the random numbers, different from that of another use
+FIXED_SIGNS = {"symmetric": 0.0, "opposed": -1.0}  # of bottom taps' vectors, see `with_signs`
 
 
 def sskd_svd_loss(pairs: Sequence[TapPair]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -58,8 +59,9 @@ class SSKD_SVD(Method):  # noqa: N801 (the paper's name)
         gradient: ``"exact"``, or ``"published"`` for what the original code computes instead.
         orientation: of the vectors, whose signs are arbitrary: ``"symmetric"``: the mean of the
             loss over both relative signs of top and bottom; ``"canonical"``: the signs that make
-            mean responses positive; ``"random"``: a relative sign drawn for each image and epoch;
-            ``"as_computed"``: by the SVD routine, as published.
+            mean responses positive; ``"opposed"``: these, with the bottom taps' turned round;
+            ``"random"``: a relative sign drawn for each image and epoch; ``"as_computed"``: by the
+            SVD routine, as published.
         solver: ``"auto"`` compresses each map before decomposing it; ``"svd"`` does not.
         adapter: where channels differ, ``"auto"`` brings the student's tap to the teacher's by a
             1x1 convolution, which is trained with the student; ``"none"`` refuses.
@@ -73,7 +75,7 @@ class SSKD_SVD(Method):  # noqa: N801 (the paper's name)
     num_dfv: int = option(1, minimum=1)
     gradient: str = option("exact", choices=("exact", "published"))
     orientation: str = option(
-        "symmetric", choices=("symmetric", "canonical", "random", "as_computed")
+        "symmetric", choices=("symmetric", "canonical", "opposed", "random", "as_computed")
     )
     solver: str = option("auto", choices=("auto", "svd"))
     adapter: str = option("auto", choices=("auto", "none"))
@@ -109,8 +111,8 @@ class SSKD_SVD(Method):  # noqa: N801 (the paper's name)
     def _signs(self, taps: Sequence[Any], epoch: Any, indices: Any) -> list[tf.Tensor] | None:
         """For each pair the signs ``[B, k]`` of the bottom tap's vectors; 0: the mean of both."""
         pairs = len(taps) - 1
-        if self.orientation == "symmetric":
-            return [tf.zeros([1, self.num_dfv])] * pairs
+        if self.orientation in FIXED_SIGNS:
+            return [tf.fill([1, self.num_dfv], FIXED_SIGNS[self.orientation])] * pairs
         if self.orientation != "random":
             return None
         if indices is None:

@@ -66,7 +66,7 @@ def dfv(top, bottom):
     return np.exp(-((top[:, None] - bottom[None]) ** 2) / 8)
 
 
-SIGNS = {"symmetric": (1, -1), "canonical": (1,)}
+SIGNS = {"symmetric": (1, -1), "canonical": (1,), "opposed": (-1,)}
 
 
 def sskd_svd(teacher_maps, student_maps, num_dfv, orientation="symmetric"):

@@ -186,13 +186,13 @@ def test_loss_does_not_know_the_routines_signs(monkeypatch, num_dfv):
         return values, left * signs, right * signs
 
     losses = {}
-    for orientation in ("symmetric", "canonical", "as_computed"):
+    for orientation in ("symmetric", "canonical", "opposed", "as_computed"):
         method = SSKD_SVD(num_dfv=num_dfv, solver="svd", orientation=orientation)
         losses[orientation] = [float(method.compute_loss(teacher, student))]
         with monkeypatch.context() as patched:
             patched.setattr(tf.linalg, "svd", other_signs)
             losses[orientation].append(float(method.compute_loss(teacher, student)))
-    for orientation in ("symmetric", "canonical"):
+    for orientation in ("symmetric", "canonical", "opposed"):
         np.testing.assert_allclose(*losses[orientation], rtol=1e-12)
     assert abs(losses["as_computed"][0] / losses["as_computed"][1] - 1) > 0.01
 
