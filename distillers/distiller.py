@@ -33,13 +33,20 @@ from distillers.objective import (
     share_of_images,
     weight_in_epoch,
 )
-from distillers.stages import Part, RunStage, parts_of_run, run_stages
+from distillers.stages import (
+    Part,
+    RunStage,
+    check_stages,
+    first_epochs,
+    parts_of_run,
+    run_stages,
+)
 from distillers.sum import Sum
 from nets import Outputs, convolutions_by, limited_memory, open_convolutions
 from nets.keras_graph import BuiltModel, Untracked, apply_summed
 from op_util.accuracy import top_k_hits
 from op_util.convolution import convolve
-from op_util.gradients import clipped_combination
+from op_util.gradients import added_gradients, clipped_gradient, share_left
 from op_util.weight_decay import with_weight_decay
 from registry import UserError
 
@@ -125,6 +132,7 @@ class Distiller(BuiltModel):
         for each in (*self._learning_networks(), *self.method_layers):
             open_convolutions(each)
         self._stages = Untracked(run_stages(self.distillation_losses))
+        check_stages(self.stages, method.name, main_loss)
         deploy = next((loss.deploy for loss in self.distillation_losses if loss.deploy), None)
         self._deployed = Untracked(deploy(student) if deploy else student)
         self.epoch = self.add_weight(
@@ -278,18 +286,20 @@ class Distiller(BuiltModel):
         variables = self.variables_to_train()
         statistics = self._batch_statistics()
         before = [tf.identity(variable.value) for variable in statistics]
-        epoch = self.epoch.value - self._first_epoch
         with convolutions_by(convolve), tf.GradientTape(persistent=self._clips()) as tape:
             student = self._student(batch.image, training=self.stage.changes_features)
             teacher = self._features_to_learn_from(batch)
             main = self._main_loss(teacher, student, batch)
-            weights = [weight_in_epoch(term, epoch, self._epochs) for term in self.stage.terms]
+            weights = [
+                weight_in_epoch(term, self._epochs_since(term.begins), self._epochs)
+                for term in self.stage.terms
+            ]
             added, clipped, metrics = distillation_losses(
                 self.stage, teacher, student, batch, weight, self.epoch.value, weights
             )
             main += added
-            total = main + clipped
-        losses = (main, clipped) if self._clips() else (total,)
+            total = main + sum(clipped.values())
+        losses = (main, *clipped.values()) if self._clips() else (total,)
         gradients = self._gradients(tape, losses, variables, metrics)
         metrics["loss"] = tf.math.divide_no_nan(total, share_of_images(batch, weight))
         metrics[SKIPPED] = self._apply_if_finite(gradients, variables, statistics, before)
@@ -303,19 +313,29 @@ class Distiller(BuiltModel):
         variables: list[keras.Variable],
         metrics: dict[str, tf.Tensor],
     ) -> list[tf.Tensor | None]:
-        """The global batch's gradients, with weight decay. Of two losses the second's is clipped
-        against the first's, the paper's ``g = g0 + clip(g1)``."""
+        """The global batch's gradients, with weight decay. Those of all losses but the first are
+        clipped against the first's, each by its own bound: the paper's ``g = g0 + clip(g1)``."""
         g0, *rest = (
             replicas.global_sum_present(tape.gradient(loss, variables)) for loss in losses
         )
         if not rest:
             return with_weight_decay(g0, variables, self.weight_decay)
-        (g1,) = rest
         g0 = with_weight_decay(g0, variables, self.weight_decay)
-        epoch = self.epoch.value - self._first_epoch
-        combined, metrics["clip_share"] = clipped_combination(g0, g1, epoch, self.stage.clip)
+        passed = [
+            clipped_gradient(g0, g1, self._epochs_since(self.stage.opens[bound]), bound)
+            for g1, bound in zip(rest, self.stage.bounds, strict=True)
+        ]
+        metrics["clip_share"] = share_left(sum(rest, []), sum(passed, []))
+        combined = functools.reduce(added_gradients, passed, g0)
         alone = with_weight_decay(combined, variables, self.weight_decay)
         return [b if g is None else a for g, a, b in zip(g0, combined, alone, strict=True)]
+
+    def _epochs_since(self, begins: int) -> tf.Tensor:
+        """How many epochs have ended since the stage of the number `begins` began, int32 scalar."""
+        first = self._first_epoch
+        if self.stages[begins] is not self.stage and self._epochs:
+            first = first_epochs(self.stages, self._epochs)[begins]
+        return self.epoch.value - first
 
     def _apply_if_finite(
         self,
@@ -377,7 +397,7 @@ class Distiller(BuiltModel):
         if batch.teacher:
             check_answers(self.method, batch.teacher)
             return {name: tf.cast(answer, tf.float32) for name, answer in batch.teacher.items()}
-        if self.method.trains_teacher:
+        if any(term.loss.method.trains_teacher for term in self.stage.terms):
             return self._teacher(batch.image, training=True)
         return tf.nest.map_structure(tf.stop_gradient, self._teacher(batch.image))
 

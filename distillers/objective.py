@@ -21,12 +21,13 @@ class Parts(NamedTuple):
 
     Attributes:
         added: to the main loss.
-        clipped: the loss whose gradient is clipped against the main loss's.
+        clipped: the losses whose gradients are clipped against the main loss's, by the bound that
+            they have, in the order of the stage's `bounds`.
         metrics: to be logged, per image.
     """
 
     added: tf.Tensor
-    clipped: tf.Tensor
+    clipped: dict[float, tf.Tensor]
     metrics: dict[str, tf.Tensor]
 
 
@@ -68,14 +69,14 @@ def distillation_losses(
         epoch: int32 scalar.
         weights: of the terms' losses in this epoch.
     """
-    added, clipped = tf.constant(0.0), tf.constant(0.0)
+    added, clipped = tf.constant(0.0), dict.fromkeys(stage.bounds, tf.constant(0.0))
     if not stage.terms:
         return Parts(added, clipped, {})
     metrics: dict[str, tf.Tensor] = {"distillation_loss": 0.0, "weighted_distillation_loss": 0.0}
     for term, factor in zip(stage.terms, weights, strict=True):
         loss, logged, own = _term_loss(term, teacher, student, batch, weight, epoch)
         if term.clips:
-            clipped += factor * loss
+            clipped[term.stage.clip] += factor * loss
         else:
             added += factor * loss
         metrics["distillation_loss"] += logged

@@ -18,11 +18,14 @@ class Term:
         loss: the method's loss, built for the networks.
         stage: this method's own declaration of the stage.
         prefix: prefix of the method's metrics, if there are several methods.
+        begins: the number of the run's stage in which `stage` begins: a loss that takes part in
+            several stages of another method's goes on in the later ones.
     """
 
     loss: Loss
     stage: Stage
     prefix: str = ""
+    begins: int = 0
 
     @property
     def name(self) -> str:
@@ -71,10 +74,21 @@ class RunStage:
         return self.main_weight > 0 and any(term.clips for term in self.terms)
 
     @property
-    def clip(self) -> float:
-        """The largest norm of the clipped gradient, in norms of the main task's: of several terms
-        that are clipped together, what the most generous allows."""
-        return max((term.stage.clip for term in self.terms if term.clips), default=1.0)
+    def opens(self) -> dict[float, int]:
+        """For each of the `bounds` the number of the stage since which it rises: that in which the
+        first of its terms began."""
+        found: dict[float, int] = {}
+        for term in self.terms:
+            if term.clips:
+                bound = term.stage.clip
+                found[bound] = min(term.begins, found.get(bound, term.begins))
+        return found
+
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        """The largest norms of clipped gradients, in norms of the main task's, each once. Terms of
+        the same bound are clipped as one, terms of different bounds each by its own."""
+        return tuple(self.opens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,12 +125,15 @@ def run_stages(losses: Sequence[Loss]) -> list[RunStage]:
         names = " and ".join(loss.method.name for loss in staged)
         raise UserError(f"a sum can have one method with stages, not {names}")
     leading = staged[0] if staged else losses[0]
+    with_main = [number for number, lead in enumerate(leading.stages) if lead.main_weight > 0]
     stages = []
-    for lead in leading.stages:
+    for number, lead in enumerate(leading.stages):
         own = [
             Term(
-                loss, lead if loss is leading else loss.stages[0],
+                loss,
+                lead if loss is leading else loss.stages[0],
                 f"{loss.method.name}_" if len(losses) > 1 else "",
+                number if loss is leading else with_main[0],
             )
             for loss in losses if loss is leading or lead.main_weight > 0
         ]
@@ -126,14 +143,36 @@ def run_stages(losses: Sequence[Loss]) -> list[RunStage]:
     return stages
 
 
+def check_stages(stages: Sequence[RunStage], method: str, main_loss: str) -> None:
+    """Raise UserError where a stage has nothing to learn from.
+
+    Args:
+        stages: of the run.
+        method: its name, for the message.
+        main_loss: ``"cross_entropy"`` or ``"none"``.
+    """
+    for stage in stages:
+        if not stage.terms and (main_loss == "none" or not stage.main_weight):
+            raise UserError(
+                f"{method} has nothing but the main loss to learn from in its stage "
+                f"{stage.name!r}, and there is none: leave out main_loss=none, or give other "
+                "weights or another method"
+            )
+
+
+def first_epochs(stages: Sequence[RunStage], epochs: int) -> list[int]:
+    """The epoch of the run in which each stage begins. Raises UserError as `parts_of_run`."""
+    return [0, *stage_ends([stage.lead for stage in stages], epochs)[:-1]]
+
+
 def parts_of_run(stages: Sequence[RunStage], epochs: int) -> list[Part]:
     """Assign the epochs of a run to its stages, at least one each.
 
     Raises:
         UserError: there are fewer epochs than stages.
     """
-    ends = stage_ends([stage.lead for stage in stages], epochs)
-    firsts = [0, *ends[:-1]]
+    firsts = first_epochs(stages, epochs)
+    ends = [*firsts[1:], epochs]
     anew = [first == 0 or s.lead.new_optimizer for first, s in zip(firsts, stages, strict=True)]
     parts = []
     for i, stage in enumerate(stages):

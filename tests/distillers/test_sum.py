@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import distillers
 from distillers import FSP, SSKD_SVD, Distiller, KerasLoss, SoftLogits, Sum
+from distillers.objective import weight_in_epoch
 from nets import feature_extractor
 from registry import UserError
 from tests.distillers.models import CLASSES, batch, network, outputs
@@ -88,14 +89,14 @@ def test_metrics_of_each_member_have_its_name():
     assert "dropped_share" in alone and "SSKD_SVD_loss" not in alone
 
 
-def test_methods_that_are_clipped_together_share_the_larger_bound():
-    def clip(name):
-        return [stage.clip for stage in distiller_of(distillers.create(name)).stages]
+def test_each_bound_is_there_once():
+    def bounds(name):
+        return [stage.bounds for stage in distiller_of(distillers.create(name)).stages]
 
-    assert clip("OFD(clip=0.2)") == [0.2] and clip("SSKD_SVD") == [1]
-    assert clip("OFD(clip=0.2)+SSKD_SVD") == [1]
-    assert clip("OFD(clip=0.2)+KD_SVD+Soft_logits") == [1]
-    assert clip("MHGD(clip=0.4)+OFD(clip=0.2)") == [0.2, 0.4]
+    assert bounds("OFD(clip=0.2)") == [(0.2,)] and bounds("SSKD_SVD") == [(1,)]
+    assert bounds("OFD(clip=0.2)+SSKD_SVD") == [(0.2, 1)]
+    assert bounds("SSKD_SVD+KD_SVD+Soft_logits") == [(1,)] and bounds("Soft_logits") == [()]
+    assert bounds("MHGD(clip=0.4)+OFD(clip=0.2)") == [(0.2,), (0.4, 0.2)]
 
 
 def test_a_method_of_one_stage_takes_part_where_there_is_a_main_loss():
@@ -105,6 +106,38 @@ def test_a_method_of_one_stage_takes_part_where_there_is_a_main_loss():
     assert names == [["FSP"], ["Soft_logits"]]
     with pytest.raises(UserError, match="one method with stages, not FSP and FitNet"):
         distiller_of(distillers.create("FSP(staged=true)+FitNet"))
+
+
+def test_a_warm_up_goes_on_through_another_methods_stages():
+    """AB's first stage lasts two epochs of eight, the warm-up of DKD four, from the start."""
+    distiller = distiller_of(distillers.create("AB(init_share=0.25)+DKD(warmup=0.5,weight=3)"))
+    shares = []
+    for part in distiller.parts(8):
+        distiller.enter(part)
+        (term,) = [term for term in part.stage.terms if term.name == "DKD"]
+        for epoch in range(part.first, part.last):
+            distiller.epoch.assign(epoch)
+            since = distiller._epochs_since(term.begins)
+            shares.append(float(weight_in_epoch(term, since, 8)) / 3)
+            opening = part.stage.opens[term.stage.clip]
+            assert int(distiller._epochs_since(opening)) == epoch
+    np.testing.assert_allclose(shares, [0.25, 0.5, 0.75, 1, 1, 1, 1, 1])
+
+
+@pytest.mark.parametrize("method", ["AB", "FitNet(alpha=0)", "FSP(staged=true)"])
+def test_a_stage_without_anything_to_learn_is_refused_at_once(method):
+    with pytest.raises(UserError, match="in its stage 'train', and there is none"):
+        distiller_of(distillers.create(method), main_loss="none")
+
+
+def test_the_teacher_of_dml_is_as_it_was_in_a_stage_without_dml():
+    distiller = distiller_of(distillers.create("FitNet(hint_share=0.5)+DML"))
+    distiller.enter(distiller.parts(2)[0])
+    distiller.compile(keras.optimizers.SGD(1e-2))
+    before = [keras.ops.convert_to_numpy(variable) for variable in distiller.teacher.variables]
+    distiller.fit(tf.data.Dataset.from_tensors(batch(3)), epochs=1, verbose=0)
+    for variable, value in zip(distiller.teacher.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
 
 
 def test_hyper_parameter_that_no_member_has():
@@ -134,6 +167,17 @@ def test_what_is_clipped_is_clipped_against_main_and_added_losses():
         scale = min(1, bound / max(np.linalg.norm(g1), 1e-30))
         np.testing.assert_allclose(both, g0 + scale * g1, rtol=1e-3, atol=2e-6)
     assert 0 < logs["clip_share"] <= 1
+
+
+def test_no_member_is_clipped_by_the_bound_of_another():
+    """NST's generous bound leaves that of SSKD_SVD as the paper has it."""
+    main = moved(distillers.create("None"))[0]
+    svd, nst = SSKD_SVD(), distillers.get("NST")(clip=1e9)
+    alone = [moved(method, main_loss="none")[0] for method in (svd, nst)]
+    together, _ = moved(Sum((nst, svd)))
+    for g0, g_svd, g_nst, both in zip(main, *alone, together, strict=True):
+        scale = min(1, 0.5 * np.linalg.norm(g0) / max(np.linalg.norm(g_svd), 1e-30))
+        np.testing.assert_allclose(both, g0 + g_nst + scale * g_svd, rtol=1e-3, atol=5e-6)
 
 
 def test_the_loss_of_a_sum_called_by_itself():
