@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import tensorflow as tf
 
 from op_util.precision import at_least_float32
@@ -86,7 +87,11 @@ def relational_loss(embeddings: tf.Tensor) -> tf.Tensor:
     tasks = tf.transpose(at_least_float32(embeddings), [1, 0, 2])
     squared = squared_distances(tasks, tasks)  # [T, i, j]
     count = tf.shape(squared)[-1]
-    is_apart = (squared > SHORTEST) & ~tf.eye(count, dtype=tf.bool)
+    lengths = tf.reduce_sum(tasks * tasks, axis=-1)
+    # Below that, what the difference of large numbers leaves is their rounding.
+    rounding = 16 * np.finfo(squared.dtype.as_numpy_dtype).eps
+    least = rounding * (lengths[:, :, None] + lengths[:, None, :])
+    is_apart = (squared > least) & ~tf.eye(count, dtype=tf.bool)
     distances = tf.where(is_apart, tf.sqrt(tf.where(is_apart, squared, 1)), 0)
     pairs = tf.cast(count * (count - 1), distances.dtype)
     mean = tf.math.divide_no_nan(tf.reduce_sum(distances, axis=[1, 2], keepdims=True), pairs)

@@ -167,6 +167,13 @@ class MultiTask(BuiltModel):
                 f"and more, and each image takes part in {self.tasks_per_image}: let it take part "
                 "in more, or leave the regularizer out"
             )
+        if regularizer is not None and regularizer.needs_all_tasks and self.tasks_per_image < len(
+            self.tasks
+        ):
+            raise UserError(
+                "the regularizer compares a task's embeddings of different images: let each image "
+                "take part in all tasks, or leave the regularizer out"
+            )
 
     def _build_tasks(self, images: Images) -> None:
         """Make necks, heads, the projection, and the encoder's maps of each size of view."""
@@ -533,7 +540,9 @@ class _Balancing(keras.callbacks.Callback):
 
     # After a step, not before the next one: what is saved between two steps is then complete.
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self._steps() % self._multi_task.balance.interval == 0:
+        # Of several steps that are executed at once, Keras tells the last alone.
+        interval, executed = self._multi_task.balance.interval, self._multi_task.steps_per_execution
+        if self._steps() % interval < executed:
             self._balance()
 
     def _steps(self) -> int:

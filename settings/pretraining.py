@@ -243,6 +243,12 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
                 f"an image, and --tasks_per_image is {self.tasks_per_image}: give {least} or more, "
                 "or --regularizer none"
             )
+        if REGULARIZERS.get(self.regularizer).needs_all_tasks and self.tasks_per_image < tasks:
+            raise UserError(
+                f"--regularizer {self.regularizer} compares a task's embeddings of different "
+                f"images, so all images take part in all tasks: leave --tasks_per_image "
+                f"{self.tasks_per_image} out, or give another --regularizer"
+            )
 
     def task_names(self) -> list[str]:
         """The names of the tasks, of `spelled` settings."""

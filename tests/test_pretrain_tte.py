@@ -120,6 +120,9 @@ MISTAKES = {
     "one task, balance": (
         [*ONE, "--regularizer=none", "--ensemble=none", "--balance=pcgrad"], "--balance pcgrad",
     ),
+    "tasks of which images have different ones": (
+        ["--tasks_per_image=2", "--regularizer=relational"], "so all images take part in all tasks",
+    ),
     "more tasks an image than tasks": (["--tasks_per_image=5"], "names 4; expected at most 4"),
     "one task an image, regularizer": (
         ["--tasks_per_image=1"], "--regularizer triplet compares at least 2 tasks' embeddings",

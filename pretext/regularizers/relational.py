@@ -13,5 +13,7 @@ from pretext.regularizer import Regularizer
 class Relational(Regularizer):
     """See `op_util.metric_learning.relational_loss`."""
 
+    needs_all_tasks = True
+
     def __call__(self, embeddings: tf.Tensor) -> tf.Tensor:
         return relational_loss(embeddings)

@@ -118,6 +118,17 @@ def test_relational_loss_equals_a_loop(images, tasks):
         assert relative_error(gradient, slope) < 1e-6
 
 
+def test_relational_loss_of_embeddings_that_coincide_is_zero_whatever_the_rounding():
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(1, 4, 128)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    same = np.repeat(vectors, 64, axis=0)
+    assert float(relational_loss(tf.constant(same))) == 0
+    moved = same + 1e-2 * random.normal(size=same.shape).astype(np.float32)
+    in_float64 = float(relational_loss(tf.constant(moved, tf.float64)))
+    np.testing.assert_allclose(relational_loss(tf.constant(moved)), in_float64, rtol=1e-3)
+
+
 def test_relational_loss_ignores_rotations_of_a_tasks_embeddings():
     e = unit(6, 1, 5)
     turn = np.linalg.qr(np.random.default_rng(1).normal(size=(5, 5)))[0]
