@@ -84,6 +84,7 @@ PICTURED_IMAGES = 6
 CHECKED_IMAGES = 256  # of the test images, by which an export is compared with the student
 BARELY_TRAINED = 1.5  # times chance
 MUCH_WORSE = 0.02  # of top-1
+MANY_WITHOUT_LABELS = 0.01  # of the batches
 
 
 def main(settings: Settings) -> None:
@@ -358,6 +359,25 @@ def draw_pictures(setup: Setup, folder: RunFolder) -> None:
 # What is shown
 
 
+def describe_scarce_labels(setup: Setup) -> list[str]:
+    """A warning where many batches have no labelled image: the main task then has no gradient but
+    that of the weight decay, and that is what a clipped one is bounded by."""
+    settings = setup.settings
+    clips = any(stage.clips for stage in setup.distiller.stages)
+    if settings.main_loss == "none" or not clips:
+        return []
+    labelled = float(np.mean(setup.data.train.labels >= 0))
+    without = (1 - labelled) ** settings.batch_size
+    if without <= MANY_WITHOUT_LABELS:
+        return []
+    return [
+        f"warning: {100 * without:.0f} % of the batches of {settings.batch_size} images have no "
+        f"labelled one. In these, {settings.Distillation}, whose gradient is clipped against the "
+        "main task's, learns next to nothing: give more labels, a larger --batch_size, or "
+        "--main_loss none"
+    ]
+
+
 def notes(setup: Setup) -> list[str]:
     """How method, networks and data were fitted to each other."""
     settings, data, distiller = setup.settings, setup.data, setup.distiller
@@ -390,6 +410,7 @@ def notes(setup: Setup) -> list[str]:
             f"the teacher was trained on {classes} classes, {data.name} has {data.classes}: only "
             "its features are compared"
         )
+    found += describe_scarce_labels(setup)
     sizes = [nets.count_parameters(each) for each in (distiller.deployed, distiller.teacher)]
     if sizes[0] > sizes[1]:
         found.append(

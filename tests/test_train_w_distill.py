@@ -1009,3 +1009,21 @@ def test_mistakes_with_models_of_ones_own(script, files, tmp_path, arguments, me
     assert done.err.startswith("error: ")
     assert message.replace("{files}", str(files)) in done.err
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("labelled", "batch_size", "method", "main_loss", "share"),
+    [(2, 4, "SSKD_SVD", "cross_entropy", 0.81), (9, 4, "SSKD_SVD", "cross_entropy", None),
+     (2, 4, "SSKD_SVD", "none", None), (2, 4, "Soft_logits", "cross_entropy", None)],
+)
+def test_batches_without_labels_are_warned_of(labelled, batch_size, method, main_loss, share):
+    labels = np.where(np.arange(40) < labelled, 1, -1)
+    clips = method == "SSKD_SVD"
+    setup = SimpleNamespace(
+        settings=Settings(Distillation=method, batch_size=batch_size, main_loss=main_loss),
+        data=SimpleNamespace(train=SimpleNamespace(labels=labels)),
+        distiller=SimpleNamespace(stages=[SimpleNamespace(clips=clips)]),
+    )
+    found = train_w_distill.describe_scarce_labels(setup)
+    expected = [] if share is None else [f"warning: {100 * (1 - labelled / 40) ** 4:.0f} %"]
+    assert [note[: len(text)] for note, text in zip(found, expected, strict=True)] == expected
