@@ -27,9 +27,9 @@ class Regularizer(Plugin):
         """The loss, averaged over the batch, a float32 scalar.
 
         Args:
-            embeddings: e, float32 ``[B, T, width]`` of length 1 (of the n tasks that each image
-                takes part in, in the order of the tasks, where these are not all: ``[B, n, width]``), of the global batch, because the
-                loss can compare images with each other. All replicas compute the same loss, and the
-                caller divides it by their number.
+            embeddings: e, float32 ``[B, T, width]`` of length 1 (or ``[B, n, width]``: of the n
+                tasks that each image takes part in, in their order), of the global batch, because
+                the loss can compare images with each other. All replicas compute the same loss, and
+                the caller divides it by their number.
         """
         raise NotImplementedError

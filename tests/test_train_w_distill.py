@@ -1013,7 +1013,7 @@ def test_mistakes_with_models_of_ones_own(script, files, tmp_path, arguments, me
 
 @pytest.mark.parametrize(
     ("labelled", "batch_size", "method", "main_loss", "share"),
-    [(2, 4, "SSKD_SVD", "cross_entropy", 0.81), (9, 4, "SSKD_SVD", "cross_entropy", None),
+    [(2, 4, "SSKD_SVD", "cross_entropy", 0.81), (30, 4, "SSKD_SVD", "cross_entropy", None),
      (2, 4, "SSKD_SVD", "none", None), (2, 4, "Soft_logits", "cross_entropy", None)],
 )
 def test_batches_without_labels_are_warned_of(labelled, batch_size, method, main_loss, share):
