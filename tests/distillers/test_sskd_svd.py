@@ -380,6 +380,39 @@ def test_symmetric_does_not_depend_on_signs_and_notices_a_common_shift():
     assert pair(None) < 1e-12 < 1e-7 < pair(both)
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_symmetric_compares_directions_and_energies(mixed):
+    """Its closed form to second order in the entries, for unit vectors (docs/sskd_svd.md); and with
+    vectors of one sign, as behind a ReLU, the half of opposed signs is by far the larger one."""
+    random = np.random.default_rng(6)
+
+    def unit(v):
+        return v / np.linalg.norm(v)
+
+    def vector(size):
+        v = random.normal(size=size)
+        return unit(v if mixed else np.abs(v))
+
+    theirs = [vector(32), vector(64)]
+    ours = [unit(v + vector(len(v)) / 2) for v in theirs]
+    taps = [
+        Aligned(tf.constant(s[None, :, None]), tf.constant(t[None, :, None]),
+                tf.ones([1, 1], tf.float64), tf.constant([True]))
+        for s, t in zip(ours, theirs, strict=True)
+    ]
+
+    def half_squares(signs):
+        return float(compare_dfvs(taps, 1, signs)[0].squares[0]) / 2
+
+    cosines = np.prod([s @ t for s, t in zip(ours, theirs, strict=True)])
+    energies = [np.sum((s**2 - t**2) ** 2) for s, t in zip(ours, theirs, strict=True)]
+    expected = (1 - cosines) / 16 + (64 * energies[0] + 32 * energies[1]) / 128
+    np.testing.assert_allclose(half_squares([tf.zeros([1, 1])]), expected, rtol=0.07)
+    canonical, opposed = half_squares(None), half_squares([-tf.ones([1, 1])])
+    np.testing.assert_allclose((canonical + opposed) / 2, half_squares([tf.zeros([1, 1])]))
+    assert mixed or opposed > 2.5 * canonical
+
+
 def test_random_signs_are_those_of_image_and_epoch():
     teacher, student = taps_of(13), taps_of(14)
     method = SSKD_SVD(orientation="random", num_dfv=2)
