@@ -1,0 +1,187 @@
+"""The scores of pre-trained encoders, and the tables that are made from them.
+
+    python benchmarks/evidence/encoder_results.py collect TABLE SCORES_DIR [--machine TEXT]
+    python benchmarks/evidence/encoder_results.py tables
+
+``collect`` copies what one ``evaluate.py`` found, and what the encoders' runs took, into
+``encoders.csv``, a row for each encoder, seed and metric, and replaces what the table had before.
+``tables`` brings the tables in ``docs/results/`` up to date: each stands between the lines
+``<!-- encoders: TABLE -->`` and ``<!-- end of table -->``. Tables are made from ``encoders.csv``
+alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from experiment.report.scoreboard import mean_ranks, summarized  # noqa: E402 (found by the above)
+from experiment.report.statistics import spread  # noqa: E402
+from experiment.report.tables import markdown_table  # noqa: E402
+from registry import UserError  # noqa: E402
+
+RESULTS = Path(__file__).with_name("encoders.csv")
+PAGES = ROOT / "docs" / "results"
+COLUMNS = ("table", "encoder", "seed", "target", "metric", "value", "machine")
+TABLE = re.compile(r"(<!-- encoders: (\w+) -->\n).*?(\n<!-- end of table -->)", re.DOTALL)
+TRAINING = ("epochs", "seconds")  # of the summary of an encoder's run
+
+
+def collect(table: str, directory: Path, machine: str, results: Path = RESULTS) -> int:
+    """Put the scores of an evaluation into `results`; how many encoders there are.
+
+    Args:
+        table: the name of the table that they are rows of; what it had before is replaced.
+        directory: the ``--out_dir`` of evaluate.py.
+        machine: what the encoders were trained on.
+        results: a CSV file, which need not exist.
+
+    Raises:
+        UserError: the folder holds no finished evaluation.
+    """
+    file = directory / "targets.json"
+    if not file.is_file():
+        raise UserError(f"{directory} holds no targets.json; expected an --out_dir of evaluate.py")
+    found = json.loads(file.read_text())
+    rows = [
+        {"table": table, "encoder": Path(name).name, "machine": machine, **row}
+        for name, scores in found["targets"].items()
+        for row in encoder_rows(found["encoders"][name], found["seeds"], scores)
+    ]
+    others = [row for row in read(results) if row["table"] != table]
+    with open(results, "w", newline="") as target:
+        writer = csv.DictWriter(target, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*others, *rows])
+    return len(found["targets"])
+
+
+def encoder_rows(
+    path: str, seeds: Sequence[int], scores: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """The rows of one encoder: its scores, and what its run took where it is one."""
+    for place, seed in enumerate(seeds):
+        for target, metrics in scores.items():
+            for metric, entry in metrics.items():
+                yield {"seed": seed, "target": target, "metric": metric,
+                       "value": entry["values"][place]}
+        run = next((each for each in (Path(path) / f"seed{seed}", Path(path))
+                    if (each / "summary.json").is_file()), None)
+        if run is not None:
+            summary = json.loads((run / "summary.json").read_text())
+            for metric in TRAINING:
+                yield {"seed": seed, "target": "training", "metric": metric,
+                       "value": summary[metric]}
+
+
+def read(results: Path = RESULTS) -> list[dict[str, str]]:
+    """All rows, as text; none where there is no file."""
+    if not results.exists():
+        return []
+    with open(results, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def scores_of(rows: Iterable[Mapping[str, str]]) -> dict[str, list[dict[str, dict[str, float]]]]:
+    """The metrics by encoder, seed, target and metric, as `experiment.report.scoreboard` has
+    them."""
+    found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for row in rows:
+        of_seed = found.setdefault(row["encoder"], {}).setdefault(row["seed"], {})
+        of_seed.setdefault(row["target"], {})[row["metric"]] = float(row["value"])
+    return {encoder: list(seeds.values()) for encoder, seeds in found.items()}
+
+
+def table_text(rows: Iterable[Mapping[str, str]]) -> str:
+    """A table in Markdown: each encoder's training, the main metrics of all targets in percent, and
+    its mean rank; the best rank first, encoders without one last."""
+    from targets.target import TARGETS  # loads TensorFlow
+
+    summary = summarized(scores_of(rows))
+    trained = {name: each.pop("training", {}) for name, each in summary.items()}
+    ranks = mean_ranks(summary, TARGETS)
+    columns = [
+        (target, metric, titles[metric])
+        for target in dict.fromkeys(target for each in summary.values() for target in each)
+        for titles in [TARGETS.get(target).columns_of(
+            {metric for each in summary.values() for metric in each.get(target, {})})]
+        for metric in TARGETS.get(target).ranked if metric in titles
+    ]
+    table = []
+    for name in sorted(summary, key=lambda name: ranks.get(name, {"mean": len(summary)})["mean"]):
+        took = {metric: entry["mean"] for metric, entry in trained[name].items()}
+        row = {
+            "encoder": name,
+            "epochs": f"{took['epochs']:.0f}" if took else "",
+            "minutes": f"{took['seconds'] / 60:.1f}" if took else "",
+        }
+        for target, metric, title in columns:
+            values = summary[name].get(target, {}).get(metric, {}).get("values", ())
+            row[title] = spread(values).text(100) if values else ""
+        table.append({**row, "mean rank": f"{ranks[name]['mean']:.2f}" if name in ranks else ""})
+    return markdown_table(table)
+
+
+def with_tables(page: str, rows: Iterable[Mapping[str, str]]) -> str:
+    """A page's text with its tables as `rows` have them.
+
+    Raises:
+        UserError: the page has a table of which there is no row.
+    """
+    rows = list(rows)
+
+    def replaced(match: re.Match) -> str:
+        own = [row for row in rows if row["table"] == match[2]]
+        if not own:
+            raise UserError(f"encoders.csv has no row of the table {match[2]!r}")
+        return f"{match[1]}\n{table_text(own)}\n{match[3]}"
+
+    return TABLE.sub(replaced, page)
+
+
+def write_tables(pages: Path = PAGES, results: Path = RESULTS) -> list[Path]:
+    """Bring the pages up to date; those that changed."""
+    rows, changed = read(results), []
+    for page in sorted(pages.glob("*.md")):
+        text = page.read_text()
+        new = with_tables(text, rows)
+        if new != text:
+            page.write_text(new)
+            changed.append(page)
+    return changed
+
+
+def main(words: list[str] | None = None) -> int:
+    """Exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    collecting = commands.add_parser("collect")
+    collecting.add_argument("table")
+    collecting.add_argument("directory", type=Path)
+    collecting.add_argument("--machine", default="")
+    commands.add_parser("tables")
+    given = parser.parse_args(words)
+    try:
+        if given.command == "collect":
+            print(f"{collect(given.table, given.directory, given.machine)} encoders")
+        else:
+            print("\n".join(map(str, write_tables())) or "all tables are up to date")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
