@@ -102,6 +102,10 @@ class Records:
         height, width = self._of(size, range(1))
         return int(height), int(width)
 
+    def first_label(self) -> int:
+        """The label of the first example. Raises UserError where it cannot be read."""
+        return int(self._of(self._labels_of, range(1))[0])
+
     def in_chunks(self, function: Callable[[tf.Tensor], tf.Tensor]) -> Iterator[np.ndarray]:
         """`function` of all rows in order, a part of them (int64 [B]) at a time.
 

@@ -20,6 +20,7 @@ from registry import Registry, UserError
 scene_sources = Registry("detection data set")
 
 SPLIT_NAMES = ("train", "test")
+MAX_BAD = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +113,7 @@ def register_scenes(name: str, **facts: Any) -> Callable[[Any], Any]:
         name: the name of the data set, or the text before the colon.
         **facts: `argument` describes the text after the colon, for messages; without it, the name
             takes no colon. `folders`: whether images and annotations may be in separate folders.
+            `class_names`, `max_bad`: whether the source heeds these of a `SceneRequest`.
     """
     return scene_sources.register(name, **facts)
 
@@ -126,7 +128,7 @@ def load_scenes(
     *,
     size: tuple[int, int] | None = None,
     seed: int = 0,
-    max_bad: int = 10,
+    max_bad: int = MAX_BAD,
     class_names: Sequence[str] | None = None,
     data_dir: str | Path | None = None,
     images: str | Path | None = None,
@@ -141,7 +143,8 @@ def load_scenes(
 
     Raises:
         UserError: the data set is unknown, missing or has too many faulty files; class names are
-            not distinct single lines of text; or a split has no image or no box.
+            not distinct single lines of text; the source does not take what is given; or a split
+            has no image or no box.
     """
     kind, colon, argument = name.partition(":")
     if kind not in scene_sources and not colon:
@@ -161,6 +164,10 @@ def load_scenes(
             f"detection data {name!r} takes no folders of images and annotations: only voc:DIR does"
         )
     names = tuple(class_names) if class_names else None
+    given = {"class_names": names is not None, "max_bad": max_bad != MAX_BAD}
+    for fact, what in (("class_names", "names of classes"), ("max_bad", "number of faulty images")):
+        if given[fact] and not facts.get(fact):
+            raise UserError(f"detection data {name!r} takes no {what}: only voc:DIR does")
     check_class_names("detection classes", names or ())
     scenes = scene_sources.get(kind)(
         SceneRequest(argument or kind, size, seed, max_bad, names, *folders)

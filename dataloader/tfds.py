@@ -33,7 +33,8 @@ PUBLISHED = {"cifar100": ((129.38, 124.11, 112.48), (68.21, 65.43, 70.46))}
 
 TRAIN = "train"
 TEST_SPLITS = ("test", "validation")
-"""The first that a set has is what is reported on; otherwise a fifth of its training images."""
+"""The first that a set has labels of is what is reported on; otherwise a fifth of its training
+images."""
 
 TEST_SHARE = 0.2
 PROBE_SECONDS = 10
@@ -201,9 +202,29 @@ class _Opened:
     def _first_size(self) -> tuple[int, int]:
         if self.is_by_index:
             return self.by_index(TRAIN).first_size()
-        examples = self.builder.as_dataset(split=TRAIN, read_config=_in_order())
+        examples = self.builder.as_dataset(split=TRAIN, read_config=in_order())
         height, width, _ = next(iter(examples.take(1)))[self.keys[0]].shape
         return int(height), int(width)
+
+    def held_out(self) -> list[str]:
+        """Those of `TEST_SPLITS` that the set has labels of.
+
+        Some sets keep the labels of their test images to themselves: all of them are -1.
+        """
+        splits = self.builder.info.splits
+        return [name for name in TEST_SPLITS if name in splits and self._is_labelled(name)]
+
+    def _is_labelled(self, split: str) -> bool:
+        """By the first example alone, as the others take long to read."""
+        if not self.count(split):
+            return False
+        if self.is_by_index:
+            return self.by_index(split).first_label() >= 0
+        examples = self.builder.as_dataset(split=split, read_config=in_order())
+        try:
+            return int(next(iter(examples.take(1)))[self.keys[1]]) >= 0
+        except tf.errors.OpError as error:
+            raise self._damaged(error.message.splitlines()[0][:200]) from error
 
     def is_for_memory(self, in_memory: str, count: int) -> bool:
         """Whether to hold `count` images in memory. Raises UserError where they do not fit."""
@@ -236,7 +257,7 @@ class _Opened:
 
         count = self.count(split)
         images, labels = np.empty([count, *self.shape], np.uint8), np.empty([count], np.int64)
-        dataset = self.builder.as_dataset(split=split, read_config=_in_order())
+        dataset = self.builder.as_dataset(split=split, read_config=in_order())
         start = 0
         try:
             for batch in dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE).batch(1000):
@@ -256,7 +277,7 @@ class _Opened:
         )
 
 
-def _in_order() -> Any:
+def in_order() -> Any:
     """What makes tensorflow-datasets read one file after the other, and not several at once: the
     order is that of an index then."""
     import tensorflow_datasets as tfds
@@ -268,7 +289,7 @@ def outline(request: Request) -> Outline:
     """By what the set says of itself."""
     opened = _Opened(request)
     count = opened.count(TRAIN)
-    held_out = [name for name in TEST_SPLITS if name in opened.builder.info.splits]
+    held_out = opened.held_out()
     if not held_out:
         count -= round(TEST_SHARE * count)
     return Outline(count, opened.shape, has_validation=len(held_out) == len(TEST_SPLITS))
@@ -280,15 +301,16 @@ def tfds(request: Request) -> Source:
 
     The set's own ``test`` images (or else ``validation``, or else a stratified fifth of the
     training images by the data seed) are the test images. Of a set that has both, ``validation``
-    is for validation. Images are resized to `image_size`, or,
-    where they are of several sizes, to the first one's. Rows are in the order of the set's files.
+    is for validation. A split without labels is passed over. Images are resized to `image_size`,
+    or, where they are of several sizes, to the first one's. Rows are in the order of the set's
+    files.
 
     Sets in ArrayRecord files are decoded once where they take up to a quarter of the free memory,
     otherwise images are read whenever they are needed (`in_memory`); batches are the same.
     """
     opened = _Opened(request)
     info = opened.builder.info
-    held_out = [name for name in TEST_SPLITS if name in info.splits]
+    held_out = opened.held_out()
     used = [TRAIN, *held_out]
     in_memory = opened.is_for_memory(request.in_memory, sum(map(opened.count, used)))
     train = opened.read(TRAIN, in_memory)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from dataloader.memory import check_memory
 from dataloader.resizing import resized
 from dataloader.scenes import SceneRequest, Scenes, SceneSplit, register_scenes
-from dataloader.tfds import builder_of, prepare
+from dataloader.tfds import builder_of, in_order, prepare
 from registry import UserError
 
 DEFAULT_SIZE = (160, 160)
@@ -23,16 +23,19 @@ def tfds_scenes(request: SceneRequest) -> Scenes:
 
     It is read from `request.data_dir`, and downloaded to it if necessary.
     ``train`` and ``validation`` are for training, ``test`` is for testing. Without ``test``,
-    ``train`` is for training and ``validation`` for testing.
+    ``train`` is for training and ``validation`` for testing. A ``test`` split without a box, whose
+    annotations are kept secret, is passed over.
     """
     builder = builder_of(request.argument, request.data_dir)
     labels = _label_feature(builder)
     prepare(builder)
     parts = [name for name in ("train", "validation", "test") if name in builder.info.splits]
+    if parts[-1:] == ["test"] and not _has_boxes(builder, "test"):
+        parts.pop()
     if len(parts) < 2 or parts[0] != "train":
         raise UserError(
             f"data set {builder.name!r} has the splits {', '.join(builder.info.splits)}; expected "
-            "train, and test or validation"
+            "train, and test or validation with boxes"
         )
     size = request.size or DEFAULT_SIZE
     return Scenes(
@@ -59,6 +62,19 @@ def _label_feature(builder: Any) -> Any:
     )
 
 
+def _has_boxes(builder: Any, split: str) -> bool:
+    """Whether an image of `split` has a box. Images are not decoded for it."""
+    import tensorflow_datasets as tfds
+
+    dataset = builder.as_dataset(
+        split=split, decoders=tfds.decode.PartialDecoding({OBJECTS: {"bbox"}})
+    )
+    try:
+        return any(len(example[OBJECTS]["bbox"]) for example in dataset)
+    except tf.errors.OpError as error:
+        raise _damaged(builder, error) from error
+
+
 def _read(builder: Any, split: str, size: tuple[int, int]) -> SceneSplit:
     """The images of `split`, in the order of the data set's files."""
     count = sum(builder.info.splits[name].num_examples for name in split.split("+"))
@@ -75,7 +91,7 @@ def _read(builder: Any, split: str, size: tuple[int, int]) -> SceneSplit:
             image = tf.image.grayscale_to_rgb(image)
         return resized(image, size), features[OBJECTS]
 
-    dataset = builder.as_dataset(split=split, shuffle_files=False)
+    dataset = builder.as_dataset(split=split, read_config=in_order())
     try:
         for image, objects in dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE):
             top, left, bottom, right = objects["bbox"].numpy().reshape(-1, 4).T
@@ -87,8 +103,12 @@ def _read(builder: Any, split: str, size: tuple[int, int]) -> SceneSplit:
             labels.append(objects["label"].numpy()[good].astype(np.int32))
             difficult.append(hard[good].astype(bool))
     except tf.errors.OpError as error:
-        raise UserError(
-            f"data set {builder.name!r} in {builder.data_path} is damaged "
-            f"({error.message.splitlines()[0][:200]}): remove that folder and load the data again"
-        ) from error
+        raise _damaged(builder, error) from error
     return SceneSplit(np.stack(images), boxes, labels, difficult)
+
+
+def _damaged(builder: Any, error: tf.errors.OpError) -> UserError:
+    return UserError(
+        f"data set {builder.name!r} in {builder.data_path} is damaged "
+        f"({error.message.splitlines()[0][:200]}): remove that folder and load the data again"
+    )

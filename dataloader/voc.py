@@ -92,7 +92,7 @@ class _Annotated:
     difficult: np.ndarray
 
 
-@register_scenes("voc", argument="DIR", folders=True)
+@register_scenes("voc", argument="DIR", folders=True, class_names=True, max_bad=True)
 def voc(request: SceneRequest) -> Scenes:
     """``voc:DIR``: ``JPEGImages/NAME.jpg``, ``Annotations/NAME.xml``, ``ImageSets/Main/LIST.txt``.
 

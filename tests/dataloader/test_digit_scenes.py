@@ -8,6 +8,7 @@ import dataloader
 from dataloader.digit_scenes import INK
 from dataloader.digits import TEST_SEED, TEST_SHARE
 from dataloader.splitting import rows_for_testing
+from registry import UserError
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,12 @@ def test_only_training_scenes_depend_on_the_seed(scenes):
     np.testing.assert_array_equal(scenes.test.images, other.test.images)
     assert (scenes.train.images != other.train.images).any()
     assert not scenes.flip and scenes.class_names == tuple("0123456789")
+
+
+@pytest.mark.parametrize("given", [{"class_names": ("0", "1")}, {"max_bad": 0}])
+def test_classes_and_faulty_images_are_not_for_digits(given):
+    with pytest.raises(UserError, match="'digits' takes no .*: only voc:DIR does"):
+        dataloader.load_scenes("digits", **given)
 
 
 def test_canvases_of_another_size():

@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 
 import dataloader
 import dataloader.tfds
+from dataloader import records
 from registry import UserError
 
 COUNTS = {"train": 12, "test": 6}
@@ -63,6 +64,16 @@ class ValidatedPictures(TinyPictures, skip_registration=True):
     counts = {"train": 20, "validation": 6, "test": 4}
 
 
+class SecretPictures(TinyPictures, skip_registration=True):
+    """Test images whose labels are kept secret, as those of ImageNet."""
+
+    counts = {"train": 20, "validation": 6, "test": 4}
+
+    def _generate_examples(self, split):
+        for number, example in super()._generate_examples(split):
+            yield number, example | ({"label": -1} if split == "test" else {})
+
+
 class ScoredPictures(TinyPictures, skip_registration=True):
     """Not a classification set."""
 
@@ -72,8 +83,13 @@ class ScoredPictures(TinyPictures, skip_registration=True):
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sets")
-    for builder in (TinyPictures, MixedPictures, ValidatedPictures, ScoredPictures):
+    sets = (TinyPictures, MixedPictures, ValidatedPictures, SecretPictures, ScoredPictures)
+    for builder in sets:
         builder(data_dir=folder).download_and_prepare()
+    if records.is_installed():
+        SecretPictures(data_dir=folder / "by_index").download_and_prepare(
+            file_format=records.FORMAT
+        )
     return folder
 
 
@@ -102,6 +118,18 @@ def test_a_sets_own_images_for_validation(data_dir):
     assert about.train_images == 20 and about.has_validation
     without = dataloader.load("validated_pictures", data_dir=data_dir, validation_fraction=0)
     assert [len(without.train), len(without.validation)] == [20, 0]
+
+
+@pytest.mark.parametrize("kept", ["in_order", "by_index"])
+def test_test_images_without_labels_are_passed_over(data_dir, kept):
+    if kept == "by_index" and not records.is_installed():
+        pytest.skip("needs array_record")
+    where = data_dir / "by_index" if kept == "by_index" else data_dir
+    data = dataloader.load("secret_pictures", data_dir=where, validation_fraction=0)
+    assert [len(data.train), len(data.validation), len(data.test)] == [20, 0, 6]
+    np.testing.assert_array_equal(data.test.images([5])[0], picture("validation", 5))
+    about = dataloader.outline("secret_pictures", data_dir=where, validation_fraction=0)
+    assert about.train_images == 20 and not about.has_validation
 
 
 def test_not_a_classification_set(data_dir):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import dataloader
@@ -16,6 +17,7 @@ class TinyScenes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("1.0.0")
     counts = COUNTS
+    disable_shuffling = True
 
     def _info(self):
         features = tfds.features.FeaturesDict({
@@ -26,7 +28,9 @@ class TinyScenes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 "is_difficult": np.bool_,
             }),
         })
-        return self.dataset_info_from_configs(features=features, disable_shuffling=True)
+        return self.dataset_info_from_configs(
+            features=features, disable_shuffling=self.disable_shuffling
+        )
 
     def _split_generators(self, dl_manager):
         return {split: self._generate_examples(split) for split in self.counts}
@@ -44,6 +48,30 @@ class TinyScenes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 class OneSplit(TinyScenes, skip_registration=True):
     counts = {"train": 3}
+
+
+class SecretScenes(TinyScenes, skip_registration=True):
+    """The test images' boxes are kept secret, as those of COCO."""
+
+    def _generate_examples(self, split):
+        for number, example in super()._generate_examples(split):
+            yield number, example | ({"objects": []} if split == "test" else {})
+
+
+class SecretTest(SecretScenes, skip_registration=True):
+    counts = {"train": 3, "test": 2}
+
+
+class ManyFiles(TinyScenes, skip_registration=True):
+    """Shuffled, as most sets are, with boxes of different widths."""
+
+    counts = {"train": 40, "test": 2}
+    disable_shuffling = False
+
+    def _generate_examples(self, split):
+        for number, example in super()._generate_examples(split):
+            box = tfds.features.BBox(0.0, 0.0, 1.0, 0.5 + number / 100)
+            yield number, example | {"objects": [example["objects"][0] | {"bbox": box}]}
 
 
 class NoBoxes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -67,8 +95,11 @@ class NoBoxes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sets")
-    for builder in (TinyScenes, OneSplit, NoBoxes):
+    for builder in (TinyScenes, OneSplit, SecretScenes, SecretTest, NoBoxes):
         builder(data_dir=folder).download_and_prepare()
+    ManyFiles(data_dir=folder).download_and_prepare(
+        download_config=tfds.download.DownloadConfig(num_shards=2)
+    )
     return folder
 
 
@@ -86,8 +117,33 @@ def test_boxes_lie_where_the_picture_has_them(data_dir):
     assert [hard.tolist() for hard in scenes.test.difficult] == [[False], [True]]
 
 
+def test_test_images_without_boxes_are_passed_over(data_dir):
+    scenes = dataloader.load_scenes("secret_scenes", size=(32, 32), data_dir=data_dir)
+    assert len(scenes.train) == 3 and len(scenes.test) == 2 and scenes.test.objects == 2
+
+
+def test_scenes_are_in_the_order_of_the_files(data_dir):
+    scenes = dataloader.load_scenes("many_files", size=(32, 32), data_dir=data_dir)
+    files = sorted(map(str, data_dir.glob("many_files/*/*train.tfrecord*")))
+    edges = []
+    for content in tf.data.TFRecordDataset(files):
+        features = tf.train.Example.FromString(content.numpy()).features.feature
+        edges.append(features["objects/bbox"].float_list.value[3])
+    assert len(files) == 2 and len(edges) == 40
+    np.testing.assert_allclose([boxes[0, 2] / 32 for boxes in scenes.train.boxes], edges)
+
+
+def test_what_the_set_settles_itself_is_refused(data_dir):
+    with pytest.raises(UserError, match="'tiny_scenes' takes no names of classes: only voc:DIR"):
+        dataloader.load_scenes("tiny_scenes", class_names=("cat",), data_dir=data_dir)
+    with pytest.raises(UserError, match="'tiny_scenes' takes no number of faulty images"):
+        dataloader.load_scenes("tiny_scenes", max_bad=0, data_dir=data_dir)
+
+
 def test_other_sets_are_refused(data_dir):
     with pytest.raises(UserError, match="no objects with bbox and label"):
         dataloader.load_scenes("no_boxes", data_dir=data_dir)
     with pytest.raises(UserError, match="has the splits train; expected"):
         dataloader.load_scenes("one_split", data_dir=data_dir)
+    with pytest.raises(UserError, match="has the splits train, test; expected.*with boxes"):
+        dataloader.load_scenes("secret_test", data_dir=data_dir)
