@@ -57,11 +57,28 @@ def average_precision(
             "annotations": annotations,
         }
         coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
+        evaluation = _Evaluation(coco, coco.loadRes(results), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     return {"map_50": float(evaluation.stats[1]), "map": float(evaluation.stats[0])}
+
+
+class _Evaluation(COCOeval):
+    """`iscrowd` makes an object ignored, however often it is found, but does not change its IoU.
+
+    Of a crowd, COCO divides the intersection by the area of the detection alone, so that any small
+    box within it would be ignored.
+    """
+
+    def computeIoU(self, image: int, category: int) -> Sequence[Sequence[float]]:
+        """The IoUs of an image's detections, most confident first, with its objects."""
+        objects = self._gts[image, category]
+        self._gts[image, category] = [{**each, "iscrowd": 0} for each in objects]
+        try:
+            return super().computeIoU(image, category)
+        finally:
+            self._gts[image, category] = objects
 
 
 def _left_top_size(box: np.ndarray) -> list[float]:

@@ -122,15 +122,17 @@ def decode(
     """
     batch, height, width, classes = heat.shape
     peaks = heat == tf.nn.max_pool2d(heat, 3, 1, "SAME").numpy()
-    scores = np.where(peaks, heat, 0).reshape(batch, -1)
+    scores = np.where(peaks, heat, -1).reshape(batch, -1)
     kept = np.argsort(-scores, axis=1, kind="stable")[:, :most]
     scale = np.array([image_size[1] / width, image_size[0] / height] * 2)
     limits = [image_size[1], image_size[0]] * 2
     found = []
     for image, places in enumerate(kept):
+        places = places[scores[image, places] >= 0]
         rows, columns, labels = np.unravel_index(places, (height, width, classes))
         centre = np.stack([columns, rows], 1) + offsets[image, rows, columns]
-        half = sizes[image, rows, columns] / 2
+        # A network may predict a negative size: COCO ignores boxes of negative area.
+        half = np.maximum(sizes[image, rows, columns], 0) / 2
         boxes = np.concatenate([centre - half, centre + half], 1) * scale
         found.append(Found(
             np.clip(boxes, 0, limits).astype(np.float32),

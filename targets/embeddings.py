@@ -105,10 +105,14 @@ def plane_map(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
         seed: random seed for t-SNE.
 
     Returns:
-        float32 [N,2].
+        float32 [N,2], zeros where all vectors are equal.
     """
+    scaled = normalised(vectors)
+    if np.ptp(scaled, axis=0).max() == 0:
+        # Without principal components t-SNE would begin with NaN, which crashes the process.
+        return np.zeros([len(vectors), 2], np.float32)
     perplexity = min(30.0, (len(vectors) - 1) / 3)
     tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed)
     # t-SNE's steps are short: on busy cores, several threads are many times slower than one.
     with threadpool_limits(1):
-        return tsne.fit_transform(normalised(vectors))
+        return tsne.fit_transform(scaled)

@@ -56,6 +56,15 @@ def test_difficult_objects_are_ignored():
         assert average_precision(truth, [detections], 1) == pytest.approx({"map_50": 1, "map": 1})
 
 
+@pytest.mark.parametrize("top", [0, 205])
+def test_false_positives_within_a_difficult_object_count_as_elsewhere(top):
+    """Four of them before the hit: precision is 1/5 at every recall."""
+    truth = scenes([(A, 0, True), (B, 0, False)])
+    wrong = [([left, top, left + 20, top + 20], 0, 0.9) for left in (0, 25, 50, 75)]
+    figures = average_precision(truth, [found(*wrong, (B, 0, 0.5))], 1)
+    assert figures == pytest.approx({"map_50": 0.2, "map": 0.2})
+
+
 def test_scenes_with_difficult_objects_only_have_no_precision():
     truth = scenes([(A, 0, True)])
     assert average_precision(truth, [found((A, 0, 0.5))], 1) == {"map_50": 0, "map": 0}

@@ -5,6 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
+from dataloader import SceneSplit
+from targets.average_precision import average_precision
 from targets.boxes import decode, encode, overlap_radius
 
 SIZE, GRID, CLASSES = (48, 64), (12, 16), 3
@@ -90,3 +92,23 @@ def test_peaks_are_sorted_by_score_and_boxes_clipped_to_the_image():
     np.testing.assert_array_equal(found.labels, [0, 0, 1])
     np.testing.assert_allclose(found.boxes[1], [0, 0, 8, 8])
     np.testing.assert_allclose(found.boxes[2], [16, 12, 32, 28])
+
+
+def test_cells_that_are_no_peaks_are_not_found():
+    heat = np.full([1, *GRID, 1], 0.1, np.float32)
+    heat[0, ::2, ::2] = 0.2
+    found, = decode(heat, heat, heat, image_size=SIZE)
+    assert len(found.scores) == 6 * 8 and (found.scores == np.float32(0.2)).all()
+
+
+def test_predicted_sizes_below_zero_are_false_positives():
+    heat, sizes = np.zeros([1, *GRID, 1], np.float32), np.full([1, *GRID, 2], 4, np.float32)
+    heat[0, 2, 2], heat[0, 8, 8] = 0.9, 0.5
+    sizes[0, 2, 2] = -4, 4
+    found, = decode(heat, sizes, np.zeros([1, *GRID, 2]), image_size=SIZE, most=2)
+    assert (found.boxes[:, 2:] >= found.boxes[:, :2]).all()
+    truth = SceneSplit(
+        np.zeros([1, *SIZE, 3], np.uint8), boxes=[np.array([[24, 24, 40, 40]], np.float32)],
+        labels=[np.array([0])], difficult=[np.array([False])],
+    )
+    assert average_precision(truth, [found], 1)["map_50"] == pytest.approx(0.5)

@@ -1,9 +1,9 @@
-"""The choice of images for a map of embeddings."""
+"""Maps of embeddings, and the choice of images for them."""
 
 import numpy as np
 import pytest
 
-from targets.embeddings import rows_of_all_classes
+from targets.embeddings import plane_map, rows_of_all_classes
 
 
 @pytest.mark.parametrize("is_sorted", [True, False])
@@ -19,3 +19,9 @@ def test_rows_of_all_classes_are_as_balanced_as_possible(is_sorted):
         own = np.flatnonzero(labels == label)
         np.testing.assert_array_equal(rows[labels[rows] == label], own[: counts[label]])
     np.testing.assert_array_equal(rows_of_all_classes(labels, 100), np.arange(63))
+
+
+def test_equal_embeddings_lie_on_one_point():
+    for value in (0, 3):
+        points = plane_map(np.full([20, 5], value, np.float32))
+        assert points.shape == (20, 2) and not points.any()
