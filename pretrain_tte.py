@@ -474,7 +474,7 @@ def score_targets(settings: Settings, material: Material, encoder: nets.Encoder)
     before = RANDOM if settings.encoder_model is None else "as given"
     rows: dict[str, targets.Representation] = {
         settings.method(): encoder,
-        before: with_clean_statistics(make_encoder(settings, data), data.train),
+        before: untrained_encoder(settings, data),
         PIXELS: targets.raw_pixels(data.image_shape),
     }
     scores: Scores = {}
@@ -483,6 +483,15 @@ def score_targets(settings: Settings, material: Material, encoder: nets.Encoder)
         found = scoring.score(own, each, material, settings.seed)
         scores[name] = [{target: score.metrics for target, score in found}]
     return scores
+
+
+def untrained_encoder(settings: Settings, data: dataloader.Data) -> nets.Encoder:
+    """The encoder before it is trained, as targets score it: one from a file as it is, a new one
+    with batch statistics of the images from which the trained one has its own."""
+    encoder = make_encoder(settings, data)
+    if settings.encoder_model is not None:
+        return encoder
+    return with_clean_statistics(encoder, pretext_images(settings, data).train)
 
 
 def views_per_image(model: MultiTask) -> float:

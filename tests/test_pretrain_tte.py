@@ -354,6 +354,48 @@ def test_seen_classes_are_the_only_ones_that_the_tasks_see(script, files, tmp_pa
     assert summary["memory_bytes"] == len(expected) * (2 * 128 * 4 + 8)
 
 
+def test_a_given_encoder_is_scored_with_its_own_batch_statistics(files, tmp_path):
+    data = dataloader.load(f"npz:{files}/good.npz")
+    image = keras.Input(data.image_shape)
+    normalise = keras.layers.BatchNormalization()
+    maps = normalise(keras.layers.Conv2D(2, 3)(image))
+    normalise.moving_mean.assign([3, -4])
+    keras.Model(image, keras.layers.GlobalAveragePooling2D()(maps)).save(tmp_path / "own.keras")
+    settings = pretraining.Settings(encoder_model=f"{tmp_path}/own.keras")
+    (mean,) = moving_means(pretrain_tte.untrained_encoder(settings, data))
+    np.testing.assert_array_equal(mean, [3, -4])
+
+
+def test_a_new_encoder_is_scored_with_batch_statistics_of_the_images_that_tasks_see(
+    files, tmp_path
+):
+    content = dict(np.load(files / "good.npz"))
+    content["x_train"][content["y_train"] >= 2] = 255  # of classes that are not seen
+    np.savez(tmp_path / "other.npz", **content)
+    data, other = (
+        dataloader.load(f"npz:{path}", validation_fraction=0)
+        for path in (files / "good.npz", tmp_path / "other.npz")
+    )
+    other = dataclasses.replace(
+        other, channel_mean=data.channel_mean, channel_deviation=data.channel_deviation
+    )
+    for classes, are_equal in (("seen", True), ("all", False)):
+        settings = pretraining.Settings(
+            net="MobileNet_student", net_options=("width=8", "first=8"), train_classes=classes
+        )
+        one, two = (
+            moving_means(pretrain_tte.untrained_encoder(settings, each)) for each in (data, other)
+        )
+        assert np.array_equal(np.concatenate(one), np.concatenate(two)) == are_equal
+
+
+def moving_means(encoder):
+    return [
+        layer.moving_mean.numpy() for layer in encoder.model.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+
+
 # In processes of their own
 
 EPOCHS, STEPS = 3, 6

@@ -6,8 +6,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 from typing import Any
+
+COPY_SECONDS = 2.0
+"""The same signal again so soon is a copy: a scheduler sends it to all processes of a job, and a
+grid, which gets it too, passes it on to its runs."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -31,14 +36,15 @@ class Interrupted(KeyboardInterrupt):
 
 class Signals:
     """While entered, the first SIGTERM or SIGINT is only noted in `received`, to be acted on at a
-    good moment. A second one ends the process at once, after one line on stderr: files are written
-    so that a process may end at any moment.
+    good moment. A second one, unless it is a copy (`COPY_SECONDS`), ends the process at once, after
+    one line on stderr: files are written so that a process may end at any moment.
 
     In other threads than the main one Python has no signal handlers, and nothing is noted.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._received_at = 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
@@ -54,7 +60,9 @@ class Signals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
-            self.received = number
+            self.received, self._received_at = number, time.monotonic()
+            return
+        if number == self.received and time.monotonic() - self._received_at < COPY_SECONDS:
             return
         # No buffered stream: the signal may have come while that was being written to.
         name = signal.Signals(number).name

@@ -220,13 +220,16 @@ class _Stage(keras.callbacks.Callback):
         write_history(self._folder.output(HISTORY), self.progress["history"])
         self._logs.write(row)
         self._display.end(epoch, row, row["images_per_second"])
-        signal_number, _ = self._rounds.agree(
-            (epoch + 1) * self._steps_per_epoch, self._signals.received, False, force=True
-        )
-        if signal_number is not None:
-            self._interrupt(signal_number)
+        self.stop_if_asked()
 
     # What they are made of
+
+    def stop_if_asked(self) -> None:
+        """Between two epochs or after the last one, in all workers: all stop if one was asked."""
+        step = self.progress["epoch"] * self._steps_per_epoch
+        signal_number, _ = self._rounds.agree(step, self._signals.received, False, force=True)
+        if signal_number is not None:
+            self._interrupt(signal_number)
 
     def note_trained(self) -> None:
         """The epoch's steps have ended now, unless they have before."""
@@ -486,6 +489,7 @@ def fit(
             clock = keras.callbacks.LambdaCallback(on_test_begin=lambda logs: state.note_trained())
             _run(model, state, [clock, *callbacks, state], batches, steps_per_epoch, position,
                  last_epoch, (validation, validation_steps), saved["metrics"] if saved else None)
+            state.stop_if_asked()  # a signal may have come since the last epoch's end
         finally:
             state.close()
     return progress

@@ -8,7 +8,9 @@ import pytest
 ROOT = Path(__file__).parents[3]
 CODE = """
 import os, signal, sys, time
+from experiment.run import interruption
 from experiment.run.interruption import Signals
+interruption.COPY_SECONDS = float(sys.argv.pop(1))
 with Signals() as signals:
     for name in sys.argv[1:]:
         os.kill(os.getpid(), getattr(signal, name))
@@ -26,7 +28,7 @@ print("end")
 )
 def test_the_first_signal_is_noted_and_the_second_ends_at_once(names, status, noted):
     done = subprocess.run(
-        [sys.executable, "-c", CODE, *names], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", CODE, "0", *names], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == status
     assert done.stdout.startswith(f"noted {getattr(signal, names[0]).value}\n")
@@ -34,3 +36,13 @@ def test_the_first_signal_is_noted_and_the_second_ends_at_once(names, status, no
     assert done.stderr == (
         f"ended at once ({names[-1]}); rerun the same command to resume\n" if status else ""
     )
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_copy_that_comes_soon_is_no_second_signal(name):
+    """As where a scheduler signals all processes of a grid, which passes it on to its runs."""
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, "60", name, name], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == 2 * f"noted {getattr(signal, name).value}\n" + "end\n"

@@ -129,6 +129,14 @@ def test_interrupted_in_process_goes_on_and_tells_its_state(tmp_path, capsys):
     names = [path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()]
     assert names == ["000001-000000.npz"]
 
+    class CtrlCAtLast(keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        tiny_run.train(tmp_path / "cut", [CtrlCAtLast()], verbose="silent", checkpoint_minutes=10)
+    assert "interrupted (SIGINT) after 2 epochs; saved" in capsys.readouterr().err
+
     resumed, model = tiny_run.train(tmp_path / "cut", verbose="silent", checkpoint_minutes=10)
     for row, expected in zip(resumed["history"], whole["history"], strict=True):
         assert row["loss"] == pytest.approx(expected["loss"], rel=1e-6)
