@@ -426,11 +426,13 @@ def task_losses(
     losses = []
     for seed, encoder in enumerate(run.encoders, start=settings.seed):
         batches = dataloader.training_batches(
-            data.train, batch_size, seed=seed, epochs=1, augmentation=dataloader.Augmentation.none()
+            data.train, batch_size, seed=seed, epochs=settings.bias_epochs,
+            augmentation=dataloader.Augmentation.none(),
         )
         found = retrained_heads(
             encoder, [run.tasks[task]], run.images(data), batches, held_out,
             epochs=settings.bias_epochs, seed=seed,
+            steps_per_epoch=dataloader.steps_per_epoch(data.train, batch_size),
         )
         losses.append(found[task]["loss"])
     print(f"{run.name}  {task}  {time.monotonic() - began:.0f} s", flush=True)

@@ -112,6 +112,7 @@ def retrained_heads(
     held_out: Iterable[Any],
     *,
     epochs: int,
+    steps_per_epoch: int | None = None,
     learning_rate: float = 1e-3,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
@@ -124,9 +125,10 @@ def retrained_heads(
         encoder: the encoder; a frozen copy is used.
         tasks: the tasks to train necks and heads for.
         images: the images that the tasks work on.
-        batches: training batches, dicts with ``image`` and ``index``; one pass is an epoch.
+        batches: training batches, dicts with ``image`` and ``index``.
         held_out: batches to evaluate on.
         epochs: number of training epochs.
+        steps_per_epoch: where `batches` has the batches of all epochs; None: one pass is an epoch.
         learning_rate: Adam's initial learning rate, decayed to zero along a cosine.
         seed: random seed for the heads' initial weights and the views.
 
@@ -137,10 +139,12 @@ def retrained_heads(
     frozen.model.trainable = False
     keras.utils.set_random_seed(seed)
     model = MultiTask(frozen, tasks, images, weight_decay=0.0, seed=seed)
-    steps = epochs * int(batches.cardinality())
+    steps = epochs * (steps_per_epoch or int(batches.cardinality()))
     rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
     model.compile(keras.optimizers.Adam(rate))
-    model.fit(batches, epochs=epochs, verbose=0, shuffle=False)
+    model.fit(
+        batches, epochs=epochs, steps_per_epoch=steps_per_epoch, verbose=0, shuffle=False
+    )
     found = model.evaluate(held_out, return_dict=True, verbose=0)
     return {
         task.name: {"loss": found[f"{task.name}_loss"], "metric": found[metric_name(task)]}

@@ -209,21 +209,26 @@ def test_bias_of_an_encoder_with_itself_is_zero(script, tmp_path):
 
 
 def test_bias_is_measured_by_the_tasks_of_the_runs(script, tmp_path, monkeypatch):
-    seen = []
+    seen, orders = [], []
 
-    def heads(encoder, tasks, images, *batches, **options):
+    def heads(encoder, tasks, images, batches, held_out, **options):
         seen.append((tasks, images.flip))
+        index = np.concatenate([batch["index"] for batch in batches])
+        orders.append(index.reshape(options["epochs"], -1).tolist())
         return {task.name: {"loss": 2.0} for task in tasks}
 
     monkeypatch.setattr(evaluate, "retrained_heads", heads)
     encoder, asked = small.encoder(), {"reconstruction_masked": 0.5}
     several = save_run(tmp_path / "several", encoder, reconstruction_weight=3.0, **asked)
     alone = save_run(tmp_path / "alone", encoder, ("reconstruction",), **asked)
-    words = [f"--encoder={several},{alone}", "--bias", "--seeds=1", *QUICK]
+    words = [f"--encoder={several},{alone}", "--bias", "--seeds=1", "--bias_epochs=2", *QUICK]
     done = script(*words, f"--out_dir={tmp_path}/digits")
     assert done.status == 0, done.err
     assert [flip for _, flip in seen] == [False, False], "digits are not mirrored in training"
     assert [task.masked for (task,), _ in seen] == [0.5, 0.5]
+    first, second = orders[0]  # the epochs of one training: all images, shuffled anew
+    assert first != second and sorted(first) == sorted(second) == list(range(200))
+    assert orders[1] == orders[0]
 
     mirrored = save_run(tmp_path / "mirrored", encoder, ("reconstruction",), flip=True)
     refused = script(

@@ -24,6 +24,7 @@ A finished run needs no claims, so its holder removes them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -45,7 +46,15 @@ from registry import UserError
 EXPIRY_SECONDS = 120.0
 _RENEWALS = 8  # until a claim expires
 _LONGEST_POLL_SECONDS = 2.0
+# ESTALE: another machine has removed the file since this one, over NFS, last asked for it.
+_GONE = (errno.ENOENT, errno.ESTALE)
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+def _now() -> float:
+    """Seconds from some moment on, those included in which the machine was suspended, where its
+    system counts them: the other machines' clocks go on meanwhile."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def this_machine() -> str:
@@ -85,14 +94,16 @@ class Entry:
 
     @classmethod
     def read(cls, path: Path) -> Entry | None:
-        """None: there is no such file any more."""
+        """None: there is no such file any more. Raises OSError where it cannot be read."""
         try:
             # A file server is asked anew where a file is opened, and else may not be.
             with open(path, "rb") as file:
                 lines = file.read().split(b"\n")[:-1]
                 renewed = os.fstat(file.fileno()).st_mtime_ns
-        except FileNotFoundError:
-            return None
+        except OSError as error:
+            if error.errno in _GONE:
+                return None
+            raise
         facts: dict[str, Any] = {}
         for line in lines:
             # Over a network a line may be there before all of its bytes are.
@@ -119,8 +130,10 @@ class Entry:
         """Whether a process of this machine has locked the file."""
         try:
             descriptor = os.open(self.path, os.O_RDONLY)
-        except FileNotFoundError:
-            return False
+        except OSError as error:
+            if error.errno in _GONE:
+                return False
+            raise
         try:
             return not _lock(descriptor, fcntl.LOCK_SH)
         finally:
@@ -153,7 +166,7 @@ class Claim:
         name, _, number = path.name.rpartition(".")
         self._next = path.with_name(f"{name}.{int(number) + 1}")
         self._expiry_seconds = expiry_seconds
-        self._renewed = time.monotonic()
+        self._renewed = _now()
         self._lost = ""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND
         self._descriptor = os.open(path, flags, 0o644)
@@ -175,21 +188,21 @@ class Claim:
         self._lost = self.lost
         if self._lost:
             return
-        now = time.monotonic()
+        now = _now()
         try:
             os.utime(self.path)
             if self._next.exists():
                 self._lost = "another process took it over"
             self._renewed = now
-        except FileNotFoundError:
-            self._lost = "its claim was removed"
-        except OSError:
-            pass  # A file server may be back before the claim is lost by its age.
+        except OSError as error:
+            # Else a file server may be back before the claim is lost by its age.
+            if error.errno in _GONE:
+                self._lost = "its claim was removed"
 
     @property
     def lost(self) -> str:
         """Why this process must not work on the run any more; "" where it may."""
-        age = time.monotonic() - self._renewed
+        age = _now() - self._renewed
         if not self._lost and age > self._expiry_seconds / 2:
             return f"its claim could not be renewed for {age:.0f} s"
         return self._lost
@@ -216,14 +229,14 @@ class _Sighting:
     """Since when, by this process's clock, a claim is as it is; and whether it ever was renewed."""
 
     renewed: int
-    since: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=_now)
     was_renewed: bool = False
     old_since: float | None = None
 
     def is_old(self, expiry_seconds: float) -> bool:
         """Whether the claim has expired. To be seen twice: where all processes stood still, as in a
         machine that was halted, this one may look before the holder can renew its claim."""
-        now = time.monotonic()
+        now = _now()
         if now - self.since <= expiry_seconds:
             return False
         if self.old_since is None:
@@ -272,23 +285,32 @@ class Claims:
         for outcome in outcomes:
             if outcome.status != FINISHED:
                 self.look(outcome)
-            elif all(self._is_alive(entry) is False for entry in self._entries(outcome.run)):
-                remove_claims(outcome.run.folder)  # A holder was killed while it did so.
+                continue
+            with contextlib.suppress(OSError):  # The next call will do it.
+                if all(self._is_alive(each) is False for each in self._entries(outcome.run)):
+                    remove_claims(outcome.run.folder)  # A holder was killed while it did so.
 
     def waits_for(self, outcome: Outcome) -> bool:
         """Every process waits until all runs have ended, and so reports the same."""
         return True
 
     def look(self, outcome: Outcome) -> None:
-        """Bring `outcome`, of a run that this process does not work on, up to date."""
-        run, outcome.holder = outcome.run, ""
-        entries = self._entries(run)
-        last = entries[-1] if entries else None
+        """Bring `outcome`, of a run that this process does not work on, up to date. Where its
+        claims cannot be read it has a holder, until they can be."""
+        run = outcome.run
+        try:
+            last = next(iter(self._entries(run)[-1:]), None)
+            alive = last and self._is_alive(last)
+        except PermissionError:  # That does not pass.
+            raise
+        except OSError as error:
+            outcome.holder = outcome.holder or f"claims cannot be read: {error.strerror}"
+            return
+        outcome.holder = ""
         number = _number(last.path) if last else 0
         # What had failed before this process began is tried again; later failures are not.
         before = self._first.setdefault(run.folder, number if last and last.error else 0)
         if last is not None:
-            alive = self._is_alive(last)
             if last.error and (number > before or alive):
                 outcome.status, outcome.error = FAILED, last.error
                 outcome.holder = last.holder

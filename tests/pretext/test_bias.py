@@ -132,6 +132,19 @@ def test_heads_are_trained_anew_on_a_frozen_encoder():
     assert 0 <= figures[1]["rotation"]["metric"] <= 1
 
 
+def test_heads_are_trained_on_the_batches_of_several_epochs():
+    def figures(training, **options):
+        return retrained_heads(
+            encoder(normalised=True), create_tasks("reconstruction"), Images(SHAPE), training,
+            batches(8, 8), epochs=2, learning_rate=1e-2, **options,
+        )
+
+    one, other = batches(COUNT, 6), batches(COUNT, 6, seed=1)
+    expected = figures(one)
+    assert figures(one.concatenate(one), steps_per_epoch=2) == expected
+    assert figures(one.concatenate(other), steps_per_epoch=2) != expected
+
+
 def test_an_encoder_that_lost_what_a_task_needs_is_biased():
     """One that sees the image against one that sees nothing: reconstruction is worse."""
     own = encoder(normalised=False)

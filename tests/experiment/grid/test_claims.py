@@ -1,5 +1,6 @@
 """Claims, with processes of several machines played by threads and objects of this process."""
 
+import errno
 import io
 import json
 import os
@@ -255,6 +256,54 @@ def test_a_line_that_is_not_all_there_is_no_line(tmp_path):
     assert looked(Claims(LONG), run).holder.endswith(f"process {os.getpid()}")
     path.write_bytes(b"")
     assert looked(Claims(LONG), run).holder == "a host, process ?"
+
+
+def fails(number, of):
+    """`open` that fails with this error for files whose names end in `of`."""
+
+    def opened(path, *args, **options):
+        if str(path).endswith(of):
+            raise OSError(number, os.strerror(number), str(path))
+        return open(path, *args, **options)
+
+    return opened
+
+
+def test_a_claim_that_another_machine_removed_is_none(tmp_path, monkeypatch):
+    run, claims = fake(tmp_path, "A"), Claims(LONG, "b")
+    claim_of(run, 1, LONG)
+    assert looked(claims, run).holder
+    monkeypatch.setattr("builtins.open", fails(errno.ESTALE, ".claim.1"))
+    assert not looked(claims, run).holder
+
+
+def test_a_claim_that_cannot_be_read_for_a_while_is_looked_at_again(tmp_path, monkeypatch):
+    run, finished, claims = fake(tmp_path, "A"), fake(tmp_path, "B"), Claims(LONG, "b")
+    finish(finished)
+    claim_of(run, 1, LONG)
+    claim_of(finished, 1, LONG).release()
+    outcomes = survey([run, finished])
+    with monkeypatch.context() as broken:
+        broken.setattr("builtins.open", fails(errno.EIO, ".claim.1"))
+        claims.begin(outcomes)
+        assert outcomes[0].status == WAITING and "Input/output error" in outcomes[0].holder
+        assert outcomes[1].status == FINISHED
+    claims.look(outcomes[0])
+    assert outcomes[0].holder.endswith(f"process {os.getpid()}")
+    with monkeypatch.context() as broken:
+        broken.setattr("builtins.open", fails(errno.EIO, ".claim.1"))
+        claims.look(outcomes[0])
+        assert outcomes[0].holder.endswith(f"process {os.getpid()}")
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="the system has no such clock")
+def test_a_claim_of_a_machine_that_was_suspended_is_lost(tmp_path, monkeypatch):
+    claim, clock = claim_of(fake(tmp_path, "A"), 1, LONG), time.clock_gettime
+    assert not claim.lost
+    suspended = {time.CLOCK_BOOTTIME: LONG}
+    monkeypatch.setattr(time, "clock_gettime", lambda which: clock(which) + suspended.get(which, 0))
+    claim.renew()
+    assert "could not be renewed" in claim.lost
 
 
 def test_clear_refuses_while_another_process_works_on_a_run(tmp_path):
