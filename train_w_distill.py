@@ -267,9 +267,9 @@ def summarize(
         "classification_trained": setup.classifies,
         **scores,
         "parameters": nets.count_parameters(distiller.deployed),
-        "flops": nets.count_flops(distiller.deployed),
+        "flops": nets.known_flops(distiller.deployed, data.image_shape[:2]),
         "teacher_parameters": teacher and nets.count_parameters(teacher),
-        "teacher_flops": teacher and nets.count_flops(teacher),
+        "teacher_flops": teacher and nets.known_flops(teacher, data.image_shape[:2]),
         "images_per_second": statistics.median(row["images_per_second"] for row in history),
         "seconds": sum(row["seconds"] for row in history),
         "preprocessing": dataclasses.asdict(preprocessing),
@@ -327,7 +327,7 @@ def write_student(setup: Setup, folder: RunFolder) -> nets.Standardize:
 def compare_with_teacher(setup: Setup) -> dict[str, Any]:
     """The teacher's top-1 on the test images, and for which share of them the student agrees."""
     teacher, classes = setup.teacher, setup.data.classes
-    if teacher is None or not teacher.has_logits or teacher.model.output_shape[-1] != classes:
+    if teacher is None or not teacher.has_logits or teacher.model.outputs[0].shape[-1] != classes:
         return {"teacher_top1": None, "agreement": None}
     right, same = [], []
     for batch in dataloader.evaluation_batches(setup.data.test, EVALUATION_BATCH):
@@ -477,7 +477,7 @@ def list_layers(settings: Settings) -> str:
     given = {TEACHER: settings.teacher_taps, "student": settings.student_taps}
     rows = {}
     for role, network in networks.items():
-        declared = nets.declared_outputs(network.name)
+        declared = nets.declared_outputs_of(network)
         taps = given[role] or (declared.taps if declared else ())
         rows[role] = network.name, nets.list_layers(network), taps
     return layers_table(rows)

@@ -14,7 +14,7 @@ from .batch_statistics import recompute_batch_statistics
 from .class_names import class_lines, read_class_names, write_class_names
 from .convolutions import convolutions_by, open_convolutions
 from .copying import copy_model, copy_state, is_narrow, reinitialize, renew_state
-from .counting import count_flops, count_parameters
+from .counting import UncountableError, count_flops, count_parameters, known_flops
 from .encoders import (
     Encoder,
     ExportedEncoder,
@@ -38,6 +38,7 @@ from .registration import (
     build,
     declare_pair,
     declared_outputs,
+    declared_outputs_of,
     minimum_size,
     names,
     pair,
@@ -72,6 +73,7 @@ __all__ = [
     "RUN_FILES",
     "is_application",
     "is_narrow",
+    "known_flops",
     "fill_from_encoder",
     "fuse_batch_normalization",
     "gives_probabilities",
@@ -82,6 +84,7 @@ __all__ = [
     "Outputs",
     "Standardize",
     "Stored",
+    "UncountableError",
     "Untracked",
     "build",
     "check_memory",
@@ -93,6 +96,7 @@ __all__ = [
     "count_parameters",
     "declare_pair",
     "declared_outputs",
+    "declared_outputs_of",
     "encoder_of",
     "feature_extractor",
     "limited_memory",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -12,7 +13,15 @@ from registry import UserError
 from .functional import as_functional
 
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
+_COUNTED = {
+    "Conv2D", "Conv3D", "DepthwiseConv2dNative", "Conv2DBackpropInput", "Conv3DBackpropInputV2",
+    "MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum",
+}
 _LOOPS_AND_BRANCHES = {"While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase"}
+
+
+class UncountableError(UserError):
+    """The number of operations of a network is not fixed."""
 
 
 def count_parameters(model: keras.Model) -> int:
@@ -24,7 +33,15 @@ def count_parameters(model: keras.Model) -> int:
     return sum(math.prod(weight.shape) for weight in model.weights)
 
 
-def count_flops(model: keras.Model) -> int:
+def known_flops(model: keras.Model, size: Sequence[int] | None = None) -> int | None:
+    """`count_flops`; None where the number of operations is not fixed."""
+    try:
+        return count_flops(model, size)
+    except UncountableError:
+        return None
+
+
+def count_flops(model: keras.Model, size: Sequence[int] | None = None) -> int:
     """Number of floating-point operations that a model needs to classify one image.
 
     Counts twice the multiply-adds of all convolutions (including transposed and depthwise ones) and
@@ -32,20 +49,31 @@ def count_flops(model: keras.Model) -> int:
     positions that overlap the padding count in full. Biases, batch normalisation, activations,
     pooling and sums are not counted; they make up about 0.1 % to 1 % of a network.
 
+    Args:
+        model: functional.
+        size: (height, width) of the images of a model that takes any; None: not known.
+
     Raises:
-        UserError: the model is not functional, its inputs have no fixed size (other than the batch
-            size), or it has loops or branches, which make the number of operations variable.
+        UncountableError: its inputs have no fixed size (other than the batch size), and none is
+            given, or it has loops, branches or sizes that depend on the image, which make the
+            number of operations variable.
+        UserError: the model is not functional.
     """
     model = as_functional(model)
-    for tensor in model.inputs:
-        if None in tensor.shape[1:]:
-            raise UserError(
+
+    def specified(tensor: keras.KerasTensor) -> tf.TensorSpec:
+        shape = (1, *tensor.shape[1:])
+        if size is not None and len(shape) == 4:
+            sides = (own or side for own, side in zip(shape[1:3], size, strict=True))
+            shape = (1, *sides, shape[3])
+        if None in shape:
+            raise UncountableError(
                 f"FLOPs of model {model.name!r} depend on the size of its input, which is "
                 f"{tensor.shape}: build it with a fixed size"
             )
-    signature = tf.nest.map_structure(
-        lambda tensor: tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype), model.input
-    )
+        return tf.TensorSpec(shape, tensor.dtype)
+
+    signature = tf.nest.map_structure(specified, model.input)
     function = tf.function(lambda image: model(image, training=False), autograph=False)
     return _flops_of(function.get_concrete_function(signature).graph, model.name)
 
@@ -54,19 +82,25 @@ def _flops_of(graph: tf.Graph, model_name: str) -> int:
     total = 0
     for operation in graph.get_operations():
         if operation.type in _LOOPS_AND_BRANCHES:
-            raise UserError(
+            raise UncountableError(
                 f"cannot count the FLOPs of model {model_name!r}: it has loops or branches"
             )
         if operation.type in _CALLS:
             called = graph._get_function(operation.get_attr("f").name)
             total += _flops_of(called.graph, model_name)
-        else:
+        elif operation.type in _COUNTED:
+            tensors = (*operation.inputs, *operation.outputs)
+            if not all(tensor.shape.is_fully_defined() for tensor in tensors):
+                raise UncountableError(
+                    f"cannot count the FLOPs of model {model_name!r}: sizes in it depend on the "
+                    "image"
+                )
             total += 2 * _multiply_adds(operation)
     return total
 
 
 def _multiply_adds(operation: tf.Operation) -> int:
-    """Multiply-adds of a convolution or matrix product; 0 for any other operation."""
+    """Multiply-adds of a convolution or matrix product, one of `_COUNTED`."""
     kind = operation.type
     if kind in ("Conv2D", "Conv3D"):
         # The kernel is [..., inputs of a group, outputs]: each output element is a sum over all but
@@ -84,9 +118,7 @@ def _multiply_adds(operation: tf.Operation) -> int:
     if kind in ("BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"):
         rows = operation.inputs[0].shape
         return _size(operation.outputs[0]) * rows[-2 if operation.get_attr("adj_x") else -1]
-    if kind == "Einsum":
-        return _einsum_multiply_adds(operation)
-    return 0
+    return _einsum_multiply_adds(operation)
 
 
 def _einsum_multiply_adds(operation: tf.Operation) -> int:

@@ -14,7 +14,7 @@ from .functional import as_functional, is_functional
 from .keras_graph import calls_before, output_layer_of, reserve_names
 from .layers import widened_dtype
 from .opened_layer import OpenedLayer
-from .registration import Outputs, declared_outputs
+from .registration import Outputs, declared_outputs_of
 from .tokens import token_grid, tokens_to_maps
 
 
@@ -44,7 +44,7 @@ def outputs_of(
             named.
     """
     model = as_functional(model)
-    declared = declared_outputs(model.name)
+    declared = declared_outputs_of(model)
     if taps is None:
         if declared is None:
             raise UserError(

@@ -12,7 +12,7 @@ import numpy as np
 from .functional import as_functional, is_functional
 from .keras_graph import Call, calls_before
 from .preprocessing import Standardize, named_preprocessing
-from .registration import declared_outputs
+from .registration import declared_outputs_of
 
 _RAW, _UNIT = 1.0, 255.0
 """What images of 0..255 are divided by for a model that takes 0..255, or 0..1."""
@@ -49,7 +49,7 @@ def infer_preprocessing(model: keras.Model) -> Standardize | None:
         be swapped (VGG and ResNet, version 1, of `keras.applications`).
     """
     model = as_functional(model)
-    if declared_outputs(model.name) is not None or len(model.inputs) != 1:
+    if declared_outputs_of(model) is not None or len(model.inputs) != 1:
         return None
     channels = model.inputs[0].shape[-1]
     names = [model.name]

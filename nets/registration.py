@@ -91,6 +91,16 @@ def declared_outputs(name: str) -> Outputs | None:
     return _networks.facts(name)["outputs"] if name in _networks else None
 
 
+def declared_outputs_of(model: keras.Model) -> Outputs | None:
+    """The declared outputs of a model that is a registered network, as `build` makes it; None of
+    any other model, also of one that only has such a network's name."""
+    declared = declared_outputs(model.name)
+    if declared is None:
+        return None
+    own = {layer.name for layer in model.layers}
+    return declared if own >= {*declared.taps, declared.embedding, declared.logits} else None
+
+
 def minimum_size(name: str) -> int | None:
     """The smallest height and width, in pixels, of images for the network `name`.
 

@@ -86,7 +86,7 @@ def open_run(
 
 def _open_student(path: Path) -> Network:
     student = nets.load(path)
-    names = student.class_names or tuple(map(str, range(student.model.output_shape[-1])))
+    names = student.class_names or tuple(map(str, range(student.model.outputs[0].shape[-1])))
     return Network(student.model, student.standardize, names)
 
 

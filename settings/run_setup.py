@@ -102,9 +102,8 @@ class Setup:
 
     def student_preprocessing(self) -> nets.Standardize:
         """What turns raw images into what the deployed network takes."""
-        return standardize(
-            self.settings.student_preprocessing, self.data, self.distiller.deployed
-        )
+        # As in training: a deployed model of the method's own may have another name.
+        return standardize(self.settings.student_preprocessing, self.data, self.distiller.student)
 
     def statistics_batches(self) -> Iterator[tf.Tensor]:
         """Training images, preprocessed and not augmented, for the deployed network's batch
@@ -375,7 +374,7 @@ def score_teacher(setup: Setup) -> list[str]:
         given = setup.settings.teacher_file() or setup.settings.teacher_name()
     if teacher is None or given is None or not teacher.has_logits:
         return []
-    if teacher.model.output_shape[-1] != data.classes or class_difference(teacher, data):
+    if teacher.model.outputs[0].shape[-1] != data.classes or class_difference(teacher, data):
         return []
     images, labels = _images_to_score(data)
     logits = _logits(teacher.model, setup.distiller.teacher_preprocessing, images)

@@ -97,9 +97,9 @@ def save_data(path, **changed):
     np.savez(path, **content)
 
 
-def few_layers(name, blocks, classes=CLASSES):
+def few_layers(name, blocks, classes=CLASSES, shape=(8, 8, 3)):
     """Three taps and few layers, as a run's time here is that of tracing them."""
-    image = maps = keras.Input((8, 8, 3))
+    image = maps = keras.Input(shape)
     for index, width in enumerate((8, 16, 16), start=1):
         for block in range(blocks):
             strides = 2 if index > 1 and block == 0 else 1
@@ -792,6 +792,47 @@ def test_a_run_from_python_is_that_of_the_command_line(script, files, tmp_path):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
     again = script(f"--train_dir={python}", *done.words[:-1])
     assert again.status == 0 and "is finished" in again.out
+
+
+def of_several_outputs(as_dict):
+    """Of a model: its logits, or probabilities in a dict, beside its embedding."""
+
+    def made(model):
+        embedding, logits = model.layers[-2].output, model.output
+        if as_dict:
+            outputs = {"embedding": embedding, "logits": keras.layers.Softmax()(logits)}
+        else:
+            outputs = [logits, embedding]
+        return keras.Model(model.input, outputs, name=model.name)
+
+    return made
+
+
+@pytest.mark.parametrize("kind", ["any size", "several outputs"])
+def test_models_of_ones_own_run_through(files, tmp_path, eagerly, monkeypatch, kind):
+    without_pictures(monkeypatch)
+    shape = (None, None, 3) if kind == "any size" else (8, 8, 3)
+    teacher, student = few_layers("t", 2, shape=shape), few_layers("s", 1, shape=shape)
+    logits = keras.Model(teacher.input, teacher.output)
+    if kind == "several outputs":
+        teacher = of_several_outputs(as_dict=True)(teacher)
+        student = of_several_outputs(as_dict=False)(student)
+    teacher.save(tmp_path / "teacher.keras")
+    student.save(tmp_path / "student.keras")
+    summary = train_w_distill.train(Settings(
+        Distillation="Soft_logits", dataset=f"npz:{files}/good.npz", batch_size=16, epochs=1,
+        teacher_model=str(tmp_path / "teacher.keras"), teacher_preprocessing="none",
+        student_model=str(tmp_path / "student.keras"), crop_padding=2,
+        train_dir=str(tmp_path / "run"),
+    ))
+    with np.load(files / "good.npz") as data:
+        right = np.argmax(logits(data["x_test"].astype("float32")), axis=1) == data["y_test"]
+    assert summary["teacher_top1"] == pytest.approx(right.mean())
+    kept = keras.models.load_model(tmp_path / "run" / "student.keras")
+    assert kept.output.shape == (None, CLASSES)
+    # As of a network of fixed size.
+    assert summary["flops"] == nets.count_flops(few_layers("fixed", 1))
+    assert summary["teacher_flops"] == nets.count_flops(few_layers("fixed", 2))
 
 
 def test_a_dry_run_tells_steps_and_time_and_writes_nothing(script, files, tmp_path):

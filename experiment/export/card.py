@@ -34,7 +34,8 @@ class Row:
         difference: the largest difference of a probability from that network's; None as above.
         bytes: of the file.
         parameters: of the network, batch statistics included.
-        multiply_adds: of convolutions and matrix products, for one image.
+        multiply_adds: of convolutions and matrix products, for one image; None: their number is not
+            fixed.
         milliseconds: by (images at a time, threads); empty: the network is not to be run so.
         failure: why the file was removed; None: it was not.
         compared_with: ``"student"``, or ``"quantized"`` where that is what the file is made of.
@@ -47,7 +48,7 @@ class Row:
     difference: float | None
     bytes: int
     parameters: int
-    multiply_adds: int
+    multiply_adds: int | None
     milliseconds: dict[tuple[int, int], float]
     failure: str | None = None
     compared_with: str = "student"
@@ -61,7 +62,7 @@ class Row:
             "agreement %": _percent(self.agreement),
             "KB": f"{self.bytes / 1000:,.0f}",
             "parameters": f"{self.parameters:,}",
-            "multiply-adds": f"{self.multiply_adds:,}",
+            "multiply-adds": None if self.multiply_adds is None else f"{self.multiply_adds:,}",
             **{
                 f"ms, {_images(size)}, {_threads(threads)}": _milliseconds(value)
                 for (size, threads), value in sorted(self.milliseconds.items())

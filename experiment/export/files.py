@@ -19,7 +19,7 @@ from experiment.export.formats.keras_file import KerasFile
 from experiment.export.material import Material
 from experiment.export.measurement import Entry, Measured, measure
 from experiment.run.folder import RunFolder, replacing
-from nets import Standardize, copy_model, count_flops, count_parameters, is_narrow
+from nets import Standardize, copy_model, count_parameters, is_narrow, known_flops
 from registry import UserError
 
 TEACHER, STUDENT, QUANTIZED = "teacher", "student", "quantized"
@@ -108,7 +108,7 @@ def write_files(
         for entry in entries:
             source = STUDENT if entry.label in networks else entry.form.source
             network = networks.get(entry.label) or networks[source]
-            row = _row(entry, network, found[entry.label], references[source], images.labels)
+            row = _row(entry, network, found[entry.label], references[source], images)
             if entry.label not in networks:
                 row = _judged(entry, row, min_agreement, is_narrow(network.model))
                 _place(entry, folder, keep=row.failure is None)
@@ -162,9 +162,10 @@ def _write_keras(name: str, network: Network, images: Images, work: Path) -> Ent
 
 
 def _row(
-    entry: Entry, network: Network, found: Measured, reference: np.ndarray, labels: np.ndarray
+    entry: Entry, network: Network, found: Measured, reference: np.ndarray, images: Images
 ) -> Row:
-    top1, agreement, difference = compare(found, reference, labels)
+    top1, agreement, difference = compare(found, reference, images.labels)
+    flops = known_flops(network.model, network.preprocessing.size or images.shape[:2])
     return Row(
         name=entry.label,
         file=None,
@@ -173,7 +174,7 @@ def _row(
         difference=difference,
         bytes=size_of(entry.path),
         parameters=count_parameters(network.model),
-        multiply_adds=count_flops(network.model) // 2,
+        multiply_adds=None if flops is None else flops // 2,
         # Imitating whole numbers takes longer than computing in them.
         milliseconds={} if entry.label == QUANTIZED else found.milliseconds,
     )

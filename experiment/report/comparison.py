@@ -31,7 +31,8 @@ RESULTS = {  # what is read from each run's summary
     **dict.fromkeys(("student_top1", "student_top1_last", "student_top5_last"), float),
     **dict.fromkeys(("student_top1_best", "teacher_top1"), float | None),
     **dict.fromkeys(("images_per_second", "seconds"), float),
-    **dict.fromkeys(("parameters", "flops"), int),
+    "parameters": int,
+    "flops": int | None,  # None: their number is not fixed
 }
 REPORTS = ("runs.csv", "comparison.md", "comparison.png")
 SCORES = {  # columns of ``runs.csv``, and what a run's summary calls them

@@ -13,7 +13,8 @@ RESULTS = {  # what `final_table` reads of a summary
     **dict.fromkeys(("method", "dataset"), str),
     **dict.fromkeys(("student_top1", "student_top1_last", "student_top5"), float),
     **dict.fromkeys(("teacher_top1", "student_top1_best", "agreement"), float | None),
-    **dict.fromkeys(("parameters", "flops"), int),
+    "parameters": int,
+    "flops": int | None,  # None: their number is not fixed
     **dict.fromkeys(("images_per_second", "seconds"), float),
 }
 
@@ -112,9 +113,10 @@ def final_table(summary: Mapping[str, Any], folder: Path) -> str:
 
 
 def _beside_teachers(summary: Mapping[str, Any], size: str) -> str:
-    """A size of the student, and the teacher's where there is one."""
-    teachers = summary.get(f"teacher_{size}")
-    return f"{summary[size]:,}" + (f" (teacher: {teachers:,})" if teachers else "")
+    """A size of the student, ``-`` where it is not known, and the teacher's where there is one."""
+    own, teachers = summary[size], summary.get(f"teacher_{size}")
+    shown = "-" if own is None else f"{own:,}"
+    return shown + (f" (teacher: {teachers:,})" if teachers else "")
 
 
 def layers_table(networks: Mapping[str, tuple[str, Sequence[Any], Sequence[str]]]) -> str:

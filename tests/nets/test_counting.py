@@ -57,6 +57,18 @@ def test_flops_of_a_nested_model_with_two_inputs():
     assert nets.count_flops(outer) == 2 * 2 * 8 * 4
 
 
+def test_flops_of_a_model_for_images_of_any_size():
+    any_size = model((None, None, 3), keras.layers.Conv2D(4, 3))
+    assert nets.count_flops(any_size, (8, 6)) == 2 * 6 * 4 * 9 * 3 * 4
+    # A fixed side stays.
+    assert nets.count_flops(model((8, None, 3), keras.layers.Conv2D(4, 3)), (5, 5)) == (
+        2 * 6 * 3 * 9 * 3 * 4
+    )
+    assert nets.known_flops(any_size) is None
+    assert nets.known_flops(any_size, (8, 6)) == nets.count_flops(any_size, (8, 6))
+    assert nets.known_flops(model((5, 3), keras.layers.LSTM(4)), (8, 8)) is None
+
+
 def test_flops_that_are_not_fixed_are_refused():
     with pytest.raises(UserError, match="size of its input"):
         nets.count_flops(model((None, None, 3), keras.layers.Conv2D(4, 3)))

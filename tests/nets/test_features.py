@@ -43,6 +43,22 @@ def test_registered_network_declares_its_outputs():
         outputs.logits = "fc1"
 
 
+@pytest.mark.parametrize("name", nets.names())
+def test_a_model_of_ones_own_with_a_registered_name_is_none(name):
+    built = nets.build(name)
+    assert nets.declared_outputs_of(built) == nets.declared_outputs(name)
+    image = keras.Input((8, 8, 3))
+    maps = keras.layers.Conv2D(4, 3, name="maps")(keras.layers.Rescaling(1 / 255)(image))
+    scores = keras.layers.Dense(5, name="scores")(keras.layers.GlobalAveragePooling2D()(maps))
+    own = keras.Model(image, scores, name=name.lower().replace("_", "-"))
+    assert nets.declared_outputs(own.name) == nets.declared_outputs(name)  # by its name alone
+    assert nets.declared_outputs_of(own) is None
+    assert nets.outputs_of(own, ["maps"]) == nets.Outputs(("maps",), "maps", "scores")
+    with pytest.raises(UserError, match="is no registered network, so its taps must be named"):
+        nets.outputs_of(own)
+    assert nets.infer_preprocessing(own).deviation == (1.0,) * 3
+
+
 def test_arguments_override_what_is_declared():
     model = nets.build("VGG_student")
     five = nets.outputs_of(model, taps=["pool1", "pool2", "pool3", "pool4", "fc1"])

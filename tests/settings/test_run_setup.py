@@ -153,6 +153,26 @@ def test_preprocessing_is_inferred_where_the_model_tells(files):
     assert standardize("auto", data, plain).mean == pytest.approx(data.channel_mean)
 
 
+def test_a_deployed_model_takes_what_the_student_was_trained_with(files):
+    """Which its name tells; SimKD's deployed model has another one."""
+    for name in ("resnet50v2", "shades"):
+        image = keras.Input((16, 16, 3))
+        maps = keras.layers.Conv2D(4, 3, 4, activation="relu", name="tap")(image)
+        logits = keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D(name="mean")(maps))
+        keras.Model(image, logits, name=name).save(files / f"{name}.keras")
+    settings = Settings(
+        Distillation="SimKD", dataset=f"npz:{files}/shades.npz", epochs=1, batch_size=16,
+        teacher_model=str(files / "shades.keras"), teacher_taps=("tap",), recipe="paper",
+        student_model=str(files / "resnet50v2.keras"), student_taps=("tap",),
+    ).spelled()
+    setup = prepare(settings)
+    assert setup.distiller.deployed.name != setup.distiller.student.name
+    found = setup.student_preprocessing()
+    assert (found.mean, found.deviation) == ((127.5,) * 3, (127.5,) * 3)  # -1..1
+    (images, *_) = setup.statistics_batches()
+    assert images.numpy().min() < 0 and np.abs(images).max() <= 1
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

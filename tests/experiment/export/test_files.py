@@ -104,6 +104,14 @@ def test_a_teacher_of_other_classes_has_no_score(written):
     assert "| teacher | - | - |" in (folder / "card.md").read_text()
 
 
+def test_operations_that_cannot_be_counted_have_no_number(written, monkeypatch):
+    monkeypatch.setattr(files, "known_flops", lambda model, size: None)
+    rows, folder = written()
+    assert {row.multiply_adds for row in rows} == {None}
+    cells = (folder / "card.md").read_text().splitlines()[4].split(" | ")
+    assert cells[5] == "-" and "multiply-adds" in (folder / "card.md").read_text()
+
+
 def test_times_are_medians_of_calls():
     calls = []
     assert 0 <= seconds_of(calls.append, TEST[:1]) < 0.01
