@@ -19,6 +19,7 @@ from registry import UserError, nearest, plain
 from .downloads import downloading
 from .fused import fuse_batch_normalization
 from .heads import find_classifier
+from .keras_graph import numbered_anew
 from .weights import fill_in_order, stored_shapes
 
 PREFIX = "keras.applications:"
@@ -170,7 +171,11 @@ def _made(
     include_top: bool = True,
     **options: Any,
 ) -> keras.Model:
-    """Call Keras' function. A network without its top ends in pooled features."""
+    """Call Keras' function. A network without its top ends in pooled features.
+
+    Layers that it gives no names are called alike in each process and at each call, so that taps
+    can be named.
+    """
     given = {"weights": None, "input_shape": input_shape, "include_top": include_top, **options}
     given |= {"classes": classes, "classifier_activation": None} if include_top else {
         "pooling": "avg"
@@ -178,7 +183,8 @@ def _made(
     try:
         if preprocessing is not None:
             given["input_tensor"] = _preprocessed(preprocessing, function, given)
-        model = function(**given)
+        with numbered_anew():
+            model = function(**given)
     except (ValueError, TypeError) as error:
         size = "x".join(map(str, input_shape or ("its own size",)))
         cause = " ".join(str(error).split())

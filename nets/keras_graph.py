@@ -11,6 +11,9 @@ Keras 3.15. What each function relies on, and what to do when a new Keras change
   ``output_tensors``. Only `_history` and `_node` read these: find their new names in
   ``keras/src/ops/{symbolic_arguments,node,operation}.py``.
 - `reserve_names`: `keras.backend.get_uid`, by which Keras numbers what gets no name, is public.
+- `numbered_anew`: the numbers by name are a global attribute of Keras, ``object_name_uids``
+  (``keras/src/utils/naming.py``). Should it move, layers of `keras.applications` that have no name
+  of their own are called otherwise in each process, which tests/nets/test_applications.py shows.
 - `was_called`: ``_inbound_nodes`` again; an operation that was never called has none.
 - `all_layers`: ``Layer._flatten_layers``. Without it: walk over ``Model.layers``, and over the
   attributes of layers that hold others.
@@ -42,6 +45,7 @@ Keras 3.15. What each function relies on, and what to do when a new Keras change
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import re
@@ -52,6 +56,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common import global_state
 
 from registry import UserError
 
@@ -270,6 +275,21 @@ def reserve_names(model: keras.Model) -> None:
         prefix, number = re.fullmatch(r"(.*?)(?:_(\d{1,6}))?", operation.name).groups()
         while keras.backend.get_uid(prefix) <= int(number or 0):
             pass
+
+
+@contextlib.contextmanager
+def numbered_anew() -> Iterator[None]:
+    """Within it, Keras numbers what gets no name as in a new process; whatever is made afterwards
+    gets a name that has been given neither within it nor before."""
+    key = "object_name_uids"
+    before = global_state.get_global_attribute(key) or {}
+    global_state.set_global_attribute(key, collections.defaultdict(int))
+    try:
+        yield
+    finally:
+        within = global_state.get_global_attribute(key)
+        larger = {name: max(within.get(name, 0), before.get(name, 0)) for name in within | before}
+        global_state.set_global_attribute(key, collections.defaultdict(int, larger))
 
 
 def was_called(operation: keras.Operation) -> bool:

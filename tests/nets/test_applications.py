@@ -72,6 +72,29 @@ def test_the_preprocessing_of_a_family_is_its_preprocess_input(network):
     np.testing.assert_allclose(images, wanted, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_layers_are_called_alike_whatever_was_made_before(pretrained, tmp_path):
+    name, options = "keras.applications:MobileNetV3Small", {"alpha": 0.25, "minimalistic": True}
+
+    def made():
+        if pretrained:
+            file = tmp_path / "own.weights.h5"
+            return nets.load_library_network(name, str(file), SIZE, 5, options).model
+        return nets.build(name, SIZE, 5, **options)
+
+    def names(model):
+        return [layer.name for layer in model.layers]
+
+    nets.build(name, SIZE, 5, **options).save_weights(tmp_path / "own.weights.h5")
+    first, second = made(), made()
+    assert names(first) == names(second)
+    assert {"re_lu", "re_lu_1"} <= set(names(first))  # as in a new process
+    # Nothing made later has a name in them, so it can be joined to either.
+    later = keras.layers.ReLU()
+    assert later.name not in names(second)
+    keras.Model(second.input, later(second.output))
+
+
 @pytest.mark.parametrize("file", ["top.weights.h5", "earlier.h5"])
 def test_weights_with_as_many_classes_are_a_trained_network_of_raw_images(file, files, trained):
     stored = load(files / file, classes=7)
