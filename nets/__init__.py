@@ -33,7 +33,7 @@ from .library import load_library_network, with_classes
 from .logits import gives_probabilities, without_softmax
 from .memory import check_memory, limited_memory
 from .preprocessing import PREPROCESSING, Standardize, named_preprocessing
-from .quantization import check_quantizable, quantize, with_rounded_weights
+from .quantization import check_quantizable, quantize, quantized_names, with_rounded_weights
 from .registration import (
     build,
     declare_pair,
@@ -56,6 +56,7 @@ import_modules(__name__, __path__)
 __all__ = [
     "check_quantizable",
     "quantize",
+    "quantized_names",
     "with_rounded_weights",
     "class_lines",
     "find_classifier",

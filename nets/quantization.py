@@ -28,7 +28,7 @@ from registry import UserError
 
 from .copying import copy_model
 from .functional import as_functional, is_functional
-from .keras_graph import Call, calls_before, producer
+from .keras_graph import Call, calls_before, output_layer_of, producer
 
 _PACKAGE = "quantization"
 _LEVELS = 127
@@ -189,6 +189,37 @@ def quantize(model: keras.Model, batches: Iterable[tf.Tensor | np.ndarray]) -> k
         fake.set_weights([np.float32(low), np.float32(high)])
     # Layers of their own, each called once.
     return copy_model(keras.Model(image, logits, name=model.name), fuse=False)
+
+
+def quantized_names(
+    model: keras.Model, copy: keras.Model, names: Sequence[str]
+) -> tuple[str, ...]:
+    """The layers of a copy that give what layers of a network give.
+
+    Args:
+        model: the network.
+        copy: of it, as `quantize` gives it.
+        names: of layers of `model`, as taps are named. In the copy there are no models within it,
+            and batch normalisation may be a part of the layer before.
+    """
+    flat = _inline(copy_model(model, dtype="float32", fuse=False))
+    calls = {call.operation.name: call for call in calls_before(flat.outputs)}
+    own = {call.operation.name for call in calls_before(copy.outputs)}
+
+    def find(name: str) -> str:
+        inner = model
+        for part in name.split("/"):
+            if is_functional(inner):
+                inner = as_functional(inner).get_layer(part)
+        last = name.rpartition("/")[2]
+        while is_functional(inner):  # the tap is what a whole model gives
+            last = output_layer_of(as_functional(inner).outputs[0])
+            inner = as_functional(inner).get_layer(last)
+        while last not in own and last in calls and calls[last].inputs:
+            last = output_layer_of(calls[last].inputs[0])
+        return last
+
+    return tuple(map(find, names))
 
 
 def with_rounded_weights(model: keras.Model) -> keras.Model:

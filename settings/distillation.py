@@ -495,7 +495,7 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
         """
         untouched = {
             field.name: field.default for field in dataclasses.fields(Settings)
-            if field.name.startswith(("cache", "quantize")) or field.name.endswith("_taps")
+            if field.name.startswith(("cache", "quantize"))
         }
         return dataclasses.replace(
             self,

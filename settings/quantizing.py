@@ -8,13 +8,16 @@ from pathlib import Path
 import keras
 
 import nets
+from distillers import Method, Sum
 from registry import UserError
-from settings.networks import check_taps, class_difference, create_method
+from settings.distillation import Settings
+from settings.networks import class_difference, create_method
 from settings.run_setup import Setup, make_distiller
 
 
 def check_quantization(setup: Setup) -> None:
-    """Raise UserError where the student of a run could not be quantised after it."""
+    """Raise UserError where the student of a run could not be quantised after it, or the method of
+    quantisation does not fit student and teacher."""
     settings = setup.settings
     if settings.quantize == "none":
         return
@@ -23,9 +26,15 @@ def check_quantization(setup: Setup) -> None:
             "--quantize trains a student that classifies, but without labels this method does not "
             "train its classification: leave out --quantize, or --main_loss none"
         )
-    own = settings.of_quantized(settings.folder())
-    check_taps({"student": setup.distiller.deployed}, own, create_method(own))
     nets.check_quantizable(setup.distiller.deployed)
+    own = settings.of_quantized(settings.folder())
+    method = create_method(own)
+    if _reads_layers(method):
+        with setup.strategy.scope():
+            student = nets.copy_model(setup.distiller.deployed)
+            make_distiller(
+                _with_taps(own, setup, method), setup.data, method, _teacher(setup), student
+            )
 
 
 def quantized_setup(setup: Setup, folder: Path) -> Setup:
@@ -40,6 +49,7 @@ def quantized_setup(setup: Setup, folder: Path) -> Setup:
     keras.utils.set_random_seed(settings.seed)  # of the copy's dropout, also where a run resumes
     with setup.strategy.scope():
         student = nets.quantize(setup.distiller.deployed, setup.statistics_batches())
+        settings = _with_taps(settings, setup, method, student)
         teacher = _teacher(setup) if method.needs_teacher else None
         distiller = make_distiller(settings, setup.data, method, teacher, student)
     distiller.parts(settings.epochs)
@@ -49,15 +59,47 @@ def quantized_setup(setup: Setup, folder: Path) -> Setup:
     )
 
 
-def _teacher(setup: Setup) -> nets.Stored:
-    """The run's teacher if its logits are those of the data's classes, else the student itself."""
+def _reads_layers(method: Method | Sum) -> bool:
+    """Whether a method compares more than logits, and has a teacher to compare with."""
+    reads = method.does_read("maps") or method.does_read("embedding")
+    return method.needs_teacher and reads
+
+
+def _with_taps(
+    settings: Settings, setup: Setup, method: Method | Sum, copy: keras.Model | None = None
+) -> Settings:
+    """`settings` of the run of the copy with the taps of what teaches it, and the copy's own.
+
+    Args:
+        settings: of the copy's run.
+        setup: of the run that trains the student.
+        method: of the copy's run; taps matter only to one that compares layers.
+        copy: of the student; None: it is not made yet, and has the student's own layers.
+    """
+    if not _reads_layers(method):
+        return dataclasses.replace(settings, teacher_taps=None, student_taps=None)
+    ours = settings.student_taps
+    theirs = settings.teacher_taps if _teaches(setup) else ours
+    if copy is not None and ours is not None:
+        ours = nets.quantized_names(setup.distiller.deployed, copy, ours)
+    return dataclasses.replace(settings, teacher_taps=theirs, student_taps=ours)
+
+
+def _teaches(setup: Setup) -> bool:
+    """Whether the run's teacher teaches the copy: its logits are those of the data's classes."""
     teacher, data = setup.teacher, setup.data
-    if (
+    return (
         teacher is not None
         and teacher.has_logits
         and teacher.model.outputs[0].shape[-1] == data.classes
         and class_difference(teacher, data) is None
-    ):
-        return teacher
+    )
+
+
+def _teacher(setup: Setup) -> nets.Stored:
+    """The run's teacher if it can teach the copy, else the student itself."""
+    if _teaches(setup):
+        return setup.teacher
     student = nets.copy_model(setup.distiller.deployed)
-    return nets.Stored(student, setup.student_preprocessing(), True, tuple(data.class_names))
+    names = tuple(setup.data.class_names)
+    return nets.Stored(student, setup.student_preprocessing(), True, names)

@@ -1,0 +1,77 @@
+"""The run that trains a copy in whole numbers, with methods that compare layers."""
+
+import keras
+import numpy as np
+import pytest
+
+import nets
+from registry import UserError
+from settings.distillation import Settings
+from settings.quantizing import check_quantization, quantized_setup
+from settings.run_setup import prepare
+
+CLASSES = 4
+
+
+def network(name, width):
+    """Maps of 8x8 in a model within it, and of 4x4 after batch normalisation."""
+    within = keras.Input((8, 8, 3))
+    maps = keras.layers.Conv2D(width, 3, padding="same", activation="relu", name="conv")(within)
+    inner = keras.Model(within, maps, name="inner")
+    image = keras.Input((8, 8, 3))
+    maps = keras.layers.Conv2D(width, 3, 2, "same", name="folded")(inner(image))
+    maps = keras.layers.BatchNormalization(name="norm")(maps)
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(maps))
+    return keras.Model(image, keras.layers.Dense(CLASSES)(pooled), name=name)
+
+
+@pytest.fixture
+def settings_of(tmp_path):
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (24, 8, 8, 3), np.uint8), np.arange(24) % CLASSES
+    np.savez(
+        tmp_path / "data.npz", x_train=images, y_train=labels, x_test=images, y_test=labels,
+    )
+    network("of_teacher", 6).save(tmp_path / "teacher.keras")
+    network("of_student", 4).save(tmp_path / "student.keras")
+
+    def make(**changed):
+        return Settings(**{
+            "Distillation": "Soft_logits", "dataset": f"npz:{tmp_path}/data.npz", "epochs": 1,
+            "teacher_model": f"{tmp_path}/teacher.keras", "recipe": "paper", "batch_size": 8,
+            "student_model": f"{tmp_path}/student.keras", "validation_fraction": 0.0,
+            "teacher_taps": ("inner/conv", "norm"), "student_taps": ("inner/conv", "norm"),
+            "quantize": "int8", "quantize_distillation": "AT", "crop_padding": 2, **changed,
+        }).spelled()
+
+    return make
+
+
+@pytest.mark.parametrize("method", ["Soft_logits", "None"])
+def test_a_copy_learns_from_the_maps_of_the_given_taps(settings_of, tmp_path, method):
+    setup = prepare(settings_of(Distillation=method))
+    check_quantization(setup)
+    copy = quantized_setup(setup, tmp_path / "quantized")
+    # Without a teacher the student is its own, with its own taps.
+    name = "of_teacher" if method == "Soft_logits" else "of_student"
+    assert copy.distiller.teacher.name == name
+    images = setup.data.train.images(range(8))
+    theirs = copy.distiller.teacher_features(images)["maps"]
+    inner, folded = copy.distiller.student_features(images)["maps"]
+    assert theirs[0].shape[-1] == (6 if method == "Soft_logits" else 4)
+    # What the student's layers give, but for the rounding.
+    student = setup.distiller.student
+    taps = nets.feature_extractor(student, nets.outputs_of(student, ["inner/conv", "norm"]))
+    expected = taps(setup.student_preprocessing()(images))["maps"]
+    for ours, own in zip((inner, folded), expected, strict=True):
+        np.testing.assert_allclose(ours, own, atol=0.05 * np.abs(own).max())
+
+
+def test_a_method_that_does_not_fit_is_refused_before_training(settings_of):
+    changed = {"teacher_taps": None, "student_taps": None}
+    with pytest.raises(UserError, match="--teacher_taps a,b,c and --student_taps a,b,c"):
+        check_quantization(prepare(settings_of(**changed)))
+    unequal = {"teacher_taps": ("norm",), "student_taps": ("inner/conv", "norm")}
+    with pytest.raises(UserError, match="the teacher has 1, the student 2"):
+        check_quantization(prepare(settings_of(**unequal)))
+    check_quantization(prepare(settings_of(**changed, quantize_distillation="Soft_logits")))
