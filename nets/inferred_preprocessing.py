@@ -92,7 +92,10 @@ def _divisor(call: Call) -> float | None:
     """By what images of 0..255 are to be divided for this call; None where it does not tell."""
     operation = call.operation
     if isinstance(operation, keras.layers.Rescaling):
-        return _of_factor(operation.scale) or _of_offset(operation.offset)
+        return (
+            _of_factor(operation.scale) or _of_centre(operation.scale, operation.offset)
+            or _of_offset(operation.offset)
+        )
     if isinstance(operation, keras.layers.Normalization):
         return _of_statistics(operation)
     constants = [each for each in call.arguments if isinstance(each, (int, float, np.ndarray))]
@@ -115,6 +118,13 @@ def _of_factor(factor: Any) -> float | None:
 def _of_offset(offset: Any) -> float | None:
     """What moves images by more than 2 moves those of 0..255."""
     return _RAW if np.abs(np.asarray(offset, "float64")).max() > 2 else None
+
+
+def _of_centre(factor: Any, offset: Any) -> float | None:
+    """What becomes 0 is about the middle of the images' range: 0.5 where 2 x - 1 is computed."""
+    factor, offset = (np.asarray(each, "float64") for each in (factor, offset))
+    centre = -offset / np.where(factor == 0, np.inf, factor)
+    return _UNIT if ((centre > 0.2) & (centre < 0.8)).all() else None
 
 
 def _of_statistics(layer: keras.layers.Normalization) -> float | None:

@@ -32,6 +32,7 @@ class Standardize:
 
 _KNOWN = {
     "none": lambda channels: ((0.0,) * channels, (1.0,) * channels),
+    "unit": lambda channels: ((0.0,) * channels, (255.0,) * channels),
     "tf": lambda channels: ((127.5,) * channels, (127.5,) * channels),
     # ImageNet's statistics, red, green, blue.
     "torch": lambda channels: ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
@@ -45,8 +46,9 @@ def named_preprocessing(
     """A preprocessing that networks are often trained with.
 
     Args:
-        name: ``"data"``: by the images' own statistics; ``"none"``: 0..255 as they are; ``"tf"``:
-            to -1..1; ``"torch"``: by ImageNet's channel statistics, for three channels.
+        name: ``"data"``: by the images' own statistics; ``"none"``: 0..255 as they are;
+            ``"unit"``: to 0..1; ``"tf"``: to -1..1; ``"torch"``: by ImageNet's channel statistics,
+            for three channels.
         mean, deviation: the images' own, one number a channel.
 
     Raises:

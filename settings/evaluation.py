@@ -40,8 +40,8 @@ class Settings(SceneSettings):
     )
     encoder_preprocessing: str = option(
         "auto", "what a .keras or .h5 file takes; auto: what its layers or its name tell, else "
-        "data; data: the images standardized by their channel statistics, none: 0..255, tf: "
-        "-1..1, torch: by ImageNet's statistics", group=ENCODERS,
+        "data; data: the images standardized by their channel statistics, none: 0..255, "
+        "unit: 0..1, tf: -1..1, torch: by ImageNet's statistics", group=ENCODERS,
         choices=("auto", *known.PREPROCESSING),
     )
     net_options: tuple[str, ...] = option(

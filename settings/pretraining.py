@@ -119,8 +119,8 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
     )
     encoder_preprocessing: str = option(
         "auto", "what --encoder_model takes; auto: what its layers or its name tell, else "
-        "data; data: the images standardized by their channel statistics, none: 0..255, tf: "
-        "-1..1, torch: by ImageNet's statistics", group=ENCODER,
+        "data; data: the images standardized by their channel statistics, none: 0..255, "
+        "unit: 0..1, tf: -1..1, torch: by ImageNet's statistics", group=ENCODER,
         choices=("auto", *known.PREPROCESSING),
     )
     export_features: bool = option(

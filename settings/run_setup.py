@@ -46,7 +46,7 @@ SCORED_IMAGES = 1000
 HINT_IMAGES = 256
 MUCH_BETTER = 0.1
 """Of top-1: about three deviations of the difference of two scores on so many images."""
-OTHER_PREPROCESSING = ("data", "none", "tf", "torch")
+OTHER_PREPROCESSING = ("data", "none", "unit", "tf", "torch")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -84,6 +84,18 @@ def test_a_teacher_at_chance_is_told_with_the_likely_cause(files):
     assert note.endswith("with --teacher_preprocessing none it reaches 1.0000")
 
 
+def test_a_teacher_of_images_in_0_to_1_is_described_and_found(files):
+    """Trained on ``image / 255``, as most are."""
+    teacher = keras.models.load_model(files / "teacher.keras")
+    kernel, bias = teacher.get_layer("scores").get_weights()
+    teacher.get_layer("scores").set_weights([kernel * 255, bias])
+    teacher.save(files / "teacher.keras")
+    (note,) = score_teacher(prepare(settings_of(files, teacher_preprocessing="unit")))
+    assert note.endswith("teacher.keras: top-1 1.0000 on 40 images")
+    (note,) = score_teacher(prepare(settings_of(files)))
+    assert note.endswith("with --teacher_preprocessing unit it reaches 1.0000")
+
+
 def test_a_wrong_scale_is_told_where_it_scores_above_chance(files):
     """Of images most of which are of the one class that the teacher gives then."""
     with np.load(files / "shades.npz") as arrays:
