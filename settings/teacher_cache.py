@@ -149,13 +149,18 @@ def make_key(setup: Setup) -> dict[str, Any]:
 
 
 def network_fingerprint(model: keras.Model) -> str:
-    """SHA-256 sum, in hexadecimal, of a network's weights and of what its layers are and how they
-    are configured. Names do not count: Keras numbers them anew in each process."""
-    layers = [
-        (type(each).__name__, {} if isinstance(each, keras.Model) else _nameless(each.get_config()))
+    """SHA-256 sum, in hexadecimal, of a network's weights and of what its layers and operations
+    are, how they are configured and what they are given. Names do not count: Keras numbers them
+    anew in each process."""
+    graph = _nameless(keras.Model(model.inputs, model.outputs).get_config(), {})
+    layers = [  # also those within layers, which a layer's own configuration may leave out
+        (
+            type(each).__name__,
+            {} if isinstance(each, keras.Model) else _nameless(each.get_config(), {}),
+        )
         for each in all_layers(model)  # the layers of a model within it come after it
     ]
-    said = json.dumps(layers, sort_keys=True, default=lambda value: type(value).__name__)
+    said = json.dumps([graph, layers], sort_keys=True, default=_stated)
     digest = hashlib.sha256(said.encode())
     for variable in model.weights:
         value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
@@ -164,13 +169,42 @@ def network_fingerprint(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def _nameless(config: Any) -> Any:
-    """A layer's configuration without names, at any depth."""
-    if isinstance(config, Mapping):
-        return {key: _nameless(value) for key, value in config.items() if key != "name"}
+def _nameless(config: Any, places: Mapping[str, int]) -> Any:
+    """The configuration of a layer or a model without names, at any depth: what refers to a layer
+    has its place among the model's layers instead.
+
+    Args:
+        config: as Keras gives it.
+        places: of the layers of the model that it is a part of, by name.
+    """
     if isinstance(config, (list, tuple)):
-        return [_nameless(value) for value in config]
-    return config
+        return [_nameless(value, places) for value in config]
+    if not isinstance(config, Mapping):
+        return config
+    if str(config.get("class_name")).endswith("Policy"):  # of the dtype, by name
+        return config
+    layers = config.get("layers")
+    if isinstance(layers, list) and all(isinstance(each, Mapping) for each in layers):
+        names = [each.get("config", each).get("name") for each in layers]
+        places = {name: place for place, name in enumerate(names)}
+    return {
+        key: _places_for_names(value, places)
+        if key in ("keras_history", "input_layers", "output_layers") else _nameless(value, places)
+        for key, value in config.items() if key not in ("name", "compile_config")
+    }
+
+
+def _places_for_names(references: Any, places: Mapping[str, int]) -> Any:
+    """``[name, call, output]`` of a layer, or a structure of these, with its place for its name."""
+    return keras.tree.map_structure(lambda each: places.get(each, each), references)
+
+
+def _stated(value: Any) -> Any:
+    """What JSON cannot hold: arrays by their bytes, anything else by its kind."""
+    if isinstance(value, np.generic) or hasattr(value, "__array__"):
+        array = np.ascontiguousarray(value)
+        return [str(array.dtype), array.shape, array.tobytes().hex()]
+    return type(value).__name__
 
 
 # Computing

@@ -193,6 +193,32 @@ def test_a_networks_fingerprint_is_of_what_it_computes():
     assert fingerprint(network("relu")) != fingerprint(network("relu", 1e-2))
 
 
+@pytest.mark.parametrize(("one", "other"), [
+    (lambda x: x / 255.0, lambda x: x / 127.5),
+    (lambda x: x / 255.0, lambda x: x / 255.0 - 1.0),
+    (lambda x: x * np.arange(3.0), lambda x: x * np.arange(1, 4.0)),
+    (lambda x: keras.ops.relu(x) - x, lambda x: x - keras.ops.relu(x)),
+    (lambda x: keras.layers.Subtract()([keras.layers.ReLU()(x), x]),
+     lambda x: keras.layers.Subtract()([x, keras.layers.ReLU()(x)])),
+    (lambda x: keras.layers.ReLU(dtype="mixed_bfloat16")(x), lambda x: keras.layers.ReLU()(x)),
+    (lambda x: keras.Sequential([keras.Input((4, 4, 3)), keras.layers.ReLU(max_value=6)])(x),
+     lambda x: keras.Sequential([keras.Input((4, 4, 3)), keras.layers.ReLU(max_value=5)])(x)),
+    (lambda x: keras.layers.Normalization(mean=np.ones(3), variance=np.ones(3))(x),
+     lambda x: keras.layers.Normalization(mean=np.zeros(3), variance=np.ones(3))(x)),
+], ids=["operation", "another", "array", "order", "wiring", "dtype", "inner model", "state"])
+def test_a_networks_fingerprint_is_of_its_whole_graph(one, other, tmp_path):
+    def network(function):
+        image = keras.Input((4, 4, 3))
+        return keras.Model(image, keras.layers.GlobalAveragePooling2D()(function(image)))
+
+    fingerprint = teacher_cache.network_fingerprint
+    assert fingerprint(network(one)) == fingerprint(network(one)), "names are others"
+    assert fingerprint(network(one)) != fingerprint(network(other))
+    network(one).save(tmp_path / "one.keras")
+    again = [keras.saving.load_model(tmp_path / "one.keras") for _ in range(2)]
+    assert fingerprint(again[0]) == fingerprint(again[1])
+
+
 def test_interrupted_answers_go_on(make_settings, monkeypatch, capsys):
     setup = prepare(make_settings(epochs=4))
     answered = teacher_cache._answered
