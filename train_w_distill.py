@@ -120,6 +120,8 @@ def train(settings: Settings) -> dict[str, Any]:
             setup = dataclasses.replace(prepare(settings, team), given=given)
             check_quantization(setup)
             plan_answers(setup)  # refuses what has no room on the disk
+            if not setup.teacher_is_trained:
+                settings_of_teacher(setup, folder)  # likewise what cannot train it
             with folder, dataloader.naming_damage(*setup.data.splits):
                 if folder.open(determining, settings.overwrite) != "finished":
                     complete(setup, folder)
@@ -185,7 +187,7 @@ def train_teacher(setup: Setup, folder: RunFolder) -> Setup:
     """Train the teacher in a run of its own, in ``teacher/`` of the run folder, by the recipe that
     fits it; the same setup with the trained teacher."""
     own = folder.inside(TEACHER)
-    alone = (setup.given or setup.settings).of_teacher(own.path).spelled()
+    alone = settings_of_teacher(setup, folder)
     with own:
         determining = determining_settings(alone, create_method(alone))
         if own.open(determining, alone.overwrite) != "finished":
@@ -199,6 +201,12 @@ def train_teacher(setup: Setup, folder: RunFolder) -> Setup:
     for name in nets.RUN_FILES:
         setup.team.share_file(own.path / name)
     return make_setup(setup.settings, setup.data, setup.strategy, str(own.path), setup.team)
+
+
+def settings_of_teacher(setup: Setup, folder: RunFolder) -> Settings:
+    """The settings, spelled out, of the run that trains the teacher of a run in `folder`. Raises
+    UserError where they do not go together."""
+    return (setup.given or setup.settings).of_teacher(folder.path / TEACHER).spelled()
 
 
 def fit(setup: Setup, folder: RunFolder) -> dict[str, Any]:

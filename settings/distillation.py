@@ -457,6 +457,17 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
     def _fine_tunes_teacher(self) -> bool:
         return self.is_pretrained("teacher") or _is_file(self.teacher_model)
 
+    def _warmup_of_teacher(self) -> float | None:
+        """The same share of the teacher's epochs as of the student's; None: the recipe's, where
+        the schedule is the recipe's too, or the share is not known."""
+        if self.warmup_epochs is None or self.schedule is None:
+            return None
+        if not self.teacher_epochs:
+            return self.warmup_epochs
+        if self.epochs is None:
+            return None
+        return round(self.warmup_epochs * self.teacher_epochs / self.epochs, 2)
+
     def of_teacher(self, folder: Path) -> Settings:
         """The settings of the run that trains the teacher alone, with labels, for this one. Of
         settings as they were given, before a recipe has filled them, the teacher gets its own.
@@ -483,6 +494,7 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
             student_preprocessing=self.teacher_preprocessing,
             epochs=self.teacher_epochs or self.epochs,
             learning_rate=self.teacher_learning_rate or self.learning_rate,
+            warmup_epochs=self._warmup_of_teacher(),
             export="",
             train_dir=str(folder),
         )

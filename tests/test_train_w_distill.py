@@ -808,6 +808,19 @@ def of_several_outputs(as_dict):
     return made
 
 
+def test_what_cannot_train_the_teacher_is_refused_before_anything_is_written(
+    script, files, tmp_path
+):
+    done = script(
+        *SMALL, f"--dataset=npz:{files}/good.npz", "--batch_size=16", "--crop_padding=2",
+        "--epochs=40", "--schedule=cosine", "--warmup_epochs=39.9", "--teacher_epochs=1",
+        f"--train_dir={tmp_path / 'run'}",
+    )
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "--warmup_epochs is 1; expected less than --epochs, 1" in done.err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("kind", ["any size", "several outputs"])
 def test_models_of_ones_own_run_through(files, tmp_path, eagerly, monkeypatch, kind):
     without_pictures(monkeypatch)

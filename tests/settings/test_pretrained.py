@@ -40,6 +40,18 @@ def test_the_run_that_fine_tunes_a_teacher(given, tmp_path):
     alone.checked()
 
 
+@pytest.mark.parametrize(("given", "warmup"), [
+    ({"warmup_epochs": 5.0, "schedule": "cosine", "epochs": 100}, 5.0),
+    ({"warmup_epochs": 5.0, "schedule": "cosine", "epochs": 100, "teacher_epochs": 4}, 0.2),
+    ({"warmup_epochs": 5.0, "schedule": "cosine", "teacher_epochs": 4}, None),
+    # The student's recipe has a cosine, which the teacher's may not have.
+    ({"warmup_epochs": 5.0, "epochs": 100}, None),
+    ({"schedule": "cosine", "epochs": 100, "teacher_epochs": 4}, None),
+])
+def test_the_teacher_warms_up_for_the_same_share_of_its_epochs(given, warmup, tmp_path):
+    assert Settings(**FILE, **given).of_teacher(tmp_path).warmup_epochs == warmup
+
+
 @pytest.mark.parametrize(("given", "message"), [
     ({"teacher_weights": "imagenet"}, "--teacher_model is not given: give --teacher_model keras.a"),
     ({**PRESET, "teacher_weights": "a.h5"}, "keras_hub:vit, which brings its own: leave them out"),
