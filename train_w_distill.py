@@ -333,12 +333,18 @@ def write_student(setup: Setup, folder: RunFolder) -> nets.Standardize:
 
 
 def compare_with_teacher(setup: Setup) -> dict[str, Any]:
-    """The teacher's top-1 on the test images, and for which share of them the student agrees."""
-    teacher, classes = setup.teacher, setup.data.classes
-    if teacher is None or not teacher.has_logits or teacher.model.outputs[0].shape[-1] != classes:
+    """The teacher's top-1 on the test images, and for which share of them the student agrees; None
+    where it has other classes."""
+    teacher, data = setup.teacher, setup.data
+    if (
+        teacher is None
+        or not teacher.has_logits
+        or teacher.model.outputs[0].shape[-1] != data.classes
+        or class_difference(teacher, data)
+    ):
         return {"teacher_top1": None, "agreement": None}
     right, same = [], []
-    for batch in dataloader.evaluation_batches(setup.data.test, EVALUATION_BATCH):
+    for batch in dataloader.evaluation_batches(data.test, EVALUATION_BATCH):
         teachers = setup.distiller.teacher_features(batch["image"])["logits"]
         right.append(top_k_hits(teachers, batch["label"], 1))
         same.append(agreements(teachers, setup.distiller(batch["image"])))

@@ -21,7 +21,7 @@ from registry import UserError
 from settings.common import EVALUATION_BATCH
 from settings.distillation import TEACHER, Settings
 from settings.formats import TEST_IMAGES
-from settings.networks import create_method, load_teacher
+from settings.networks import class_difference, create_method, load_teacher
 from settings.run_setup import spread_images, teacher_preprocessing
 
 _SUMMARY = "summary.json"
@@ -148,7 +148,8 @@ def _open_teacher(settings: Settings, data: dataloader.Data, path: Path) -> Netw
         return None
     teacher = load_teacher(settings, data, file)
     preprocessing = teacher_preprocessing(settings, data, teacher)
-    return Network(teacher.model, preprocessing, teacher.class_names or ())
+    has_classes = teacher.has_logits and class_difference(teacher, data) is None
+    return Network(teacher.model, preprocessing, teacher.class_names or (), has_classes)
 
 
 def _test_images(data: dataloader.Data, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -34,11 +34,13 @@ class Network:
         model: functional, from preprocessed images to logits.
         preprocessing: from raw images to what `model` takes.
         class_names: in the order of the logits.
+        has_classes: whether its logits are those of the data's classes, in their order.
     """
 
     model: keras.Model
     preprocessing: Standardize
     class_names: tuple[str, ...]
+    has_classes: bool = True
 
     def material(
         self, image_shape: tuple[int, int, int], calibration: np.ndarray | None = None
@@ -164,7 +166,8 @@ def _write_keras(name: str, network: Network, images: Images, work: Path) -> Ent
 def _row(
     entry: Entry, network: Network, found: Measured, reference: np.ndarray, images: Images
 ) -> Row:
-    top1, agreement, difference = compare(found, reference, images.labels)
+    scores = compare(found, reference, images.labels) if network.has_classes else (None,) * 3
+    top1, agreement, difference = scores
     flops = known_flops(network.model, network.preprocessing.size or images.shape[:2])
     return Row(
         name=entry.label,

@@ -8,6 +8,7 @@ import pytest
 
 import dataloader
 import nets
+import train_w_distill
 from registry import UserError
 from settings.distillation import Settings
 from settings.networks import (
@@ -58,9 +59,10 @@ def files(tmp_path):
 
 def settings_of(files, **changed):
     return Settings(
-        Distillation="Soft_logits", dataset=f"npz:{files}/shades.npz", epochs=1, batch_size=16,
+        dataset=f"npz:{files}/shades.npz", epochs=1, batch_size=16,
         teacher_model=str(files / "teacher.keras"), net="VGG_stride",
-        student_options=("width=4",), validation_fraction=0, recipe="paper", **changed,
+        student_options=("width=4",), validation_fraction=0, recipe="paper",
+        **{"Distillation": "Soft_logits", **changed},
     ).spelled()
 
 
@@ -205,6 +207,15 @@ def test_classes_are_compared_by_name(files, names, message):
         return
     with pytest.raises(UserError, match=message):
         check_teacher(teacher, create_method(settings_of(files)), data)
+
+
+@pytest.mark.parametrize("names", [NAMES, ("dark", "black", "light", "white")])
+def test_a_teacher_of_other_classes_is_not_scored(files, names):
+    nets.write_class_names(files / "teacher.keras", names)
+    settings = settings_of(files, teacher_preprocessing="none", Distillation="RKD")
+    scores = train_w_distill.compare_with_teacher(prepare(settings))
+    assert scores["teacher_top1"] == (1.0 if names == NAMES else None)
+    assert (scores["agreement"] is None) == (names != NAMES)
 
 
 def test_how_images_are_changed_is_said(files):

@@ -1,5 +1,6 @@
 """Which files are kept, and what the card says of them; converting and measuring are made up."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -24,13 +25,14 @@ def written(tmp_path, monkeypatch):
     """``written(**answers)``: the rows and the folder after an export in which each file answers
     as its array says."""
     network = Network(student(), Standardize(MEAN, DEVIATION), NAMES)
+    other = dataclasses.replace(network, has_classes=False)
     reference = files.predict(network, TEST)
 
     def convert(form, folder, path):
         assert folder.name == "student-material" and (folder / "student.keras").exists()
         path.write_bytes(b"x" * 1234)
 
-    def write(min_agreement=0.9, **answers):
+    def write(min_agreement=0.9, teacher_has_classes=True, **answers):
         def measure(entries, path, work):
             assert np.load(path).dtype == "uint8"
             return {
@@ -44,7 +46,7 @@ def written(tmp_path, monkeypatch):
             folder.open({})
             rows = write_files(
                 [FORMATS.get("litert")(), FORMATS.get("litert-int8")()],
-                {"teacher": network, "student": network},
+                {"teacher": network if teacher_has_classes else other, "student": network},
                 Images(TEST, reference.argmax(1)), folder, min_agreement,
             )
             card.write_card("run: data", rows, card.conditions(10), folder)
@@ -102,6 +104,12 @@ def test_a_teacher_of_other_classes_has_no_score(written):
     rows, folder = written(teacher=np.zeros((10, 7)))
     assert rows[0].top1 is None and rows[0].failure is None
     assert "| teacher | - | - |" in (folder / "card.md").read_text()
+
+
+def test_a_teacher_of_as_many_other_classes_has_no_score_either(written):
+    rows, _ = written(teacher_has_classes=False)
+    assert [row.top1 for row in rows] == [None, 1, 1, 1]
+    assert (rows[0].agreement, rows[0].difference, rows[0].failure) == (None, None, None)
 
 
 def test_operations_that_cannot_be_counted_have_no_number(written, monkeypatch):
