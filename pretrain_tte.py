@@ -278,9 +278,15 @@ def make_model(settings: Settings, data: dataloader.Data) -> MultiTask:
     return model
 
 
+def spread_rows(split: dataloader.Split, count: int) -> np.ndarray:
+    """At most `count` rows from all over a split, whose images may be in the order of their
+    classes; int64, in increasing order."""
+    return np.unique(np.linspace(0, len(split) - 1, count).astype(np.int64))
+
+
 def spread_sample(split: dataloader.Split, count: int) -> Batch:
-    """`count` images from all over a split, whose images may be in the order of their classes."""
-    index = np.unique(np.linspace(0, len(split) - 1, count).astype(np.int64))
+    """The images of `spread_rows`."""
+    index = spread_rows(split, count)
     return Batch(split.images(index), tf.constant(index))
 
 
@@ -322,7 +328,7 @@ def fit(settings: Settings, work: Work, folder: RunFolder) -> dict[str, Any]:
         model.compile(settings.make_optimizer(rate), jit_compile=settings.jit_compile)
         model.optimizer.build(model.trainable_variables)
     held_out = data.validation if len(data.validation) else data.test
-    held_out = held_out.take(np.arange(min(HELD_OUT_IMAGES, len(held_out))))
+    held_out = held_out.take(spread_rows(held_out, HELD_OUT_IMAGES))
     validation, validation_steps = shared(work, held_out)
     callbacks: list[keras.callbacks.Callback] = []
     if folder.team.is_chief:

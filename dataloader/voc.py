@@ -108,7 +108,8 @@ def voc(request: SceneRequest) -> Scenes:
     clipped. There is a note for each.
 
     Boxes refer to the image as displayed, rotated according to its EXIF orientation. VOC counts
-    pixels from 1 and includes a box's last pixel: its 1..1 is 0..1 here.
+    pixels from 1 and includes a box's last pixel: its 1..2 is 0..2 here. Its 1..1 would be a pixel
+    wide, but counts as without area: in real annotations it is a stray click, never an object.
     """
     top = Path(os.path.expanduser(request.argument))
     files = _files(top, request)
@@ -324,6 +325,7 @@ def _annotation(name: str, file: Path, image: Path) -> _Annotated:
 
 
 def _has_area(box: Sequence[float]) -> bool:
+    """By its edges as they are written: see `voc` for a box of one pixel."""
     return box[2] > box[0] and box[3] > box[1]
 
 

@@ -12,6 +12,7 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from dataloader import Split, evaluation_batches
+from registry import UserError
 
 _PIXELS = 500 * 32 * 32
 
@@ -62,11 +63,22 @@ def images_at_once(image_shape: Sequence[int]) -> int:
 
 
 def embeddings(encoder: Representation, split: Split) -> np.ndarray:
-    """The embeddings of all images of `split`, in order, float32 [N,E]."""
-    return np.concatenate([
+    """The embeddings of all images of `split`, in order, float32 [N,E].
+
+    Raises:
+        UserError: some are not finite numbers, by which nothing can be scored.
+    """
+    vectors = np.concatenate([
         np.asarray(encoder(batch["image"])["embedding"], np.float32)
         for batch in evaluation_batches(split, images_at_once(split.image_shape))
     ])
+    bad = int(np.sum(~np.isfinite(vectors).all(axis=1)))
+    if bad:
+        raise UserError(
+            f"encoder {encoder.name}: the embeddings of {bad} of {len(vectors)} images are not "
+            "finite numbers; give an encoder whose training did not diverge"
+        )
+    return vectors
 
 
 def normalised(vectors: np.ndarray) -> np.ndarray:

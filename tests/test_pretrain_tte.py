@@ -354,6 +354,18 @@ def test_seen_classes_are_the_only_ones_that_the_tasks_see(script, files, tmp_pa
     assert summary["memory_bytes"] == len(expected) * (2 * 128 * 4 + 8)
 
 
+@pytest.mark.parametrize(("count", "classes"), [(2000, 10), (100, 10), (513, 3)])
+def test_held_out_images_are_of_all_classes_also_of_data_sorted_by_class(count, classes):
+    labels = np.sort(np.arange(count) % classes)
+    split = dataloader.Split.whole(
+        dataloader.MemoryImages(np.zeros([count, 1, 1, 1], np.uint8)), labels
+    )
+    rows = pretrain_tte.spread_rows(split, pretrain_tte.HELD_OUT_IMAGES)
+    assert len(rows) == min(count, 512) and (np.diff(rows) > 0).all()
+    counts = np.bincount(labels[rows], minlength=classes)
+    assert counts.max() - counts.min() <= 1
+
+
 def test_a_given_encoder_is_scored_with_its_own_batch_statistics(files, tmp_path):
     data = dataloader.load(f"npz:{files}/good.npz")
     image = keras.Input(data.image_shape)

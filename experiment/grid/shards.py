@@ -117,14 +117,23 @@ class Shards:
         outcome.holder = str(self._shard_of[run])
         if (run.folder / SUMMARY).exists():
             outcome.finish()
-        elif _modified(run.failure) != self._old_failures.get(run, 0):
-            outcome.status, outcome.error = FAILED, run.failure.read_text("utf-8").strip()
+        elif (failure := self._failure(run)) is not None:
+            outcome.status, outcome.error = FAILED, failure
         elif run in self._needed and self._is_given_up(run):
             outcome.status = FAILED
             outcome.error = (
                 f"no sign of {self._shard_of[run]} for {rough_duration(self._patience_seconds)}; "
                 f"start it, then {self._shard} again"
             )
+
+    def _failure(self, run: Run) -> str | None:
+        """Why the run failed since this process began; None where it did not."""
+        if _modified(run.failure) == self._old_failures.get(run, 0):
+            return None
+        try:
+            return run.failure.read_text("utf-8").strip()
+        except FileNotFoundError:  # Its shard is just trying it again.
+            return None
 
     def _is_given_up(self, run: Run) -> bool:
         """Whether nothing has changed in the other shard's run for too long."""

@@ -61,11 +61,11 @@ def draw_embeddings(
 
 
 class BiasEntry(TypedDict):
-    """What is known about a task of a run, one value per seed."""
+    """What is known about a task of a run, one value per seed; None: it is no finite number."""
 
-    bias: list[float]
-    multi: list[float]
-    single: list[float]
+    bias: list[float | None]
+    multi: list[float | None]
+    single: list[float | None]
 
 
 def bias_table(bias: Mapping[str, Mapping[str, BiasEntry]]) -> str:
@@ -80,10 +80,14 @@ def bias_table(bias: Mapping[str, Mapping[str, BiasEntry]]) -> str:
     )
     rows = [
         {
-            "encoder": name, "task": task, "bias": spread(found["bias"]).text(100, sign=True),
-            "loss, several": spread(found["multi"]).text(),
-            "loss, alone": spread(found["single"]).text(),
+            "encoder": name, "task": task, "bias": _text(found["bias"], 100, sign=True),
+            "loss, several": _text(found["multi"]), "loss, alone": _text(found["single"]),
         }
         for name, tasks in bias.items() for task, found in tasks.items()
     ]
     return "\n".join(["", textwrap.fill(about, tables.WIDTH), "", tables.table(rows)])
+
+
+def _text(values: Sequence[float | None], scale: float = 1.0, sign: bool = False) -> str:
+    """Their mean and deviation, which are no numbers either where one of them is none."""
+    return "-" if None in values else spread(values).text(scale, sign)

@@ -20,7 +20,7 @@ _FULL = "no space left on device"
 def describe(error: BaseException) -> str | None:
     """One line about a failure of files, disk, memory or TensorFlow; None: `error` is of another
     kind."""
-    if isinstance(error, UserError):
+    if isinstance(error, (UserError, BrokenPipeError)):  # of a reader who has seen enough
         return None
     text = textwrap.shorten(str(error), _LONGEST, placeholder=" ...")
     # Errors of TensorFlow and h5py are of classes of their own.

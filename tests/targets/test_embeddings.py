@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from targets.embeddings import plane_map, rows_of_all_classes
+from registry import UserError
+from targets.embeddings import embeddings, plane_map, rows_of_all_classes
+from tests.targets import small
 
 
 @pytest.mark.parametrize("is_sorted", [True, False])
@@ -25,3 +27,11 @@ def test_equal_embeddings_lie_on_one_point():
     for value in (0, 3):
         points = plane_map(np.full([20, 5], value, np.float32))
         assert points.shape == (20, 2) and not points.any()
+
+
+def test_embeddings_that_are_no_numbers_are_refused():
+    encoder = small.encoder(batch_norm=False)
+    encoder.model.trainable_variables[-1].assign([np.nan] + 11 * [0])
+    with pytest.raises(UserError, match="encoder small: the embeddings of 7 of 7 images") as caught:
+        embeddings(encoder, small.split(7, 4, seed=0))
+    assert "\n" not in str(caught.value)

@@ -89,11 +89,18 @@ def test_ctrl_c_outside_of_training_takes_one_line():
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "interrupted\n")
 
 
-def test_a_closed_pipe_ends_in_silence():
+@pytest.mark.parametrize("within", ["contextlib.nullcontext()", "RunFolder(sys.argv[1])"])
+def test_a_closed_pipe_ends_in_silence(within, tmp_path):
     code = (
-        "from experiment.command.main import read, run; "
-        "run(print, *[read('', lambda: None, lambda: 'line\\n' * 100000)])"
+        "import contextlib, sys\n"
+        "from experiment.command.main import run\n"
+        "from experiment.run.folder import RunFolder\n"
+        "def main(lines):\n"
+        f"    with {within} as folder:\n"
+        "        if folder: folder.open({})\n"
+        "        print(lines)\n"
+        "run(main, 'line\\n' * 100000)"
     )
-    command = f"{sys.executable} -c \"{code}\" | head -1; exit ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -c \"{code}\" {tmp_path} | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (141, "")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiment.grid.runs import FAILED, FINISHED, WAITING
+from experiment.grid.runs import FAILED, FINISHED, WAITING, Outcome
 from experiment.grid.shards import Shard, Shards
 from registry import UserError
 from tests.experiment.grid.grids import carry_out, fake, starts, wait_for
@@ -108,6 +108,22 @@ def test_a_teacher_that_fails_fails_what_needs_it_in_every_shard(tmp_path):
     shard(runs, "1/2")
     second.join(60)
     assert [each.status for each in found["2/2"][0]] == [FINISHED] * 3
+
+
+def test_a_failed_run_that_its_shard_tries_again_has_not_failed(tmp_path):
+    teacher = fake(tmp_path, "teacher")
+    outcomes = [Outcome(teacher), Outcome(fake(tmp_path, "A", 1, needs=teacher))]
+    teacher.failure.parent.mkdir(parents=True)
+    teacher.failure.write_text("it failed yesterday")
+    shards = Shards(Shard(2, 2))
+    shards.begin(outcomes)
+    assert outcomes[0].status == WAITING
+    teacher.failure.unlink()
+    shards.look(outcomes[0])
+    assert outcomes[0].status == WAITING and not outcomes[0].error
+    teacher.failure.write_text("and again")
+    shards.look(outcomes[0])
+    assert (outcomes[0].status, outcomes[0].error) == (FAILED, "and again")
 
 
 def test_a_shard_does_not_wait_for_ever(tmp_path):
