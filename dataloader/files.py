@@ -75,12 +75,13 @@ class Listing:
     Attributes:
         files: paths of regular files, relative to the folder, sorted by their parts.
         others: paths of everything that is neither file nor folder (pipes, broken links).
-        folders: paths of the folder itself and of all folders below it.
+        folders: of the folder itself and of all folders below it, by path, when it was changed, in
+            ns, as was found before it was listed.
     """
 
     files: list[str]
     others: list[str]
-    folders: list[str]
+    folders: dict[str, int]
 
 
 def list_files(folder: str | Path) -> Listing:
@@ -90,11 +91,11 @@ def list_files(folder: str | Path) -> Listing:
         OSError: a folder cannot be read, or a link leads to a folder that contains it.
     """
     top = os.fspath(folder)
-    files, others, folders, left = [], [], [], [""]
+    files, others, folders, left = [], [], {}, [""]
     while left:
         inner = left.pop()
         path = os.path.join(top, inner) if inner else top
-        folders.append(path)
+        folders[path] = os.stat(path).st_mtime_ns
         with os.scandir(path) as entries:
             for entry in entries:
                 if entry.name.startswith("."):

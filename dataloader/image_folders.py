@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ VALIDATION = ("val", "valid", "validation")
 NAMED = 3
 """So many files are named in one line."""
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 SETTLED = 2.0
 """Seconds after which a change of a folder is sure to give it another time of change."""
 
@@ -32,7 +32,8 @@ class Found:
         train, test, validation: for each class the paths of its images relative to the top folder,
             in order; None: there is no such part.
         notes: what was passed over, a line each.
-        folders: the absolute path of every folder that was looked into.
+        folders: of every folder that was looked into, by absolute path, when it was changed, in
+            ns, as was found before that.
     """
 
     class_names: list[str]
@@ -40,7 +41,7 @@ class Found:
     test: list[list[str]] | None
     validation: list[list[str]] | None
     notes: list[str]
-    folders: list[str]
+    folders: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ def find_images(top: Path) -> Found:
     """
     if not top.is_dir():
         raise UserError(f"no such folder: {printable(top)} (train/CLASS/* or CLASS/* expected)")
+    folders = _changed([top])
     parts = _parts(top)
+    folders |= _changed(top / name for name in parts.values())
     flat = _is_flat(top, parts)
     if flat:
         parts = {TRAIN: ""}
@@ -82,7 +85,6 @@ def find_images(top: Path) -> Found:
     class_names = list(subfolders(top / parts[TRAIN]))
     if not class_names:
         raise UserError(f"{printable(top / parts[TRAIN])} has no class folders: CLASS/* expected")
-    folders = [str(top), *(str(top / name) for name in parts.values())]
     misnamed: list[str] = []
     train, test, validation = (
         _images_of_classes(top, parts[part], class_names, folders, misnamed)
@@ -101,6 +103,8 @@ def find_images(top: Path) -> Found:
             f"{printable(top)}: by their names no images, but by their content: "
             f"{_named(misnamed)}; not read"
         )
+    # The next start may be from another working folder.
+    folders = {os.path.abspath(folder): changed for folder, changed in folders.items()}
     return Found(class_names, train, test, validation, notes, folders)
 
 
@@ -132,7 +136,7 @@ def _parts(top: Path) -> dict[str, str]:
 
 
 def _images_of_classes(
-    top: Path, part: str, class_names: Sequence[str], folders: list[str], misnamed: list[str]
+    top: Path, part: str, class_names: Sequence[str], folders: dict[str, int], misnamed: list[str]
 ) -> list[list[str]]:
     """For each class the paths of its images in `part` (``""``: in `top`); adds to `folders` and
     `misnamed`."""
@@ -148,7 +152,7 @@ def _images_of_classes(
         images.append([])
         if name in there:
             listing = list_files(top / part / name)
-            folders += listing.folders
+            folders |= listing.folders
             for file in listing.others:
                 if _suffix(file) in READ:
                     check_regular(top / part / name / file)
@@ -219,20 +223,21 @@ def _cache_file(top: Path) -> Path:
     return caches.cache_file("folder", top)
 
 
-def _changed(folders: Sequence[str]) -> dict[str, int]:
+def _changed(folders: Iterable[str | Path]) -> dict[str, int]:
     """When each folder was changed, in ns: a file that comes, goes or is renamed changes it.
 
     Raises OSError."""
-    return {folder: os.stat(folder).st_mtime_ns for folder in folders}
+    return {str(folder): os.stat(folder).st_mtime_ns for folder in folders}
 
 
 def read_cache(top: Path) -> tuple[Found, Facts] | None:
     """What `write_cache` kept of `top`; None where there is nothing or the folder has changed."""
     kept = caches.read_cache(_cache_file(top))
     try:
-        if kept["version"] != CACHE_VERSION or kept["changed"] != _changed(kept["changed"]):
+        if kept["version"] != CACHE_VERSION:
             return None
-        return Found(**kept["found"]), Facts(**kept["facts"])
+        found, facts = Found(**kept["found"]), Facts(**kept["facts"])
+        return (found, facts) if _changed(found.folders) == found.folders else None
     except (OSError, KeyError, TypeError):  # a folder is gone; none, or of another shape
         return None
 
@@ -249,9 +254,10 @@ def write_cache(top: Path, found: Found, facts: Facts, listed_at: float) -> None
         changed = _changed(found.folders)
     except OSError:  # gone since: the next start lists what is there
         return
+    if changed != found.folders:
+        return  # and what came after the listing is not in it
     if max(changed.values()) / 1e9 > listed_at - SETTLED:
         return  # a change after the listing may have given the same time
     caches.write_cache(_cache_file(top), {
-        "version": CACHE_VERSION, "changed": changed, "found": asdict(found),
-        "facts": asdict(facts),
+        "version": CACHE_VERSION, "found": asdict(found), "facts": asdict(facts),
     })

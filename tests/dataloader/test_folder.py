@@ -15,6 +15,7 @@ import dataloader
 import dataloader.folder
 from dataloader import Augmentation, MemoryImages
 from dataloader.folder import FileImages
+from dataloader.image_folders import _images_of_classes
 from registry import UserError
 from tests.dataloader.pictures import picture, save, save_turned, smooth
 
@@ -319,7 +320,15 @@ def test_a_large_folder_is_listed_once(cached, monkeypatch):
     assert len(load(cached).train) == 9
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"version": 1, "changed": {}}'])
+def test_a_folder_by_a_relative_path_is_listed_once(cached, tmp_path_factory, monkeypatch):
+    monkeypatch.chdir(cached.parent)
+    load(cached.name)
+    monkeypatch.setattr("dataloader.folder.find_images", no_listing)
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert len(load(os.path.relpath(cached)).train) == 8
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"version": 2, "found": {}}'])
 def test_a_damaged_cache_is_made_again(cached, content):
     load(cached)
     file, = cache_files()
@@ -338,6 +347,22 @@ def test_no_cache_of_what_changes_now(cached):
     os.utime(cached / "train" / "ant")
     load(cached)
     assert not cache_files()
+
+
+def test_no_cache_of_what_changed_while_it_was_listed(cached, monkeypatch):
+    """By the clock of a file server that is far behind this machine's."""
+    bee, hour_ago = cached / "train" / "bee", time.time() - 3600
+
+    def changed_after(*arguments):
+        images = _images_of_classes(*arguments)
+        save(picture(5), bee / "9.png")
+        os.utime(bee, (hour_ago, hour_ago))
+        return images
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr("dataloader.image_folders._images_of_classes", changed_after)
+        assert len(load(cached).train) == 8
+    assert len(load(cached).train) == 9
 
 
 def test_grey_only_where_all_are(tmp_path):
