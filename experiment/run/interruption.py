@@ -11,8 +11,8 @@ from types import FrameType
 from typing import Any
 
 COPY_SECONDS = 2.0
-"""The same signal again so soon is a copy: a scheduler sends it to all processes of a job, and a
-grid, which gets it too, passes it on to its runs."""
+"""A second SIGTERM so soon is a copy: a scheduler sends it to all processes of a job, and a grid,
+which gets it too, passes it on to its runs. Who presses Ctrl-C twice means it."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -36,7 +36,7 @@ class Interrupted(KeyboardInterrupt):
 
 class Signals:
     """While entered, the first SIGTERM or SIGINT is only noted in `received`, to be acted on at a
-    good moment. A second one, unless it is a copy (`COPY_SECONDS`), ends the process at once, after
+    good moment. A second one, unless it is a copy (see `COPY_SECONDS`), ends the process at once, after
     one line on stderr: files are written so that a process may end at any moment.
 
     In other threads than the main one Python has no signal handlers, and nothing is noted.
@@ -62,7 +62,8 @@ class Signals:
         if self.received is None:
             self.received, self._received_at = number, time.monotonic()
             return
-        if number == self.received and time.monotonic() - self._received_at < COPY_SECONDS:
+        soon = time.monotonic() - self._received_at < COPY_SECONDS
+        if number == self.received == signal.SIGTERM and soon:
             return
         # No buffered stream: the signal may have come while that was being written to.
         name = signal.Signals(number).name
