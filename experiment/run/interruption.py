@@ -36,8 +36,8 @@ class Interrupted(KeyboardInterrupt):
 
 class Signals:
     """While entered, the first SIGTERM or SIGINT is only noted in `received`, to be acted on at a
-    good moment. A second one, unless it is a copy (see `COPY_SECONDS`), ends the process at once, after
-    one line on stderr: files are written so that a process may end at any moment.
+    good moment. A second one, unless it is a copy (see `COPY_SECONDS`), ends the process at once,
+    after one line on stderr: files are written so that a process may end at any moment.
 
     In other threads than the main one Python has no signal handlers, and nothing is noted.
     """
