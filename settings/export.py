@@ -19,7 +19,7 @@ from settings.formats import (
     ExportSettings,
     create_formats,
 )
-from settings.plugin_kinds import define_flags, given_by_flags
+from settings.plugin_kinds import define_flags, given_by_flags, resolve
 
 DEFAULT = "litert,litert-int8,onnx"
 
@@ -66,7 +66,8 @@ class Settings(ExportSettings):
         return self
 
     def create_formats(self) -> list[Format]:
-        """The formats. Raises UserError where they are wrong."""
+        """The formats. Raises UserError where they are wrong, or no format has a hyper-parameter."""
+        resolve({FORMATS: self.formats}, self.hyper_parameters)
         return create_formats(self.formats, dict(self.hyper_parameters))
 
 

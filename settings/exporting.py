@@ -15,7 +15,7 @@ from experiment.command.options import values
 from experiment.export import card
 from experiment.export.files import QUANTIZED, STUDENT, Images, Network, check_rows, write_files
 from experiment.export.format import Format
-from experiment.run.folder import RunFolder
+from experiment.run.folder import DATA, RunFolder
 from nets.stored import read_summary
 from registry import UserError
 from settings.common import EVALUATION_BATCH
@@ -25,6 +25,8 @@ from settings.networks import class_difference, create_method, load_teacher
 from settings.run_setup import spread_images, teacher_preprocessing
 
 _SUMMARY = "summary.json"
+_CALIBRATION_IMAGES = "calibration_images"  # a format's setting, which is at least so many
+_FEW_IMAGES = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,16 +62,19 @@ def open_run(
         test_images: to measure on, at most.
 
     Raises:
-        UserError: there is no such run, a format is made of a network that it does not have, or
-            there are too few training images to calibrate on.
+        UserError: there is no such run, its data have other classes or sizes by now, a format is
+            made of a network that it does not have, or there are too few training images to
+            calibrate on.
     """
     path = Path(path)
     settings = run_settings(path)
     settings = dataclasses.replace(settings, dataset=dataset or settings.dataset)
     data = settings.load_data(settings.labelled_per_class)
+    student = _open_student(path)
+    _check_data(student, data, path)
     networks = {
         TEACHER: _open_teacher(settings, data, path),
-        STUDENT: _open_student(path),
+        STUDENT: student,
         QUANTIZED: None if settings.quantize == "none" else _open_student(path / QUANTIZED),
     }
     networks = {name: network for name, network in networks.items() if network}
@@ -79,6 +84,7 @@ def open_run(
                 f"{form.name} is made of a student that was trained in whole numbers, and {path} "
                 "has none: train with --quantize int8, or give the format litert-int8"
             )
+    check_calibration(data, formats, "formats")
     calibration = _calibration_images(data, formats)
     images = Images(*_test_images(data, test_images), calibration)
     return OpenedRun(data, networks, images, formats)
@@ -88,6 +94,33 @@ def _open_student(path: Path) -> Network:
     student = nets.load(path)
     names = student.class_names or tuple(map(str, range(student.model.outputs[0].shape[-1])))
     return Network(student.model, student.standardize, names)
+
+
+def _check_data(student: Network, data: dataloader.Data, path: Path) -> None:
+    """Raise UserError where the data are not those that the student was trained on, as far as its
+    classes and the images' size tell."""
+    facts = read_summary(path / DATA) if (path / DATA).exists() else {}
+    shape = facts.get("image shape", list(data.image_shape))
+    classes = student.model.outputs[0].shape[-1]
+    names, ours = student.class_names, tuple(nets.class_lines(data.class_names).splitlines())
+    named = data.has_class_names and names != tuple(map(str, range(classes)))
+    if classes != data.classes:
+        difference = f"the student has {classes} classes, {data.name} has {data.classes}"
+    elif named and names != ours:
+        number = next(i for i, pair in enumerate(zip(names, ours, strict=True)) if len({*pair}) > 1)
+        difference = (
+            f"class {number} is {names[number]!r} to the student and {ours[number]!r} in "
+            f"{data.name}"
+        )
+    elif shape != list(data.image_shape):
+        sizes = ["x".join(map(str, each)) for each in (shape, data.image_shape)]
+        difference = f"the run's images were {sizes[0]}, those of {data.name} are {sizes[1]}"
+    else:
+        return
+    raise UserError(
+        f"the data are not those of the run in {path}: {difference}; give the run's data "
+        "(--dataset)"
+    )
 
 
 def export_run(run: OpenedRun, folder: RunFolder, min_agreement: float) -> str:
@@ -140,13 +173,18 @@ def run_settings(path: Path) -> Settings:
 
 
 def _open_teacher(settings: Settings, data: dataloader.Data, path: Path) -> Network | None:
-    """The teacher that a run had, if there is one."""
+    """The teacher that a run had, if there is one. It has but a row of the card, which is left out
+    where its file is gone or another one by now."""
     method = create_method(settings)
     own = path / TEACHER
     file = settings.teacher_file() or (str(own) if own.is_dir() else None)
     if not method.needs_teacher or file is None:
         return None
-    teacher = load_teacher(settings, data, file)
+    try:
+        teacher = load_teacher(settings, data, file)
+    except UserError as error:
+        print(f"the card has no row of the teacher: {error}", flush=True)
+        return None
     preprocessing = teacher_preprocessing(settings, data, teacher)
     has_classes = teacher.has_logits and class_difference(teacher, data) is None
     return Network(teacher.model, preprocessing, teacher.class_names or (), has_classes)
@@ -158,24 +196,32 @@ def _test_images(data: dataloader.Data, count: int) -> tuple[np.ndarray, np.ndar
     return _read(data.test, chosen), data.test.labels[chosen]
 
 
+def check_calibration(data: dataloader.Data, formats: Sequence[Format], flag: str) -> None:
+    """Raise UserError where there are fewer training images than a format calibrates on.
+
+    Args:
+        data: the data set.
+        formats: of the files to write.
+        flag: that names them, without ``--``.
+    """
+    images = len(data.train)
+    for form in formats:
+        if images < form.calibrates_on:
+            smaller = f"{form.name}({_CALIBRATION_IMAGES}={_FEW_IMAGES})"
+            can_do = _CALIBRATION_IMAGES in form.settings() and images >= _FEW_IMAGES
+            advice = f'--{flag} "{smaller}"' if can_do else "leave this format out"
+            raise UserError(
+                f"{form.name} calibrates on {form.calibrates_on} training images, and {data.name} "
+                f"has {images} here: give it more, or {advice}"
+            )
+
+
 def _calibration_images(
     data: dataloader.Data, formats: Sequence[Format]
 ) -> np.ndarray | None:
-    """Training images, as many as the formats need, not augmented; None: they need none.
-
-    Raises:
-        UserError: there are not so many.
-    """
-    greedy = max(formats, key=lambda form: form.calibrates_on)
-    needed = greedy.calibrates_on
-    if not needed:
-        return None
-    if len(data.train) < needed:
-        raise UserError(
-            f"{greedy.name} calibrates on {needed} training images, and {data.name} has "
-            f"{len(data.train)} here: give it more, or a smaller --calibration_images"
-        )
-    return _read(data.train, spread_images(data.train, needed))
+    """Training images, as many as the formats need, not augmented; None: they need none."""
+    needed = max(form.calibrates_on for form in formats)
+    return _read(data.train, spread_images(data.train, needed)) if needed else None
 
 
 def _read(split: dataloader.Split, chosen: np.ndarray) -> np.ndarray:

@@ -1,14 +1,17 @@
 """The script as a person at the keyboard sees it: what it writes and refuses."""
 
 import json
+import re
 
 import keras
 import numpy as np
 import pytest
 
 import export
+import nets
 from experiment.command.main import run
 from experiment.run.folder import RunFolder
+from registry import UserError
 from settings import export as export_settings
 from tests.commands import script_caller
 from tests.experiment.export.networks import DEVIATION, MEAN, NAMES, images, student
@@ -99,6 +102,61 @@ def test_too_few_images_to_calibrate_on(script, tmp_path, monkeypatch):
     done = script(path, "--formats=litert-int8", "--calibration_images=20")
     assert "calibration_images must be at least 100, not 20" in done.err
     assert sorted(path.iterdir()) == before
+
+
+def test_enough_images_for_fewer_to_calibrate_on_are_told(script, tmp_path, monkeypatch):
+    monkeypatch.setattr("experiment.export.format.Format.check_packages", lambda form: None)
+    path = save_run(tmp_path / "run", train=120)
+    done = script(path, "--formats=litert-int8")
+    assert done.status == 2 and "calibrates on 500 training images" in done.err
+    assert 'give it more, or --formats "litert-int8(calibration_images=100)"' in done.err
+    done = script(path, "--formats=litert-int8(calibration_images=100)", "--dry_run")
+    assert done.status == 0, done.err
+
+
+def test_a_teacher_that_is_gone_costs_a_row_only(script, tmp_path):
+    path = save_run(tmp_path / "run", settings={
+        "Distillation": "Soft_logits", "dataset": f"npz:{tmp_path / 'data.npz'}",
+        "teacher_model": str(tmp_path / "teacher.keras"), "validation_fraction": 0.0,
+        "teacher_options": [],
+    })
+    student().save(tmp_path / "teacher.keras")
+    done = script(path, "--formats=keras", "--dry_run")
+    assert "these and teacher, student are measured" in " ".join(done.out.split()), done.err
+    (tmp_path / "teacher.keras").unlink()
+    done = script(path, "--formats=keras", "--dry_run")
+    assert done.status == 0, done.err
+    said = " ".join(done.out.split())
+    assert "the card has no row of the teacher: " in said and "teacher.keras does not exist" in said
+    assert "these and student are measured" in said
+
+
+@pytest.mark.parametrize(("changed", "message"), [
+    ({}, None),
+    ({"classes": np.array(["a", "b", "d", "c"])}, "class 2 is 'c' to the student and 'd' in"),
+    ({"y_train": np.arange(200) % 3, "y_test": np.arange(60) % 3,
+      "classes": np.array(["a", "b", "c"])}, "the student has 4 classes, npz:.* has 3"),
+    ({"x_train": images(200, 20), "x_test": images(60, 20)}, "were 16x16x3, those of .* 20x20x3"),
+], ids=["same", "names", "number", "size"])
+def test_other_data_are_refused(script, tmp_path, changed, message):
+    path = save_run(tmp_path / "run")
+    nets.write_class_names(path / "student.keras", ["a", "b", "c", "d"])
+    (path / "data.json").write_text('{"image shape": [16, 16, 3]}')
+    with np.load(tmp_path / "data.npz") as content:
+        changed = {**content, "classes": np.array(["a", "b", "c", "d"]), **changed}
+    np.savez(tmp_path / "data.npz", **changed)
+    done = script(path, "--formats=keras", "--dry_run")
+    assert done.status == (0 if message is None else 2), done.err
+    if message:
+        assert re.search(f"the data are not those of the run in .*: .*{message}", done.err)
+        assert done.err.count("\n") == 1
+
+
+def test_settings_of_no_format_are_refused_from_python(tmp_path):
+    given = export_settings.Settings(run=str(save_run(tmp_path / "run")), formats="keras",
+                                     hyper_parameters={"calibration_image": 100})
+    with pytest.raises(UserError, match="no hyper-parameter is called 'calibration_image' .did"):
+        export.export(given)
 
 
 def test_a_dry_run_writes_nothing(script, tmp_path):

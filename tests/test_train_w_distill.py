@@ -207,6 +207,10 @@ MISTAKES = {
     "cached outputs": (["--cache_outputs=logit"], "'logit' (did you mean 'logits'?)"),
     "file format": (["--export=keras,tflite"], "unknown file format 'tflite'"),
     "file format twice": (["--export=keras,keras"], "file format 'keras' is given twice"),
+    "images to calibrate on": (
+        ["--export=litert-int8", "--quantize=none"], "calibrates on 500 training images",
+        "has 36 here: give it more, or leave this format out",
+    ),
     "file of no quantisation": (["--export=litert-qat"], "litert-qat"),
     "quantisation": (["--quantize=int4"], "unknown value 'int4' (did you mean 'int8'?)"),
     "method of quantisation": (
