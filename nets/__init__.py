@@ -13,7 +13,7 @@ from .applications import is_application
 from .batch_statistics import recompute_batch_statistics
 from .class_names import class_lines, read_class_names, write_class_names
 from .convolutions import convolutions_by, open_convolutions
-from .copying import copy_model, copy_state, is_narrow, reinitialize, renew_state
+from .copying import copy_model, copy_state, count_frozen, is_narrow, reinitialize, renew_state
 from .counting import UncountableError, count_flops, count_parameters, known_flops
 from .encoders import (
     Encoder,
@@ -94,6 +94,7 @@ __all__ = [
     "copy_model",
     "copy_state",
     "count_flops",
+    "count_frozen",
     "count_parameters",
     "declare_pair",
     "declared_outputs",

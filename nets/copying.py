@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -84,6 +85,22 @@ def reinitialize(model: keras.Model) -> keras.Model:
         if _is_measured(own):
             copy_state(given, own)
     return fuse_batch_normalization(copy)
+
+
+def count_frozen(model: keras.Model) -> int:
+    """Number of parameters that stay as they are because ``trainable`` of a layer is False. Batch
+    statistics, which no gradient trains, are none of them.
+
+    Args:
+        model: functional; it stays as it is.
+    """
+    if all(layer.trainable for layer in all_layers(model)):
+        return 0
+    trained, trainable = (
+        sum(math.prod(variable.shape) for variable in each.trainable_variables)
+        for each in (model, reinitialize(model))
+    )
+    return trainable - trained
 
 
 def copy_state(source: keras.Layer, target: keras.Layer) -> None:

@@ -66,7 +66,7 @@ class Settings(ExportSettings):
         return self
 
     def create_formats(self) -> list[Format]:
-        """The formats. Raises UserError where they are wrong, or no format has a hyper-parameter."""
+        """The formats. Raises UserError where they are wrong, or no format has one given."""
         resolve({FORMATS: self.formats}, self.hyper_parameters)
         return create_formats(self.formats, dict(self.hyper_parameters))
 

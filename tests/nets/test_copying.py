@@ -150,3 +150,19 @@ def test_a_model_of_several_devices_is_copied_to_one():
     kernel = original.trainable_variables[0].numpy()
     copy = nets.copy_model(original)
     np.testing.assert_allclose(copy(RAW), expected(kernel), rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_parameters_are_counted_without_batch_statistics():
+    inner = keras.Sequential([
+        keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, name="conv"),
+        keras.layers.BatchNormalization(),
+    ])
+    model = keras.Sequential([
+        keras.Input((8, 8, 3)), inner, keras.layers.Flatten(), keras.layers.Dense(5),
+    ])
+    assert nets.count_frozen(model) == 0
+    inner.get_layer("conv").trainable = False
+    assert nets.count_frozen(model) == 3 * 3 * 3 * 4 + 4
+    inner.trainable = False
+    assert nets.count_frozen(model) == 3 * 3 * 3 * 4 + 4 + 2 * 4
+    assert [layer.trainable for layer in model.layers] == [False, True, True]

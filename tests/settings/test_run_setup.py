@@ -61,8 +61,8 @@ def settings_of(files, **changed):
     return Settings(
         dataset=f"npz:{files}/shades.npz", epochs=1, batch_size=16,
         teacher_model=str(files / "teacher.keras"), net="VGG_stride",
-        student_options=("width=4",), validation_fraction=0, recipe="paper",
-        **{"Distillation": "Soft_logits", **changed},
+        validation_fraction=0, recipe="paper",
+        **{"Distillation": "Soft_logits", "student_options": ("width=4",), **changed},
     ).spelled()
 
 
@@ -251,3 +251,27 @@ def test_all_layers_that_must_be_given_are_asked_for_at_once(files):
     with pytest.raises(UserError, match="'own' is not one .*: --student_taps a,b,c, from"):
         check_taps(networks, Settings(teacher_taps=("a", "b")), method)
     check_taps(networks, Settings(), create_method(Settings(Distillation="Soft_logits")))
+
+
+def test_what_is_frozen_in_the_students_file_is_told_or_refused(files):
+    image = keras.Input((16, 16, 3))
+    maps = keras.layers.Conv2D(4, 3, activation="relu", name="conv")(image)
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.BatchNormalization()(maps))
+    student = keras.Model(image, keras.layers.Dense(4, name="head")(pooled), name="own")
+    student.get_layer("conv").trainable = False
+    student.save(files / "student.keras")
+    settings = settings_of(files, student_model=str(files / "student.keras"),
+                           student_options=None)
+    setup = prepare(settings)
+    frozen, parameters = 3 * 3 * 3 * 4 + 4, 3 * 3 * 3 * 4 + 4 + 4 * 4 + 4 * 4 + 4
+    assert any(
+        note.startswith(f"{frozen} of {parameters} parameters of the student are frozen")
+        for note in train_w_distill.notes(setup)
+    )
+    student.trainable = False
+    student.save(files / "student.keras")
+    with pytest.raises(UserError, match="student.keras has nothing to train.*trainable = True"):
+        prepare(settings)
+    student.trainable = True
+    student.save(files / "student.keras")
+    assert not any("frozen" in note for note in train_w_distill.notes(prepare(settings)))
