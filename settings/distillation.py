@@ -388,6 +388,11 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
             self._check_weights(role)
             if getattr(self, f"{role}_model") and getattr(self, f"{role}_net"):
                 raise UserError(f"--{role}_model and --{role}_net both name one: give one")
+            if _is_file(getattr(self, f"{role}_model")) and getattr(self, f"{role}_options"):
+                raise UserError(
+                    f"--{role}_options are those of a network that is built, and --{role}_model "
+                    f"{getattr(self, f'{role}_model')} is one already: leave the options out"
+                )
         if self.teacher and self.teacher_model_is_trained() and self.teacher != self.teacher_model:
             raise UserError("--teacher and --teacher_model both give a trained teacher: give one")
         if self.teacher_epochs == 0 and not self.teacher_is_ready():
@@ -446,7 +451,10 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
 
     def student_in_paths(self) -> str:
         """The student's name as a part of a file's name."""
-        return Path(self.student_name()).stem.replace(":", "_")
+        name = self.student_name()
+        if known.is_application(name):
+            return name.partition(":")[2]
+        return (Path(name).stem if _is_file(name) else Path(name).name).replace(":", "_")
 
     def folder(self) -> Path:
         """The run folder."""

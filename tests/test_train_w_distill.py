@@ -217,7 +217,8 @@ MISTAKES = {
         ["--quantize=int8", "--quantize_distillation=Soft_logit(alpha=1)"], "did you mean 'Soft_lo",
     ),
     "quantisation of a layer": (
-        ["--quantize=int8", "--student_model={files}/swish.keras", "--Distillation=None"],
+        ["--quantize=int8", "--student_model={files}/swish.keras", "--student_options=",
+         "--Distillation=None"],
         "layer 'odd' (Conv2D) cannot be quantised: its activation is silu",
     ),
     "quantisation without labels": (
@@ -1059,9 +1060,13 @@ def test_layers_are_listed_whatever_has_run(script, finished):
 )
 def test_mistakes_with_models_of_ones_own(script, files, tmp_path, arguments, message):
     folder = tmp_path / "run"
+    no_options = [
+        f"--{role}_options=" for role in ("teacher", "student")
+        if any(word.startswith(f"--{role}_model") for word in arguments)
+    ]
     done = script(
-        *SMALL, f"--dataset=npz:{files}/good.npz", "--batch_size=16", "--crop_padding=2",
-        f"--train_dir={folder}", *(word.replace("{files}", str(files)) for word in arguments),
+        *SMALL, *no_options, f"--dataset=npz:{files}/good.npz", "--batch_size=16",
+        "--crop_padding=2", f"--train_dir={folder}", *(word.replace("{files}", str(files)) for word in arguments),
     )
     assert done.status == 2
     assert done.err.startswith("error: ")

@@ -52,7 +52,21 @@ def test_the_teacher_warms_up_for_the_same_share_of_its_epochs(given, warmup, tm
     assert Settings(**FILE, **given).of_teacher(tmp_path).warmup_epochs == warmup
 
 
+@pytest.mark.parametrize(("student", "name"), [
+    ({"student_model": "keras.applications:mobilenetv2"}, "MobileNetV2"),
+    ({"student_model": "keras.applications:Xception"}, "Xception"),
+    ({"student_model": "keras_hub:vit_base"}, "keras_hub_vit_base"),
+    ({"student_model": "keras_hub:presets/vit.v2"}, "vit.v2"),
+    ({"student_model": "models/own.v2.keras"}, "own.v2"),
+    ({"student_net": "VGG_student"}, "VGG_student"),
+])
+def test_runs_of_different_students_have_folders_of_their_own(student, name):
+    assert str(Settings(**student).folder()) == f"runs/digits-{name}-SSKD_SVD-0"
+
+
 @pytest.mark.parametrize(("given", "message"), [
+    ({**FILE, "teacher_options": ("width=8",)}, "--teacher_model teacher.keras is one already"),
+    ({"student_model": "a.h5", "student_options": ("width=8",)}, "leave the options out"),
     ({"teacher_weights": "imagenet"}, "--teacher_model is not given: give --teacher_model keras.a"),
     ({**PRESET, "teacher_weights": "a.h5"}, "keras_hub:vit, which brings its own: leave them out"),
     ({"student_model": "a.keras", "student_weights": "a.h5"}, "--student_model is a.keras: give"),
