@@ -89,10 +89,7 @@ MANY_WITHOUT_LABELS = 0.01  # of the batches
 
 def main(settings: Settings) -> None:
     """Train, or only show what the settings ask for."""
-    if settings.list_layers:
-        print(list_layers(settings))
-    else:
-        train(settings)
+    train(settings)
 
 
 @devices.callers_precision()
@@ -100,12 +97,16 @@ def train(settings: Settings) -> dict[str, Any]:
     """Train the run that `settings` describe, or what is left of it, and return its summary.
 
     The command line gives the same run: the same folder and the same files. With ``dry_run`` the
-    plan is printed instead, nothing is written, and the summary is empty.
+    plan is printed instead, and with ``list_layers`` the networks' layers: nothing is written, and
+    the summary is empty.
 
     Raises:
         UserError: the settings are wrong, do not fit each other or the data, or the run folder
             holds another run. Nothing is written then.
     """
+    if settings.list_layers:
+        print(list_layers(settings))
+        return {}
     given = settings.named()
     settings = given.spelled()
     if settings.dry_run:
@@ -491,11 +492,15 @@ def describe_teacher(setup: Setup, folder: RunFolder) -> str:
 
 
 def list_layers(settings: Settings) -> str:
-    """The layers of teacher and student, by the names that taps take, and which are taps."""
+    """The layers of teacher and student, by the names that taps take, and which are taps. There is
+    a teacher where a method has one or a flag names it."""
+    names_teacher = settings.teacher_model or settings.teacher_net or settings.teacher
     settings = settings.named()
     data = settings.load_data()
-    teacher = load_teacher(settings, data, settings.teacher_file()).model
-    networks = {TEACHER: teacher, "student": make_student(settings, data)}
+    networks = {}
+    if settings.has_teacher() or names_teacher:
+        networks[TEACHER] = load_teacher(settings, data, settings.teacher_file()).model
+    networks["student"] = make_student(settings, data)
     given = {TEACHER: settings.teacher_taps, "student": settings.student_taps}
     rows = {}
     for role, network in networks.items():

@@ -18,7 +18,15 @@ def write_class_names(path: str | os.PathLike, names: Sequence[str]) -> None:
     Args:
         path: the file, as Keras saved it.
         names: in the order of the logits, one line each.
+
+    Raises:
+        UserError: there is no such file, or it is of another kind, which cannot hold names.
     """
+    if Path(path).suffix != ".keras" or not zipfile.is_zipfile(path):
+        raise UserError(
+            f"{os.fspath(path)} cannot be given the names of its classes: expected a .keras file "
+            "as model.save writes it"
+        )
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(MEMBER, class_lines(names))
 

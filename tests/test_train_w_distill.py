@@ -1027,6 +1027,20 @@ def test_layers_are_listed(script, files, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_layers_are_listed_from_python_and_without_a_teacher(files, tmp_path, capsys):
+    given = {
+        "dataset": f"npz:{files}/good.npz", "list_layers": True, "Distillation": "None",
+        "student_model": f"{files}/few_layers_student.keras", "train_dir": str(tmp_path / "run"),
+    }
+    assert train_w_distill.train(Settings(**given)) == {}
+    said = capsys.readouterr().out
+    assert said.startswith("student: student\n") and "tap3" in said and "teacher" not in said
+    named = Settings(**given, teacher_model=f"{files}/few_layers_teacher.keras")
+    train_w_distill.train(named)
+    assert capsys.readouterr().out.startswith("teacher: teacher\n")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_layers_are_listed_whatever_has_run(script, finished):
     done = script(*SMALL, "--list_layers", "--num_dfv=2", f"--train_dir={finished.folder}")
@@ -1066,7 +1080,8 @@ def test_mistakes_with_models_of_ones_own(script, files, tmp_path, arguments, me
     ]
     done = script(
         *SMALL, *no_options, f"--dataset=npz:{files}/good.npz", "--batch_size=16",
-        "--crop_padding=2", f"--train_dir={folder}", *(word.replace("{files}", str(files)) for word in arguments),
+        "--crop_padding=2", f"--train_dir={folder}",
+        *(word.replace("{files}", str(files)) for word in arguments),
     )
     assert done.status == 2
     assert done.err.startswith("error: ")

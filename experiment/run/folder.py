@@ -274,7 +274,8 @@ class RunFolder:
             raise self._unwritable(error) from None
         if not existing.is_dir():
             raise UserError(f"{existing} is a file; expected a folder for the run")
-        if not os.access(existing, os.W_OK):
+        is_finished = self._is_run() and (self.path / SUMMARY).exists() and not overwrite
+        if not is_finished and not os.access(existing, os.W_OK):  # there is something to write
             raise self._unwritable(PermissionError(13, "permission denied"))
         if not self._is_run():
             foreign = self._foreign()

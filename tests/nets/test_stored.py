@@ -407,3 +407,16 @@ def test_warnings_of_keras_come_only_with_a_model(tmp_path, monkeypatch, damaged
         else:
             stored.load_model(path)
     assert [str(each.message) for each in shown] == ([] if damaged else ["skipped something"])
+
+
+def test_names_of_classes_go_into_keras_files_alone(tmp_path):
+    for name in ("model.keras", "model.h5"):
+        small().save(tmp_path / name)
+    before = (tmp_path / "model.h5").read_bytes()
+    for name in ("model.h5", "none.keras", "none.h5"):
+        with pytest.raises(UserError, match=f"{name} cannot be given the names of its classes"):
+            nets.write_class_names(tmp_path / name, ["a", "b", "c", "d"])
+    assert (tmp_path / "model.h5").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.h5", "model.keras"]
+    nets.write_class_names(tmp_path / "model.keras", ["a", "b", "c", "d"])
+    assert nets.load(tmp_path / "model.keras").class_names == ("a", "b", "c", "d")

@@ -29,6 +29,24 @@ def test_new_resumed_finished(tmp_path):
         assert run.summary() == {"accuracy": 0.5, "loss": None}
 
 
+def test_a_finished_run_is_shown_where_nothing_can_be_written(tmp_path, monkeypatch):
+    with RunFolder(tmp_path / "run") as run:
+        run.open({"epochs": 3})
+        monkeypatch.setattr(folders.os, "access", lambda path, mode: mode != os.W_OK)  # also root's
+        with pytest.raises(UserError, match="cannot write into"):
+            RunFolder(run.path).state({"epochs": 3})
+        monkeypatch.undo()
+        run.finish({"accuracy": 0.5})
+    monkeypatch.setattr(folders.os, "access", lambda path, mode: mode != os.W_OK)
+    shown = RunFolder(tmp_path / "run")
+    assert shown.state({"epochs": 3}) == "finished"
+    assert shown.summary() == {"accuracy": 0.5}
+    with pytest.raises(UserError, match="cannot write into"):
+        shown.state({"epochs": 3}, overwrite=True)
+    with pytest.raises(UserError, match="cannot write into"):
+        RunFolder(tmp_path / "new").state({"epochs": 3})
+
+
 def test_other_settings_are_named_and_nothing_changes(tmp_path):
     with RunFolder(tmp_path / "run") as run:
         run.open({"epochs": 3, "nested": {"seed": 1, "same": 2}, "gone": "x"})
