@@ -104,6 +104,7 @@ def _check_data(student: Network, data: dataloader.Data, path: Path) -> None:
     classes = student.model.outputs[0].shape[-1]
     names, ours = student.class_names, tuple(nets.class_lines(data.class_names).splitlines())
     named = data.has_class_names and names != tuple(map(str, range(classes)))
+    named = named and len(names) == classes
     if classes != data.classes:
         difference = f"the student has {classes} classes, {data.name} has {data.classes}"
     elif named and names != ours:

@@ -80,7 +80,7 @@ def _load(file: str, **options: Any) -> nets.Stored:
     """A network from a file, as `nets.load` gives it, with its logits alone."""
     stored = nets.load(file, **options)
     model = stored.model
-    if len(model.outputs) == 1 and model.output is model.outputs[0]:
+    if isinstance(model, keras.Sequential) or isinstance(model.output, keras.KerasTensor):
         return stored
     named = model.output if isinstance(model.output, Mapping) else {}
     logits = named.get("logits", model.outputs[0])

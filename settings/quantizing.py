@@ -46,16 +46,19 @@ def quantized_setup(setup: Setup, folder: Path) -> Setup:
     """
     settings = setup.settings.of_quantized(folder)
     method = create_method(settings)
+    preprocessing = setup.student_preprocessing()  # which the copy may not tell any more
     keras.utils.set_random_seed(settings.seed)  # of the copy's dropout, also where a run resumes
     with setup.strategy.scope():
         student = nets.quantize(setup.distiller.deployed, setup.statistics_batches())
         settings = _with_taps(settings, setup, method, student)
         teacher = _teacher(setup) if method.needs_teacher else None
-        distiller = make_distiller(settings, setup.data, method, teacher, student)
+        distiller = make_distiller(
+            settings, setup.data, method, teacher, student, preprocessing
+        )
     distiller.parts(settings.epochs)
     return dataclasses.replace(
         setup, settings=settings, distiller=distiller, teacher=teacher, teacher_is_trained=True,
-        given=None, answers=None,
+        given=None, answers=None, preprocessing=preprocessing,
     )
 
 

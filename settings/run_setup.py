@@ -63,6 +63,7 @@ class Setup:
         teacher_is_trained: False where a teacher has to be trained first.
         given: the settings before the recipe filled them; None: not known.
         answers: of the teacher, computed before; None: it is run in training.
+        preprocessing: of the student; None: what the settings say of it.
     """
 
     settings: Settings
@@ -74,6 +75,7 @@ class Setup:
     teacher_is_trained: bool
     given: Settings | None = None
     answers: TeacherAnswers | None = None
+    preprocessing: nets.Standardize | None = None
 
     @property
     def steps(self) -> int:
@@ -103,7 +105,9 @@ class Setup:
     def student_preprocessing(self) -> nets.Standardize:
         """What turns raw images into what the deployed network takes."""
         # As in training: a deployed model of the method's own may have another name.
-        return standardize(self.settings.student_preprocessing, self.data, self.distiller.student)
+        return self.preprocessing or standardize(
+            self.settings.student_preprocessing, self.data, self.distiller.student
+        )
 
     def statistics_batches(self) -> Iterator[tf.Tensor]:
         """Training images, preprocessed and not augmented, for the deployed network's batch
@@ -168,6 +172,7 @@ def make_distiller(
     method: Method | Sum,
     teacher: nets.Stored | None,
     student: keras.Model | None = None,
+    preprocessing: nets.Standardize | None = None,
 ) -> Distiller:
     """The student and what trains it.
 
@@ -177,6 +182,7 @@ def make_distiller(
         method: to train with.
         teacher: None where there is none.
         student: None: the one that the settings name.
+        preprocessing: of the student; None: what the settings say of it.
     """
     student = student or make_student(settings, data)
     arguments = {}
@@ -192,7 +198,8 @@ def make_distiller(
         student,
         method,
         student_outputs=find_outputs(student, settings.student_taps),
-        student_preprocessing=standardize(settings.student_preprocessing, data, student),
+        student_preprocessing=preprocessing
+        or standardize(settings.student_preprocessing, data, student),
         main_loss=settings.main_loss,
         weight_decay=settings.weight_decay,
         label_smoothing=settings.label_smoothing,

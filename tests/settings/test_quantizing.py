@@ -67,6 +67,25 @@ def test_a_copy_learns_from_the_maps_of_the_given_taps(settings_of, tmp_path, me
         np.testing.assert_allclose(ours, own, atol=0.05 * np.abs(own).max())
 
 
+def test_a_copy_takes_the_images_that_its_student_takes(settings_of, tmp_path):
+    """0..255, as the student's first operations tell; those of the copy are behind a rounding."""
+    image = keras.Input((8, 8, 3))
+    maps = keras.layers.Conv2D(4, 3, activation="relu")(image - 128.0)
+    pooled = keras.layers.GlobalAveragePooling2D()(maps)
+    keras.Model(image, keras.layers.Dense(CLASSES)(pooled)).save(tmp_path / "raw.keras")
+    settings = settings_of(
+        student_model=str(tmp_path / "raw.keras"), teacher_taps=None, student_taps=None,
+        quantize_distillation="Soft_logits",
+    )
+    setup = prepare(settings)
+    copy = quantized_setup(setup, tmp_path / "quantized")
+    for each in (setup, copy):
+        assert each.student_preprocessing().deviation == (1.0,) * 3
+    images = setup.data.train.images(range(8))
+    ours, theirs = (each.distiller.student_features(images)["logits"] for each in (copy, setup))
+    np.testing.assert_allclose(ours, theirs, atol=0.05 * np.abs(theirs).max())
+
+
 def test_a_method_that_does_not_fit_is_refused_before_training(settings_of):
     changed = {"teacher_taps": None, "student_taps": None}
     with pytest.raises(UserError, match="--teacher_taps a,b,c and --student_taps a,b,c"):
