@@ -89,6 +89,10 @@ class FakeQuantize(keras.layers.Layer):
         sizes = [size for size in input_shape[1:] if size]
         self._share = 1 / float(np.sqrt(np.prod(sizes) * _LEVELS))
 
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> Sequence[int | None]:
+        # Keras would call it with a sparse tensor, for which it takes products with numbers.
+        return input_shape
+
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         low, high = (
             self._share * end + (1 - self._share) * tf.stop_gradient(end)

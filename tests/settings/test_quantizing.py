@@ -70,7 +70,7 @@ def test_a_copy_learns_from_the_maps_of_the_given_taps(settings_of, tmp_path, me
 def test_a_copy_takes_the_images_that_its_student_takes(settings_of, tmp_path):
     """0..255, as the student's first operations tell; those of the copy are behind a rounding."""
     image = keras.Input((8, 8, 3))
-    maps = keras.layers.Conv2D(4, 3, activation="relu")(image - 128.0)
+    maps = keras.layers.Conv2D(4, 3, activation="relu")(image * (1 / 127.5) - 1.0)
     pooled = keras.layers.GlobalAveragePooling2D()(maps)
     keras.Model(image, keras.layers.Dense(CLASSES)(pooled)).save(tmp_path / "raw.keras")
     settings = settings_of(
