@@ -12,10 +12,7 @@ alone.
 
 from __future__ import annotations
 
-import argparse
-import csv
 import json
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +21,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from experiment.report.scoreboard import mean_ranks, summarized  # noqa: E402 (found by the above)
+import csv_tables  # noqa: E402 (found by the line above)
+
+from experiment.report.scoreboard import mean_ranks, summarized  # noqa: E402
 from experiment.report.statistics import spread  # noqa: E402
 from experiment.report.tables import markdown_table  # noqa: E402
 from registry import UserError  # noqa: E402
@@ -32,7 +31,6 @@ from registry import UserError  # noqa: E402
 RESULTS = Path(__file__).with_name("encoders.csv")
 PAGES = ROOT / "docs" / "results"
 COLUMNS = ("table", "encoder", "seed", "target", "metric", "value", "machine")
-TABLE = re.compile(r"(<!-- encoders: (\w+) -->\n).*?(\n<!-- end of table -->)", re.DOTALL)
 TRAINING = ("epochs", "seconds")  # of the summary of an encoder's run
 
 
@@ -57,11 +55,7 @@ def collect(table: str, directory: Path, machine: str, results: Path = RESULTS) 
         for name, scores in found["targets"].items()
         for row in encoder_rows(found["encoders"][name], found["seeds"], scores)
     ]
-    others = [row for row in read(results) if row["table"] != table]
-    with open(results, "w", newline="") as target:
-        writer = csv.DictWriter(target, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*others, *rows])
+    csv_tables.replace(results, COLUMNS, table, rows)
     return len(found["targets"])
 
 
@@ -85,10 +79,7 @@ def encoder_rows(
 
 def read(results: Path = RESULTS) -> list[dict[str, str]]:
     """All rows, as text; none where there is no file."""
-    if not results.exists():
-        return []
-    with open(results, newline="") as file:
-        return list(csv.DictReader(file))
+    return csv_tables.read(results)
 
 
 def scores_of(rows: Iterable[Mapping[str, str]]) -> dict[str, list[dict[str, dict[str, float]]]]:
@@ -137,40 +128,18 @@ def with_tables(page: str, rows: Iterable[Mapping[str, str]]) -> str:
     Raises:
         UserError: the page has a table of which there is no row.
     """
-    rows = list(rows)
-
-    def replaced(match: re.Match) -> str:
-        own = [row for row in rows if row["table"] == match[2]]
-        if not own:
-            raise UserError(f"encoders.csv has no row of the table {match[2]!r}")
-        return f"{match[1]}\n{table_text(own)}\n{match[3]}"
-
-    return TABLE.sub(replaced, page)
+    return csv_tables.with_tables(page, rows, "encoders", table_text, RESULTS.name)
 
 
 def write_tables(pages: Path = PAGES, results: Path = RESULTS) -> list[Path]:
     """Bring the pages up to date; those that changed."""
-    rows, changed = read(results), []
-    for page in sorted(pages.glob("*.md")):
-        text = page.read_text()
-        new = with_tables(text, rows)
-        if new != text:
-            page.write_text(new)
-            changed.append(page)
-    return changed
+    rows = read(results)
+    return csv_tables.write_tables(pages, lambda page: with_tables(page, rows))
 
 
 def main(words: list[str] | None = None) -> int:
     """Exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    collecting = commands.add_parser("collect")
-    collecting.add_argument("table")
-    collecting.add_argument("directory", type=Path)
-    collecting.add_argument("--machine", default="")
-    commands.add_parser("tables")
+    parser, _ = csv_tables.make_parser(__doc__ or "")
     given = parser.parse_args(words)
     try:
         if given.command == "collect":

@@ -12,11 +12,8 @@ date: each stands between the lines ``<!-- table: TABLE -->`` and ``<!-- end of 
 
 from __future__ import annotations
 
-import argparse
-import csv
 import json
 import math
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,7 +22,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from experiment.grid.runs import FINISHED, Outcome, Run  # noqa: E402 (found by the line above)
+import csv_tables  # noqa: E402 (found by the line above)
+
+from experiment.grid.runs import FINISHED, Outcome, Run  # noqa: E402
 from experiment.report import comparison  # noqa: E402
 from experiment.report.comparison import (  # noqa: E402
     BASELINE,
@@ -46,7 +45,6 @@ RECIPE = (  # of a run's settings
 )
 SCORES = {**comparison.SCORES, "agreement": "agreement"}
 COLUMNS = ("table", "method", "seed", *SCORES, *RECIPE, "machine")
-TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(\n<!-- end of table -->)", re.DOTALL)
 
 
 def collect(table: str, directory: Path, machine: str, results: Path = RESULTS) -> int:
@@ -65,11 +63,7 @@ def collect(table: str, directory: Path, machine: str, results: Path = RESULTS) 
     found = [run_row(table, file, machine) for file in files]
     if not found:
         raise UserError(f"{directory} holds no finished run; expected a --compare_dir")
-    others = [row for row in read(results) if row["table"] != table]
-    with open(results, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*others, *found])
+    csv_tables.replace(results, COLUMNS, table, found)
     return len(found)
 
 
@@ -89,10 +83,7 @@ def run_row(table: str, file: Path, machine: str) -> dict[str, Any]:
 
 def read(results: Path = RESULTS) -> list[dict[str, str]]:
     """All rows, as text; none where there is no file."""
-    if not results.exists():
-        return []
-    with open(results, newline="") as file:
-        return list(csv.DictReader(file))
+    return csv_tables.read(results)
 
 
 def outcomes(rows: Iterable[Mapping[str, str]]) -> list[Outcome]:
@@ -149,27 +140,13 @@ def with_tables(page: str, rows: Iterable[Mapping[str, str]]) -> str:
     Raises:
         UserError: the page has a table of which there is no row.
     """
-    rows = list(rows)
-
-    def replaced(match: re.Match) -> str:
-        own = [row for row in rows if row["table"] == match[2]]
-        if not own:
-            raise UserError(f"results.csv has no row of the table {match[2]!r}")
-        return f"{match[1]}\n{table_text(own)}\n{match[3]}"
-
-    return TABLE.sub(replaced, page)
+    return csv_tables.with_tables(page, rows, "table", table_text, RESULTS.name)
 
 
 def write_tables(pages: Path = PAGES, results: Path = RESULTS) -> list[Path]:
     """Bring the pages up to date; those that changed."""
-    rows, changed = read(results), []
-    for page in sorted(pages.glob("*.md")):
-        text = page.read_text()
-        new = with_tables(text, rows)
-        if new != text:
-            page.write_text(new)
-            changed.append(page)
-    return changed
+    rows = read(results)
+    return csv_tables.write_tables(pages, lambda page: with_tables(page, rows))
 
 
 def draw(table: str, path: Path, results: Path = RESULTS) -> None:
@@ -206,15 +183,7 @@ def draw(table: str, path: Path, results: Path = RESULTS) -> None:
 
 def main(words: list[str] | None = None) -> int:
     """Exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    collecting = commands.add_parser("collect")
-    collecting.add_argument("table")
-    collecting.add_argument("directory", type=Path)
-    collecting.add_argument("--machine", default="")
-    commands.add_parser("tables")
+    parser, commands = csv_tables.make_parser(__doc__ or "")
     drawing = commands.add_parser("picture")
     drawing.add_argument("table")
     drawing.add_argument("path", type=Path)

@@ -69,3 +69,11 @@ def test_the_table_has_means_deviations_ranks_and_what_the_training_took(
 def test_what_is_not_there_is_refused(results, tmp_path, capsys):
     assert results.main(["collect", "t", str(tmp_path)]) == 2
     assert "holds no targets.json" in capsys.readouterr().err
+
+
+def test_the_tables_in_the_documentation_are_those_of_the_scores(results):
+    rows = results.read()
+    for page in (ROOT / "docs" / "results").glob("*.md"):
+        assert results.with_tables(page.read_text(), rows) == page.read_text(), (
+            f"{page}: run python benchmarks/evidence/encoder_results.py tables"
+        )

@@ -1,0 +1,87 @@
+"""Rows in a CSV file, and the tables of the documentation that are made from them."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from registry import UserError
+
+Rows = Iterable[Mapping[str, str]]
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """All rows, as text; none where there is no file."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def replace(
+    path: Path, columns: Sequence[str], table: str, rows: Iterable[Mapping[str, Any]]
+) -> None:
+    """Put the rows of a table in place of those that the file, which need not exist, has of it."""
+    others = [row for row in read(path) if row["table"] != table]
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*others, *rows])
+
+
+def with_tables(
+    page: str, rows: Rows, mark: str, table_text: Callable[[Rows], str], source: str
+) -> str:
+    """A page's text with its tables as `rows` have them.
+
+    Args:
+        page: each table stands between ``<!-- MARK: TABLE -->`` and ``<!-- end of table -->``.
+        rows: of all tables.
+        mark: of the tables that are made of these rows.
+        table_text: makes a table of its rows.
+        source: the name of the rows' file, for the message.
+
+    Raises:
+        UserError: the page has a table of which there is no row.
+    """
+    rows = list(rows)
+
+    def replaced(match: re.Match) -> str:
+        own = [row for row in rows if row["table"] == match[2]]
+        if not own:
+            raise UserError(f"{source} has no row of the table {match[2]!r}")
+        return f"{match[1]}\n{table_text(own)}\n{match[3]}"
+
+    pattern = rf"(<!-- {mark}: (\w+) -->\n).*?(\n<!-- end of table -->)"
+    return re.sub(pattern, replaced, page, flags=re.DOTALL)
+
+
+def write_tables(pages: Path, updated: Callable[[str], str]) -> list[Path]:
+    """Bring the pages of a folder up to date by `updated`, which gives a page's new text; those
+    that changed."""
+    changed = []
+    for page in sorted(pages.glob("*.md")):
+        text = page.read_text()
+        new = updated(text)
+        if new != text:
+            page.write_text(new)
+            changed.append(page)
+    return changed
+
+
+def make_parser(description: str) -> tuple[argparse.ArgumentParser, Any]:
+    """The parser of a script with the commands ``collect`` and ``tables``, and what takes more."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    collecting = commands.add_parser("collect")
+    collecting.add_argument("table")
+    collecting.add_argument("directory", type=Path)
+    collecting.add_argument("--machine", default="")
+    commands.add_parser("tables")
+    return parser, commands
