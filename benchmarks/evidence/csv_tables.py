@@ -23,14 +23,37 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def replace(
-    path: Path, columns: Sequence[str], table: str, rows: Iterable[Mapping[str, Any]]
+    path: Path,
+    columns: Sequence[str],
+    table: str,
+    rows: Iterable[Mapping[str, Any]],
+    run: Sequence[str] | None = None,
 ) -> None:
-    """Put the rows of a table in place of those that the file, which need not exist, has of it."""
-    others = [row for row in read(path) if row["table"] != table]
+    """Put the rows of a table in place of those that the file has of it.
+
+    Args:
+        path: a CSV file, which need not exist.
+        columns: of the file.
+        table: whose rows they are.
+        rows: its new rows.
+        run: columns that say which run a row is of. Rows of the table's other runs stay. Default:
+            none stay.
+    """
+    rows = [{key: as_text(value) for key, value in row.items()} for row in rows]
+    new = {tuple(row[column] for column in run) for row in rows} if run else set()
+    others = [
+        row for row in read(path)
+        if row["table"] != table or (run and tuple(row[column] for column in run) not in new)
+    ]
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows([*others, *rows])
+
+
+def as_text(value: Any) -> str:
+    """A value as `read` gives it back."""
+    return "" if value is None else str(value)
 
 
 def with_tables(
@@ -83,5 +106,6 @@ def make_parser(description: str) -> tuple[argparse.ArgumentParser, Any]:
     collecting.add_argument("table")
     collecting.add_argument("directory", type=Path)
     collecting.add_argument("--machine", default="")
+    collecting.add_argument("--add", action="store_true")
     commands.add_parser("tables")
     return parser, commands

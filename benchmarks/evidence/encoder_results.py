@@ -1,13 +1,13 @@
 """The scores of pre-trained encoders, and the tables that are made from them.
 
-    python benchmarks/evidence/encoder_results.py collect TABLE SCORES_DIR [--machine TEXT]
+    python benchmarks/evidence/encoder_results.py collect TABLE SCORES_DIR [--machine TEXT] [--add]
     python benchmarks/evidence/encoder_results.py tables
 
 ``collect`` copies what one ``evaluate.py`` found, and what the encoders' runs took, into
-``encoders.csv``, a row for each encoder, seed and metric, and replaces what the table had before.
-``tables`` brings the tables in ``docs/results/`` up to date: each stands between the lines
-``<!-- encoders: TABLE -->`` and ``<!-- end of table -->``. Tables are made from ``encoders.csv``
-alone.
+``encoders.csv``, a row for each encoder, seed and metric, and replaces what the table had before;
+with ``--add``, what it had of the same encoders and seeds. ``tables`` brings the tables in
+``docs/results/`` up to date: each stands between the lines ``<!-- encoders: TABLE -->`` and
+``<!-- end of table -->``. Tables are made from ``encoders.csv`` alone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ COLUMNS = ("table", "encoder", "seed", "target", "metric", "value", "machine")
 TRAINING = ("epochs", "seconds")  # of the summary of an encoder's run
 
 
-def collect(table: str, directory: Path, machine: str, results: Path = RESULTS) -> int:
+def collect(
+    table: str, directory: Path, machine: str, results: Path = RESULTS, *, add: bool = False
+) -> int:
     """Put the scores of an evaluation into `results`; how many encoders there are.
 
     Args:
@@ -42,6 +44,7 @@ def collect(table: str, directory: Path, machine: str, results: Path = RESULTS) 
         directory: the ``--out_dir`` of evaluate.py.
         machine: what the encoders were trained on.
         results: a CSV file, which need not exist.
+        add: replace only what the table had of the same encoders and seeds.
 
     Raises:
         UserError: the folder holds no finished evaluation.
@@ -51,12 +54,17 @@ def collect(table: str, directory: Path, machine: str, results: Path = RESULTS) 
         raise UserError(f"{directory} holds no targets.json; expected an --out_dir of evaluate.py")
     found = json.loads(file.read_text())
     rows = [
-        {"table": table, "encoder": Path(name).name, "machine": machine, **row}
+        {"table": table, "encoder": short_name(name), "machine": machine, **row}
         for name, scores in found["targets"].items()
         for row in encoder_rows(found["encoders"][name], found["seeds"], scores)
     ]
-    csv_tables.replace(results, COLUMNS, table, rows)
+    csv_tables.replace(results, COLUMNS, table, rows, ("encoder", "seed") if add else None)
     return len(found["targets"])
+
+
+def short_name(encoder: str) -> str:
+    """As evaluate.py names an encoder, without the network whose fresh weights are meant."""
+    return "random" if encoder.startswith("random:") else Path(encoder).name
 
 
 def encoder_rows(
@@ -143,7 +151,8 @@ def main(words: list[str] | None = None) -> int:
     given = parser.parse_args(words)
     try:
         if given.command == "collect":
-            print(f"{collect(given.table, given.directory, given.machine)} encoders")
+            count = collect(given.table, given.directory, given.machine, add=given.add)
+            print(f"{count} encoders")
         else:
             print("\n".join(map(str, write_tables())) or "all tables are up to date")
     except UserError as error:

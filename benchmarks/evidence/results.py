@@ -1,12 +1,14 @@
 """The results of finished comparisons, and the tables and the picture that are made from them.
 
-    python benchmarks/evidence/results.py collect TABLE COMPARE_DIR [--machine TEXT]
+    python benchmarks/evidence/results.py collect TABLE COMPARE_DIR [--machine TEXT] [--add]
     python benchmarks/evidence/results.py tables
     python benchmarks/evidence/results.py picture TABLE FILE.png
 
 ``collect`` copies what the runs of one ``compare.py`` found into ``results.csv``, a row for each
-run, and replaces what the table had before. ``tables`` brings the tables in ``docs/results/`` up to
-date: each stands between the lines ``<!-- table: TABLE -->`` and ``<!-- end of table -->``.
+run, and replaces what the table had before; with ``--add``, what it had of the same methods and
+seeds, so that runs of several folders make one table. ``tables`` brings the tables in
+``docs/results/`` up to date: each stands between the lines ``<!-- table: TABLE -->`` and
+``<!-- end of table -->``.
 ``picture`` draws gain against cost. Tables and picture are made from ``results.csv`` alone.
 """
 
@@ -47,7 +49,9 @@ SCORES = {**comparison.SCORES, "agreement": "agreement"}
 COLUMNS = ("table", "method", "seed", *SCORES, *RECIPE, "machine")
 
 
-def collect(table: str, directory: Path, machine: str, results: Path = RESULTS) -> int:
+def collect(
+    table: str, directory: Path, machine: str, results: Path = RESULTS, *, add: bool = False
+) -> int:
     """Put the finished runs of a comparison into `results`; how many there are.
 
     Args:
@@ -55,16 +59,39 @@ def collect(table: str, directory: Path, machine: str, results: Path = RESULTS) 
         directory: the ``--compare_dir``.
         machine: what they ran on.
         results: a CSV file, which need not exist.
+        add: replace only what the table had of the same methods and seeds.
 
     Raises:
-        UserError: the folder holds no finished run.
+        UserError: the folder holds no finished run, or runs to be added were made by another recipe
+            than the table's.
     """
     files = sorted(directory.glob("*/seed*/summary.json"))
     found = [run_row(table, file, machine) for file in files]
     if not found:
         raise UserError(f"{directory} holds no finished run; expected a --compare_dir")
-    csv_tables.replace(results, COLUMNS, table, found)
+    if add:
+        check_recipes([row for row in read(results) if row["table"] == table], found)
+    csv_tables.replace(results, COLUMNS, table, found, ("method", "seed") if add else None)
     return len(found)
+
+
+def check_recipes(present: Iterable[Mapping[str, str]], added: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse students to be added that were trained otherwise than those of the table.
+
+    Raises:
+        UserError: names the first setting that differs.
+    """
+    for new in added:
+        for old in present:
+            if TEACHER in (new["method"], old["method"]):
+                continue
+            for key in RECIPE:
+                if csv_tables.as_text(new[key]) != old[key]:
+                    raise UserError(
+                        f"{new['method']}, seed {new['seed']}, has {key} {new[key]}, but the "
+                        f"table's {old['method']} has {old[key]}; add runs of the same recipe, or "
+                        "collect them into another table"
+                    )
 
 
 def run_row(table: str, file: Path, machine: str) -> dict[str, Any]:
@@ -190,7 +217,8 @@ def main(words: list[str] | None = None) -> int:
     given = parser.parse_args(words)
     try:
         if given.command == "collect":
-            print(f"{collect(given.table, given.directory, given.machine)} runs")
+            count = collect(given.table, given.directory, given.machine, add=given.add)
+            print(f"{count} runs")
         elif given.command == "tables":
             print("\n".join(map(str, write_tables())) or "all tables are up to date")
         else:

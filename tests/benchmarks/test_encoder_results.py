@@ -66,6 +66,22 @@ def test_the_table_has_means_deviations_ranks_and_what_the_training_took(
     assert sum(ranks) == pytest.approx(3) and ranks[0] < ranks[1]
 
 
+def test_scores_of_another_folder_can_be_added(results, evaluation, tmp_path):
+    file = tmp_path / "encoders.csv"
+    results.collect("cifar", evaluation, "a laptop", file)
+    before = results.read(file)
+    found = json.loads((evaluation / "targets.json").read_text())
+    found["targets"] = {"random:runs/TTE": found["targets"]["runs/pixels"]}
+    found["encoders"] = {"random:runs/TTE": "random:runs/TTE"}
+    (evaluation / "targets.json").write_text(json.dumps(found))
+    assert results.collect("cifar", evaluation, "a server", file, add=True) == 1
+    rows = results.read(file)
+    assert rows[: len(before)] == before
+    assert {(row["encoder"], row["machine"]) for row in rows[len(before) :]} == {
+        ("random", "a server")
+    }
+
+
 def test_what_is_not_there_is_refused(results, tmp_path, capsys):
     assert results.main(["collect", "t", str(tmp_path)]) == 2
     assert "holds no targets.json" in capsys.readouterr().err

@@ -56,6 +56,35 @@ def test_collecting_replaces_a_tables_rows_and_keeps_the_others(results, compari
         results.collect("small", tmp_path / "none", "", file)
 
 
+def test_runs_of_another_folder_can_be_added(results, comparison, tmp_path):
+    file = collected(results, comparison, tmp_path)
+    other = tmp_path / "other"
+    for method, seed, top1 in (("AT", 3, 0.35), ("AT", 2, 0.37)):  # new, and run again
+        folder = other / "AT" / f"seed{seed}"
+        folder.mkdir(parents=True)
+        run = json.loads((comparison / "AT" / "seed2" / "summary.json").read_text())
+        run.update(method=method, seed=seed, student_top1_last=top1)
+        (folder / "summary.json").write_text(json.dumps(run))
+    assert results.collect("small", other, "another machine", file, add=True) == 2
+    found = {(row["method"], row["seed"]): row for row in results.read(file)}
+    assert len(found) == len(results.read(file)) == 10
+    assert [found["AT", seed]["top1_last"] for seed in "0123"] == ["0.33", "0.34", "0.37", "0.35"]
+    assert found["AT", "1"]["machine"] == "a machine"
+    assert found["AT", "2"]["machine"] == "another machine"
+
+
+def test_runs_of_another_recipe_are_not_added(results, comparison, tmp_path):
+    file = collected(results, comparison, tmp_path)
+    before = file.read_bytes()
+    summary = comparison / "AT" / "seed1" / "summary.json"
+    run = json.loads(summary.read_text())
+    run["settings"]["epochs"] = 60
+    summary.write_text(json.dumps(run))
+    with pytest.raises(results.UserError, match="AT, seed 1, has epochs 60.* AT has 20"):
+        results.collect("small", comparison, "", file, add=True)
+    assert file.read_bytes() == before
+
+
 def test_a_table_has_the_gains_by_seed_and_their_standard_errors(results, comparison, tmp_path):
     text = results.table_text(results.read(collected(results, comparison, tmp_path)))
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
