@@ -136,6 +136,7 @@ from experiment.command import quiet  # noqa: F401 (loads TensorFlow)
 # isort: split
 import tensorflow as tf
 
+import nets
 from experiment.grid.claims import Claims, clear
 from experiment.grid.execution import execute
 from experiment.grid.places import Place, divide
@@ -148,7 +149,7 @@ from experiment.report.comparison import (
     terminal_text,
     write_report,
 )
-from experiment.run.folder import RunFolder
+from experiment.run.folder import NETWORKS, RunFolder
 from settings.networks import create_method
 from settings.run_setup import make_setup, prepare
 
@@ -161,6 +162,7 @@ def main(comparison: Comparison, settings: Settings) -> int:
     outcomes = survey(runs, comparison.overwrite)
     folder = RunFolder(directory(comparison, settings))
     folder.state(FOLDER_SETTINGS, comparison.overwrite)
+    check_networks(settings, folder.path, outcomes)
     jobs = plan_jobs(comparison, settings, folder.path) if comparison.submit else None
     if comparison.dry_run:
         shard = Shard.parse(comparison.shard or "1/1")
@@ -175,6 +177,16 @@ def main(comparison: Comparison, settings: Settings) -> int:
         print(f"submitted job {jobs.submit()}: {jobs.text()}")
         return 0
     return carry_out(comparison, outcomes, folder.path, places)
+
+
+def check_networks(settings: Settings, folder: Path, outcomes: Sequence[Outcome]) -> None:
+    """Raise UserError if a run began with another teacher, or other networks, than are there now:
+    a table would compare students of two teachers."""
+    teacher = settings.teacher_file() or str(folder / TEACHER)
+    networks = nets.fingerprints({**settings.network_files(), "teacher": teacher})
+    for each in outcomes:
+        if each.status != WAITING:
+            RunFolder(each.run.folder).check_facts(NETWORKS, networks)
 
 
 def check_methods(

@@ -45,7 +45,7 @@ from experiment.command.options import compared
 from experiment.report.evaluation import BiasEntry, bias_table, draw_detections, draw_embeddings
 from experiment.report.scoreboard import Entry, Scores, draw_bars, summarized, table
 from experiment.run import devices
-from experiment.run.folder import RunFolder, read_results, write_json
+from experiment.run.folder import DATA, NETWORKS, RunFolder, read_results, write_json
 from pretext.bias import retrained_heads, task_bias
 from pretext.task import Images, Task
 from registry import UserError
@@ -85,7 +85,11 @@ def evaluate(settings: Settings) -> dict[str, Any]:
     """
     settings = settings.spelled()
     folder = RunFolder(settings.folder())
-    if folder.state(compared(settings), settings.overwrite) == "finished":
+    state = folder.state(compared(settings), settings.overwrite)
+    networks = nets.fingerprints(settings.network_files())
+    if state != "new":
+        folder.check_facts(NETWORKS, networks)
+    if state == "finished":
         return folder.summary(results(settings))
     devices.prepare(settings.seed, settings.deterministic)
     work = open_bias(settings) if settings.bias else open_all(settings)
@@ -93,7 +97,8 @@ def evaluate(settings: Settings) -> dict[str, Any]:
     with folder, dataloader.naming_damage(*(data.splits if data else ())):
         folder.open(compared(settings), settings.overwrite)
         if data is not None:
-            folder.check_data(data.facts())
+            folder.keep_facts(DATA, data.facts())
+        folder.keep_facts(NETWORKS, networks)
         work.run(settings, folder)
     return folder.summary()
 

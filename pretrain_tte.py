@@ -51,7 +51,7 @@ from experiment.report.scoreboard import Scores, draw_bars, summarized, table
 from experiment.run import devices, training
 from experiment.run.export import FILES as EXPORT_FILES
 from experiment.run.export import check_export, export_saved_model
-from experiment.run.folder import RunFolder, write_json
+from experiment.run.folder import DATA, NETWORKS, RunFolder, write_json
 from experiment.run.variables import numbered
 from experiment.run.workers import ALONE, Team
 from op_util.schedules import schedule
@@ -110,13 +110,18 @@ def train(settings: Settings) -> dict[str, Any]:
     settings = settings.spelled()
     with gather_workers(settings) as team:
         folder = RunFolder(settings.folder(), team)
-        if folder.state(compared(settings), settings.overwrite) == "finished":
+        state = folder.state(compared(settings), settings.overwrite)
+        networks = nets.fingerprints(settings.network_files())
+        if state != "new":
+            folder.check_facts(NETWORKS, networks)
+        if state == "finished":
             print(f"{folder.path} is finished; --overwrite would start it anew")
         else:
             work = prepare(settings, team)
             with folder, dataloader.naming_damage(*work.material.data.splits):
                 if folder.open(compared(settings), settings.overwrite) != "finished":
-                    folder.check_data(work.material.data.facts())
+                    folder.keep_facts(DATA, work.material.data.facts())
+                    folder.keep_facts(NETWORKS, networks)
                     complete(settings, work, folder)
         summary = folder.summary(report.RESULTS)
         scores = {name: [metrics] for name, metrics in summary["targets"].items()}

@@ -46,7 +46,7 @@ from experiment.run import devices, training
 from experiment.run.batch_statistics import RefreshedStatistics
 from experiment.run.export import FILES as EXPORT_FILES
 from experiment.run.export import check_export, export_saved_model, named_classification
-from experiment.run.folder import RunFolder
+from experiment.run.folder import DATA, NETWORKS, RunFolder
 from experiment.run.variables import numbered
 from op_util.accuracy import agreements, top_k_hits
 from settings.common import (
@@ -115,7 +115,11 @@ def train(settings: Settings) -> dict[str, Any]:
     with gather_workers(settings) as team:
         determining = determining_settings(settings, create_method(settings))
         folder = RunFolder(settings.folder(), team)
-        if folder.state(determining, settings.overwrite) == "finished":
+        state = folder.state(determining, settings.overwrite)
+        networks = nets.fingerprints(settings.network_files())
+        if state != "new":
+            folder.check_facts(NETWORKS, networks)
+        if state == "finished":
             print(f"{folder.path} is finished; --overwrite would start it anew")
         else:
             setup = dataclasses.replace(prepare(settings, team), given=given)
@@ -126,6 +130,7 @@ def train(settings: Settings) -> dict[str, Any]:
                 settings_of_teacher(setup, folder)  # likewise what cannot train it
             with folder, dataloader.naming_damage(*setup.data.splits):
                 if folder.open(determining, settings.overwrite) != "finished":
+                    folder.keep_facts(NETWORKS, networks)
                     complete(setup, folder)
         summary = folder.summary(RESULTS)
         print(final_table(summary, folder.path))
@@ -151,7 +156,7 @@ def complete(setup: Setup, folder: RunFolder) -> None:
     Raises:
         UserError: the data are not those that the run began with.
     """
-    folder.check_data(setup.data.facts())
+    folder.keep_facts(DATA, setup.data.facts())
     if not setup.teacher_is_trained:
         setup = train_teacher(setup, folder)
     how = f"with {setup.settings.Distillation}" if setup.teacher else "alone"

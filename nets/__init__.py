@@ -23,6 +23,7 @@ from .encoders import (
     load_encoder,
 )
 from .features import Outputs, feature_extractor, outputs_of
+from .fingerprints import fingerprints
 from .fused import fuse_batch_normalization
 from .heads import find_classifier, with_new_classifier
 from .inferred_preprocessing import infer_preprocessing
@@ -76,6 +77,7 @@ __all__ = [
     "is_narrow",
     "known_flops",
     "fill_from_encoder",
+    "fingerprints",
     "fuse_batch_normalization",
     "gives_probabilities",
     "without_softmax",

@@ -267,6 +267,18 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
         """The trained teacher's file or folder; None: it is to be trained."""
         return self.teacher or (self.teacher_model if self.teacher_model_is_trained() else None)
 
+    def network_files(self) -> dict[str, str | None]:
+        """Where networks may come from, by the setting that says so."""
+        names = (
+            "teacher", "teacher_model", "teacher_weights", "student_model", "student_weights",
+            "student_init",
+        )
+        given = {name: getattr(self, name) for name in names}
+        return {
+            name: text[len(known.ENCODER):] if text and known.is_encoder(text) else text
+            for name, text in given.items()
+        }
+
     def answers_folder(self) -> Path:
         """Where the teacher's answers are kept."""
         return Path(self.cache_dir or Path("runs") / "teacher_answers")

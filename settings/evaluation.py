@@ -102,6 +102,16 @@ class Settings(SceneSettings):
         settings._check_data()
         return settings
 
+    def network_files(self) -> dict[str, str | None]:
+        """Where networks may come from, by the name of an encoder or of its run with a seed.
+
+        Raises:
+            UserError: an encoder has not been run with a seed.
+        """
+        seeds = range(self.seed, self.seed + self.seeds)
+        names = [of_seed(name, seed) for name in self.encoder for seed in seeds]
+        return {name: name for name in names}
+
     @staticmethod
     def _all_targets() -> list[str]:
         """Targets by classes first, as tables show them."""

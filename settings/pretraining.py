@@ -293,6 +293,10 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
         stated = ", ".join(f"{key}={value}" for key, value in differing.items())
         return f"{name}({stated})" if stated else name
 
+    def network_files(self) -> dict[str, str | None]:
+        """Where the network may come from, by the setting that says so."""
+        return {"encoder_model": self.encoder_model}
+
     def encoder_name(self) -> str:
         """The encoder as a part of a file's name."""
         return Path(self.encoder_model).stem if self.encoder_model else self.net.replace(":", "_")

@@ -420,3 +420,8 @@ def test_a_real_comparison_finished_continued_and_refused(tmp_path, monkeypatch)
         flags.FLAGS(["compare.py", *words, "--momentum=0.5"])
         with pytest.raises(UserError, match="momentum: 0.9 -> 0.5"):
             compare.main(*compare.given())
+    (tmp_path / "c/teacher/student.keras").write_text("another teacher")
+    with own_flags(compare.define):
+        flags.FLAGS(["compare.py", *words, "--dry_run"])
+        with pytest.raises(UserError, match="networks have changed since the run in .*FSP/seed0"):
+            compare.main(*compare.given())

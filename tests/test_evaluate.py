@@ -1,6 +1,7 @@
 """The script as a person at the keyboard sees it: what it prints, writes and refuses."""
 
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -127,6 +128,13 @@ def test_each_seed_of_a_run_scores_its_own_encoder_once(script, tmp_path, monkey
     figures = {name: each["clustering"]["recall_1"]["values"] for name, each in found.items()}
     assert figures["run"][0] == figures["seed0"][0]
     assert kept["run"][1]["clustering"]["recall_1"] == figures["run"][1] != figures["seed0"][1]
+    retrained = small.encoder(seed=2)
+    shutil.rmtree(tmp_path / "run/seed1")
+    save_run(tmp_path / "run/seed1", retrained)
+    refused = go_on()
+    assert refused.status == 2 and refused.err.count("\n") == 1
+    assert f"networks have changed since the run in {tmp_path}/out began" in refused.err
+    assert "run/seed1: " in refused.err and "run/seed0: " not in refused.err
     refused = script(f"--encoder={tmp_path}/run", "--seeds=3", f"--out_dir={tmp_path}/other")
     assert refused.status == 2 and "has the seeds 0, 1, but seed 2 is to be" in refused.err
 

@@ -612,6 +612,26 @@ def test_a_student_is_trained_on_in_whole_numbers_and_resumes_exactly(script, fi
 
 
 @pytest.mark.slow
+def test_another_teacher_in_the_same_place_is_noticed(script, files, tmp_path):
+    teacher = tmp_path / "teacher.keras"
+    shutil.copy(files / "teacher.keras", teacher)
+    words = [
+        *SMALL, f"--teacher={teacher}", f"--dataset=npz:{files}/good.npz", "--batch_size=16",
+        "--crop_padding=2", "--epochs=1", "--Distillation=Soft_logits",
+        f"--train_dir={tmp_path}/run",
+    ]
+    done = script(*words)
+    assert done.status == 0, done.err
+    network("MobileNet_teacher").save(teacher)  # with weights of another seed
+    done = script(*words)
+    assert (done.status, done.out) == (2, "") and done.err.count("\n") == 1
+    assert "the networks have changed since the run in" in done.err
+    assert "began: teacher: " in done.err
+    shutil.copy(files / "teacher.keras", teacher)
+    assert "is finished" in script(*words).out
+
+
+@pytest.mark.slow
 def test_overwriting(script, finished, files, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished.folder, folder)

@@ -5,6 +5,7 @@ Names in the folder that every run has:
 - ``settings.json``: what the run was asked for, as given to `RunFolder.open`
 - ``summary.json``: results; its presence says that the run is finished
 - ``data.json``: facts of the data that the run began with
+- ``networks.json``: likewise of the networks that it was given as files
 - ``.written``: what the run wrote, one name or pattern a line; only that is ever removed
 - ``.lock``: locked while a process works in the folder, where the file system has locks; without
   this file a folder is no run's
@@ -40,7 +41,7 @@ from regular_files import read_bytes
 PARTIAL = ".partial-"
 SETTINGS = "settings.json"
 SUMMARY = "summary.json"
-DATA = "data.json"
+DATA, NETWORKS = "data", "networks"  # what a run begins with, and goes on with unchanged
 MOST_JSON = 10**8  # bytes
 _LONGEST_DIFFERENCE = 300
 _LONGEST_SHOWN = 80  # characters of a value that is not as expected
@@ -336,27 +337,47 @@ class RunFolder:
             self.close()
             raise
 
-    def check_data(self, facts: Mapping[str, Any]) -> None:
-        """Compare the data with those that the run began with, which the first call keeps in
-        ``data.json``.
+    def keep_facts(self, kind: str, facts: Mapping[str, Any]) -> None:
+        """Compare facts with those that the run began with, which the first call with any keeps in
+        ``KIND.json``.
 
         Args:
-            facts: of the data, as far as JSON can hold them.
+            kind: of what they are facts: ``DATA`` or ``NETWORKS``.
+            facts: as far as JSON can hold them.
 
         Raises:
-            UserError: the data have changed; each difference is named.
+            UserError: see `check_facts`.
         """
-        self.team.ask_chief(lambda: self._check_data(facts))
+        self.team.ask_chief(lambda: self._keep_facts(kind, facts))
 
-    def _check_data(self, facts: Mapping[str, Any]) -> None:
-        path = self.path / DATA
-        if not path.exists():
-            write_json(self.output(DATA), facts)
-            return
-        different = differences(_read_json(path), facts)
+    def _keep_facts(self, kind: str, facts: Mapping[str, Any]) -> None:
+        self._check_facts(kind, facts)
+        name = f"{kind}.json"
+        if facts and not (self.path / name).exists():
+            write_json(self.output(name), facts)
+
+    def check_facts(self, kind: str, facts: Mapping[str, Any]) -> None:
+        """Compare facts with those of the same name that the run began with.
+
+        Args:
+            kind: see `keep_facts`.
+            facts: as far as JSON can hold them.
+
+        Raises:
+            UserError: they have changed; each difference is named.
+        """
+        self.team.ask_chief(lambda: self._check_facts(kind, facts))
+
+    def _check_facts(self, kind: str, facts: Mapping[str, Any]) -> None:
+        path = self.path / f"{kind}.json"
+        kept = _read_json(path) if path.exists() else {}
+        different = differences(
+            {name: kept[name] for name in kept if name in facts},
+            {name: facts[name] for name in facts if name in kept},
+        )
         if different:
             raise UserError(
-                f"the data have changed since the run in {self.path} began: "
+                f"the {kind} have changed since the run in {self.path} began: "
                 f"{textwrap.shorten('; '.join(different), _LONGEST_DIFFERENCE, placeholder=' ...')}"
                 "; bring them back, or give --overwrite to start anew"
             )

@@ -11,7 +11,7 @@ import pytest
 from tensorflow.errors import InvalidArgumentError
 
 from experiment.run import folder as folders
-from experiment.run.folder import RunFolder
+from experiment.run.folder import DATA, NETWORKS, RunFolder
 from registry import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -272,14 +272,24 @@ def test_data_that_changed_between_two_parts_of_a_run_are_told(tmp_path):
     for _ in range(2):
         with RunFolder(tmp_path / "run") as run:
             run.open({})
-            run.check_data(facts)
+            run.keep_facts(DATA, facts)
     with RunFolder(tmp_path / "run") as run:
         run.open({})
         with pytest.raises(UserError, match="data have changed .*training images: 40 -> 41; bring"):
-            run.check_data({**facts, "training images": 41})
+            run.keep_facts(DATA, {**facts, "training images": 41})
     with RunFolder(tmp_path / "run") as run:
         run.open({}, overwrite=True)  # starts anew, with other data
-        run.check_data({**facts, "training images": 41})
+        run.keep_facts(DATA, {**facts, "training images": 41})
+        run.keep_facts(NETWORKS, {"teacher": "0a"})
+    with pytest.raises(UserError, match='networks have changed .*teacher: "0a" -> "1b"; bring'):
+        RunFolder(tmp_path / "run").check_facts(NETWORKS, {"teacher": "1b"})
+
+
+def test_only_looking_at_facts_keeps_none(tmp_path):
+    begun(tmp_path / "run")
+    before = sorted(tmp_path.rglob("*"))
+    RunFolder(tmp_path / "run").check_facts(NETWORKS, {"teacher": "1b"})
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_who_only_looks_does_not_keep_a_run_from_its_folder(tmp_path):
