@@ -68,11 +68,13 @@ def given() -> tuple[Comparison, Settings]:
         sys.exit(0)
     settings = given_settings()
     if settings.train_dir is not None:
-        raise UserError("--train_dir is of one run; give --compare_dir, the folder of all runs")
+        raise UserError(
+            "--train_dir names the folder of one run; for a comparison, give --compare_dir"
+        )
     if settings.strategy == "multi_worker":
         raise UserError(
-            "--strategy multi_worker is of one run, by train_w_distill.py on each worker; give "
-            "another strategy"
+            "compare.py does not support --strategy multi_worker; give another strategy, or run "
+            "train_w_distill.py on each worker"
         )
     check_sharing(comparison)
     settings_by_method(comparison, settings)
@@ -92,7 +94,7 @@ def check_sharing(comparison: Comparison) -> None:
         if comparison.submit:
             raise UserError("--submit makes jobs that share all runs; leave out --shard")
     if comparison.job_options and not comparison.submit:
-        raise UserError("--job_options are of the jobs of --submit slurm; give that too")
+        raise UserError("--job_options needs --submit slurm; add it, or leave --job_options out")
 
 
 def settings_by_method(comparison: Comparison, settings: Settings) -> dict[str, Settings]:
@@ -149,7 +151,7 @@ from experiment.report.comparison import (
     terminal_text,
     write_report,
 )
-from experiment.run.folder import NETWORKS, RunFolder
+from experiment.run.folder import RunFolder
 from settings.networks import create_method
 from settings.run_setup import make_setup, prepare
 
@@ -162,7 +164,6 @@ def main(comparison: Comparison, settings: Settings) -> int:
     outcomes = survey(runs, comparison.overwrite)
     folder = RunFolder(directory(comparison, settings))
     folder.state(FOLDER_SETTINGS, comparison.overwrite)
-    check_networks(settings, folder.path, outcomes)
     jobs = plan_jobs(comparison, settings, folder.path) if comparison.submit else None
     if comparison.dry_run:
         shard = Shard.parse(comparison.shard or "1/1")
@@ -177,16 +178,6 @@ def main(comparison: Comparison, settings: Settings) -> int:
         print(f"submitted job {jobs.submit()}: {jobs.text()}")
         return 0
     return carry_out(comparison, outcomes, folder.path, places)
-
-
-def check_networks(settings: Settings, folder: Path, outcomes: Sequence[Outcome]) -> None:
-    """Raise UserError if a run began with another teacher, or other networks, than are there now:
-    a table would compare students of two teachers."""
-    teacher = settings.teacher_file() or str(folder / TEACHER)
-    networks = nets.fingerprints({**settings.network_files(), "teacher": teacher})
-    for each in outcomes:
-        if each.status != WAITING:
-            RunFolder(each.run.folder).check_facts(NETWORKS, networks)
 
 
 def check_methods(
@@ -374,6 +365,7 @@ def plan_run(
         settings=determining_settings(spelled, method),
         needs=teacher if method.needs_teacher else None,
         results=RESULTS,
+        networks=nets.fingerprints(spelled.network_files()),
         teacher_stays=not method.trains_teacher,
     )
 

@@ -344,7 +344,16 @@ def open_bias(settings: Settings) -> Bias:
     seeds = range(settings.seed, settings.seed + settings.seeds)
     names = short_names(settings.encoder)
     runs = [trained_on(*each, seeds) for each in zip(names, settings.encoder, strict=True)]
-    single = {next(iter(each.tasks)): each for each in runs if len(each.tasks) == 1}
+    single: dict[str, TrainedOn] = {}
+    for each in runs:
+        if len(each.tasks) == 1:
+            (task,) = each.tasks
+            if task in single:
+                raise UserError(
+                    f"--encoder has two runs of {task} alone, {single[task].name} and {each.name}; "
+                    "give one"
+                )
+            single[task] = each
     pairs = [(each, task) for each in runs if len(each.tasks) > 1
              for task in each.tasks if task in single]
     if not pairs:
@@ -392,7 +401,10 @@ def trained_on(name: str, path: str, seeds: Sequence[int]) -> TrainedOn:
         folder = RunFolder(own)
         stated = folder.summary() if (own / "summary.json").is_file() else {}
         if stated.get("kind") != "tte":
-            raise UserError(f"--bias compares finished TTE runs, {own} is none: give run folders")
+            raise UserError(
+                f"--bias compares finished pre-training runs, and {own} is not one; give their "
+                "folders"
+            )
         encoders.append(nets.load_encoder(own))
         asked = folder.summary({"settings": AskedFor})["settings"]
         created = TASKS.create(asked["tasks"], asked["hyper_parameters"])

@@ -215,7 +215,7 @@ def _check_range(label: str, value: float, facts: Mapping[str, Any]) -> None:
         raise UserError(f"{label} must be above {above}, not {value}")
 
 
-# Writing: NAME, NAME(setting=value,...)
+# Writing: NAME, NAME(hyper_parameter=value,...)
 
 
 def split(specifications: str, mark: str = ",") -> list[str]:
@@ -242,10 +242,11 @@ def _split(specifications: str, mark: str) -> list[str]:
 
 
 def parse(registry: Registry, specification: str) -> tuple[str, dict[str, str]]:
-    """The registered name in ``NAME`` or ``NAME(setting=value,...)``, and the settings as text.
+    """The registered name in ``NAME`` or ``NAME(hyper_parameter=value,...)``, and values as text.
 
     Raises:
-        UserError: the text is not of that form, a setting is given twice, or the name is unknown.
+        UserError: the text is not of that form, a hyper-parameter is given twice, or the name is
+            unknown.
     """
     match = _SPECIFICATION.fullmatch(specification)
     inside = match[2] if match else None
@@ -253,11 +254,11 @@ def parse(registry: Registry, specification: str) -> tuple[str, dict[str, str]]:
     if not match or not all(name.strip() and sign for name, sign, _ in settings):
         raise UserError(
             f"cannot read the {registry.kind} {specification!r}; expected NAME or "
-            "NAME(setting=value,...)"
+            "NAME(hyper_parameter=value,...)"
         )
     given = {name.strip(): value.strip() for name, _, value in settings}
     if len(given) < len(settings):
-        raise UserError(f"{specification!r} gives a setting twice: give it once")
+        raise UserError(f"{specification!r} gives a hyper-parameter twice; give it once")
     return registry.name(match[1]), given
 
 
@@ -273,7 +274,7 @@ def create(registry: Registry, specification: str, **further: Any) -> Any:
     """The plug-in that `specification` describes.
 
     Args:
-        specification: ``NAME`` or ``NAME(setting=value,...)``.
+        specification: ``NAME`` or ``NAME(hyper_parameter=value,...)``.
         **further: hyper-parameters by name, values or text; what `specification` says wins.
 
     Raises:

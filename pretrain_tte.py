@@ -572,7 +572,8 @@ def seed_run(settings: Settings, seed: int) -> Run:
     command = (sys.executable, str(SCRIPT), *command_words(own), f"--seed={seed}",
                f"--train_dir={own.train_dir}")
     return Run(
-        own.method(), seed, own.folder(), command, compared(own), results=report.RESULTS
+        own.method(), seed, own.folder(), command, compared(own), results=report.RESULTS,
+        networks=nets.fingerprints(own.network_files()),
     )
 
 

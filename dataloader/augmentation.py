@@ -52,11 +52,12 @@ class Augmentation:
     def __post_init__(self) -> None:
         if not 0 <= self.rotation_degrees <= 180:
             raise UserError(
-                f"rotation of up to {self.rotation_degrees} degrees: 0 (none) to 180 expected"
+                f"rotation of up to {self.rotation_degrees} degrees; expected 0 (none) to 180"
             )
         if self.crop_padding != int(self.crop_padding) or self.crop_padding < 0:
             raise UserError(
-                f"crop padding of {self.crop_padding} pixels: a whole number from 0 (none) expected"
+                f"crop padding of {self.crop_padding} pixels; expected a whole number, 0 (none) or "
+                "more"
             )
 
         self._check_photographs()
@@ -64,15 +65,15 @@ class Augmentation:
     def _check_photographs(self) -> None:
         for name in ("random_resized_crop", "color_jitter"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} of {getattr(self, name)}: 0 (none) to 1 expected")
+                raise UserError(f"{name} of {getattr(self, name)}; expected 0 (none) to 1")
         for name in ("mixup", "cutmix"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"{name} of {getattr(self, name)}: 0 (none) or more expected")
+                raise UserError(f"{name} of {getattr(self, name)}; expected 0 (none) or more")
         number, magnitude = self.randaugment
         if number != int(number) or number < 0 or not 0 <= magnitude <= 10:
             raise UserError(
-                f"randaugment of {number:g},{magnitude:g}: a number of operations from 0 (none) "
-                "and a magnitude from 0 to 10 expected"
+                f"randaugment of {number:g},{magnitude:g}; expected a number of operations, 0 "
+                "(none) or more, and a magnitude from 0 to 10"
             )
 
     @classmethod

@@ -36,7 +36,7 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
         UserError: `batch_size` is less than 1.
     """
     if batch_size < 1:
-        raise UserError(f"batch size {batch_size}: at least 1 expected")
+        raise UserError(f"batch size {batch_size}; expected at least 1")
     return -(-len(split) // batch_size)
 
 

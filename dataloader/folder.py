@@ -174,8 +174,8 @@ def _listed(top: Path) -> tuple[Found, Facts | None]:
         return find_images(top), None
     except OSError as error:
         raise UserError(
-            f"{printable(error.filename or top)}: {error.strerror or error}; a folder of images "
-            "expected"
+            f"{printable(error.filename or top)}: {error.strerror or error}; expected a folder of "
+            "images"
         ) from error
 
 

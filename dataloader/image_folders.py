@@ -62,7 +62,8 @@ class Facts:
 def find_images(top: Path) -> Found:
     """The images in ``top/train/CLASS``, ``top/test/CLASS`` and ``top/val/CLASS`` at any depth.
 
-    Without these parts the images in ``top/CLASS`` are those of ``train``, which the notes say.
+    Without these parts the images in ``top/CLASS`` are those of ``train``, which the notes say. A
+    ``test`` or ``val`` of images without class folders, as competitions have, is passed over.
 
     Raises:
         UserError: there is no class with an image, a part has a class that ``train`` has not, or
@@ -70,7 +71,7 @@ def find_images(top: Path) -> Found:
         OSError: a folder cannot be read.
     """
     if not top.is_dir():
-        raise UserError(f"no such folder: {printable(top)} (train/CLASS/* or CLASS/* expected)")
+        raise UserError(f"no such folder: {printable(top)} (expected train/CLASS/* or CLASS/*)")
     folders = _changed([top])
     parts = _parts(top)
     folders |= _changed(top / name for name in parts.values())
@@ -79,12 +80,18 @@ def find_images(top: Path) -> Found:
         parts = {TRAIN: ""}
     if TRAIN not in parts:
         raise UserError(
-            f"no such folder: {printable(top / TRAIN)} (DIR/train/CLASS/*, or images in DIR/CLASS, "
-            "expected)"
+            f"no such folder: {printable(top / TRAIN)} (expected DIR/train/CLASS/*, or images in "
+            "DIR/CLASS)"
         )
     class_names = list(subfolders(top / parts[TRAIN]))
     if not class_names:
-        raise UserError(f"{printable(top / parts[TRAIN])} has no class folders: CLASS/* expected")
+        raise UserError(f"{printable(top / parts[TRAIN])} has no class folders; expected CLASS/*")
+    places = sorted({"", *parts.values()})
+    parts = {
+        part: name for part, name in parts.items()
+        if part == TRAIN or next(subfolders(top / name), None)
+        or not next(_images_in(top / name), None)
+    }
     misnamed: list[str] = []
     train, test, validation = (
         _images_of_classes(top, parts[part], class_names, folders, misnamed)
@@ -96,8 +103,8 @@ def find_images(top: Path) -> Found:
             f"{printable(top)} has no {TRAIN}/CLASS: its {len(class_names)} folders are the classes"
         ]
     else:
-        notes = _passed_over(top, set(parts.values()))
-    notes += _loose(top, sorted({"", *parts.values()}))
+        notes = _passed_over(top, set(places))
+    notes += _loose(top, places)
     if misnamed:
         notes.append(
             f"{printable(top)}: by their names no images, but by their content: "
@@ -128,8 +135,8 @@ def _parts(top: Path) -> dict[str, str]:
             continue
         if part in parts:
             raise UserError(
-                f"{printable(top)} has {parts[part]} and {name}: one folder of {part} images "
-                "expected, merge or rename them"
+                f"{printable(top)} has {parts[part]} and {name}; expected one folder of {part} "
+                "images: merge or rename them"
             )
         parts[part] = name
     return parts
@@ -144,8 +151,8 @@ def _images_of_classes(
     unknown = sorted(there - set(class_names))
     if unknown:
         raise UserError(
-            f"{printable(top / part)} has the class {unknown[0]!r}, {TRAIN} has not: class folders "
-            "of the same names expected"
+            f"{printable(top / part)} has the class {unknown[0]!r}, which {TRAIN} does not have; "
+            "expected the same class folders in both"
         )
     images, within = [], f"{part}/" if part else ""
     for name in class_names:

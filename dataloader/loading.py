@@ -127,7 +127,7 @@ def _source(name: str) -> tuple[Callable[[Request], Source], str, dict[str, Any]
     source, facts = sources.get(kind), sources.facts(kind)
     expected = facts.get("argument")
     if expected and not argument:
-        raise UserError(f"data set {name!r}: {sources.name(kind)}:{expected} expected")
+        raise UserError(f"data set {name!r}; expected {sources.name(kind)}:{expected}")
     if colon and not expected:
         raise UserError(f"data set {name!r}: {sources.name(kind)!r} takes nothing after a colon")
     return source, argument, facts
@@ -141,13 +141,13 @@ def check_class_names(where: str, names: Sequence[str]) -> None:
         odd = any(unicodedata.category(each) in ("Cc", "Cs") for each in name)
         if odd or not name.strip():
             raise UserError(
-                f"{where}: class name {name!r}: text expected, in UTF-8 and without line breaks"
+                f"{where}: class name {name!r}; expected text in UTF-8 without line breaks"
             )
     name, count = Counter(names).most_common(1)[0] if names else ("", 0)
     if count > 1:
         raise UserError(
-            f"{where}: class name {name!r} stands there {count} times: a different name for each "
-            "class expected"
+            f"{where}: class name {name!r} occurs {count} times; expected a different name for "
+            "each class"
         )
 
 
@@ -167,8 +167,8 @@ def _check_classes(source: Source) -> None:
         wrong = split.labels[(split.labels < 0) | (split.labels >= classes)]
         if len(wrong):
             raise UserError(
-                f"{source.name}: {part} label {wrong[0]} is out of range: 0 to {classes - 1} "
-                f"expected for {classes} classes ({len(wrong)} such labels)"
+                f"{source.name}: {part} label {wrong[0]} is out of range; expected 0 to "
+                f"{classes - 1} for {classes} classes ({len(wrong)} such labels)"
             )
 
 
@@ -231,13 +231,13 @@ def load(
         UserError: the set is not known, not there or damaged, or an argument does not fit it.
     """
     if not 0 <= validation_fraction < 1:
-        raise UserError(f"validation fraction {validation_fraction}: 0 up to below 1 expected")
+        raise UserError(f"validation fraction {validation_fraction}; expected 0 or more, below 1")
     if seed < 0:
-        raise UserError(f"data seed {seed}: at least 0 expected")
+        raise UserError(f"data seed {seed}; expected 0 or more")
     if image_size is not None and min(image_size) < 1:
-        raise UserError(f"image size {image_size[0]}x{image_size[1]}: at least 1x1 expected")
+        raise UserError(f"image size {image_size[0]}x{image_size[1]}; expected at least 1x1")
     if in_memory not in IN_MEMORY:
-        raise UserError(f"in memory {in_memory!r}: {', '.join(IN_MEMORY)} expected")
+        raise UserError(f"in memory {in_memory!r}; expected one of {', '.join(IN_MEMORY)}")
     make, argument, facts = _source(name)
     if in_memory == "no" and not facts.get("lazy"):
         raise UserError(
@@ -259,7 +259,7 @@ def load(
         if not 1 <= train_images <= len(rest):
             raise UserError(
                 f"{train_images} training images asked of {source.name}, which has {len(rest)} "
-                f"(after {len(chosen)} for validation): 1 to {len(rest)} expected"
+                f"(after {len(chosen)} for validation); expected 1 to {len(rest)}"
             )
         rest = rest[:train_images]
         if needs_classes:

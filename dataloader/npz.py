@@ -47,11 +47,11 @@ class Archive:
             check_regular(file)
         except FileNotFoundError as error:
             raise UserError(
-                f"no such file: {printable(file)} (npz expected, with {', '.join(keys)})"
+                f"no such file: {printable(file)} (expected an npz file with {', '.join(keys)})"
             ) from error
         except OSError as error:
             raise UserError(
-                f"{printable(file)}: {error.strerror} (npz expected, with {', '.join(keys)})"
+                f"{printable(file)}: {error.strerror} (expected an npz file with {', '.join(keys)})"
             ) from error
         try:
             self._archive = zipfile.ZipFile(file)
@@ -122,8 +122,8 @@ class Archive:
             images = images[..., None]
         if images.ndim != 4 or images.shape[-1] not in (1, 3):
             raise UserError(
-                f"{where} has shape {list(images.shape)}: [N,H,W,C] with 1 or 3 channels, or "
-                f"[N,H,W] for grey images, expected"
+                f"{where} has shape {list(images.shape)}; expected [N,H,W,C] with 1 or 3 channels, "
+                "or [N,H,W] for grey images"
             )
         if 0 in images.shape:
             raise UserError(f"{where} has shape {list(images.shape)}: there is no image in it")
@@ -133,10 +133,10 @@ class Archive:
             advice = ""
             if images.dtype.kind == "f" and images.min() >= 0 and images.max() <= 1:
                 advice = f"; they look like 0..1: save ({key} * 255).round().astype('uint8')"
-            raise UserError(f"{where} is {images.dtype}: uint8 images in 0..255 expected{advice}")
+            raise UserError(f"{where} is {images.dtype}; expected uint8 images in 0..255{advice}")
         low, high = images.min(), images.max()
         if low < 0 or high > 255:
-            raise UserError(f"{where} has values from {low} to {high}: 0..255 expected")
+            raise UserError(f"{where} has values from {low} to {high}; expected 0..255")
         return images.astype(np.uint8)
 
     def labels(self, key: str, images: np.ndarray) -> np.ndarray:
@@ -146,23 +146,23 @@ class Archive:
             labels = labels[:, 0]
         if labels.ndim != 1:
             advice = " (class numbers, not one-hot)" if labels.ndim == 2 else ""
-            raise UserError(f"{where} has shape {list(labels.shape)}: [N] expected{advice}")
+            raise UserError(f"{where} has shape {list(labels.shape)}; expected [N]{advice}")
         if labels.dtype.kind not in "iu":
             raise UserError(
-                f"{where} is {labels.dtype}{_what_is_odd(labels)}: integer class numbers from 0 on "
-                "expected"
+                f"{where} is {labels.dtype}{_what_is_odd(labels)}; expected integer class numbers "
+                "that start at 0"
             )
         if len(labels) != len(images):
             raise UserError(
-                f"{where} has {len(labels)} labels for {len(images)} images: equal numbers expected"
+                f"{where} has {len(labels)} labels for {len(images)} images; expected one for each"
             )
         if labels.min() < 0:
             raise UserError(
-                f"{where} has a negative label ({labels.min()}): class numbers from 0 on expected "
-                f"(to train with few labels, see labelled_per_class)"
+                f"{where} has a negative label ({labels.min()}); expected class numbers that start "
+                "at 0 (to train with few labels, see labelled_per_class)"
             )
         if int(labels.max()) > np.iinfo(np.int64).max:
-            raise UserError(f"{where} has the label {labels.max()}: class numbers expected")
+            raise UserError(f"{where} has the label {labels.max()}; expected class numbers")
         return labels.astype(np.int64)
 
     def class_names(self, labels: np.ndarray) -> tuple[str, ...]:
@@ -175,14 +175,14 @@ class Archive:
         low, classes = int(labels.min()), int(labels.max()) + 1
         if classes > len(labels):
             raise UserError(
-                f"{self.file} has the label {classes - 1} among {len(labels)} images: class "
-                "numbers from 0 on, without gaps, expected"
+                f"{self.file} has the label {classes - 1} among {len(labels)} images; "
+                "expected class numbers that start at 0 and have no gaps"
             )
         given = len(self._given_names()) if "classes" in self.sizes else classes - 1
         if low == 1 and given == classes - 1:
             raise UserError(
-                f"{self.file} has labels from 1 to {classes - 1}: class numbers from 0 on "
-                "expected; subtract 1"
+                f"{self.file} has labels from 1 to {classes - 1}; expected class numbers that "
+                "start at 0: subtract 1"
             )
         return self._given_names() if "classes" in self.sizes else numbered(classes)
 
@@ -190,8 +190,8 @@ class Archive:
         names = self.read("classes")
         if names.ndim != 1 or names.dtype.kind not in "US":
             raise UserError(
-                f"{self.file}: classes is {names.dtype} of shape {list(names.shape)}: "
-                f"a list of strings, one a class, expected"
+                f"{self.file}: classes is {names.dtype} of shape {list(names.shape)}; "
+                "expected a list of strings, one per class"
             )
         try:
             return tuple(
@@ -199,7 +199,7 @@ class Archive:
             )
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{self.file}: classes holds {error.object!r}: text in UTF-8 expected"
+                f"{self.file}: classes holds {error.object!r}; expected text in UTF-8"
             ) from error
 
 
@@ -285,7 +285,7 @@ def npz(request: Request) -> Source:
     if x_train.shape[compared] != x_test.shape[compared]:
         raise UserError(
             f"{archive.file}: training images are {list(x_train.shape[1:])}, test images "
-            f"{list(x_test.shape[1:])}: equal shapes expected"
+            f"{list(x_test.shape[1:])}; expected equal shapes"
         )
     y_train, y_test = archive.labels("y_train", x_train), archive.labels("y_test", x_test)
     return Source(

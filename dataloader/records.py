@@ -224,7 +224,7 @@ def _let_open(files: int) -> None:
         return
     if most != resource.RLIM_INFINITY and most < needed:
         raise UserError(
-            f"{files} files of data, but the system lets a process open only {most}: give it "
-            f"{needed}, by ulimit -Hn {needed} as its administrator"
+            f"the data set has {files} files, but a process may open only {most}: as "
+            f"administrator, raise the limit with ulimit -Hn {needed}"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))

@@ -76,7 +76,7 @@ def _image_and_label(builder: Any) -> tuple[str, str]:
                 return image, label
     raise UserError(
         f"data set {builder.name!r} of tensorflow-datasets is not one of uint8 images with one "
-        f"class each: such a set expected (cifar10, cifar100, svhn_cropped, ...)"
+        "class each; expected such a set (cifar10, cifar100, svhn_cropped, ...)"
     )
 
 
@@ -184,7 +184,7 @@ class _Opened:
         if TRAIN not in builder.info.splits:
             raise UserError(
                 f"data set {builder.name!r} has no split {TRAIN!r}, only "
-                f"{', '.join(map(repr, builder.info.splits))}: another set expected"
+                f"{', '.join(map(repr, builder.info.splits))}; expected another set"
             )
         self.is_by_index = _is_by_index(builder, request.in_memory)
         height, width, channels = builder.info.features[self.keys[0]].shape

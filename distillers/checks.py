@@ -60,7 +60,7 @@ def check_tap_pairs(
     """
     if len(teacher) != len(student) or len(teacher) < at_least:
         raise UserError(
-            f"{method} needs as many taps of the teacher as of the student, and at least "
+            f"{method} needs the same number of taps of teacher and student, and at least "
             f"{at_least}: the teacher has {len(teacher)}, the student {len(student)}; name as many "
             "layers of each, by --teacher_taps and --student_taps (--list_layers marks taps)"
         )

@@ -83,7 +83,8 @@ class FT(Method):
         factor = round(self.rate * theirs)
         if factor < 1:
             raise UserError(
-                f"FT: rate {self.rate} of the {theirs} channels of the teacher's last tap is none"
+                f"FT: rate {self.rate} of the teacher's {theirs} channels leaves no channel; "
+                f"expected at least {1 / theirs:.2g}"
             )
         convolution, transposed = keras.layers.Conv2D, keras.layers.Conv2DTranspose
         encoder = _layers("paraphraser_encoder", convolution, (theirs, theirs, factor, factor))

@@ -111,13 +111,18 @@ def read_networks(
 def _default_outputs(
     method: Method | Sum, model: keras.Model, taps: tuple[str, ...] | None
 ) -> Outputs:
-    """The declared outputs, or those at `taps`. If the method reads no maps, taps are optional."""
+    """The declared outputs, or those at `taps`. If the method reads no maps, taps are optional: the
+    embedding is then what the classifier is given, or the output of a model without one."""
     if taps is not None or method.does_read("maps"):
         return outputs_of(model, taps)
     try:
         return outputs_of(model)
     except UserError:
-        return outputs_of(model, taps=(model.layers[-1].name,))
+        last = model.outputs[0]
+        if method.does_read("embedding"):
+            classifier = find_classifier(model)
+            last = classifier.features if classifier else last
+        return outputs_of(model, taps=(output_layer_of(last),))
 
 
 def classifier_of(student: keras.Model) -> keras.Layer:

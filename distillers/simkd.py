@@ -114,7 +114,10 @@ class SimKD(Method):
         channels, size = theirs.shape[-1], smaller_size(theirs, ours)
         inner = round(channels / self.factor)
         if inner < 1:
-            raise UserError(f"SimKD: a bottleneck of {channels} / {self.factor} channels has none")
+            raise UserError(
+                f"SimKD: factor {self.factor} leaves none of the teacher's {channels} channels in "
+                f"the bottleneck; expected at most {channels}"
+            )
         projector = Projector(ours.shape[-1], inner, channels, size)
         classify = _reused_classifier(theirs, teacher["logits"])
 

@@ -115,7 +115,8 @@ def run_stages(losses: Sequence[Loss]) -> list[RunStage]:
     """The stages of a run with these losses.
 
     One of the losses may have several stages. The others then take part in its stages with a main
-    loss. The weight of the main loss is the product of the methods' weights for it.
+    loss, or in the last one where it has none. The weight of the main loss is the product of the
+    methods' weights for it.
 
     Raises:
         UserError: two of the losses have stages.
@@ -125,7 +126,8 @@ def run_stages(losses: Sequence[Loss]) -> list[RunStage]:
         names = " and ".join(loss.method.name for loss in staged)
         raise UserError(f"a sum can have one method with stages, not {names}")
     leading = staged[0] if staged else losses[0]
-    with_main = [number for number, lead in enumerate(leading.stages) if lead.main_weight > 0]
+    shared = [number for number, lead in enumerate(leading.stages) if lead.main_weight > 0]
+    shared = shared or [len(leading.stages) - 1]
     stages = []
     for number, lead in enumerate(leading.stages):
         own = [
@@ -133,9 +135,9 @@ def run_stages(losses: Sequence[Loss]) -> list[RunStage]:
                 loss,
                 lead if loss is leading else loss.stages[0],
                 f"{loss.method.name}_" if len(losses) > 1 else "",
-                number if loss is leading else with_main[0],
+                number if loss is leading else shared[0],
             )
-            for loss in losses if loss is leading or lead.main_weight > 0
+            for loss in losses if loss is leading or number in shared
         ]
         terms = tuple(term for term in own if term.stage.loss is not None and term.stage.weight > 0)
         weight = math.prod(term.stage.main_weight for term in own)
@@ -154,9 +156,8 @@ def check_stages(stages: Sequence[RunStage], method: str, main_loss: str) -> Non
     for stage in stages:
         if not stage.terms and (main_loss == "none" or not stage.main_weight):
             raise UserError(
-                f"{method} has nothing but the main loss to learn from in its stage "
-                f"{stage.name!r}, and there is none: leave out main_loss=none, or give other "
-                "weights or another method"
+                f"stage {stage.name!r} of {method} learns from the main loss alone, and there is "
+                "none: leave out main_loss=none, or give other weights or another method"
             )
 
 

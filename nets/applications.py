@@ -129,7 +129,7 @@ def _check_file(weights: str) -> Path:
         raise UserError(f"weights {weights} do not exist; expected imagenet or a file of weights")
     if path.suffix != ".h5":
         raise UserError(
-            f"{weights} is no file of weights (.weights.h5 or .h5); a whole model is given by "
+            f"{weights} is not a file of weights (.weights.h5 or .h5); a whole model is given by "
             "itself, as --teacher_model FILE.keras"
         )
     return path

@@ -209,7 +209,7 @@ class ExportedEncoder:
         # A file can state anything, so TensorFlow can fail in any way.
         except Exception as error:
             raise UserError(
-                f"{path} is no SavedModel for serving ({' '.join(str(error).split())[:150]}): "
+                f"{path} is not a SavedModel for serving ({' '.join(str(error).split())[:150]}): "
                 "give export/1 of a TTE run"
             ) from error
         specification = self._signature.structured_input_signature[1].get("image")

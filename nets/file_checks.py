@@ -30,7 +30,7 @@ def check_regular(path: Path) -> None:
     if not path.exists():
         raise UserError(f"{path} does not exist")
     if not path.is_file():
-        raise UserError(f"{path} is no regular file: give a model file")
+        raise UserError(f"{path} is not a regular file: give a model file")
 
 
 def check_h5(file: h5py.File, path: Path) -> None:

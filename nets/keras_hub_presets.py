@@ -105,7 +105,7 @@ def _read(name: str, preset: str, input_shape: Sequence[int]) -> keras.Model:
 
     kind = preset_utils.get_preset_loader(preset).check_backbone_class()
     if kind not in set(_image_backbones()):
-        raise UserError(f"{name} is a {kind.__name__}, which is no model of images alone")
+        raise UserError(f"{name} is a {kind.__name__}, which is not a model of images alone")
     task = None
     if preset_utils.check_file_exists(preset, preset_utils.TASK_CONFIG_FILE):
         config = preset_utils.load_json(preset, preset_utils.TASK_CONFIG_FILE)
@@ -117,7 +117,9 @@ def _read(name: str, preset: str, input_shape: Sequence[int]) -> keras.Model:
     inputs = keras.tree.flatten(backbone.input)
     outputs = keras.tree.flatten(backbone.output)
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or len(outputs) != 1:
-        raise UserError(f"{name} is a {kind.__name__}, which is no model of one image to features")
+        raise UserError(
+            f"{name} is a {kind.__name__}, which is not a model of one image to features"
+        )
     shape = [own or given for own, given in zip(inputs[0].shape[1:], input_shape, strict=True)]
     image = keras.Input(shape, name="image")
     scaled = _scaled(image, _converter(preset, preset_utils))

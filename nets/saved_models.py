@@ -69,7 +69,9 @@ def check_saved_model(path: Path) -> None:
     """
     file = path / "saved_model.pb"
     if not file.is_file():
-        raise UserError(f"{path} is no SavedModel for serving (no saved_model.pb): give export/1")
+        raise UserError(
+            f"{path} is not a SavedModel for serving (no saved_model.pb): give export/1"
+        )
     for part in (*path.iterdir(), *(path / "variables").glob("*")):
         if not (part.is_file() or part.is_dir()):  # TensorFlow would wait for a pipe
             raise UserError(f"{part} is neither file nor folder: export the model again")
@@ -80,7 +82,7 @@ def check_saved_model(path: Path) -> None:
         _parse(FingerprintDef(), fingerprint)
     if len(saved.meta_graphs) != 1 or not saved.meta_graphs[0].HasField("object_graph_def"):
         raise UserError(
-            f"{path} is no SavedModel of TensorFlow 2 with one graph: export the model again"
+            f"{path} is not a SavedModel of TensorFlow 2 with one graph: export the model again"
         )
     (graph,) = saved.meta_graphs
     functions = {each.signature.name: each.node_def for each in graph.graph_def.library.function}

@@ -58,8 +58,9 @@ def tokens_to_maps(tokens: Any, image_size: Sequence[int], prefix: int | None = 
         size = "x".join(map(str, image_size))
         before = "up to 8" if prefix is None else prefix
         raise UserError(
-            f"{count} tokens are no grid of square patches of images of {size} with {before} "
-            "tokens before them: say how many come before (prefix), or tap a layer that gives maps"
+            f"{count} tokens do not form a grid of square patches of images of {size} with "
+            f"{before} tokens before them: say how many come before (prefix), or tap a layer that "
+            "gives maps"
         )
     before, rows, columns = grid
     return keras.ops.reshape(tokens[:, before:], (-1, rows, columns, depth))

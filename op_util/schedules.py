@@ -51,13 +51,11 @@ def cosine(
 
     Args:
         steps: of the run, warm-up included.
-        warmup_steps: rounded to whole steps; less than `steps`.
+        warmup_steps: rounded to whole steps, of which at least one comes after it.
     """
-    warmup = round(warmup_steps)
+    warmup = min(round(warmup_steps), steps - 1)
     if not warmup:
         return keras.optimizers.schedules.CosineDecay(learning_rate, steps)
-    if warmup >= steps:
-        raise ValueError(f"{warmup} warm-up steps of {steps}; expected fewer")
     return keras.optimizers.schedules.CosineDecay(
         learning_rate / warmup, steps - warmup, warmup_target=learning_rate, warmup_steps=warmup
     )

@@ -17,6 +17,7 @@ from experiment.command.options import Options, option, values
 from experiment.run.folder import plain_values
 from experiment.run.workers import Team, gathered
 from registry import UserError
+from settings import known
 from settings.known import SCHEDULES, STRATEGIES
 
 if TYPE_CHECKING:
@@ -46,16 +47,20 @@ class DataSettings(Options):
         None, "resize images to this height and width, in pixels", group=DATA, minimum=1
     )
     validation_fraction: float = option(
-        0.1, "share of the training images that chooses the best epoch instead", group=DATA,
+        0.1, "share of the training images that is held out to choose the best epoch", group=DATA,
         minimum=0, maximum=0.9,
     )
     train_images: int | None = option(
         None, "train on the first so many of the remaining training images", group=DATA, minimum=1
     )
     data_seed: int = option(
-        0, "of the split into training and validation images and of kept labels", group=DATA,
-        minimum=0,
+        0, "seed of the split into training and validation images and of the kept labels",
+        group=DATA, minimum=0,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "dataset", known.dataset_name(self.dataset))
 
     def load_data(
         self, labelled_per_class: int | None = None, needs_classes: bool = True
@@ -107,31 +112,31 @@ class TrainingSettings(Options):
     """How to train. The script chooses what is None."""
 
     epochs: int | None = option(
-        None, "passes over the training images (default: of the recipe)", group=TRAINING, minimum=1
+        None, "passes over the training images (default: the recipe's)", group=TRAINING, minimum=1
     )
     batch_size: int | None = option(
-        None, "images a step, over all devices together (default: of the recipe)",
+        None, "images per step, over all devices together (default: the recipe's)",
         group=TRAINING, minimum=1,
     )
     optimizer: str | None = option(
-        None, "sgd is with Nesterov momentum (default: of the recipe)", group=TRAINING,
+        None, "sgd has Nesterov momentum (default: the recipe's)", group=TRAINING,
         choices=("sgd", "adam"),
     )
     learning_rate: float | None = option(
-        None, "the highest (default: of the recipe; 1e-2 for sgd, 5e-4 for adam where the recipe's "
-        "optimizer is another)", group=TRAINING, above=0,
+        None, "peak learning rate (default: the recipe's; 1e-2 for sgd and 5e-4 for adam where the "
+        "recipe's optimizer is another)", group=TRAINING, above=0,
     )
-    momentum: float = option(0.9, "of sgd", group=TRAINING, minimum=0, maximum=1)
+    momentum: float = option(0.9, "momentum of sgd", group=TRAINING, minimum=0, maximum=1)
     schedule: str | None = option(
-        None, "of the learning rate; step: x0.1 after half and three quarters of the epochs "
-        "(default: of the recipe)", group=TRAINING, choices=SCHEDULES,
+        None, "learning rate schedule; step: x0.1 after half and three quarters of the epochs "
+        "(default: the recipe's)", group=TRAINING, choices=SCHEDULES,
     )
     warmup_epochs: float | None = option(
         None, "with --schedule cosine: epochs during which the learning rate rises to "
-        "--learning_rate (default: of the recipe)", group=TRAINING, minimum=0,
+        "--learning_rate (default: the recipe's)", group=TRAINING, minimum=0,
     )
     weight_decay: float | None = option(
-        None, "factor of ||w||^2 / 2 of all kernels (default: of the recipe)", group=TRAINING,
+        None, "factor of ||w||^2 / 2 of all kernels (default: the recipe's)", group=TRAINING,
         minimum=0,
     )
     mixed_precision: bool | None = option(
@@ -140,10 +145,10 @@ class TrainingSettings(Options):
     )
     jit_compile: bool = option(False, "compile the step by XLA", group=TRAINING)
     seed: int = option(
-        0, "of initial weights, order, augmentation and dropout", group=TRAINING, minimum=0
+        0, "seed of initial weights, order, augmentation and dropout", group=TRAINING, minimum=0
     )
     deterministic: bool = option(
-        False, "the same bits again on the same machine; slower", group=TRAINING
+        False, "repeat a run bit for bit on the same machine; slower", group=TRAINING
     )
 
     def check_schedule(self) -> None:

@@ -17,7 +17,7 @@ class Comparison(Options):
 
     Distillation: str = option(
         "None,FSP,Soft_logits,SSKD_SVD",
-        "the methods, a list of NAME or NAME(setting=value,...) at commas; known: "
+        "the methods, a list of NAME or NAME(hyper_parameter=value,...) at commas; known: "
         + ", ".join(known.method_names()),
         group=COMPARISON,
     )
@@ -39,12 +39,12 @@ class Comparison(Options):
         "GPUs, one of them", group=SHARING, minimum=1
     )
     shard: str | None = option(
-        None, "NUMBER/COUNT, such as 2/8: of the runs as --dry_run lists them, every COUNT-th from "
-        "the NUMBER-th on, without regard to what other processes do", group=SHARING,
+        None, "NUMBER/COUNT, such as 2/8: execute every COUNT-th run, starting with the NUMBER-th "
+        "in the order of --dry_run; ignores what other processes do", group=SHARING,
     )
     takeover_seconds: float = option(
-        EXPIRY_SECONDS, "after how many seconds without a sign of life of this process another "
-        "one takes over its run", group=SHARING, minimum=10
+        EXPIRY_SECONDS, "seconds without a sign of life from this process before another may take "
+        "over its run", group=SHARING, minimum=10
     )
     submit: str | None = option(
         None, "slurm: submit jobs that share the runs instead of executing them here",

@@ -35,7 +35,6 @@ NETWORKS, METHOD, QUANTIZATION = "networks", "method", "quantization"
 FINE_TUNING = "None(head_share=0.2)"
 TEACHER = "teacher"  # in a run folder, the folder of the run that trained the teacher
 QUANTIZED = "quantized"  # and of the run that trained the student's copy in whole numbers
-PAPERS_DATA = ("cifar10", "cifar100")
 PAPERS_PAIRS = ("VGG", "VGG_stride", "MobileNet", "ResNeXt")
 CACHED = ("logits", "embedding")  # features of the teacher that --cache_teacher can keep
 # The settings that a recipe gives a value to where they are left out.
@@ -59,7 +58,7 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
     """
 
     Distillation: str = option(
-        "SSKD_SVD", "the method, NAME or NAME(setting=value,...), or a sum NAME+NAME: "
+        "SSKD_SVD", "the method, NAME or NAME(hyper_parameter=value,...), or a sum NAME+NAME: "
         f"{', '.join(known.method_names())}; help: list them", group=METHOD,
     )
     main_loss: str = option(
@@ -118,8 +117,9 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
         None, "options of the student net, as name=value,...", group=NETWORKS
     )
     teacher: str | None = option(
-        None, "a trained teacher: run folder, .keras, .weights.h5, published .mat, or tte:RUN of "
-        "pretrain_tte.py; none: one is trained first, in the folder teacher/ of the run",
+        None, "a trained teacher: run folder, .keras, .weights.h5, published .mat, tte:RUN of "
+        "pretrain_tte.py, or pretrained:NAME (default: one is trained first, in teacher/ of the "
+        "run folder)",
         group=NETWORKS,
     )
     teacher_model: str | None = option(
@@ -149,14 +149,15 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
         group=NETWORKS, choices=("auto", *known.PREPROCESSING),
     )
     student_preprocessing: str = option(
-        "auto", "likewise of the student", group=NETWORKS, choices=("auto", *known.PREPROCESSING)
+        "auto", "what the student was trained with, likewise", group=NETWORKS,
+        choices=("auto", *known.PREPROCESSING),
     )
     teacher_taps: tuple[str, ...] | None = option(
         None, "names of the layers of the teacher to compare, shallow to deep; default: those that "
         "a network of this project declares (see --list_layers)", group=NETWORKS
     )
     student_taps: tuple[str, ...] | None = option(
-        None, "likewise of the student", group=NETWORKS
+        None, "names of the layers of the student to compare, likewise", group=NETWORKS
     )
     list_layers: bool = option(
         False, "list the layers of teacher and student, by which taps are named, and end",
@@ -164,11 +165,12 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
     )
 
     label_smoothing: float | None = option(
-        None, "share of the labels that all classes have alike, in the main loss (default: of the "
-        "recipe)", group=TRAINING, minimum=0, maximum=0.99,
+        None, "share of the main loss's target that is spread evenly over all classes (default: "
+        "the recipe's)", group=TRAINING, minimum=0, maximum=0.99,
     )
     recipe: str = option(
-        AUTO, "what training flags are where they are left out; auto: what fits data and networks. "
+        AUTO, "values for the training flags that are left out; auto: the recipe that fits data "
+        "and networks. "
         + "; ".join(f"{name}: {RECIPES.get(name).about}" for name in RECIPES.names()),
         group=TRAINING, same_run=True,
     )
@@ -200,25 +202,26 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
     )
 
     export: str = option(
-        "", "file formats in which the trained student is written besides, as of export.py "
-        f"--formats: {NAMES}", group=EXPORT, same_run=True,
+        "", "file formats to export the trained student to, as in export.py --formats: "
+        f"{NAMES}", group=EXPORT, same_run=True,
     )
 
     quantize: str = option(
-        "none", "int8: after its last epoch a copy of the student is trained to compute in whole "
-        "numbers, distilled from the teacher, or from the student itself where the teacher has "
+        "none", "int8: after the last epoch, fine-tune a copy of the student by quantisation-aware "
+        "training, distilled from the teacher, or from the student itself where the teacher has "
         "other classes; export.py --formats litert-qat writes it", group=QUANTIZATION,
         choices=("none", "int8"),
     )
     quantize_epochs: int | None = option(
-        None, "epochs of it (default: a fifth of --epochs)", group=QUANTIZATION, minimum=1
+        None, "epochs of quantisation-aware training (default: a fifth of --epochs)",
+        group=QUANTIZATION, minimum=1,
     )
     quantize_learning_rate: float = option(
-        1e-4, "of Adam, at its start; the copy has no batch normalisation, so larger rates may "
-        "diverge", group=QUANTIZATION, above=0,
+        1e-4, "Adam's initial learning rate in it; the copy has no batch normalisation, so larger "
+        "rates may diverge", group=QUANTIZATION, above=0,
     )
     quantize_distillation: str = option(
-        "Soft_logits(alpha=0.9)", "the method by which it learns, as of --Distillation",
+        "Soft_logits(alpha=0.9)", "the distillation method for it, as in --Distillation",
         group=QUANTIZATION,
     )
 
@@ -273,11 +276,7 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
             "teacher", "teacher_model", "teacher_weights", "student_model", "student_weights",
             "student_init",
         )
-        given = {name: getattr(self, name) for name in names}
-        return {
-            name: text[len(known.ENCODER):] if text and known.is_encoder(text) else text
-            for name, text in given.items()
-        }
+        return {name: known.path_of(getattr(self, name)) for name in names}
 
     def answers_folder(self) -> Path:
         """Where the teacher's answers are kept."""
@@ -367,7 +366,7 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
             return "digits"
         papers = {network for pair in PAPERS_PAIRS for network in known.pair(pair)}
         used = {self.student_name(), *([self.teacher_name()] if self.has_teacher() else [])}
-        is_papers = self.dataset in PAPERS_DATA and used <= papers and not self.student_init
+        is_papers = self.dataset in known.PAPERS_DATA and used <= papers and not self.student_init
         return "paper" if is_papers else None
 
     def has_teacher(self) -> bool:
@@ -399,18 +398,28 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
         for role in ("teacher", "student"):
             self._check_weights(role)
             if getattr(self, f"{role}_model") and getattr(self, f"{role}_net"):
-                raise UserError(f"--{role}_model and --{role}_net both name one: give one")
+                raise UserError(
+                    f"--{role}_model and --{role}_net both name the {role}; give only one of them"
+                )
             if _is_file(getattr(self, f"{role}_model")) and getattr(self, f"{role}_options"):
                 raise UserError(
                     f"--{role}_options are those of a network that is built, and --{role}_model "
                     f"{getattr(self, f'{role}_model')} is one already: leave the options out"
                 )
         if self.teacher and self.teacher_model_is_trained() and self.teacher != self.teacher_model:
-            raise UserError("--teacher and --teacher_model both give a trained teacher: give one")
+            raise UserError(
+                "--teacher and --teacher_model both give a trained teacher; give only one of them"
+            )
         if self.teacher_epochs == 0 and not self.teacher_is_ready():
             raise UserError(
                 "--teacher_epochs 0 uses a pretrained teacher as it is, and none is given: give "
                 "--teacher_weights, a keras_hub: preset, or 1 epoch or more"
+            )
+        learning = [name for name, _ in self.methods() if known.methods().get(name).trains_teacher]
+        if learning and self.main_loss == "none" and not self.teacher_is_ready():
+            raise UserError(
+                f"with --main_loss none and no trained --teacher, {learning[0]} has two networks "
+                "that learn nothing but from each other: give a teacher, or leave out --main_loss"
             )
         for form in create_formats(self.export):
             if form.source == QUANTIZED and self.quantize == "none":
@@ -480,6 +489,8 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
     def _warmup_of_teacher(self) -> float | None:
         """The same share of the teacher's epochs as of the student's; None: the recipe's, where
         the schedule is the recipe's too, or the share is not known."""
+        if self.warmup_epochs == 0:  # fits every schedule
+            return 0.0
         if self.warmup_epochs is None or self.schedule is None:
             return None
         if not self.teacher_epochs:

@@ -35,12 +35,12 @@ class Settings(SceneSettings):
         "random:NET, random:RUN, pixels", group=ENCODERS,
     )
     target: str = option(
-        ALL, "the target tasks, separated by commas, each NAME or NAME(setting=value,...), or all: "
-        f"{', '.join(TARGETS.registry().names())}", group=ENCODERS,
+        ALL, "the target tasks, separated by commas, each NAME or NAME(hyper_parameter=value,...), "
+        f"or all: {', '.join(TARGETS.registry().names())}", group=ENCODERS,
     )
     encoder_preprocessing: str = option(
         "auto", "what a .keras or .h5 file takes; auto: what its layers or its name tell, else "
-        "data; data: the images standardized by their channel statistics, none: 0..255, "
+        "data; data: the images standardised by their channel statistics, none: 0..255, "
         "unit: 0..1, tf: -1..1, torch: by ImageNet's statistics", group=ENCODERS,
         choices=("auto", *known.PREPROCESSING),
     )
@@ -48,30 +48,31 @@ class Settings(SceneSettings):
         (), "options of random:NET, as name=value,...", group=ENCODERS
     )
     validation_fraction: float = option(
-        0.1, "share of the training images that chooses regularisation, k and learning rate "
-        "instead", group=DATA, minimum=0, maximum=0.9,
+        0.1, "share of the training images that is held out to choose regularisation, k and "
+        "learning rate", group=DATA, minimum=0, maximum=0.9,
     )
 
     bias: bool = option(
-        False, "instead of target tasks: how much worse the runs of several tasks in --encoder "
-        "serve each task than the runs of one task in it", group=BIAS,
+        False, "instead of target tasks, measure how much worse the multi-task runs in --encoder "
+        "serve each task than the single-task runs", group=BIAS,
     )
     bias_epochs: int = option(
-        10, "over which heads are trained anew on the frozen encoders", group=BIAS, minimum=1
+        10, "epochs of training new heads on the frozen encoders", group=BIAS, minimum=1
     )
-    bias_batch_size: int = option(128, "images a step of it", group=BIAS, minimum=2)
+    bias_batch_size: int = option(128, "batch size of training these heads", group=BIAS, minimum=2)
 
     seeds: int = option(
-        3, "how often all is done, with the seeds --seed, --seed + 1 ...", group=RUN, minimum=1
+        3, "number of repetitions, with the seeds --seed, --seed + 1 ...", group=RUN, minimum=1
     )
     seed: int = option(
-        0, "of fresh weights, choice of labels, order, heads and clusters", group=RUN, minimum=0
+        0, "seed of fresh weights, choice of labels, order, heads and clusters", group=RUN,
+        minimum=0,
     )
     deterministic: bool = option(
-        False, "the same bits again on the same machine; slower", group=RUN
+        False, "repeat a run bit for bit on the same machine; slower", group=RUN
     )
     out_dir: str | None = option(
-        None, "folder of what is written (default: runs/evaluate-DATASET-ENCODERS, or bias-...)",
+        None, "output folder (default: runs/evaluate-DATASET-ENCODERS, or bias-...)",
         group=RUN, same_run=True,
     )
     overwrite: bool = option(
@@ -142,7 +143,10 @@ class Settings(SceneSettings):
                 "with --target detection, or as --scenes"
             )
         if self.scenes is not None:
-            raise UserError(f"--scenes {self.scenes} and --dataset {self.dataset}: give one")
+            raise UserError(
+                f"--scenes {self.scenes} and --dataset {self.dataset} both name detection data; "
+                "give only one of them"
+            )
 
     def _dataset_has_boxes(self) -> bool:
         """Whether --dataset is detection data and nothing else."""

@@ -38,14 +38,14 @@ class Settings(ExportSettings):
         group=EXPORT,
     )
     formats: str = option(
-        DEFAULT, "the file formats, separated by commas, each NAME or NAME(setting=value,...): "
-        f"{NAMES}", group=EXPORT,
+        DEFAULT, "the file formats, separated by commas, each NAME or "
+        f"NAME(hyper_parameter=value,...): {NAMES}", group=EXPORT,
     )
     test_images: int = option(
         TEST_IMAGES, "measure on at most so many test images", group=EXPORT, minimum=1
     )
     dataset: str | None = option(
-        None, "the run's data set, where it is no longer where it was", group=EXPORT
+        None, "the run's data set, if it has moved", group=EXPORT
     )
 
     dry_run: bool = option(

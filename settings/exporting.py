@@ -21,7 +21,7 @@ from registry import UserError
 from settings.common import EVALUATION_BATCH
 from settings.distillation import TEACHER, Settings
 from settings.formats import TEST_IMAGES
-from settings.networks import class_difference, create_method, load_teacher
+from settings.networks import class_difference, load_teacher
 from settings.run_setup import spread_images, teacher_preprocessing
 
 _SUMMARY = "summary.json"
@@ -99,7 +99,8 @@ def _open_student(path: Path) -> Network:
 def _check_data(student: Network, data: dataloader.Data, path: Path) -> None:
     """Raise UserError where the data are not those that the student was trained on, as far as its
     classes and the images' size tell."""
-    facts = read_summary(path / DATA) if (path / DATA).exists() else {}
+    file = path / f"{DATA}.json"
+    facts = read_summary(file) if file.exists() else {}
     shape = facts.get("image shape", list(data.image_shape))
     classes = student.model.outputs[0].shape[-1]
     names, ours = student.class_names, tuple(nets.class_lines(data.class_names).splitlines())
@@ -151,10 +152,10 @@ def check_run(path: Path) -> None:
     summary = path / _SUMMARY
     expected = "expected the folder of a finished run of train_w_distill.py"
     if not path.is_dir():
-        raise UserError(f"{path} is no folder; {expected}")
+        raise UserError(f"{path} is not a folder; {expected}")
     if not summary.exists():
         begun = (path / "settings.json").exists()
-        reason = "holds a run that is not finished" if begun else "is no run's folder"
+        reason = "holds a run that is not finished" if begun else "is not a run's folder"
         raise UserError(f"{path} {reason} (it has no {_SUMMARY}); {expected}")
     if not (path / "student.keras").exists():
         kind = read_summary(summary).get("kind", "another")
@@ -176,10 +177,9 @@ def run_settings(path: Path) -> Settings:
 def _open_teacher(settings: Settings, data: dataloader.Data, path: Path) -> Network | None:
     """The teacher that a run had, if there is one. It has but a row of the card, which is left out
     where its file is gone or another one by now."""
-    method = create_method(settings)
     own = path / TEACHER
     file = settings.teacher_file() or (str(own) if own.is_dir() else None)
-    if not method.needs_teacher or file is None:
+    if not settings.has_teacher() or file is None:
         return None
     try:
         teacher = load_teacher(settings, data, file)

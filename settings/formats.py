@@ -25,8 +25,8 @@ class ExportSettings(Options):
     """Files that are written of a trained student."""
 
     min_agreement: float = option(
-        0.9, "the least share of the test images that a file has to put into the student's class; "
-        "one that does not is removed, and the command fails", group=EXPORT, minimum=0, maximum=1,
+        0.9, "smallest share of the test images on which a file must agree with the student; a "
+        "file below it is removed, and the command fails", group=EXPORT, minimum=0, maximum=1,
         same_run=True,
     )
 

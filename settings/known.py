@@ -10,7 +10,7 @@ import functools
 import sys
 
 from experiment.command import catalogue
-from registry import Registry
+from registry import Registry, plain
 
 SCHEDULES: tuple[str, ...] = catalogue.constant("op_util.schedules", "SCHEDULES")
 STRATEGIES: tuple[str, ...] = catalogue.constant("experiment.run.devices", "STRATEGIES")
@@ -18,6 +18,7 @@ PREPROCESSING: tuple[str, ...] = catalogue.constant("nets.preprocessing", "PREPR
 APPLICATION: str = catalogue.constant("nets.applications", "PREFIX")
 PRESET: str = catalogue.constant("nets.keras_hub_presets", "PREFIX")
 ENCODER: str = catalogue.constant("nets.transfer", "PREFIX")
+PAPERS_DATA = ("cifar10", "cifar100")
 
 
 def is_application(name: str) -> bool:
@@ -33,6 +34,28 @@ def is_preset(name: str) -> bool:
 def is_encoder(text: str) -> bool:
     """Whether `text` is of the form ``tte:RUN``: an encoder of pretrain_tte.py."""
     return text.lower().startswith(ENCODER)
+
+
+def path_of(model: str | None) -> str | None:
+    """A model as it is given, without the prefix before a path."""
+    for prefix in (ENCODER, PRESET):
+        if model is not None and model.lower().startswith(prefix):
+            return model[len(prefix):]
+    return model
+
+
+def dataset_name(text: str) -> str:
+    """A data set with its source, or its name where it is one of the paper's, as registered."""
+    kind, colon, argument = text.partition(":")
+    for name in (*_declared_sources(), *(() if colon else PAPERS_DATA)):
+        if plain(kind) == plain(name):
+            return f"{name}{colon}{argument}"
+    return text
+
+
+@functools.cache
+def _declared_sources() -> tuple[str, ...]:
+    return tuple(catalogue.registered_names("dataloader"))
 
 
 @functools.cache

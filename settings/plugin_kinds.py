@@ -70,7 +70,7 @@ class Kind:
         """The plug-ins that `text` names.
 
         Args:
-            text: ``NAME`` or ``NAME(setting=value,...)``, several separated by commas.
+            text: ``NAME`` or ``NAME(hyper_parameter=value,...)``, several separated by commas.
             given: hyper-parameters by flag, also those of other plug-ins. What `text` says wins.
 
         Raises:

@@ -63,7 +63,7 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
 
     tasks: str = option(
         "reconstruction,rotation,jigsaw,instance",
-        "the pretext tasks, separated by commas, each NAME or NAME(setting=value,...): "
+        "the pretext tasks, separated by commas, each NAME or NAME(hyper_parameter=value,...): "
         f"{_names(TASKS)}", group=LOSSES,
     )
     balance: str = option(
@@ -75,7 +75,7 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
         "(default: all); with 1 a step costs what a step of one task does", group=LOSSES, minimum=1,
     )
     validation_fraction: float = option(
-        0.1, "share of the training images that the tasks are judged by after each epoch instead",
+        0.1, "share of the training images that is held out to score the tasks after each epoch",
         group=DATA, minimum=0, maximum=0.9,
     )
     train_classes: str = option(
@@ -93,15 +93,15 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
     )
 
     regularizer: str = option(
-        "triplet", f"between the tasks' embeddings of an image: {_names(REGULARIZERS)}",
+        "triplet", f"what compares the tasks' embeddings of an image: {_names(REGULARIZERS)}",
         group=REGULARIZATION,
     )
     regularizer_weight: float = option(
         0.1, "gamma, its factor in the total", group=REGULARIZATION, minimum=0
     )
     ensemble: str = option(
-        "temporal", "temporal: of all tasks' embeddings of an image over the epochs; weights: of "
-        f"the weights over the steps: {_names(ENSEMBLES)}", group=ENSEMBLE,
+        "temporal", "temporal: average the embeddings of an image over tasks and epochs; weights: "
+        f"average the weights over the steps: {_names(ENSEMBLES)}", group=ENSEMBLE,
     )
 
     net: str | None = option(
@@ -119,7 +119,7 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
     )
     encoder_preprocessing: str = option(
         "auto", "what --encoder_model takes; auto: what its layers or its name tell, else "
-        "data; data: the images standardized by their channel statistics, none: 0..255, "
+        "data; data: the images standardised by their channel statistics, none: 0..255, "
         "unit: 0..1, tf: -1..1, torch: by ImageNet's statistics", group=ENCODER,
         choices=("auto", *known.PREPROCESSING),
     )
@@ -138,21 +138,21 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
     )
 
     optimizer: str = option(
-        "adam", "sgd is with Nesterov momentum", group=TRAINING, choices=("sgd", "adam")
+        "adam", "sgd has Nesterov momentum", group=TRAINING, choices=("sgd", "adam")
     )
     epochs: int | None = option(
         None, f"passes over the training images (default: {FULL['epochs']}; {QUICK['epochs']} for "
         "digits)", group=TRAINING, minimum=1,
     )
     batch_size: int | None = option(
-        None, f"images a step, over all devices together (default: {FULL['batch_size']}; "
+        None, f"images per step, over all devices together (default: {FULL['batch_size']}; "
         f"{QUICK['batch_size']} for digits)", group=TRAINING, minimum=1,
     )
     learning_rate: float | None = option(
-        None, "the highest (default: 3e-2 for sgd, 1e-3 for adam)", group=TRAINING, above=0
+        None, "peak learning rate (default: 3e-2 for sgd, 1e-3 for adam)", group=TRAINING, above=0
     )
     schedule: str = option(
-        "cosine", "of the learning rate; step: x0.1 after half and three quarters of the epochs",
+        "cosine", "learning rate schedule; step: x0.1 after half and three quarters of the epochs",
         group=TRAINING, choices=known.SCHEDULES,
     )
     warmup_epochs: float = option(
@@ -173,7 +173,10 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
             UserError: a name is unknown, or settings do not go together.
         """
         if self.encoder_model and (self.net or self.net_options):
-            raise UserError("--encoder_model and --net (or --net_options) both name one: give one")
+            raise UserError(
+                "--encoder_model and --net (or --net_options) both name the encoder; give only one "
+                "of them"
+            )
         if self.seeds > 1 and self.strategy == "multi_worker":
             raise UserError("--seeds starts processes of its own: with --strategy multi_worker "
                             "start each --seed by itself")
@@ -295,7 +298,7 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
 
     def network_files(self) -> dict[str, str | None]:
         """Where the network may come from, by the setting that says so."""
-        return {"encoder_model": self.encoder_model}
+        return {"encoder_model": known.path_of(self.encoder_model)}
 
     def encoder_name(self) -> str:
         """The encoder as a part of a file's name."""

@@ -23,8 +23,8 @@ def check_quantization(setup: Setup) -> None:
         return
     if not setup.classifies:
         raise UserError(
-            "--quantize trains a student that classifies, but without labels this method does not "
-            "train its classification: leave out --quantize, or --main_loss none"
+            "--quantize needs a student that classifies, and with --main_loss none this method "
+            "does not train its classifier: leave out --quantize, or --main_loss none"
         )
     nets.check_quantizable(setup.distiller.deployed)
     own = settings.of_quantized(settings.folder())

@@ -7,6 +7,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from absl import flags
@@ -21,7 +22,7 @@ from experiment.report.comparison import (
     verdict,
     write_report,
 )
-from experiment.run.folder import RunFolder
+from experiment.run.folder import NETWORKS, RunFolder
 from registry import UserError
 from settings.distillation import Settings
 from settings.networks import create_method
@@ -357,7 +358,7 @@ def test_a_shard_lists_its_own_runs(tmp_path, monkeypatch, capsys):
         ({"shard": "3/2"}, "expected NUMBER/COUNT"),
         ({"shard": "1/2", "overwrite": True}, "remove what other shards have begun"),
         ({"shard": "1/2", "submit": "slurm"}, "leave out --shard"),
-        ({"job_options": ("time=3",)}, "of the jobs of --submit slurm"),
+        ({"job_options": ("time=3",)}, "--job_options needs --submit slurm"),
         ({"job_options": ("time",), "submit": "slurm"}, "expected NAME=VALUE"),
     ],
 )
@@ -383,6 +384,41 @@ def test_what_does_not_fit_one_method_is_refused_before_another_is_trained(
         with pytest.raises(UserError, match=message):
             compare.main(*compare.given())
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_comparison_of_own_networks_goes_on_with_these_alone(tmp_path, capsys):
+    """The teacher's own run has the teacher as its student."""
+    image = keras.Input((8, 8, 3))
+    maps = keras.layers.Conv2D(4, 3, name="maps")(image)
+    pooled = keras.layers.GlobalAveragePooling2D()(maps)
+    for name in ("teacher", "student"):
+        model = keras.Model(image, keras.layers.Dense(10)(pooled))
+        model.save(tmp_path / f"{name}.keras")
+    words = [
+        f"--teacher_model={tmp_path}/teacher.keras", f"--student_model={tmp_path}/student.keras",
+        "--teacher_epochs=2", "--epochs=2", "--Distillation=None,RKD", "--image_size=8",
+        f"--compare_dir={tmp_path}/c", "--seeds=1", "--dry_run",
+    ]
+
+    def main(begins=False):
+        with own_flags(compare.define):
+            flags.FLAGS(["compare.py", *words])
+            given = compare.given()
+            if begins:
+                with RunFolder(tmp_path / "c") as folder:
+                    folder.open(compare.FOLDER_SETTINGS)
+                for run in compare.plan(*given):
+                    with RunFolder(run.folder) as folder:
+                        folder.open(run.settings)
+                        folder.keep_facts(NETWORKS, run.networks)
+            return compare.main(*given)
+
+    assert main() == 0
+    assert main(begins=True) == 0
+    assert capsys.readouterr().out.count("unfinished: ") == 3
+    keras.Model(image, keras.layers.Dense(10)(pooled)).save(tmp_path / "teacher.keras")
+    with pytest.raises(UserError, match="the networks have changed .*c/teacher began: student_mod"):
+        main()
 
 
 @pytest.mark.slow

@@ -246,6 +246,16 @@ def test_bias_is_measured_by_the_tasks_of_the_runs(script, tmp_path, monkeypatch
     assert "masked 0.5 and 0.25, mirrored images False and True" in refused.err
 
 
+def test_two_runs_of_one_task_have_no_bias(script, tmp_path):
+    runs = {"several": ("rotation", "reconstruction"), "one": ("rotation",), "two": ("rotation",)}
+    for name, tasks in runs.items():
+        save_run(tmp_path / name, small.encoder(), tasks)
+    names = ",".join(f"{tmp_path}/{name}" for name in runs)
+    refused = script(f"--encoder={names}", "--bias", f"--out_dir={tmp_path}/no", *QUICK)
+    assert refused.status == 2 and refused.err.count("\n") == 1
+    assert "two runs of rotation alone, one and two" in refused.err
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
@@ -291,10 +301,10 @@ MISTAKES = {
     "boxes to classify": (["--encoder=pixels", "--dataset=voc:x"], "has boxes, no classes"),
     "two sets of scenes": (
         ["--encoder={files}/run", "--target=detection", "--dataset=voc:x", "--scenes=digits"],
-        "give one",
+        "give only one",
     ),
     "no voc": (["--encoder={files}/run", "--scenes=voc:{files}/none"], "expected voc:DIR"),
-    "bias of pixels": (["--encoder=pixels", "--bias"], "pixels is none"),
+    "bias of pixels": (["--encoder=pixels", "--bias"], "pixels is not one"),
     "bias of one": (["--encoder={files}/run", "--bias"], "run: rotation, reconstruction"),
     "out_dir": (["--encoder=pixels", "--out_dir={files}/foreign"], "holds no run"),
     "a word": (["--encoder=pixels", "word"], "unexpected argument 'word'"),

@@ -13,6 +13,7 @@ from experiment.command.main import run
 from experiment.run.folder import RunFolder
 from registry import UserError
 from settings import export as export_settings
+from settings import exporting
 from tests.commands import script_caller
 from tests.experiment.export.networks import DEVIATION, MEAN, NAMES, images, student
 
@@ -78,10 +79,10 @@ def test_a_run_is_needed(script, tmp_path):
     (tmp_path / "tte" / "summary.json").write_text('{"kind": "tte"}')
     for words, message in (
         ([], "no run is given"),
-        ([tmp_path / "no_run"], "is no run's folder (it has no summary.json); expected the folder"),
+        ([tmp_path / "no_run"], "is not a run's folder (it has no summary.json); expected"),
         ([tmp_path / "begun"], "holds a run that is not finished"),
         ([tmp_path / "tte"], "holds a run of kind 'tte', with no student.keras"),
-        ([tmp_path / "nowhere"], "is no folder; expected the folder of a finished run"),
+        ([tmp_path / "nowhere"], "is not a folder; expected the folder of a finished run"),
         ([tmp_path / "no_run", "--formats=tflite"], "unknown file format 'tflite'"),
         ([tmp_path / "no_run", "--formats="], "--formats is empty; expected some of"),
         ([tmp_path / "no_run", "another"], "unexpected argument"),
@@ -150,6 +151,13 @@ def test_other_data_are_refused(script, tmp_path, changed, message):
     if message:
         assert re.search(f"the data are not those of the run in .*: .*{message}", done.err)
         assert done.err.count("\n") == 1
+
+
+def test_a_methods_own_settings_do_not_matter(tmp_path):
+    """Of KD_SVD(num_dfv=5) with --candidates 6 the name alone would be refused."""
+    save_run(tmp_path / "run", settings={"Distillation": "KD_SVD(num_dfv=5)"})
+    settings = exporting.run_settings(tmp_path / "run")
+    assert exporting._open_teacher(settings, None, tmp_path / "run") is None
 
 
 def test_settings_of_no_format_are_refused_from_python(tmp_path):

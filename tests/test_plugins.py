@@ -80,7 +80,7 @@ def test_text_becomes_the_declared_type():
         ("(kind=fancy,count=1)", "Example_One: count must be at least 2 for fancy, not 1"),
         ("(wight=1)", "Example_One has no hyper-parameter 'wight' .did you mean 'weight'"),
         ("(weight)", r"cannot read the example 'Example_One\(weight\)'"),
-        ("(count=1,count=2)", "gives a setting twice"),
+        ("(count=1,count=2)", "gives a hyper-parameter twice"),
     ],
 )
 def test_wrong_values_are_refused(given, message):

@@ -152,7 +152,7 @@ MISTAKES = {
     "memory dtype": (["--memory_dtype=float8"], "expected one of float32, float16"),
     "net": (["--net=MobilNet_student"], "did you mean 'MobileNet_student'"),
     "option": (["--net_options=widht=8"], "no option 'widht' (did you mean 'width'?)"),
-    "net and model": (["--encoder_model={files}/own.keras"], "give one"),
+    "net and model": (["--encoder_model={files}/own.keras"], "give only one"),
     "no model": (["--net=", "--net_options=", "--encoder_model={files}/none.keras"],
                  "none.keras does not exist"),
     "no network": (["--net=", "--net_options=", "--encoder_model={files}/text.keras"],

@@ -163,7 +163,7 @@ def files(tmp_path_factory):
 MISTAKES = {
     # Names
     "method": (["--Distillation=SSKD_SVDD"], "'SSKD_SVDD' (did you mean 'SSKD_SVD'?)"),
-    "method's form": (["--Distillation=SSKD_SVD(num_dfv"], "expected NAME or NAME(setting=value"),
+    "method's form": (["--Distillation=SSKD_SVD(num_dfv"], "expected NAME or NAME("),
     "no method": (["--Distillation="], "expected NAME"),
     "net": (["--net=VVG"], "'VVG' (did you mean 'VGG'?)"),
     "student net": (["--student_net=MobileNetstudnt"], "did you mean 'MobileNet_student'"),
@@ -193,6 +193,9 @@ MISTAKES = {
     "temperature nan": (["--Distillation=Soft_logits", "--temperature=nan"], "a finite number"),
     "a hyper-parameter of two methods": (
         ["--Distillation=AT+SP", "--weight=1"], 'as in --Distillation "AT(weight=1.0)"',
+    ),
+    "nobody knows": (
+        ["--Distillation=DML", "--main_loss=none"], "DML has two networks that learn nothing but",
     ),
     "alpha": (["--Distillation=Soft_logits", "--alpha=2"], "alpha must be from 0 to 1, not 2"),
     "option": (["--student_options=widht=8"], "no option 'widht' (did you mean 'width'?)"),
@@ -251,7 +254,7 @@ MISTAKES = {
                            "--student_options="], "at least 16x16 pixels, not 8x8"),
     "huge images": (["--image_size=1000000"], "GiB of free memory: give a smaller image_size"),
     "labels": (["--labelled_per_class=100"], "100"),
-    "training images": (["--train_images=100"], "1 to 36 expected"),
+    "training images": (["--train_images=100"], "expected 1 to 36"),
     "no training image of a class": (["--train_images=2"], "has no image among the first 2"),
     "nothing to learn": (["--Distillation=None", "--main_loss=none"], "nothing to learn"),
     # Data
@@ -261,7 +264,7 @@ MISTAKES = {
     "damaged npz": (["--dataset=npz:{files}/damaged.npz"], "damaged.npz: ", "is damaged"),
     "negative label": (["--dataset=npz:{files}/negative.npz"], "negative label (-1)"),
     "empty class": (["--dataset=npz:{files}/empty_class.npz"], "class '3' has no image"),
-    "float images": (["--dataset=npz:{files}/float.npz"], "uint8 images in 0..255 expected"),
+    "float images": (["--dataset=npz:{files}/float.npz"], "expected uint8 images in 0..255"),
     "missing labels": (["--dataset=npz:{files}/short.npz"], "39 labels for 40 images"),
     "no folder": (["--dataset=folder:{files}/none"], "{files}/none"),
     "folder without images": (["--dataset=folder:{files}/foreign"], "{files}/foreign"),
@@ -1085,7 +1088,7 @@ def test_layers_are_listed_whatever_has_run(script, finished):
         (["--teacher=tte:{files}/run"], "contains no encoder.keras"),
         (["--Distillation=FitNet", "--epochs=1"], "1 epochs, but the method has 2 stages"),
         (["--Distillation=SSKD_SVD+FSPP"], "did you mean 'FSP'"),
-        (["--teacher_net=VGG_teacher", "--teacher_model={files}/own.keras"], "give one"),
+        (["--teacher_net=VGG_teacher", "--teacher_model={files}/own.keras"], "give only one"),
         (
             ["--teacher={files}/teacher.keras", "--teacher_model={files}/own.keras"],
             "both give a trained teacher",

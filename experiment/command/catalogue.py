@@ -167,24 +167,36 @@ def registrations(package: str, decorator: str = "register") -> list[Registratio
         package: a package, for example ``"distillers"``, or a single module.
         decorator: the decorator as written in the source: ``register`` or ``BALANCES.register``.
     """
-    found = []
+    return [
+        Registration(
+            each.evaluate(call.args[0]),
+            {key.arg: each.evaluate(key.value) for key in call.keywords},
+            node,
+            each,
+        )
+        for call, node, each in _registering(package, decorator)
+    ]
+
+
+def registered_names(package: str, decorator: str = "register") -> list[str]:
+    """The names alone, where facts may be what only Python can evaluate; see `registrations`."""
+    return [each.evaluate(call.args[0]) for call, _, each in _registering(package, decorator)]
+
+
+def _registering(
+    package: str, decorator: str
+) -> Iterator[tuple[ast.Call, ast.ClassDef | ast.FunctionDef, Module]]:
+    """The calls that register something, what they register, and their modules."""
     for each in _modules(package):
         for node in each.body:
             if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
                 marks = reversed(node.decorator_list)  # the lowest one registers first
-                found_here = [mark for mark in marks if _is_call(mark, decorator)]
+                yield from ((mark, node, each) for mark in marks if _is_call(mark, decorator))
             elif (  # register("CO")(OFD)
                 isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
                 and _is_call(node.value.func, decorator)
             ):
-                found_here = [node.value.func]
-                node, _ = each.definition(node.value.args[0].id)
-            else:
-                continue
-            for call in found_here:
-                facts = {key.arg: each.evaluate(key.value) for key in call.keywords}
-                found.append(Registration(each.evaluate(call.args[0]), facts, node, each))
-    return found
+                yield node.value.func, each.definition(node.value.args[0].id)[0], each
 
 
 def calls(package: str, function: str) -> list[tuple[list[Any], dict[str, Any]]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiment.run.folder import RunFolder
+from experiment.run.folder import NETWORKS, RunFolder
 from registry import UserError
 
 LOG = "run.log"
@@ -33,6 +33,8 @@ class Run:
         settings: what its script gives to `RunFolder.open`.
         needs: a run that has to be finished before.
         results: the entries that the summary of the finished run has to have, with their types.
+        networks: what tells the networks that it is given as files (see
+            `RunFolder.check_facts`).
         teacher_stays: whether the run leaves its teacher as it was, so that what it measures of it
             is the same in all runs.
     """
@@ -44,6 +46,7 @@ class Run:
     settings: Mapping[str, Any]
     needs: Run | None = None
     results: Mapping[str, Any] = field(default_factory=dict)
+    networks: Mapping[str, str] = field(default_factory=dict)
     teacher_stays: bool = True
 
     @property
@@ -120,13 +123,15 @@ def survey(runs: Sequence[Run], overwrite: bool = False) -> list[Outcome]:
         overwrite: as if none had been begun.
 
     Raises:
-        UserError: a folder holds a run with other settings (the first such is told), or something
-            that is no run.
+        UserError: a folder holds a run with other settings or of other networks (the first such is
+            told), or something that is no run.
     """
     outcomes = []
     for run in runs:
         folder = RunFolder(run.folder)
         state = folder.state(run.settings, overwrite)
+        if state != "new":
+            folder.check_facts(NETWORKS, run.networks)
         status = {"new": WAITING, "resumed": UNFINISHED, "finished": FINISHED}[state]
         summary = folder.summary(run.results) if status == FINISHED else None
         outcomes.append(Outcome(run, status, summary))

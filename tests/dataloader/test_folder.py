@@ -44,6 +44,20 @@ def test_pictures_come_out_as_they_went_in(top):
     np.testing.assert_allclose(data.channel_deviation, expected.std((0, 1, 2)))
 
 
+def test_test_images_without_classes_are_passed_over(top, caplog):
+    """As competitions give them: classes in train and val, and test is for them to score."""
+    for label, name in enumerate(["ant", "bee"]):
+        for number in range(2):
+            save(picture(50 + 10 * label + number), top / "val" / name / f"{number}.png")
+    shutil.rmtree(top / "test")
+    save(picture(7), top / "test" / "1.png")
+    data = load(top)
+    np.testing.assert_array_equal(
+        data.test.images(range(4)), [picture(number) for number in (50, 51, 60, 61)]
+    )
+    assert "test: 1.png is in no class folder and not read" in caplog.text
+
+
 def test_batches(top):
     data = load(top)
     batches = list(
@@ -185,7 +199,7 @@ def test_folders_of_class_folders_are_no_classes(top, folders):
         shutil.copytree(top / "train", top / name)
     shutil.rmtree(top / "train")
     shutil.rmtree(top / "test")
-    with pytest.raises(UserError, match="no such folder: .*train.*DIR/CLASS, expected"):
+    with pytest.raises(UserError, match="no such folder: .*train.*DIR/CLASS"):
         load(top)
 
 
@@ -223,7 +237,7 @@ def test_validation_folders(top, name):
 def test_two_folders_for_one_part_are_refused(top):
     for name in ("val", "valid"):
         save(picture(0), top / name / "ant" / "0.png")
-    with pytest.raises(UserError, match="has val and valid: one folder"):
+    with pytest.raises(UserError, match="has val and valid; expected one folder"):
         load(top)
 
 

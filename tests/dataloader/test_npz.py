@@ -93,19 +93,19 @@ def test_resized(load):
     [
         ({"x_test": None, "y_test": None}, "lacks x_test, y_test: it has x_train, y_train"),
         ({"x_train": np.zeros([30, 6, 7, 3], np.float32)}, r"x_train is float32.*look like 0..1"),
-        ({"x_train": np.full([30, 6, 7, 3], 9.5)}, "x_train is float64: uint8 images in 0..255"),
-        ({"x_train": np.full([30, 6, 7, 3], 256)}, "values from 256 to 256: 0..255 expected"),
+        ({"x_train": np.full([30, 6, 7, 3], 9.5)}, "x_train is float64; expected uint8 images in"),
+        ({"x_train": np.full([30, 6, 7, 3], 256)}, "values from 256 to 256; expected 0..255"),
         ({"x_test": np.full([9, 6, 7, 3], -1)}, "x_test has values from -1"),
         ({"x_train": np.zeros([30, 18], np.uint8)}, r"shape \[30, 18\]"),
         ({"x_train": np.zeros([30, 3, 6, 7], np.uint8)}, r"shape \[30, 3, 6, 7\].*\[N,H,W,C\]"),
-        ({"x_test": np.zeros([9, 5, 5, 3], np.uint8)}, "equal shapes expected"),
+        ({"x_test": np.zeros([9, 5, 5, 3], np.uint8)}, "expected equal shapes"),
         ({"x_test": np.zeros([0, 6, 7, 3], np.uint8)}, "there is no image in it"),
         ({"y_train": np.arange(29) % 3}, "29 labels for 30 images"),
         ({"y_train": np.arange(30) % 3 - 1}, "negative label"),
-        ({"y_train": np.arange(30) % 3 / 1.0}, "y_train is float64: integer class numbers"),
-        ({"y_train": np.arange(30) % 3 / 2.0}, "float64 with fractions, such as 0.5: integer"),
-        ({"y_test": np.array([np.nan] * 9)}, "y_test is float64 with 9 NaN: integer"),
-        ({"y_test": np.array(["a"] * 9)}, "y_test is <U1: integer class numbers"),
+        ({"y_train": np.arange(30) % 3 / 1.0}, "y_train is float64; expected integer class"),
+        ({"y_train": np.arange(30) % 3 / 2.0}, "float64 with fractions, such as 0.5; expected"),
+        ({"y_test": np.array([np.nan] * 9)}, "y_test is float64 with 9 NaN; expected integer"),
+        ({"y_test": np.array(["a"] * 9)}, "y_test is <U1; expected integer class numbers"),
         ({"y_train": np.arange(30) % 3 + 1, "y_test": np.arange(9) % 3 + 1}, "1 to 3.*subtract 1"),
         (
             {"y_train": np.arange(30) % 3 + 1, "y_test": np.arange(9) % 3 + 1,
@@ -114,15 +114,15 @@ def test_resized(load):
         ({"y_test": np.array([2**31 - 1] * 9)}, "label 2147483647 among 39 images"),
         ({"y_train": np.array([2**63] * 30, np.uint64)}, "has the label 9223372036854775808"),
         ({"y_train": np.array([2**62] * 30)}, "label 4611686018427387904 among 39 images"),
-        ({"classes": np.array(["a", "b", "a"])}, "class name 'a' stands there 2 times"),
-        ({"classes": np.array(["a", "b", " "])}, "class name ' ': text expected"),
-        ({"classes": np.array(["a", "b", "c\nd"])}, "class name 'c.nd': text expected"),
+        ({"classes": np.array(["a", "b", "a"])}, "class name 'a' occurs 2 times"),
+        ({"classes": np.array(["a", "b", " "])}, "class name ' '; expected text"),
+        ({"classes": np.array(["a", "b", "c\nd"])}, "class name 'c.nd'; expected text"),
         ({"classes": np.array([b"a", b"b", b"caf\xe9"])}, "classes holds b'caf.xe9'.*UTF-8"),
         ({"y_test": np.eye(9, 3, dtype=int)}, "class numbers, not one-hot"),
         ({"y_test": np.array([5] * 9)}, "class '3', '4', '5' has no image to train on"),
         ({"y_train": np.arange(30) % 2 * 2}, "class '1' has no image to train on"),
         ({"y_train": np.zeros(30, int), "y_test": np.zeros(9, int)}, "at least two"),
-        ({"classes": np.array(["a", "b"])}, "label 2 is out of range: 0 to 1 expected"),
+        ({"classes": np.array(["a", "b"])}, "label 2 is out of range; expected 0 to 1"),
         ({"classes": np.array([1, 2, 3])}, "a list of strings"),
         ({"y_train": np.array([{}] * 30)}, "y_train holds Python objects, which are not read"),
         ({"classes": np.array(["a", 1, None], object)}, "classes holds Python objects"),
@@ -139,7 +139,7 @@ def test_mistakes_are_named(load, changes, message):
 def test_missing_file(tmp_path):
     with pytest.raises(UserError, match=r"no such file: .*absent\.npz"):
         dataloader.load(f"npz:{tmp_path / 'absent.npz'}")
-    with pytest.raises(UserError, match="npz:FILE expected"):
+    with pytest.raises(UserError, match="expected npz:FILE"):
         dataloader.load("npz:")
 
 

@@ -58,7 +58,7 @@ def test_another_size_and_grey_values(load):
         ({"y": np.arange(5)}, "5 labels for 24 images"),
         ({"y": np.repeat([0, 1, 2**31], 8), "classes": None}, "label 2147483648 among 24 images"),
         ({"y": np.repeat([1, 2, 3], 8)}, "labels from 1 to 3.*subtract 1"),
-        ({"classes": np.array(["a", "b", "b"])}, "'b' stands there 2 times"),
+        ({"classes": np.array(["a", "b", "b"])}, "'b' occurs 2 times"),
     ],
 )
 def test_faults_are_told(load, changes, message):

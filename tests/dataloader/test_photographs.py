@@ -281,5 +281,5 @@ def test_without_the_new_ones_nothing_is_new(split):
 ], ids=str)
 def test_mistakes_are_named(wrong):
     (name,) = wrong
-    with pytest.raises(UserError, match=f"{name} of .* expected"):
+    with pytest.raises(UserError, match=f"{name} of .*; expected"):
         Augmentation(flip=False, **wrong)

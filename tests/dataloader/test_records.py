@@ -295,5 +295,5 @@ def test_as_many_files_as_there_are_may_be_open(by_index, monkeypatch):
         resource.setrlimit(resource.RLIMIT_NOFILE, (now, most))
     monkeypatch.setattr("dataloader.records.SPARE_FILES", 10 * most)
     monkeypatch.setattr("resource.getrlimit", lambda which: (100, most))
-    with pytest.raises(UserError, match=f"3 files of data.*open only {most}"):
+    with pytest.raises(UserError, match=f"has 3 files, but a process may open only {most}"):
         load(by_index)

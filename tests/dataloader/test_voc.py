@@ -395,9 +395,9 @@ def test_scenes_of_single_colours_are_told(top):
 
 
 def test_names_of_classes_that_are_given(top):
-    with pytest.raises(UserError, match="class name 'cat' stands there 2 times"):
+    with pytest.raises(UserError, match="class name 'cat' occurs 2 times"):
         load(top, class_names=["cat", "dog", "cat"])
-    with pytest.raises(UserError, match="class name '': text expected"):
+    with pytest.raises(UserError, match="class name ''; expected text"):
         load(top, class_names=["cat", ""])
     with pytest.raises(UserError, match="no folders of images and annotations: only voc:DIR"):
         dataloader.load_scenes("digits", images=top)

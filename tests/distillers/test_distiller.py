@@ -56,6 +56,30 @@ def assert_same(variables, before):
         np.testing.assert_array_equal(np.array(variable), value)
 
 
+@pytest.mark.parametrize("method", ["RKD", "PKT", "CC", "SP+RKD"])
+def test_what_reads_embeddings_reads_what_the_classifier_is_given(method):
+    student, teacher = network(1, "student"), network(2, "teacher", width=2)
+    taps = {} if "SP" not in method else {
+        "student_outputs": outputs(student), "teacher_outputs": outputs(teacher)
+    }
+    distiller = Distiller(student, distillers.create(method), teacher, **taps)
+    found = distiller.teacher_outputs
+    assert (found.embedding, found.logits) == (TAPS[-1] if taps else "embedding", "scores")
+
+
+def test_two_teachers_that_differ_in_their_classifier_alone_teach_the_same_by_embeddings():
+    losses = []
+    for factor in (1.0, -3.0):
+        teacher = network(2, "teacher", width=2)
+        scores = teacher.get_layer("scores")
+        scores.kernel.assign(factor * scores.kernel)
+        distiller = Distiller(network(1, "student"), distillers.create("RKD"), teacher)
+        distiller.compile(keras.optimizers.SGD(RATE))
+        logs = distiller.train_on_batch(batch(3), return_dict=True)
+        losses.append(float(logs["distillation_loss"]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and losses[0] > 0
+
+
 class Squares(Method):
     """Half the squared distance of the hidden features, summed over the batch."""
 

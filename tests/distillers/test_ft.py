@@ -146,7 +146,7 @@ def test_nonsense_is_refused(wrong):
 
 
 def test_taps_that_do_not_fit_are_refused():
-    with pytest.raises(UserError, match="rate 0.01 of the 6 channels"):
+    with pytest.raises(UserError, match="rate 0.01 of the teacher.s 6 channels leaves"):
         built(maps_of(6, SHAPES), maps_of(7, STUDENT_SHAPES), rate=0.01)
     with pytest.raises(UserError, match="FT compares the last tap, .* teacher's is a vector"):
         built(maps_of(6, [(2, 5)]), maps_of(7, [(2, 5)]))

@@ -206,7 +206,7 @@ def test_nonsense_is_refused():
     with pytest.raises(UserError, match="SimKD: factor must be above 0"):
         SimKD(factor=0.0)
     teacher, student = features_of(10, (3, 4, 5, 8)), features_of(11, (3, 4, 5, 3))
-    with pytest.raises(UserError, match="a bottleneck of 8 / 100.0 channels"):
+    with pytest.raises(UserError, match="factor 100.0 leaves none of the teacher.s 8 channels"):
         SimKD(factor=100.0).build(teacher, student)
     with pytest.raises(UserError, match="the teacher has 6 logits, the student 5"):
         SimKD().build(teacher, features_of(11, (3, 4, 5, 3), classes=5))

@@ -47,6 +47,24 @@ def test_a_person_writes_sums_with_plus():
 
 
 @pytest.mark.parametrize(
+    ("one", "other"),
+    [("Soft_logits(alpha=1)", "FSP"), ("FitNet(alpha=1)", "FSP"), ("FitNet", "FSP"),
+     ("Hard_logits(alpha=1)", "AT"), ("LogitStd(label_weight=0)", "RKD")],
+)
+def test_every_method_of_a_sum_takes_part_whatever_their_order(one, other):
+    found = []
+    for specification in (f"{one}+{other}", f"{other}+{one}"):
+        stages = distiller_of(distillers.create(specification)).stages
+        found.append([
+            (sorted(term.loss.method.name for term in stage.terms), stage.main_weight)
+            for stage in stages
+        ])
+    assert found[0] == found[1]
+    assert other in found[0][-1][0]
+    assert {name for names, _ in found[0] for name in names} == {one.partition("(")[0], other}
+
+
+@pytest.mark.parametrize(
     ("specification", "message"),
     [
         ("FSP+FSP", "two or more different"),
@@ -126,7 +144,7 @@ def test_a_warm_up_goes_on_through_another_methods_stages():
 
 @pytest.mark.parametrize("method", ["AB", "FitNet(alpha=0)", "FSP(staged=true)"])
 def test_a_stage_without_anything_to_learn_is_refused_at_once(method):
-    with pytest.raises(UserError, match="in its stage 'train', and there is none"):
+    with pytest.raises(UserError, match="stage 'train' of .* learns from the main loss alone"):
         distiller_of(distillers.create(method), main_loss="none")
 
 

@@ -137,7 +137,7 @@ def test_networks_of_swapped_channels_take_red_green_blue_and_can_be_copied():
 
 @pytest.mark.parametrize(("file", "message"), [
     ("missing.h5", "do not exist; expected imagenet or a file of weights"),
-    ("whole.keras", "is no file of weights.*--teacher_model FILE.keras"),
+    ("whole.keras", "is not a file of weights.*--teacher_model FILE.keras"),
     ("wider.weights.h5", r"does not fit mobilenetv2.*of shape \(.*for .* of \("),
 ])
 def test_weights_that_do_not_fit_are_refused(file, message, files):

@@ -233,7 +233,7 @@ def test_an_export_gives_what_the_encoder_gives(tmp_path):
 def test_what_is_no_export_of_an_encoder_is_refused(tmp_path):
     from experiment.run.export import export_saved_model
 
-    with pytest.raises(UserError, match="no SavedModel"):
+    with pytest.raises(UserError, match="not a SavedModel"):
         nets.ExportedEncoder(tmp_path)
     export_saved_model(
         network(), tmp_path / "1", image_shape=(16, 16, 3), mean=(100,) * 3, deviation=(50,) * 3

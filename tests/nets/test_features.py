@@ -54,7 +54,7 @@ def test_a_model_of_ones_own_with_a_registered_name_is_none(name):
     assert nets.declared_outputs(own.name) == nets.declared_outputs(name)  # by its name alone
     assert nets.declared_outputs_of(own) is None
     assert nets.outputs_of(own, ["maps"]) == nets.Outputs(("maps",), "maps", "scores")
-    with pytest.raises(UserError, match="is no registered network, so its taps must be named"):
+    with pytest.raises(UserError, match="is not a registered network, so its taps must be named"):
         nets.outputs_of(own)
     assert nets.infer_preprocessing(own).deviation == (1.0,) * 3
 

@@ -142,7 +142,7 @@ def test_a_changed_byte_is_damage(tmp_path):
 def test_pipes_and_missing_files_are_refused_at_once(tmp_path, ending):
     known = {"net": "VGG_student", "input_shape": (16, 16, 3), "classes": 5}
     os.mkfifo(tmp_path / f"pipe{ending}")
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         nets.load(tmp_path / f"pipe{ending}", **known)
     with pytest.raises(UserError, match="does not exist"):
         nets.load(tmp_path / f"none{ending}", **known)

@@ -108,7 +108,7 @@ def test_they_are_saved_loaded_and_copied(presets, tmp_path):
 
 
 def test_what_is_no_preset_of_an_image_model_is_refused(hub, presets, tmp_path):
-    with pytest.raises(UserError, match="is a BertBackbone, which is no model of images alone"):
+    with pytest.raises(UserError, match="is a BertBackbone, which is not a model of images"):
         load(presets / "bert")
     with pytest.raises(UserError, match="holds no config.json; expected a folder that save_to"):
         load(tmp_path)

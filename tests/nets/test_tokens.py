@@ -32,7 +32,7 @@ def test_patches_come_row_by_row_and_others_are_dropped():
     for row in range(2):
         for column in range(4):
             np.testing.assert_array_equal(maps[:, row, column], tokens[:, 1 + 4 * row + column])
-    with pytest.raises(UserError, match="9 tokens are no grid.*with 0 tokens before"):
+    with pytest.raises(UserError, match="9 tokens do not form a grid.*with 0 tokens before"):
         nets.tokens_to_maps(tokens, (8, 16), prefix=0)
 
 

@@ -43,5 +43,12 @@ def test_cosine_without_warm_up_and_warm_up_without_cosine():
     np.testing.assert_allclose([rate(0), rate(20), rate(40)], [0.2, 0.1, 0], atol=1e-7)
     with pytest.raises(ValueError, match="has no warm-up"):
         schedule("step", 0.2, 10, 4, warmup_epochs=1)
-    with pytest.raises(ValueError, match="8 warm-up steps of 8"):
-        schedule("cosine", 0.2, 2, 4, warmup_epochs=2)
+
+
+@pytest.mark.parametrize(("epochs", "steps", "warmup"), [(2, 4, 2), (10, 3, 9.9), (1, 8, 0.95)])
+def test_one_step_at_least_comes_after_a_warm_up(epochs, steps, warmup):
+    rate = schedule("cosine", 0.2, epochs, steps, warmup_epochs=warmup)
+    last = epochs * steps - 1
+    rising = [0.2 * (1 + i * (last - 1) / last) / last for i in range(last)]
+    np.testing.assert_allclose([rate(i) for i in range(last)], rising, rtol=1e-5)
+    np.testing.assert_allclose([rate(last), rate(last + 1)], [0.2, 0], atol=1e-7)

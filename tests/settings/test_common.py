@@ -4,9 +4,18 @@ from types import SimpleNamespace
 import pytest
 
 from registry import UserError
+from settings import distillation, evaluation, pretraining
 from settings.common import describe_workers
 
 SEVERAL = SimpleNamespace(strategy="multi_worker")
+
+
+@pytest.mark.parametrize("script", [distillation, evaluation, pretraining])
+def test_a_data_set_has_one_name_however_it_is_written(script):
+    names = {"Digits": "digits", "NPZ:Some_File.npz": "npz:Some_File.npz", "CIFAR-100": "cifar100",
+             "Folder:Digits": "folder:Digits", "oxford_iiit_pet": "oxford_iiit_pet"}
+    found = {name: script.Settings(dataset=name).dataset for name in names}
+    assert found == names
 
 
 def test_of_several_workers_the_plan_says_which_one_this_is(monkeypatch):

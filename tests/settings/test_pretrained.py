@@ -46,6 +46,7 @@ def test_the_run_that_fine_tunes_a_teacher(given, tmp_path):
     ({"warmup_epochs": 5.0, "schedule": "cosine", "teacher_epochs": 4}, None),
     # The student's recipe has a cosine, which the teacher's may not have.
     ({"warmup_epochs": 5.0, "epochs": 100}, None),
+    ({"warmup_epochs": 0.0}, 0.0),
     ({"schedule": "cosine", "epochs": 100, "teacher_epochs": 4}, None),
 ])
 def test_the_teacher_warms_up_for_the_same_share_of_its_epochs(given, warmup, tmp_path):
