@@ -288,7 +288,7 @@ def file_name(name: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class TrainedOn:
-    """A TTE run.
+    """A pre-training run.
 
     Attributes:
         name: of the run, for people.
@@ -311,7 +311,7 @@ class TrainedOn:
 
 
 class AskedFor(TypedDict):
-    """What a TTE run's summary has to say of how it was trained."""
+    """What a pre-training run's summary has to say of how it was trained."""
 
     tasks: str
     hyper_parameters: dict[str, Any]
@@ -394,7 +394,7 @@ def check_same_task(
 
 
 def trained_on(name: str, path: str, seeds: Sequence[int]) -> TrainedOn:
-    """The TTE run at `path`. Raises UserError if there is none."""
+    """The pre-training run at `path`. Raises UserError if there is none."""
     encoders, tasks, flip = [], {}, None
     for seed in seeds:
         own = Path(of_seed(path, seed))

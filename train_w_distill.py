@@ -172,14 +172,14 @@ def complete(setup: Setup, folder: RunFolder) -> None:
             summary["quantized_top1"] = train_quantized(setup, folder)
             if summary["quantized_top1"] < summary["student_top1"] - MUCH_WORSE:
                 print(
-                    "the copy in whole numbers is much worse than the student: try a lower "
+                    "the quantised student is much worse than the student: try a lower "
                     "--quantize_learning_rate or more --quantize_epochs"
                 )
         folder.finish(summary)
 
 
 def train_quantized(setup: Setup, folder: RunFolder) -> float:
-    """Train a copy of the student to compute in whole numbers in a run of its own, in
+    """Train a copy of the student by quantisation-aware training in a run of its own, in
     ``quantized/`` of the run folder; its top-1."""
     own = RunFolder(folder.path / QUANTIZED)
     copy = quantized_setup(setup, own.path)

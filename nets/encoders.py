@@ -23,7 +23,7 @@ from .saved_models import check_saved_model
 from .stored import load, load_model, preprocessing_of
 
 ENCODER_FILE = "encoder.keras"
-"""What the folder of a TTE run calls its encoder."""
+"""What the folder of a pre-training run calls its encoder."""
 
 _POOLED = "pooled_embedding"
 _GLOBAL_POOLING = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
@@ -126,7 +126,7 @@ def load_encoder(
 ) -> Encoder:
     """The encoder stored at `path`.
 
-    - the folder of a TTE run: ``encoder.keras``, whose output is the embedding;
+    - the folder of a pre-training run: ``encoder.keras``, whose output is the embedding;
     - the folder of a distillation run: the student;
     - ``.keras`` or ``.h5`` with a whole functional model.
 
@@ -190,7 +190,7 @@ def copy_encoder(
 
 
 class ExportedEncoder:
-    """A SavedModel that gives ``embedding``, such as ``export/1`` of a TTE run.
+    """A SavedModel that gives ``embedding``, such as ``export/1`` of a pre-training run.
 
     It can be scored with frozen features, not trained.
 
@@ -210,7 +210,7 @@ class ExportedEncoder:
         except Exception as error:
             raise UserError(
                 f"{path} is not a SavedModel for serving ({' '.join(str(error).split())[:150]}): "
-                "give export/1 of a TTE run"
+                "give export/1 of a pre-training run"
             ) from error
         specification = self._signature.structured_input_signature[1].get("image")
         if specification is None or "embedding" not in self._signature.structured_outputs:

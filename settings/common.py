@@ -247,7 +247,8 @@ def describe_workers(settings: Any) -> str | None:
 
     cluster = find_cluster()
     count = len(cluster.addresses)
-    return f"{count}, of which this is number {cluster.index}, led by {cluster.addresses[0]}"
+    chief = cluster.addresses[0]
+    return f"{count}, of which this is worker {cluster.index}; worker 0, the chief, is {chief}"
 
 
 def require_same_start(team: Team, data: dataloader.Data, variables: Iterable[Any]) -> None:

@@ -34,7 +34,7 @@ NETWORKS, METHOD, QUANTIZATION = "networks", "method", "quantization"
 # The first fifth of the epochs trains the new classifier of a pretrained network alone.
 FINE_TUNING = "None(head_share=0.2)"
 TEACHER = "teacher"  # in a run folder, the folder of the run that trained the teacher
-QUANTIZED = "quantized"  # and of the run that trained the student's copy in whole numbers
+QUANTIZED = "quantized"  # and of the run of quantisation-aware training
 PAPERS_PAIRS = ("VGG", "VGG_stride", "MobileNet", "ResNeXt")
 CACHED = ("logits", "embedding")  # features of the teacher that --cache_teacher can keep
 # The settings that a recipe gives a value to where they are left out.
@@ -424,7 +424,7 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
         for form in create_formats(self.export):
             if form.source == QUANTIZED and self.quantize == "none":
                 raise UserError(
-                    f"--export {form.name} is made of a student that was trained in whole numbers: "
+                    f"--export {form.name} is made of a student from quantisation-aware training: "
                     "add --quantize int8, or give the format litert-int8"
                 )
         if self.quantize != "none":
@@ -531,7 +531,7 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
         )
 
     def of_quantized(self, folder: Path) -> Settings:
-        """The settings of the run that trains a copy of this one's student in whole numbers.
+        """The settings of the run of quantisation-aware training, of a copy of this one's student.
 
         Args:
             folder: its run folder.

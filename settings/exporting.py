@@ -81,7 +81,7 @@ def open_run(
     for form in formats:
         if form.source not in networks:
             raise UserError(
-                f"{form.name} is made of a student that was trained in whole numbers, and {path} "
+                f"{form.name} is made of a student from quantisation-aware training, and {path} "
                 "has none: train with --quantize int8, or give the format litert-int8"
             )
     check_calibration(data, formats, "formats")

@@ -1,4 +1,4 @@
-"""The run that trains a copy of a student to compute in whole numbers, after the student's own."""
+"""The run of quantisation-aware training of a copy of a student, after the student's own."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def check_finished(processes):
     (status, _, err), (other_status, out, other_err) = ends(processes)
     assert (status, other_status) == (0, 0), (err + other_err)[-3000:]
     assert (err, other_err) == ("", "")
-    assert out.startswith("worker 1 of 2, led by") and out.count("\n") == 1
+    assert out.startswith("worker 1 of 2; worker 0, the chief, is") and out.count("\n") == 1
 
 
 @long

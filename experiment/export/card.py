@@ -149,7 +149,7 @@ def about(rows: Sequence[Row], facts: dict[str, Any]) -> str:
     """What the columns are."""
     others = [row.name for row in rows if row.compared_with != "student"]
     besides = (
-        " Quantized is the student's copy that was trained in whole numbers, which it imitates; "
+        " Quantized is the student's copy from quantisation-aware training, which simulates int8; "
         f"{', '.join(others)} is compared with it." if others else ""
     )
     return (

@@ -178,7 +178,7 @@ def _row(
         bytes=size_of(entry.path),
         parameters=count_parameters(network.model),
         multiply_adds=None if flops is None else flops // 2,
-        # Imitating whole numbers takes longer than computing in them.
+        # Simulating int8 takes longer than computing in it.
         milliseconds={} if entry.label == QUANTIZED else found.milliseconds,
     )
 

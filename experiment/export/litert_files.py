@@ -55,7 +55,7 @@ def write(
 def write_int8(
     model: keras.Model, path: Path, name: str, calibration: np.ndarray | None
 ) -> None:
-    """Convert a model to a LiteRT file that computes in whole numbers alone.
+    """Convert a model to a LiteRT file that computes in int8 alone.
 
     Args:
         model: from images of float32 to probabilities.
@@ -92,7 +92,7 @@ def write_int8(
 
 
 def float_tensors(path: Path) -> list[str]:
-    """The names of the tensors in a LiteRT file that are no whole numbers."""
+    """The names of the tensors in a LiteRT file that are not integers."""
     tensors = _interpreter(path, 1).get_tensor_details()
     return [each["name"] for each in tensors if np.issubdtype(each["dtype"], np.floating)]
 

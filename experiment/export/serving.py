@@ -12,7 +12,7 @@ from nets import Standardize
 
 
 class RawImages(keras.layers.Layer):
-    """Passes images of 0..255 on, and has the converter of whole numbers take them as they are: as
+    """Passes images of 0..255 on, and has the int8 converter take them as they are: as
     uint8 of scale 1 and zero 0, whatever the range of the images that it calibrates on."""
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
@@ -32,7 +32,7 @@ def serving_model(
         student: functional, from float images to logits ``[N, classes]``; float32.
         preprocessing: of the student.
         image_shape: (H, W, C) of the raw images.
-        for_integers: whether the model is to be converted to one of whole numbers: it then takes
+        for_integers: whether the model is to be converted to int8: it then takes
             the images as float32, in `RawImages`.
 
     Returns:
@@ -61,7 +61,7 @@ def _scale_and_offset(preprocessing: Standardize) -> tuple[np.ndarray, np.ndarra
 def _convolve(
     maps: keras.KerasTensor, scale: np.ndarray, offset: np.ndarray
 ) -> keras.KerasTensor:
-    """``scale maps + offset`` for each channel, as a convolution: in whole numbers its kernel has a
+    """``scale maps + offset`` for each channel, as a convolution: in int8 its kernel has a
     scale for each channel and its bias 32 bits, so that the result is rounded once."""
     layer = keras.layers.DepthwiseConv2D(1, dtype="float32", name="standardize")
     maps = layer(maps)

@@ -277,7 +277,8 @@ def gathered(
         team.require_same(code_facts())
         with contextlib.ExitStack() as stack:
             if not team.is_chief:
-                print(f"worker {team.index} of {team.size}, led by {team.addresses[0]}", flush=True)
+                chief = f"worker 0, the chief, is {team.addresses[0]}"
+                print(f"worker {team.index} of {team.size}; {chief}", flush=True)
                 silence = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(silence))
             yield team

@@ -22,7 +22,8 @@ def test_of_several_workers_the_plan_says_which_one_this_is(monkeypatch):
     listed = {"worker": ["one:1", "two:2", "three:3"]}
     task = {"cluster": listed, "task": {"type": "worker", "index": 2}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(task))
-    assert describe_workers(SEVERAL) == "3, of which this is number 2, led by one:1"
+    said = "3, of which this is worker 2; worker 0, the chief, is one:1"
+    assert describe_workers(SEVERAL) == said
     assert describe_workers(SimpleNamespace(strategy="auto")) is None
 
 

@@ -1,4 +1,4 @@
-"""LiteRT in whole numbers, for phones, accelerators and microcontrollers."""
+"""LiteRT in int8, for phones, accelerators and microcontrollers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LiteRT in whole numbers, of a student that was trained to compute in them."""
+"""LiteRT in int8, of a student from quantisation-aware training."""
 
 from __future__ import annotations
 
