@@ -164,6 +164,8 @@ def main(comparison: Comparison, settings: Settings) -> int:
     outcomes = survey(runs, comparison.overwrite)
     folder = RunFolder(directory(comparison, settings))
     folder.state(FOLDER_SETTINGS, comparison.overwrite)
+    for note in describe_left_out(folder.path, runs):
+        print(note)
     jobs = plan_jobs(comparison, settings, folder.path) if comparison.submit else None
     if comparison.dry_run:
         shard = Shard.parse(comparison.shard or "1/1")
@@ -178,6 +180,20 @@ def main(comparison: Comparison, settings: Settings) -> int:
         print(f"submitted job {jobs.submit()}: {jobs.text()}")
         return 0
     return carry_out(comparison, outcomes, folder.path, places)
+
+
+def describe_left_out(folder: Path, runs: Sequence[Run]) -> list[str]:
+    """A line if the folder has finished runs of methods that this comparison does not name."""
+    names = {run.group for run in runs}
+    found = {
+        RunFolder(file.parent).summary({"method": str})["method"]
+        for file in folder.glob("*/seed*/summary.json")
+    }
+    left_out = sorted(found - names)
+    if not left_out:
+        return []
+    return [f"{folder} also has finished runs of {', '.join(left_out)}: name them too, in "
+            "--Distillation, to have them in the report"]
 
 
 def check_methods(

@@ -46,6 +46,7 @@ from experiment.report.evaluation import BiasEntry, bias_table, draw_detections,
 from experiment.report.scoreboard import Entry, Scores, draw_bars, summarized, table
 from experiment.run import devices
 from experiment.run.folder import DATA, NETWORKS, RunFolder, read_results, write_json
+from nets.stored import read_summary
 from pretext.bias import retrained_heads, task_bias
 from pretext.task import Images, Task
 from registry import UserError
@@ -165,6 +166,8 @@ def open_all(settings: Settings) -> Scoring:
         print(note)
     for target in settings.targets():
         target.check_material(material)
+    for note in describe_other_data(settings):
+        print(note)
     opened = open_encoders(settings, settings.seed, material)
     if all(target.needs_maps for target in settings.targets()) and not any(
         isinstance(encoder, nets.Encoder) for encoder in opened
@@ -174,6 +177,22 @@ def open_all(settings: Settings) -> Scoring:
             f"{settings.target} needs: give a network, or another --target"
         )
     return Scoring(material, dict(zip(short_names(settings.encoder), opened, strict=True)))
+
+
+def describe_other_data(settings: Settings) -> list[str]:
+    """A line for each data set that runs among the encoders were trained on, and that they are not
+    scored on."""
+    trained: dict[str, list[str]] = {}
+    for name in settings.encoder:
+        summary = Path(of_seed(name, settings.seed)) / "summary.json"
+        stated = read_summary(summary).get("settings") if summary.is_file() else None
+        data = stated.get("dataset") if isinstance(stated, dict) else None
+        if isinstance(data, str) and data != settings.dataset and settings.needs("classes"):
+            trained.setdefault(data, []).append(name)
+    return [
+        f"scored on {settings.dataset} (--dataset), but trained on {data}: {', '.join(names)}"
+        for data, names in trained.items()
+    ]
 
 
 def open_encoders(

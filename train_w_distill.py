@@ -84,6 +84,7 @@ PICTURED_IMAGES = 6
 CHECKED_IMAGES = 256  # of the test images, by which an export is compared with the student
 BARELY_TRAINED = 1.5  # times chance
 MUCH_WORSE = 0.02  # of top-1
+MUCH_BETTER = 0.1  # likewise
 MANY_WITHOUT_LABELS = 0.01  # of the batches
 
 
@@ -175,6 +176,13 @@ def complete(setup: Setup, folder: RunFolder) -> None:
                     "the quantised student is much worse than the student: try a lower "
                     "--quantize_learning_rate or more --quantize_epochs"
                 )
+        taught = summary["teacher_top1"]
+        if taught is not None and summary["student_top1"] > taught + MUCH_BETTER:
+            print(
+                f"the student ({summary['student_top1']:.4f}) is much better than its teacher "
+                f"({taught:.4f}), which can teach it little: train the teacher longer, or give "
+                "another"
+            )
         folder.finish(summary)
 
 

@@ -181,6 +181,17 @@ def _check_no_empty_class(source: Source, labels: np.ndarray, where: str, advice
         raise UserError(f"{source.name}: class {names}{more} has no image {where}: {advice}")
 
 
+def _warn_of_untested_classes(source: Source) -> None:
+    """Classes of a few images may have none in a test set that was split off."""
+    untested = np.setdiff1d(np.arange(len(source.class_names)), source.test.labels)
+    if len(untested):
+        names = ", ".join(repr(source.class_names[i]) for i in untested[:3])
+        more = f" and {len(untested) - 3} more" if len(untested) > 3 else ""
+        logging.getLogger(__name__).warning(
+            "%s: no test image shows class %s%s", source.name, names, more
+        )
+
+
 def is_lazy(name: str) -> bool:
     """Whether the data set `name` can leave images on disk, see `load`. Raises UserError where
     there is no such set."""
@@ -250,6 +261,8 @@ def load(
     _check_no_empty_class(
         source, source.train.labels, "to train on", "add images or remove the class"
     )
+    if needs_classes:
+        _warn_of_untested_classes(source)
     chosen, validation = np.zeros([0], np.int64), source.validation
     if validation is None or not len(validation) or not validation_fraction:
         chosen = validation_rows(source.train.labels, validation_fraction, seed)

@@ -25,6 +25,7 @@ from regular_files import check_regular
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 LONGEST_HEADER = 10_000
 """Bytes of an array's header, which NumPy limits likewise."""
+CHANNELS = (1, 3)
 
 
 class Archive:
@@ -120,10 +121,12 @@ class Archive:
         images, where = self.read(key), f"{self.file}: {key}"
         if images.ndim == 3:
             images = images[..., None]
-        if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        if images.ndim != 4 or images.shape[-1] not in CHANNELS:
+            channels_first = images.ndim == 4 and images.shape[1] in CHANNELS
+            advice = f": save {key}.transpose(0, 2, 3, 1)" if channels_first else ""
             raise UserError(
                 f"{where} has shape {list(images.shape)}; expected [N,H,W,C] with 1 or 3 channels, "
-                "or [N,H,W] for grey images"
+                f"or [N,H,W] for grey images{advice}"
             )
         if 0 in images.shape:
             raise UserError(f"{where} has shape {list(images.shape)}: there is no image in it")
@@ -262,7 +265,7 @@ def outline(request: Request) -> Outline:
     archive = Archive(request.argument)
     shape = archive.shape("x_train")
     shape = (*shape, 1) if len(shape) == 3 else shape
-    if len(shape) != 4:
+    if len(shape) != 4 or shape[3] not in CHANNELS:
         archive.images("x_train")  # refuses it
     size = request.image_size or shape[1:3]
     return Outline(shape[0], (*size, shape[3]))

@@ -105,6 +105,12 @@ class SSKD_SVD(Method):  # noqa: N801 (the paper's name)
         loss, dropped = sskd_svd_loss(compare_dfvs(taps, self.num_dfv, signs))
         return loss, {"dropped_share": dropped}
 
+    def check_features(self, teacher: Any, student: Any) -> list[str]:
+        return [
+            *super().check_features(teacher, student),
+            *describe_fewer_vectors(self.name, self.num_dfv, teacher),
+        ]
+
     def pictures(self, teacher: Any, student: Any) -> dict[str, tuple[list[Any], list[Any]]]:
         return singular_vector_maps(teacher, student)
 
@@ -126,6 +132,21 @@ def svd_taps(adapter: str, **facts: Any) -> Maps:
     """What methods of this family read: at least two taps, of equal channels or adapted."""
     channels = "adapt" if adapter == "auto" else "equal"
     return Maps(at_least=2, channels=channels, **{"mixed": True, **facts})
+
+
+def describe_fewer_vectors(method: str, num_dfv: int, taps: Sequence[Any]) -> list[str]:
+    """A line that says so where a tap has fewer singular vectors than `num_dfv`."""
+    for number, tap in enumerate(taps, start=1):
+        *positions, channels = tap.shape[1:]
+        if None in positions:
+            continue
+        rank = min(math.prod(positions), channels)
+        if rank < num_dfv:
+            return [
+                f"{method}: the teacher's tap {number} has {rank} singular vectors, so num_dfv is "
+                f"{rank} from there on, not {num_dfv}"
+            ]
+    return []
 
 
 def singular_vector_maps(teacher: Any, student: Any) -> dict[str, tuple[list[Any], list[Any]]]:

@@ -21,7 +21,7 @@ from .class_names import read_class_names
 from .file_checks import check_archive, check_h5, check_regular
 from .functional import is_functional
 from .fused import fuse_batch_normalization
-from .keras_graph import holds_code, reserve_names, unknown_class
+from .keras_graph import check_layer_names, holds_code, reserve_names, scope_name, unknown_class
 from .logits import without_softmax
 from .memory import limited_memory
 from .preprocessing import Standardize
@@ -116,8 +116,9 @@ def load(
         raise UserError(f"{path} has an unknown ending; {_ACCEPTED}")
     if net is None or input_shape is None or classes is None:
         raise UserError(
-            f"{path} holds weights only: say of which network (net: {', '.join(names())}), "
-            "and its input_shape and classes"
+            f"{path} holds weights only; expected a whole model, as model.save writes it, or the "
+            f"name of the registered network that they are of ({', '.join(names())}), with its "
+            "input_shape and classes"
         )
     model = build(net, input_shape, classes, **(options or {}))
     if path.suffix == ".h5":
@@ -222,6 +223,9 @@ def load_model(path: Path) -> keras.Model:
             "keras.Model(inputs, outputs), or a keras.Sequential with an Input"
         )
     reserve_names(model)
+    if model.name != scope_name(model.name):
+        model = keras.Model(model.input, model.output, name=scope_name(model.name))
+    check_layer_names(model)
     return fuse_batch_normalization(model)
 
 

@@ -55,7 +55,8 @@ def fill_from_encoder(model: keras.Model, text: str) -> None:
             found = [weight.shape for weight in there] if there else "no such layer"
             raise UserError(
                 f"{text} is a {encoder.name} with weights {shapes} in layer {layer.name!r}, but "
-                f"{model.name} has {found}: give the same network with the same options"
+                f"{model.name} has {found}: give the same network with the same options, "
+                "as in the settings.json of that run"
             )
     for layer in encoder.model.layers:
         if layer.get_weights():

@@ -435,7 +435,9 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
                     "a run of its own, or give another strategy"
                 )
         if self.student_init and not known.is_encoder(self.student_init):
-            raise UserError(f"--student_init is {self.student_init!r}; expected tte:RUN")
+            given = self.student_init
+            hint = f", such as {known.ENCODER}{given}" if Path(given).is_dir() else ""
+            raise UserError(f"--student_init is {given!r}; expected tte:RUN{hint}")
         return self
 
     def _check_weights(self, role: str) -> None:
@@ -452,6 +454,12 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
 
     def _method_parts(self) -> list[str]:
         """``"A+B(c=1)"`` in its parts."""
+        several = plugins.split(self.Distillation)
+        if len(several) > 1:
+            raise UserError(
+                f"--Distillation {self.Distillation} names {len(several)} methods; expected one, "
+                f"or their sum {'+'.join(several)} (compare.py takes several)"
+            )
         return plugins.summands(self.Distillation)
 
     def methods(self) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -25,8 +25,6 @@ from settings.networks import class_difference, load_teacher
 from settings.run_setup import spread_images, teacher_preprocessing
 
 _SUMMARY = "summary.json"
-_CALIBRATION_IMAGES = "calibration_images"  # a format's setting, which is at least so many
-_FEW_IMAGES = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +153,8 @@ def check_run(path: Path) -> None:
         raise UserError(f"{path} is not a folder; {expected}")
     if not summary.exists():
         begun = (path / "settings.json").exists()
+        if begun and "grid" in read_summary(path / "settings.json"):
+            raise UserError(f"{path} holds a comparison: give one of its runs, METHOD/seedN in it")
         reason = "holds a run that is not finished" if begun else "is not a run's folder"
         raise UserError(f"{path} {reason} (it has no {_SUMMARY}); {expected}")
     if not (path / "student.keras").exists():
@@ -207,13 +207,10 @@ def check_calibration(data: dataloader.Data, formats: Sequence[Format], flag: st
     """
     images = len(data.train)
     for form in formats:
-        if images < form.calibrates_on:
-            smaller = f"{form.name}({_CALIBRATION_IMAGES}={_FEW_IMAGES})"
-            can_do = _CALIBRATION_IMAGES in form.settings() and images >= _FEW_IMAGES
-            advice = f'--{flag} "{smaller}"' if can_do else "leave this format out"
+        if images < form.least_calibration:
             raise UserError(
-                f"{form.name} calibrates on {form.calibrates_on} training images, and {data.name} "
-                f"has {images} here: give it more, or {advice}"
+                f"--{flag} {form.name} calibrates on {form.least_calibration} training images, and "
+                f"{data.name} has {images} here: give it more, or leave this format out"
             )
 
 

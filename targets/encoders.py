@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,6 +57,11 @@ def open_encoder(
         name = text.removeprefix(RANDOM)
         if Path(name).exists():
             encoder = with_fresh_weights(load(name), seed)
+        elif os.sep in name:
+            raise UserError(
+                f"encoder {text}: {name} does not exist; expected a run folder or a registered "
+                "network"
+            )
         else:
             options = nets.parse_options(net_options)
             keras.utils.set_random_seed(seed)

@@ -113,7 +113,7 @@ def test_methods_that_harm_are_said_to_harm():
         SPEED[name] = [100.0] * 3
     said = verdict(outcomes(methods=methods))
     assert said.endswith(
-        "Against None, by more than 2 deviations: better: C; worse: A, D; not clearly different: B."
+        "Against None, where 2 deviations count: better: C; worse: A, D; not clearly different: B."
     )
 
 
@@ -419,6 +419,19 @@ def test_a_comparison_of_own_networks_goes_on_with_these_alone(tmp_path, capsys)
     keras.Model(image, keras.layers.Dense(10)(pooled)).save(tmp_path / "teacher.keras")
     with pytest.raises(UserError, match="the networks have changed .*c/teacher began: student_mod"):
         main()
+
+
+def test_finished_runs_of_other_methods_are_told(tmp_path):
+    for method in ("None", "AT", "SSKD_SVD(num_dfv=2)"):
+        folder = tmp_path / method / "seed0"
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text(json.dumps({"method": method}))
+    (tmp_path / "FSP" / "seed0").mkdir(parents=True)
+    runs = [Run(name, 0, tmp_path / name / "seed0", (), {}) for name in ("None", "FSP")]
+    (told,) = compare.describe_left_out(tmp_path, runs)
+    assert "also has finished runs of AT, SSKD_SVD(num_dfv=2): name them too" in told
+    runs += [Run(name, 0, Path(name), (), {}) for name in ("AT", "SSKD_SVD(num_dfv=2)")]
+    assert compare.describe_left_out(tmp_path, runs) == []
 
 
 @pytest.mark.slow

@@ -246,6 +246,19 @@ def test_bias_is_measured_by_the_tasks_of_the_runs(script, tmp_path, monkeypatch
     assert "masked 0.5 and 0.25, mirrored images False and True" in refused.err
 
 
+def test_runs_that_were_trained_on_other_data_are_told(tmp_path):
+    for name, data in (("a", "digits"), ("b", "npz:one.npz"), ("c", "npz:one.npz")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "summary.json").write_text(json.dumps({"settings": {"dataset": data}}))
+    settings = evaluation.Settings(
+        encoder=tuple(f"{tmp_path}/{name}" for name in "abc") + ("pixels", "random:x"), seeds=1
+    )
+    assert evaluate.describe_other_data(settings) == [
+        "scored on digits (--dataset), but trained on npz:one.npz: "
+        f"{tmp_path}/b, {tmp_path}/c"
+    ]
+
+
 def test_two_runs_of_one_task_have_no_bias(script, tmp_path):
     runs = {"several": ("rotation", "reconstruction"), "one": ("rotation",), "two": ("rotation",)}
     for name, tasks in runs.items():
@@ -282,6 +295,7 @@ MISTAKES = {
     "an unfinished run": (["--encoder={files}/unfinished"], "is not finished"),
     "a folder of something else": (["--encoder={files}/foreign"], "holds no finished run"),
     "unknown net": (["--encoder=random:MobilNet_student"], "did you mean 'MobileNet_student'?"),
+    "no run to make random": (["--encoder=random:runs/none"], "runs/none does not exist"),
     "unknown option": (
         ["--encoder=random:MobileNet_student", "--net_options=widht=3"], "did you mean 'width'?",
     ),

@@ -14,6 +14,7 @@ from experiment.run.folder import RunFolder
 from registry import UserError
 from settings import export as export_settings
 from settings import exporting
+from settings import formats as exporting_formats
 from tests.commands import script_caller
 from tests.experiment.export.networks import DEVIATION, MEAN, NAMES, images, student
 
@@ -75,12 +76,15 @@ def test_a_run_is_needed(script, tmp_path):
     (tmp_path / "no_run").mkdir()
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "settings.json").write_text("{}")
+    (tmp_path / "grid").mkdir()
+    (tmp_path / "grid" / "settings.json").write_text('{"grid": "compare.py"}')
     (tmp_path / "tte").mkdir()
     (tmp_path / "tte" / "summary.json").write_text('{"kind": "tte"}')
     for words, message in (
         ([], "no run is given"),
         ([tmp_path / "no_run"], "is not a run's folder (it has no summary.json); expected"),
         ([tmp_path / "begun"], "holds a run that is not finished"),
+        ([tmp_path / "grid"], "holds a comparison: give one of its runs"),
         ([tmp_path / "tte"], "holds a run of kind 'tte', with no student.keras"),
         ([tmp_path / "nowhere"], "is not a folder; expected the folder of a finished run"),
         ([tmp_path / "no_run", "--formats=tflite"], "unknown file format 'tflite'"),
@@ -98,21 +102,22 @@ def test_too_few_images_to_calibrate_on(script, tmp_path, monkeypatch):
     before = sorted(path.iterdir())
     done = script(path, "--formats=litert-int8", "--calibration_images=100")
     assert done.status == 2
-    assert "calibrates on 100 training images, and npz:" in done.err
+    assert "--formats litert-int8 calibrates on 100 training images, and npz:" in done.err
     assert "has 60 here" in done.err
     done = script(path, "--formats=litert-int8", "--calibration_images=20")
     assert "calibration_images must be at least 100, not 20" in done.err
     assert sorted(path.iterdir()) == before
 
 
-def test_enough_images_for_fewer_to_calibrate_on_are_told(script, tmp_path, monkeypatch):
+def test_a_small_set_calibrates_by_all_its_images(script, tmp_path, monkeypatch):
     monkeypatch.setattr("experiment.export.format.Format.check_packages", lambda form: None)
     path = save_run(tmp_path / "run", train=120)
-    done = script(path, "--formats=litert-int8")
-    assert done.status == 2 and "calibrates on 500 training images" in done.err
-    assert 'give it more, or --formats "litert-int8(calibration_images=100)"' in done.err
-    done = script(path, "--formats=litert-int8(calibration_images=100)", "--dry_run")
+    done = script(path, "--formats=litert-int8", "--dry_run")
     assert done.status == 0, done.err
+    opened = exporting.open_run(path, exporting_formats.create_formats("litert-int8"))
+    assert len(opened.images.calibration) == 120
+    done = script(path, "--formats=litert-int8", "--calibration_images=121")
+    assert done.status == 2 and "calibrates on 121 training images" in done.err
 
 
 def test_a_teacher_that_is_gone_costs_a_row_only(script, tmp_path):

@@ -164,6 +164,7 @@ MISTAKES = {
     # Names
     "method": (["--Distillation=SSKD_SVDD"], "'SSKD_SVDD' (did you mean 'SSKD_SVD'?)"),
     "method's form": (["--Distillation=SSKD_SVD(num_dfv"], "expected NAME or NAME("),
+    "methods": (["--Distillation=AT(weight=1),SP"], "or their sum AT(weight=1)+SP (compare.py"),
     "no method": (["--Distillation="], "expected NAME"),
     "net": (["--net=VVG"], "'VVG' (did you mean 'VGG'?)"),
     "student net": (["--student_net=MobileNetstudnt"], "did you mean 'MobileNet_student'"),
@@ -1084,6 +1085,7 @@ def test_layers_are_listed_whatever_has_run(script, finished):
         (["--student_model={files}/seven.keras"], "expected (None, 4)"),
         (["--student_model={files}/grey.keras"], "the student takes images of 1 channels"),
         (["--student_init=somewhere"], "expected tte:RUN"),
+        (["--student_init={files}"], "expected tte:RUN, such as tte:{files}"),
         (["--student_init=tte:{files}/run"], "contains no encoder.keras"),
         (["--teacher=tte:{files}/run"], "contains no encoder.keras"),
         (["--Distillation=FitNet", "--epochs=1"], "1 epochs, but the method has 2 stages"),

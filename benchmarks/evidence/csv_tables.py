@@ -69,18 +69,23 @@ def with_tables(
         source: the name of the rows' file, for the message.
 
     Raises:
-        UserError: the page has a table of which there is no row.
+        UserError: the page has a table of which there is no row, or that does not end.
     """
     rows = list(rows)
+    begin, end = f"<!-- {mark}: ", "<!-- end of table -->"
 
     def replaced(match: re.Match) -> str:
-        own = [row for row in rows if row["table"] == match[2]]
+        own = [row for row in rows if row["table"] == match[1]]
         if not own:
-            raise UserError(f"{source} has no row of the table {match[2]!r}")
-        return f"{match[1]}\n{table_text(own)}\n{match[3]}"
+            raise UserError(f"{source} has no row of the table {match[1]!r}")
+        return f"{begin}{match[1]} -->\n\n{table_text(own)}\n\n{end}"
 
-    pattern = rf"(<!-- {mark}: (\w+) -->\n).*?(\n<!-- end of table -->)"
-    return re.sub(pattern, replaced, page, flags=re.DOTALL)
+    table = rf"{begin}(\w+) -->\n(?:(?!<!-- ).)*{end}"
+    new, count = re.subn(table, replaced, page, flags=re.DOTALL)
+    if count < page.count(begin):
+        raise UserError(f"a page has {page.count(begin)} lines {begin}... and {count} of them end "
+                        f"by a line {end}")
+    return new
 
 
 def write_tables(pages: Path, updated: Callable[[str], str]) -> list[Path]:
@@ -105,7 +110,9 @@ def make_parser(description: str) -> tuple[argparse.ArgumentParser, Any]:
     collecting = commands.add_parser("collect")
     collecting.add_argument("table")
     collecting.add_argument("directory", type=Path)
-    collecting.add_argument("--machine", default="")
-    collecting.add_argument("--add", action="store_true")
+    collecting.add_argument("--machine", default="", help="what it ran on, in words")
+    collecting.add_argument(
+        "--add", action="store_true", help="keep what the table has of other runs"
+    )
     commands.add_parser("tables")
     return parser, commands

@@ -152,7 +152,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         if given.command == "collect":
             count = collect(given.table, given.directory, given.machine, add=given.add)
-            print(f"{count} encoders")
+            print(f"{count} encoders, in {RESULTS}")
         else:
             print("\n".join(map(str, write_tables())) or "all tables are up to date")
     except UserError as error:

@@ -218,11 +218,12 @@ def main(words: list[str] | None = None) -> int:
     try:
         if given.command == "collect":
             count = collect(given.table, given.directory, given.machine, add=given.add)
-            print(f"{count} runs")
+            print(f"{count} runs, in {RESULTS}")
         elif given.command == "tables":
             print("\n".join(map(str, write_tables())) or "all tables are up to date")
         else:
             draw(given.table, given.path)
+            print(given.path)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -44,8 +44,13 @@ class Format(Plugin):
 
     @property
     def calibrates_on(self) -> int:
-        """How many training images the conversion needs."""
+        """How many training images the conversion takes, where there are so many."""
         return 0
+
+    @property
+    def least_calibration(self) -> int:
+        """How many training images the conversion needs."""
+        return self.calibrates_on
 
     def specification(self) -> str:
         """The format with all its settings, as the command line takes it."""

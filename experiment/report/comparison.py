@@ -143,8 +143,8 @@ def _not_judged(outcomes: Sequence[Outcome], baseline: Spread) -> str:
         return "the teacher's top-1 is not known"
     if baseline.deviation is None:
         return (
-            f"{BASELINE} has only one run, which gives no deviation over seeds; give --seeds 3 or "
-            "more"
+            f"{BASELINE} has only one run so far, which gives no deviation over seeds; give "
+            "--seeds 3 or more"
         )
     if max(known) - min(known) > SAME_TEACHER:
         return f"runs had different teachers, of top-1 {min(known):.4f} to {max(known):.4f}"
@@ -177,7 +177,7 @@ def _about_methods(outcomes: Sequence[Outcome], baseline: Spread) -> str:
         key = "better" if above > CLEAR else "worse" if above < -CLEAR else "not clearly different"
         groups[key].append(name)
     found = "; ".join(f"{key}: {', '.join(names)}" for key, names in groups.items() if names)
-    return f"Against {BASELINE}, by more than {CLEAR} deviations: {found}." if found else ""
+    return f"Against {BASELINE}, where {CLEAR} deviations count: {found}." if found else ""
 
 
 EXPLANATION = (

@@ -108,6 +108,10 @@ def test_a_page_gets_its_tables(results, comparison, tmp_path):
     assert "+11.00 ± 2.65" in new and results.with_tables(new, rows) == new
     with pytest.raises(results.UserError, match="no row of the table 'small'"):
         results.with_tables(page, [])
+    assert results.with_tables(page.replace("old\n", ""), rows) == new, "nothing between the lines"
+    for other in (page.replace("<!-- end of table -->", ""), page.split("old")[0] + page):
+        with pytest.raises(results.UserError, match="lines <!-- table: ... and"):
+            results.with_tables(other, rows)
 
 
 def test_the_tables_in_the_documentation_are_those_of_the_results(results):

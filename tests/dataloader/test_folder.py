@@ -58,6 +58,12 @@ def test_test_images_without_classes_are_passed_over(top, caplog):
     assert "test: 1.png is in no class folder and not read" in caplog.text
 
 
+def test_a_class_without_a_test_image_is_told(top, caplog):
+    shutil.rmtree(top / "test" / "bee")
+    load(top)
+    assert "no test image shows class 'bee'" in caplog.text
+
+
 def test_batches(top):
     data = load(top)
     batches = list(
@@ -263,7 +269,7 @@ def test_images_that_are_passed_over_are_told(top, caplog):
 
 def test_sixteen_bits_that_hold_fewer_are_told(tmp_path, caplog):
     values = np.linspace(0, 4095, 960).round().astype(np.uint16).reshape(24, 40)
-    for number in range(6):
+    for number in range(10):
         save(values, tmp_path / "train" / f"c{number % 2}" / f"{number}.png")
     found = load(tmp_path, in_memory="no").train.images([0]).numpy()
     np.testing.assert_allclose(found[0, ..., 0], values * (255 / 4095), atol=0.51)
@@ -286,8 +292,8 @@ def test_what_is_no_file_is_refused_by_name(top, kind):
 
 
 def test_a_set_of_single_colours_is_told_once(tmp_path, caplog):
-    for number in range(6):
-        flat = np.full([8, 8, 3], 40 * number, np.uint8)
+    for number in range(10):
+        flat = np.full([8, 8, 3], 25 * number, np.uint8)
         save(flat, tmp_path / "train" / f"c{number % 2}" / f"{number}.png")
     load(tmp_path)
     message, = caplog.messages

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -446,3 +447,15 @@ def test_its_picture_is_each_taps_first_left_vector():
             np.testing.assert_allclose(np.abs(found), np.abs(left), atol=1e-5)
     assert method.pictures([vector], [vector]) == {}
     assert distillers.create("AT").pictures(maps, maps) == {}
+
+
+@pytest.mark.parametrize("method", ["SSKD_SVD", "KD_SVD", "KD_EID"])
+def test_fewer_vectors_than_asked_for_are_told(method):
+    taps = [keras.KerasTensor((None, *shape)) for shape in ((8, 8, 6), (2, 2, 6), (1, 1, 6))]
+    few = distillers.create(f"{method}(num_dfv=4)")
+    (told,) = few.check_features(taps, taps)
+    assert told == (
+        f"{method}: the teacher's tap 3 has 1 singular vectors, so num_dfv is 1 from there on, "
+        "not 4"
+    )
+    assert few.check_features(taps[:2], taps[:2]) == []

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import scipy.io
+import tensorflow as tf
 
 import nets
 from nets import stored
@@ -420,3 +421,24 @@ def test_names_of_classes_go_into_keras_files_alone(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.h5", "model.keras"]
     nets.write_class_names(tmp_path / "model.keras", ["a", "b", "c", "d"])
     assert nets.load(tmp_path / "model.keras").class_names == ("a", "b", "c", "d")
+
+
+@pytest.mark.parametrize("name", ["my student 28", "Café", "_under", "Straße 2"])
+def test_any_name_of_a_model_is_one_for_tensorflow(tmp_path, name):
+    image = keras.Input((8, 8, 3))
+    maps = keras.layers.Conv2D(4, 3, name="maps")(image)
+    logits = keras.layers.Dense(3, name="logits")(keras.layers.GlobalAveragePooling2D()(maps))
+    keras.Model(image, logits, name=name).save(tmp_path / "model.keras")
+    model = nets.load(tmp_path / "model.keras").model
+    extractor = nets.feature_extractor(model, nets.outputs_of(model, ("maps",)))
+    images = np.ones((2, 8, 8, 3), "float32")
+    for each in (model, extractor):
+        tf.function(each)(images)  # opens scopes of their names
+
+
+def test_a_layer_that_tensorflow_cannot_name_is_refused(tmp_path):
+    image = keras.Input((8, 8, 3))
+    maps = keras.layers.Conv2D(4, 3, name="conv 1")(image)
+    keras.Model(image, maps, name="own").save(tmp_path / "model.keras")
+    with pytest.raises(UserError, match="layer 'conv 1' of model 'own' has a name that TensorFlow"):
+        nets.load(tmp_path / "model.keras")

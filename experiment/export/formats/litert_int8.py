@@ -13,6 +13,8 @@ from plugins import option
 if TYPE_CHECKING:
     from experiment.export.material import Material
 
+_USUAL, _FEWEST = 500, 100
+
 
 @FORMATS.register("litert-int8")
 class LiteRTInt8(LiteRT):
@@ -21,16 +23,21 @@ class LiteRTInt8(LiteRT):
 
     Args:
         calibration_images: training images, by which the ranges of the activations are measured.
+            None: 500, or all where there are fewer, but 100 at least.
     """
 
     file = "student-int8.tflite"
     tolerance = None
 
-    calibration_images: int = option(500, minimum=100)
+    calibration_images: int | None = option(None, minimum=_FEWEST)
 
     @property
     def calibrates_on(self) -> int:
-        return self.calibration_images
+        return self.calibration_images or _USUAL
+
+    @property
+    def least_calibration(self) -> int:
+        return self.calibration_images or _FEWEST
 
     def convert(self, material: Material, path: Path) -> None:
         model = material.serving_model(for_integers=True)
