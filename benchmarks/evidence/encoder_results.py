@@ -103,7 +103,8 @@ def scores_of(rows: Iterable[Mapping[str, str]]) -> dict[str, list[dict[str, dic
 def table_text(rows: Iterable[Mapping[str, str]]) -> str:
     """A table in Markdown: each encoder's training, the main metrics of all targets in percent, and
     its mean rank; the best rank first, encoders without one last."""
-    from targets.target import TARGETS  # loads TensorFlow
+    from experiment.command import quiet  # noqa: F401 (loads TensorFlow without its messages)
+    from targets.target import TARGETS
 
     summary = summarized(scores_of(rows))
     trained = {name: each.pop("training", {}) for name, each in summary.items()}
