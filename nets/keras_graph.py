@@ -62,8 +62,6 @@ from registry import UserError
 
 from .functional import as_functional, is_functional
 
-_SCOPE = re.compile(r"[A-Za-z0-9_.\\/>-]*")
-
 T = TypeVar("T")
 
 
@@ -302,22 +300,6 @@ def was_called(operation: keras.Operation) -> bool:
 def all_layers(layer: keras.Layer) -> Iterator[keras.Layer]:
     """A layer or a model itself and all layers within it, at any depth, each once."""
     return layer._flatten_layers()
-
-
-def check_layer_names(model: keras.Model) -> None:
-    """Raise UserError where a layer has a name by which TensorFlow cannot call its scope."""
-    for layer in all_layers(model):
-        if not _SCOPE.fullmatch(layer.name):
-            raise UserError(
-                f"the layer {layer.name!r} of model {model.name!r} has a name that TensorFlow "
-                "cannot use: rename it by letters, digits, '_', '-', '.' and '/', and save it again"
-            )
-
-
-def scope_name(name: str) -> str:
-    """`name` as TensorFlow can call a scope."""
-    usable = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
-    return usable if usable[0].isalnum() else f"model{usable}"
 
 
 def inner_layers(layer: keras.Layer) -> list[keras.Layer]:

@@ -21,12 +21,13 @@ from .class_names import read_class_names
 from .file_checks import check_archive, check_h5, check_regular
 from .functional import is_functional
 from .fused import fuse_batch_normalization
-from .keras_graph import check_layer_names, holds_code, reserve_names, scope_name, unknown_class
+from .keras_graph import holds_code, reserve_names, unknown_class
 from .logits import without_softmax
 from .memory import limited_memory
 from .preprocessing import Standardize
 from .pretrained import included_file, is_included
 from .registration import build, names
+from .scope_names import check_layer_names, scope_name
 from .weights import fill_from_h5, fill_from_mat, h5_file, unreadable
 
 RUN_FILES = ("student.keras", "summary.json")

@@ -246,7 +246,7 @@ def test_what_it_names_exists():
 
 
 def test_flags_it_names_exist(monkeypatch, capsys):
-    known = {"help", "flagfile", "logdir", "strict", "dist", "noNAME"}
+    known = {"help", "flagfile", "logdir", "strict", "dist", "noNAME", "noflip"}
     scripts = [*SCRIPTS, *dict.fromkeys(command[1] for command in benchmarks())]
     for script in scripts:
         # A benchmark finds its neighbours beside itself.
