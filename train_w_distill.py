@@ -445,6 +445,9 @@ def notes(setup: Setup) -> list[str]:
             f"the teacher was trained on {classes} classes, {data.name} has {data.classes}: only "
             "its features are compared"
         )
+    labelled = int(np.sum(data.train.labels >= 0))
+    if settings.main_loss != "none" and labelled < len(data.train):
+        found.append(f"labels: {labelled:,} of {len(data.train):,} training images have one")
     found += describe_scarce_labels(setup)
     sizes = [nets.count_parameters(each) for each in (distiller.deployed, distiller.teacher)]
     if sizes[0] > sizes[1]:

@@ -81,7 +81,7 @@ def find_images(top: Path) -> Found:
     if TRAIN not in parts:
         raise UserError(
             f"no such folder: {printable(top / TRAIN)} (expected DIR/train/CLASS/*, or images in "
-            "DIR/CLASS)"
+            f"two folders DIR/CLASS at least){_hint(top)}"
         )
     class_names = list(subfolders(top / parts[TRAIN]))
     if not class_names:
@@ -113,6 +113,13 @@ def find_images(top: Path) -> Found:
     # The next start may be from another working folder.
     folders = {os.path.abspath(folder): changed for folder, changed in folders.items()}
     return Found(class_names, train, test, validation, notes, folders)
+
+
+def _hint(top: Path) -> str:
+    """Where a folder that holds no classes has some further down, `` (did you mean folder:X?)``."""
+    inner = [top / name for name in subfolders(top)]
+    found = [folder for folder in inner if TRAIN in _parts(folder) or _is_flat(folder, {})]
+    return f" (did you mean folder:{printable(found[0])}?)" if len(found) == 1 else ""
 
 
 def _is_flat(top: Path, parts: dict[str, str]) -> bool:

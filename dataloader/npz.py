@@ -110,7 +110,8 @@ class Archive:
         except _Objects as error:
             raise UserError(
                 f"{where} holds Python objects, which are not read because that could run a "
-                f"program: save it as an array of numbers (or, for class names, of strings)"
+                "program: save it as an array of numbers, and class names as one of strings, in "
+                "`classes`"
             ) from error
         except _DAMAGE as error:
             raise UserError(f"{where} is damaged ({error})") from error

@@ -45,8 +45,11 @@ CLEAR = 2  # a difference of more deviations, of the baseline over seeds, is cle
 
 
 def describe(summary: Mapping[str, Any]) -> str:
-    """A short summary of a finished run."""
-    return f"top-1 {100 * summary['student_top1_last']:.2f} %"
+    """A short summary of a finished run: the last epoch, and the best one, whose weights are kept,
+    where it differs."""
+    last, best = summary["student_top1_last"], summary.get("student_top1_best")
+    kept = "" if best in (None, last) else f", {100 * best:.2f} % in its best epoch"
+    return f"top-1 {100 * last:.2f} %{kept}"
 
 
 def rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:

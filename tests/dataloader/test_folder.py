@@ -64,6 +64,17 @@ def test_a_class_without_a_test_image_is_told(top, caplog):
     assert "no test image shows class 'bee'" in caplog.text
 
 
+def test_a_folder_above_the_classes_is_told_from_them(top):
+    deeper = top / "deeper" / "images"
+    for name in ("ant", "bee"):
+        save(picture(0), deeper / name / "0.png")
+    with pytest.raises(UserError, match=r"did you mean folder:.*deeper/images\?"):
+        load(deeper.parent)
+    shutil.rmtree(deeper / "bee")
+    with pytest.raises(UserError, match=r"two folders DIR/CLASS at least\)$"):
+        load(deeper)
+
+
 def test_batches(top):
     data = load(top)
     batches = list(
