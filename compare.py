@@ -13,6 +13,7 @@ shares the runs among them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import shlex
@@ -184,11 +185,10 @@ def main(comparison: Comparison, settings: Settings) -> int:
 
 def describe_left_out(folder: Path, runs: Sequence[Run]) -> list[str]:
     """A line if the folder has finished runs of methods that this comparison does not name."""
-    names = {run.group for run in runs}
-    found = {
-        RunFolder(file.parent).summary({"method": str})["method"]
-        for file in folder.glob("*/seed*/summary.json")
-    }
+    names, found = {run.group for run in runs}, set()
+    for file in folder.glob("*/seed*/summary.json"):
+        with contextlib.suppress(UserError):  # a damaged one that nobody asked for
+            found.add(RunFolder(file.parent).summary({"method": str})["method"])
     left_out = sorted(found - names)
     if not left_out:
         return []

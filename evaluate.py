@@ -79,12 +79,16 @@ def evaluate(settings: Settings) -> dict[str, Any]:
 
     Returns:
         The summary: ``targets`` has, by encoder, target and metric, ``mean``, ``deviation`` and
-        ``values``; ``bias`` what `measure_bias` found.
+        ``values``; ``bias`` what `measure_bias` found. With ``dry_run`` the plan is printed
+        instead: nothing is written, and the summary is empty.
 
     Raises:
         UserError: settings do not go together, or encoders do not fit the data.
     """
     settings = settings.spelled()
+    if settings.dry_run:
+        print(plan(settings))
+        return {}
     folder = RunFolder(settings.folder())
     state = folder.state(compared(settings), settings.overwrite)
     networks = nets.fingerprints(settings.network_files())

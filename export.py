@@ -41,12 +41,15 @@ def main(settings: Settings) -> None:
 
 
 def export(settings: Settings) -> str:
-    """Write the files into the run folder, and return the card as text.
+    """Write the files into the run folder, and return the card as text; with ``dry_run`` only say
+    what would be written.
 
     Raises:
         UserError: there is no such run, a format cannot hold the student, or a file does not
             answer as the student does: the card is written all the same, and that file removed.
     """
+    if settings.dry_run:
+        return plan(settings)
     formats = settings.checked().create_formats()
     folder = RunFolder(settings.run)
     opened = open_run(folder.path, formats, settings.dataset, settings.test_images)

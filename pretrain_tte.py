@@ -87,12 +87,7 @@ def main(settings: Settings) -> int | None:
     """Pre-train, or show what would be done."""
     if settings.seeds > 1:
         return repeat(settings)
-    if settings.dry_run:
-        folder = RunFolder(settings.folder())
-        state = folder.state(compared(settings), settings.overwrite)
-        print(plan(settings, f"{folder.path} ({state})"))
-    else:
-        train(settings)
+    train(settings)
     return None
 
 
@@ -102,12 +97,24 @@ def train(settings: Settings) -> dict[str, Any]:
     result.
 
     Returns:
-        The summary of the run; at once if it is finished.
+        The summary of the run; at once if it is finished. With ``dry_run`` the plan is printed
+        instead: nothing is written, and the summary is empty.
 
     Raises:
-        UserError: settings do not go together, or do not fit the data.
+        UserError: settings do not go together, or do not fit the data; several seeds, for which the
+            command starts processes of its own.
     """
     settings = settings.spelled()
+    if settings.seeds > 1:
+        raise UserError(
+            f"train makes one run, and seeds is {settings.seeds}: give each seed by itself, or use "
+            "the command line"
+        )
+    if settings.dry_run:
+        folder = RunFolder(settings.folder())
+        state = folder.state(compared(settings), settings.overwrite)
+        print(plan(settings, f"{folder.path} ({state})"))
+        return {}
     with gather_workers(settings) as team:
         folder = RunFolder(settings.folder(), team)
         state = folder.state(compared(settings), settings.overwrite)

@@ -284,6 +284,11 @@ def npz(request: Request) -> Source:
         "use folder:DIR, which can leave images on disk",
     )
     x_train, x_test = archive.images("x_train"), archive.images("x_test")
+    if x_train.max() == 1:
+        raise UserError(
+            f"{archive.file}: x_train has no value above 1; expected uint8 images in 0..255: save "
+            "x_train * 255, and x_test likewise"
+        )
     # Sizes may differ where all are brought to one; channels may not.
     compared = slice(3, 4) if request.image_size else slice(1, 4)
     if x_train.shape[compared] != x_test.shape[compared]:

@@ -97,7 +97,9 @@ def _read(builder: Any, split: str, size: tuple[int, int]) -> SceneSplit:
             top, left, bottom, right = objects["bbox"].numpy().reshape(-1, 4).T
             found = np.stack([left, top, right, bottom], axis=1) * scale
             good = (found[:, 2] > found[:, 0]) & (found[:, 3] > found[:, 1])
-            hard = objects.get("is_difficult", tf.zeros([len(found)], tf.bool)).numpy()
+            # COCO's boxes around crowds need not be found, as VOC's difficult objects.
+            easy = tf.zeros([len(found)], tf.bool)
+            hard = objects.get("is_difficult", objects.get("is_crowd", easy)).numpy()
             images.append(image.numpy())
             boxes.append(found[good].astype(np.float32))
             labels.append(objects["label"].numpy()[good].astype(np.int32))

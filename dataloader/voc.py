@@ -36,7 +36,7 @@ from regular_files import read_bytes
 DEFAULT_SIZE = (160, 160)
 IMAGES, ANNOTATIONS = "JPEGImages", "Annotations"
 LIST_FOLDERS = ("ImageSets/Main", "ImageSets", "")
-LISTS = (("trainval", "test"), ("train", "test"), ("trainval", "val"), ("train", "val"))
+LISTS = (("trainval", "test"), ("train", "test"), ("train", "val"), ("trainval", "val"))
 """Lists of training and of test images; the first pair that exists is used. VOC 2012 has no test
 annotations, so `train` and `val` are used there."""
 LIST_NAMES = ("trainval", "train", "val", "test")

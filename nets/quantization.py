@@ -489,9 +489,14 @@ def check_quantizable(model: keras.Model) -> None:
             f"model {model.name!r} cannot be quantised: it has {len(model.inputs)} inputs and "
             f"{len(model.outputs)} outputs; expected one image and one tensor of logits"
         )
+    _check_calls(model)
+    fold_batch_normalization(model)  # names what it can fold into no layer
+
+
+def _check_calls(model: keras.Model) -> None:
     for call in calls_before(model.outputs):
         if is_functional(call.operation):
-            check_quantizable(call.operation)
+            _check_calls(as_functional(call.operation))
         else:
             _check_operation(call.operation)
 

@@ -276,7 +276,11 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
             "teacher", "teacher_model", "teacher_weights", "student_model", "student_weights",
             "student_init",
         )
-        return {name: known.path_of(getattr(self, name)) for name in names}
+        paths = {name: known.path_of(getattr(self, name)) for name in names}
+        for name in ("teacher_weights", "student_weights"):  # imagenet is no folder of that name
+            if paths[name] is not None and not Path(paths[name]).is_file():
+                paths[name] = None
+        return paths
 
     def answers_folder(self) -> Path:
         """Where the teacher's answers are kept."""

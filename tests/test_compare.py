@@ -427,6 +427,8 @@ def test_finished_runs_of_other_methods_are_told(tmp_path):
         folder.mkdir(parents=True)
         (folder / "summary.json").write_text(json.dumps({"method": method}))
     (tmp_path / "FSP" / "seed0").mkdir(parents=True)
+    (tmp_path / "damaged" / "seed0").mkdir(parents=True)
+    (tmp_path / "damaged" / "seed0" / "summary.json").write_text("{")
     runs = [Run(name, 0, tmp_path / name / "seed0", (), {}) for name in ("None", "FSP")]
     (told,) = compare.describe_left_out(tmp_path, runs)
     assert "also has finished runs of AT, SSKD_SVD(num_dfv=2): name them too" in told

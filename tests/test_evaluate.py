@@ -251,7 +251,8 @@ def test_runs_that_were_trained_on_other_data_are_told(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "summary.json").write_text(json.dumps({"settings": {"dataset": data}}))
     settings = evaluation.Settings(
-        encoder=tuple(f"{tmp_path}/{name}" for name in "abc") + ("pixels", "random:x"), seeds=1
+        encoder=tuple(f"{tmp_path}/{name}" for name in "abc") + ("pixels", "random:x"), seeds=1,
+        target="classification",
     )
     assert evaluate.describe_other_data(settings) == [
         "scored on digits (--dataset), but trained on npz:one.npz: "

@@ -208,6 +208,18 @@ def test_a_memory_larger_than_what_is_free(script, files, tmp_path, monkeypatch)
     assert not any(tmp_path.iterdir())
 
 
+def test_from_python_a_plan_is_printed_and_several_seeds_are_refused(files, tmp_path, capsys):
+    settings = pretraining.Settings(
+        dataset=f"npz:{files}/good.npz", batch_size=16, epochs=1, targets="", dry_run=True,
+        net="MobileNet_student", train_dir=str(tmp_path / "run"),
+    )
+    assert pretrain_tte.train(settings) == {}
+    assert str(tmp_path / "run") in capsys.readouterr().out
+    with pytest.raises(UserError, match="one run, and seeds is 2"):
+        pretrain_tte.train(dataclasses.replace(settings, seeds=2))
+    assert not any(tmp_path.iterdir())
+
+
 def test_dry_run_tells_the_memorys_size(script, files, tmp_path):
     arguments = (*SMALL, f"--dataset=npz:{files}/good.npz", f"--train_dir={tmp_path / 'run'}",
                  "--batch_size=16", "--dry_run")

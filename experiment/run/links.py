@@ -80,6 +80,15 @@ class Link:
             finally:
                 self._sending.release()
 
+    def is_closed(self) -> bool:
+        """Whether the other side has gone, as far as can be seen without waiting."""
+        try:
+            return not self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def _read(self, size: int) -> bytes:
         parts = []
         while size:
@@ -183,6 +192,8 @@ def _welcome(
         link.close()
         return
     connection.settimeout(None)
+    if index in links and links[index].is_closed():  # it was started again
+        links.pop(index).close()
     if named != list(addresses) or index in links or not 0 < index < len(addresses):
         reason = f"worker {index} was started twice" if index in links else (
             f"worker {index} was started as one of {', '.join(named)}, worker 0 as one of "

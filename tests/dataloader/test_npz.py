@@ -100,6 +100,8 @@ def test_resized(load):
         ({"x_train": np.zeros([30, 3, 6, 7], np.uint8)}, r"shape \[30, 3, 6, 7\].*\[N,H,W,C\]"),
         ({"x_test": np.zeros([9, 5, 5, 3], np.uint8)}, "expected equal shapes"),
         ({"x_test": np.zeros([0, 6, 7, 3], np.uint8)}, "there is no image in it"),
+        ({"x_train": np.arange(3780, dtype=np.uint8).reshape(30, 6, 7, 3) % 2},
+         "x_train has no value above 1"),
         ({"x_train": np.zeros([30, 3, 6, 7], np.uint8)}, r"x_train.transpose\(0, 2, 3, 1\)"),
         ({"y_train": np.arange(29) % 3}, "29 labels for 30 images"),
         ({"y_train": np.arange(30) % 3 - 1}, "negative label"),

@@ -17,6 +17,7 @@ class TinyScenes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("1.0.0")
     counts = COUNTS
+    flag = "is_difficult"
     disable_shuffling = True
 
     def _info(self):
@@ -25,7 +26,7 @@ class TinyScenes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "objects": tfds.features.Sequence({
                 "bbox": tfds.features.BBoxFeature(),
                 "label": tfds.features.ClassLabel(names=["cat", "dog"]),
-                "is_difficult": np.bool_,
+                self.flag: np.bool_,
             }),
         })
         return self.dataset_info_from_configs(
@@ -42,12 +43,16 @@ class TinyScenes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             top, left, bottom, right = np.round(np.multiply(BOX, [height, width] * 2)).astype(int)
             image[top:bottom, left:right] = 255
             objects = [{"bbox": tfds.features.BBox(*BOX), "label": number % 2,
-                        "is_difficult": number == 1}]
+                        self.flag: number == 1}]
             yield number, {"image": image, "objects": objects}
 
 
 class OneSplit(TinyScenes, skip_registration=True):
     counts = {"train": 3}
+
+
+class Crowds(TinyScenes, skip_registration=True):
+    flag = "is_crowd"  # as COCO calls it
 
 
 class SecretScenes(TinyScenes, skip_registration=True):
@@ -95,7 +100,7 @@ class NoBoxes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sets")
-    for builder in (TinyScenes, OneSplit, SecretScenes, SecretTest, NoBoxes):
+    for builder in (TinyScenes, OneSplit, Crowds, SecretScenes, SecretTest, NoBoxes):
         builder(data_dir=folder).download_and_prepare()
     ManyFiles(data_dir=folder).download_and_prepare(
         download_config=tfds.download.DownloadConfig(num_shards=2)
@@ -114,6 +119,11 @@ def test_boxes_lie_where_the_picture_has_them(data_dir):
             np.testing.assert_allclose(white.min(0), [20, 10], atol=1)
             np.testing.assert_allclose(white.max(0) + 1, [60, 60], atol=1)
     assert [labels.tolist() for labels in scenes.test.labels] == [[0], [1]]
+    assert [hard.tolist() for hard in scenes.test.difficult] == [[False], [True]]
+
+
+def test_crowds_need_not_be_found(data_dir):
+    scenes = dataloader.load_scenes("crowds", size=(32, 32), data_dir=data_dir)
     assert [hard.tolist() for hard in scenes.test.difficult] == [[False], [True]]
 
 

@@ -86,6 +86,8 @@ def test_images_are_the_files_in_the_order_of_the_list(top):
 
 def test_lists_of_2012_are_train_and_val(top):
     (top / "ImageSets" / "Main" / "test.txt").unlink()
+    scenes = load(top)  # beside trainval, which has both
+    assert len(scenes.train) == 4 and len(scenes.test) == 2
     (top / "ImageSets" / "Main" / "trainval.txt").unlink()
     scenes = load(top)
     assert len(scenes.train) == 4 and len(scenes.test) == 2

@@ -225,6 +225,26 @@ class OwnConvolution(keras.layers.Conv2D):
     pass
 
 
+@pytest.mark.parametrize("head", [
+    lambda maps: keras.layers.BatchNormalization(name="odd")(
+        keras.layers.GlobalAveragePooling2D()(maps)
+    ),
+    lambda maps: keras.layers.BatchNormalization(name="odd")(keras.layers.Flatten()(maps)),
+    lambda maps: keras.layers.BatchNormalization(name="odd")(
+        keras.layers.Dense(4, activation="relu")(keras.layers.Flatten()(maps))
+    ),
+    lambda maps: keras.layers.Flatten()(keras.layers.BatchNormalization(axis=1, name="odd")(maps)),
+])
+def test_batch_normalisation_that_cannot_be_folded_is_refused_before_training(head):
+    image = keras.Input((4, 4, 3))
+    maps = keras.layers.Conv2D(4, 1, activation="relu")(image)
+    model = keras.Model(image, keras.layers.Dense(2)(head(maps)))
+    outer = keras.Input((4, 4, 3))
+    for each in (model, keras.Model(outer, model(outer))):
+        with pytest.raises(UserError, match=r"'odd' \(BatchNormalization\) cannot be quantised"):
+            nets.check_quantizable(each)
+
+
 @pytest.mark.parametrize(
     ("layer", "message"),
     [

@@ -53,6 +53,16 @@ def test_the_teacher_warms_up_for_the_same_share_of_its_epochs(given, warmup, tm
     assert Settings(**FILE, **given).of_teacher(tmp_path).warmup_epochs == warmup
 
 
+def test_imagenet_is_no_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "imagenet").mkdir()
+    files = Settings(**APPLICATION, student_init="tte:runs/encoder").network_files()
+    assert files["teacher_weights"] is None and files["student_init"] == "runs/encoder"
+    (tmp_path / "own.weights.h5").touch()
+    own = {**APPLICATION, "teacher_weights": "own.weights.h5"}
+    assert Settings(**own).network_files()["teacher_weights"] == "own.weights.h5"
+
+
 @pytest.mark.parametrize(("student", "name"), [
     ({"student_model": "keras.applications:mobilenetv2"}, "MobileNetV2"),
     ({"student_model": "keras.applications:Xception"}, "Xception"),

@@ -40,6 +40,7 @@ class SavedModel(Format):
         )
 
     def open(self, path: Path, threads: int) -> Predict:
+        import numpy as np
         import tensorflow as tf
 
         from experiment.export.tensorflow_threads import use_threads
@@ -50,6 +51,9 @@ class SavedModel(Format):
 
         def predict(images):
             assert loaded is not None  # the signature does not keep the weights alive
+            if images.max() <= 1:  # taken for floats in 0..1: one pixel makes it a black image
+                images = np.array(images)
+                images[:, 0, 0, 0] = 2
             return serve(image=tf.constant(images))["probabilities"].numpy()
 
         return predict

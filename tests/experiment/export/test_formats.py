@@ -64,6 +64,17 @@ def test_a_file_gives_the_probabilities_of_the_saved_model(name, made, expected,
     np.testing.assert_allclose(predict(TEST[:1]), found[:1], atol=0.01)  # any number of images
 
 
+def test_a_saved_model_is_measured_by_black_images_too(made, tmp_path):
+    form = needed("saved_model")
+    form.convert(made, tmp_path / "1")
+    predict = form.open(tmp_path / "1", 0)
+    black = TEST[:3] * 0
+    np.testing.assert_allclose(predict(black), predict(black[:1]).repeat(3, 0), atol=1e-5)
+    assert black.max() == 0, "they are left as they are"
+    seen = predict(np.concatenate([black, TEST[:1]]))
+    np.testing.assert_allclose(predict(black), seen[:3], atol=0.02)
+
+
 def test_a_network_trained_in_whole_numbers_answers_in_int8_as_it_was_trained(made, tmp_path):
     form = needed("litert-qat")
     learned = nets.quantize(made.student, [made.preprocessing(made.calibration)])

@@ -137,6 +137,17 @@ def test_a_worker_that_was_started_twice_is_refused():
         assert status == 2 and "worker 1 was started twice" in one_line(err)
 
 
+def test_a_worker_may_be_started_again_before_all_have_met():
+    addresses = free_addresses(3)
+    chief = members(3, "tell", addresses=addresses, absent=(1, 2))
+    (gone,) = members(3, "tell", addresses=addresses, absent=(0, 2))
+    time.sleep(2)
+    gone.kill()
+    gone.wait()
+    again = members(3, "tell", addresses=addresses, absent=(0,))
+    assert [status for status, *_ in ends(chief + again, 30)] == [0, 0, 0]
+
+
 def test_the_port_is_left_to_others_while_it_is_used():
     with socket.create_server(("", 0)) as used:
         addresses = [f"localhost:{used.getsockname()[1]}", *free_addresses(1)]
