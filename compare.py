@@ -185,14 +185,14 @@ def main(comparison: Comparison, settings: Settings) -> int:
 
 def describe_left_out(folder: Path, runs: Sequence[Run]) -> list[str]:
     """A line if the folder has finished runs of methods that this comparison does not name."""
-    names, found = {run.group for run in runs}, set()
+    named, left_out = {run.folder.parent for run in runs}, set()
     for file in folder.glob("*/seed*/summary.json"):
-        with contextlib.suppress(UserError):  # a damaged one that nobody asked for
-            found.add(RunFolder(file.parent).summary({"method": str})["method"])
-    left_out = sorted(found - names)
+        if file.parent.parent not in named:
+            with contextlib.suppress(UserError):  # a damaged one that nobody asked for
+                left_out.add(RunFolder(file.parent).summary({"method": str})["method"])
     if not left_out:
         return []
-    return [f"{folder} also has finished runs of {', '.join(left_out)}: name them too, in "
+    return [f"{folder} also has finished runs of {', '.join(sorted(left_out))}: name them too, in "
             "--Distillation, to have them in the report"]
 
 

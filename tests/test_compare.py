@@ -432,7 +432,9 @@ def test_finished_runs_of_other_methods_are_told(tmp_path):
     runs = [Run(name, 0, tmp_path / name / "seed0", (), {}) for name in ("None", "FSP")]
     (told,) = compare.describe_left_out(tmp_path, runs)
     assert "also has finished runs of AT, SSKD_SVD(num_dfv=2): name them too" in told
-    runs += [Run(name, 0, Path(name), (), {}) for name in ("AT", "SSKD_SVD(num_dfv=2)")]
+    runs += [
+        Run(name, 1, tmp_path / name / "seed1", (), {}) for name in ("AT", "SSKD_SVD(num_dfv=2)")
+    ]
     assert compare.describe_left_out(tmp_path, runs) == []
 
 
