@@ -483,8 +483,8 @@ def test_what_a_run_leaves(finished):
         finished.folder.glob(f"{part}events*") for part in ("logs/", "logs/pictures/")
     )
     assert written == {
-        "settings.json", "data.json", "history.csv", "summary.json", "curves.png", "bias.png",
-        "encoder.keras",
+        "settings.json", "data.json", "networks.json", "history.csv", "summary.json", "curves.png",
+        "bias.png", "encoder.keras",
         "targets.json", "targets.png", "export/1/saved_model.pb", "export/1/fingerprint.pb",
         "export/1/variables/variables.index", "export/1/variables/variables.data-00000-of-00001",
         f"logs/{events.name}", f"logs/pictures/{pictures.name}",

@@ -212,7 +212,7 @@ MISTAKES = {
     "file format": (["--export=keras,tflite"], "unknown file format 'tflite'"),
     "file format twice": (["--export=keras,keras"], "file format 'keras' is given twice"),
     "images to calibrate on": (
-        ["--export=litert-int8", "--quantize=none"], "calibrates on 500 training images",
+        ["--export=litert-int8", "--quantize=none"], "calibrates on 100 training images",
         "has 36 here: give it more, or leave this format out",
     ),
     "file of no quantisation": (["--export=litert-qat"], "litert-qat"),
@@ -226,7 +226,7 @@ MISTAKES = {
         "layer 'odd' (Conv2D) cannot be quantised: its activation is silu",
     ),
     "quantisation without labels": (
-        ["--quantize=int8", "--main_loss=none"], "does not train its classification",
+        ["--quantize=int8", "--main_loss=none"], "does not train its classifier",
     ),
     # Numbers
     "agreement": (["--min_agreement=2"], "--min_agreement must be from 0 to 1, not 2"),

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import queue
+import select
 import socket
 import struct
 import sys
@@ -81,13 +82,10 @@ class Link:
                 self._sending.release()
 
     def is_closed(self) -> bool:
-        """Whether the other side has gone, as far as can be seen without waiting."""
-        try:
-            return not self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
+        """Whether the other side has gone, whatever it sent before and nobody has read."""
+        looking = select.poll()
+        looking.register(self._connection, getattr(select, "POLLRDHUP", select.POLLHUP))
+        return bool(looking.poll(0))
 
     def _read(self, size: int) -> bytes:
         parts = []
@@ -159,10 +157,18 @@ def _await_others(
                     f"{limit:g} s; start the same command on all workers, or give more "
                     "--connect_minutes"
                 ))
+            _forget_closed(links)
             _welcome(connection, addresses, links)
+            _forget_closed(links)  # this may have taken a while
     for link in links.values():
         link.send(_DATA)
     return links
+
+
+def _forget_closed(links: dict[int, Link]) -> None:
+    """Let workers that have gone come again: nothing has begun yet."""
+    for index in [index for index, link in links.items() if link.is_closed()]:
+        links.pop(index).close()
 
 
 def _listener(address: str) -> socket.socket:
@@ -192,8 +198,6 @@ def _welcome(
         link.close()
         return
     connection.settimeout(None)
-    if index in links and links[index].is_closed():  # it was started again
-        links.pop(index).close()
     if named != list(addresses) or index in links or not 0 < index < len(addresses):
         reason = f"worker {index} was started twice" if index in links else (
             f"worker {index} was started as one of {', '.join(named)}, worker 0 as one of "

@@ -110,7 +110,7 @@ def test_model_that_keras_itself_read_in_a_new_process(tmp_path):
 
 
 def test_foreign_model_needs_named_taps():
-    with pytest.raises(UserError, match="no registered network.*taps must be named"):
+    with pytest.raises(UserError, match="not a registered network.*taps must be named"):
         nets.outputs_of(foreign())
     with pytest.raises(UserError, match="must be a sequence"):
         nets.outputs_of(foreign(), taps="shallow")
