@@ -90,11 +90,8 @@ def evaluate(settings: Settings) -> dict[str, Any]:
         print(plan(settings))
         return {}
     folder = RunFolder(settings.folder())
-    state = folder.state(compared(settings), settings.overwrite)
     networks = nets.fingerprints(settings.network_files())
-    if state != "new":
-        folder.check_facts(NETWORKS, networks)
-    if state == "finished":
+    if folder.state(compared(settings), settings.overwrite, networks) == "finished":
         return folder.summary(results(settings))
     devices.prepare(settings.seed, settings.deterministic)
     work = open_bias(settings) if settings.bias else open_all(settings)

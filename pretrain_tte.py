@@ -117,11 +117,8 @@ def train(settings: Settings) -> dict[str, Any]:
         return {}
     with gather_workers(settings) as team:
         folder = RunFolder(settings.folder(), team)
-        state = folder.state(compared(settings), settings.overwrite)
         networks = nets.fingerprints(settings.network_files())
-        if state != "new":
-            folder.check_facts(NETWORKS, networks)
-        if state == "finished":
+        if folder.state(compared(settings), settings.overwrite, networks) == "finished":
             print(f"{folder.path} is finished; --overwrite would start it anew")
         else:
             work = prepare(settings, team)

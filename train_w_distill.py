@@ -116,11 +116,8 @@ def train(settings: Settings) -> dict[str, Any]:
     with gather_workers(settings) as team:
         determining = determining_settings(settings, create_method(settings))
         folder = RunFolder(settings.folder(), team)
-        state = folder.state(determining, settings.overwrite)
         networks = nets.fingerprints(settings.network_files())
-        if state != "new":
-            folder.check_facts(NETWORKS, networks)
-        if state == "finished":
+        if folder.state(determining, settings.overwrite, networks) == "finished":
             print(f"{folder.path} is finished; --overwrite would start it anew")
         else:
             setup = dataclasses.replace(prepare(settings, team), given=given)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiment.run.folder import NETWORKS, RunFolder
+from experiment.run.folder import RunFolder
 from registry import UserError
 
 LOG = "run.log"
@@ -129,9 +129,7 @@ def survey(runs: Sequence[Run], overwrite: bool = False) -> list[Outcome]:
     outcomes = []
     for run in runs:
         folder = RunFolder(run.folder)
-        state = folder.state(run.settings, overwrite)
-        if state != "new":
-            folder.check_facts(NETWORKS, run.networks)
+        state = folder.state(run.settings, overwrite, run.networks)
         status = {"new": WAITING, "resumed": UNFINISHED, "finished": FINISHED}[state]
         summary = folder.summary(run.results) if status == FINISHED else None
         outcomes.append(Outcome(run, status, summary))

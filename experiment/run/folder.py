@@ -264,9 +264,25 @@ class RunFolder:
     def __fspath__(self) -> str:
         return os.fspath(self.path)
 
-    def state(self, settings: Mapping[str, Any], overwrite: bool = False) -> str:
-        """What `open` would return or raise, without writing anything (for a dry run)."""
-        return self.team.ask_chief(lambda: self._state(settings, overwrite))
+    def state(
+        self,
+        settings: Mapping[str, Any],
+        overwrite: bool = False,
+        networks: Mapping[str, str] = types.MappingProxyType({}),
+    ) -> str:
+        """What `open` would return or raise, without writing anything (for a dry run).
+
+        Args:
+            settings, overwrite: as of `open`.
+            networks: what tells those that the run is given as files.
+
+        Raises:
+            UserError: as `open`; or `networks` are not those that the run began with.
+        """
+        found = self.team.ask_chief(lambda: self._state(settings, overwrite))
+        if found != "new":
+            self.check_facts(NETWORKS, networks)
+        return found
 
     def _state(self, settings: Mapping[str, Any], overwrite: bool) -> str:
         try:
