@@ -12,7 +12,7 @@ from distillers.loss import Combination, Reduction
 from distillers.method import Method
 from distillers.reading import Maps
 from distillers.registration import register
-from distillers.sskd_svd import describe_fewer_vectors, singular_vector_maps, svd_taps
+from distillers.sskd_svd import singular_vector_maps, svd_taps
 from plugins import option
 
 
@@ -43,16 +43,10 @@ class KD_EID(Method):  # noqa: N801 (the authors' name)
 
     @property
     def reads(self) -> Maps:  # type: ignore[override]
-        return svd_taps(self.adapter)
+        return svd_taps(self.adapter, num_dfv=self.num_dfv)
 
     def pictures(self, teacher: Any, student: Any) -> dict[str, tuple[list[Any], list[Any]]]:
         return singular_vector_maps(teacher, student)
-
-    def check_features(self, teacher: Any, student: Any) -> list[str]:
-        return [
-            *super().check_features(teacher, student),
-            *describe_fewer_vectors(self.name, self.num_dfv, teacher),
-        ]
 
     def loss(
         self, teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]

@@ -12,7 +12,7 @@ from distillers.method import Method
 from distillers.reading import Maps
 from distillers.registration import register
 from distillers.samples import sum_over_good
-from distillers.sskd_svd import describe_fewer_vectors, singular_vector_maps, svd_taps
+from distillers.sskd_svd import singular_vector_maps, svd_taps
 from op_util.alignment import align_taps
 from op_util.dfv import TapPair, compare_dfvs
 from op_util.matrices import as_matrix
@@ -67,13 +67,7 @@ class KD_SVD(Method):  # noqa: N801 (the authors' name)
 
     @property
     def reads(self) -> Maps:  # type: ignore[override]
-        return svd_taps(self.adapter)
-
-    def check_features(self, teacher: Any, student: Any) -> list[str]:
-        return [
-            *super().check_features(teacher, student),
-            *describe_fewer_vectors(self.name, self.num_dfv, teacher),
-        ]
+        return svd_taps(self.adapter, num_dfv=self.num_dfv)
 
     def pictures(self, teacher: Any, student: Any) -> dict[str, tuple[list[Any], list[Any]]]:
         return singular_vector_maps(teacher, student)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -82,7 +83,7 @@ class SSKD_SVD(Method):  # noqa: N801 (the paper's name)
 
     @property
     def reads(self) -> Maps:  # type: ignore[override]
-        return svd_taps(self.adapter)
+        return svd_taps(self.adapter, num_dfv=self.num_dfv)
 
     def loss(
         self,
@@ -105,12 +106,6 @@ class SSKD_SVD(Method):  # noqa: N801 (the paper's name)
         loss, dropped = sskd_svd_loss(compare_dfvs(taps, self.num_dfv, signs))
         return loss, {"dropped_share": dropped}
 
-    def check_features(self, teacher: Any, student: Any) -> list[str]:
-        return [
-            *super().check_features(teacher, student),
-            *describe_fewer_vectors(self.name, self.num_dfv, teacher),
-        ]
-
     def pictures(self, teacher: Any, student: Any) -> dict[str, tuple[list[Any], list[Any]]]:
         return singular_vector_maps(teacher, student)
 
@@ -128,25 +123,37 @@ class SSKD_SVD(Method):  # noqa: N801 (the paper's name)
         return tf.split(tf.sign(draws - 0.5) + tf.cast(draws == 0.5, tf.float32), pairs, axis=1)
 
 
-def svd_taps(adapter: str, **facts: Any) -> Maps:
+@dataclasses.dataclass(frozen=True)
+class DecomposedMaps(Maps):
+    """Taps of which a method compares singular vectors.
+
+    Attributes:
+        num_dfv: how many vectors it compares.
+    """
+
+    num_dfv: int = 1
+
+    def check(self, method: str, teacher: Any, student: Any) -> list[str]:
+        notes = super().check(method, teacher, student)
+        for number, tap in enumerate(as_taps(teacher), start=1):
+            *positions, channels = tap.shape[1:]
+            if None in positions:
+                continue
+            rank = min(math.prod(positions), channels)
+            if rank < self.num_dfv:
+                vectors = "vector" if rank == 1 else "vectors"
+                return [
+                    *notes,
+                    f"{method}: the teacher's tap {number} has {rank} singular {vectors}, so "
+                    f"num_dfv is {rank} from there on, not {self.num_dfv}",
+                ]
+        return notes
+
+
+def svd_taps(adapter: str, **facts: Any) -> DecomposedMaps:
     """What methods of this family read: at least two taps, of equal channels or adapted."""
     channels = "adapt" if adapter == "auto" else "equal"
-    return Maps(at_least=2, channels=channels, **{"mixed": True, **facts})
-
-
-def describe_fewer_vectors(method: str, num_dfv: int, taps: Sequence[Any]) -> list[str]:
-    """A line that says so where a tap has fewer singular vectors than `num_dfv`."""
-    for number, tap in enumerate(taps, start=1):
-        *positions, channels = tap.shape[1:]
-        if None in positions:
-            continue
-        rank = min(math.prod(positions), channels)
-        if rank < num_dfv:
-            return [
-                f"{method}: the teacher's tap {number} has {rank} singular vectors, so num_dfv is "
-                f"{rank} from there on, not {num_dfv}"
-            ]
-    return []
+    return DecomposedMaps(at_least=2, channels=channels, **{"mixed": True, **facts})
 
 
 def singular_vector_maps(teacher: Any, student: Any) -> dict[str, tuple[list[Any], list[Any]]]:

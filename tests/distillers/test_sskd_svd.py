@@ -455,7 +455,7 @@ def test_fewer_vectors_than_asked_for_are_told(method):
     few = distillers.create(f"{method}(num_dfv=4)")
     (told,) = few.check_features(taps, taps)
     assert told == (
-        f"{method}: the teacher's tap 3 has 1 singular vectors, so num_dfv is 1 from there on, "
+        f"{method}: the teacher's tap 3 has 1 singular vector, so num_dfv is 1 from there on, "
         "not 4"
     )
     assert few.check_features(taps[:2], taps[:2]) == []
