@@ -1,6 +1,6 @@
 """Score encoders by target tasks: classification, detection, clustering.
 
-    python evaluate.py --encoder runs/RUN,random:runs/RUN,pixels --target all
+    python evaluate.py --encoder runs/RUN,random:runs/RUN,pixels --targets all
 
 --encoder takes several, separated by commas, and puts them side by side: the
 folder of a TTE or distillation run, a Keras model (.keras), an export of a TTE
@@ -165,17 +165,17 @@ def open_all(settings: Settings) -> Scoring:
         *(scenes.notes if scenes is not None else ()),
     ):
         print(note)
-    for target in settings.targets():
+    for target in settings.create_targets():
         target.check_material(material)
     for note in describe_other_data(settings):
         print(note)
     opened = open_encoders(settings, settings.seed, material)
-    if all(target.needs_maps for target in settings.targets()) and not any(
+    if all(target.needs_maps for target in settings.create_targets()) and not any(
         isinstance(encoder, nets.Encoder) for encoder in opened
     ):
         raise UserError(
-            f"--encoder {','.join(settings.encoder)} has no feature maps, which --target "
-            f"{settings.target} needs: give a network, or another --target"
+            f"--encoder {','.join(settings.encoder)} has no feature maps, which --targets "
+            f"{settings.targets} needs: give a network, or another --targets"
         )
     return Scoring(material, dict(zip(short_names(settings.encoder), opened, strict=True)))
 
@@ -240,7 +240,8 @@ def score_all(settings: Settings, work: Scoring, folder: RunFolder) -> Scores:
             if len(scores[name]) > place:
                 continue
             metrics, began = {}, time.monotonic()
-            for target, found in scoring.score(settings.targets(), encoder, work.material, seed):
+            own = settings.create_targets()
+            for target, found in scoring.score(own, encoder, work.material, seed):
                 metrics[target] = found.metrics
                 seconds, began = time.monotonic() - began, time.monotonic()
                 print(f"{name}  seed {seed}  {target}  {seconds:.0f} s", flush=True)

@@ -34,7 +34,7 @@ class Settings(SceneSettings):
         (), "what to score, several separated by commas: run folder, .keras, RUN/export/1, "
         "random:NET, random:RUN, pixels", group=ENCODERS,
     )
-    target: str = option(
+    targets: str = option(
         ALL, "the target tasks, separated by commas, each NAME or NAME(hyper_parameter=value,...), "
         f"or all: {', '.join(TARGETS.registry().names())}", group=ENCODERS,
     )
@@ -93,12 +93,12 @@ class Settings(SceneSettings):
         """
         self._check_encoders()
         everything = ",".join(self._all_targets())
-        target = everything if self.target.lower() == ALL else self.target
-        names, hyper_parameters = resolve({TARGETS: target}, self.hyper_parameters)
+        given = everything if self.targets.lower() == ALL else self.targets
+        names, hyper_parameters = resolve({TARGETS: given}, self.hyper_parameters)
         if not names[TARGETS]:
-            raise UserError(f"--target is empty; expected all or some of {everything}")
+            raise UserError(f"--targets is empty; expected all or some of {everything}")
         settings = dataclasses.replace(
-            self, target=names[TARGETS], hyper_parameters=hyper_parameters
+            self, targets=names[TARGETS], hyper_parameters=hyper_parameters
         )
         settings._check_data()
         return settings
@@ -140,7 +140,7 @@ class Settings(SceneSettings):
         if self.needs("classes"):
             raise UserError(
                 f"--dataset {self.dataset} has boxes, no classes of whole images: give it "
-                "with --target detection, or as --scenes"
+                "with --targets detection, or as --scenes"
             )
         if self.scenes is not None:
             raise UserError(
@@ -154,11 +154,11 @@ class Settings(SceneSettings):
 
     def target_names(self) -> list[str]:
         """The names of the targets, of `spelled` settings."""
-        return self.target.split(",")
+        return self.targets.split(",")
 
-    def targets(self) -> list[Any]:
+    def create_targets(self) -> list[Any]:
         """The target tasks."""
-        return TARGETS.create(self.target, self.hyper_parameters)
+        return TARGETS.create(self.targets, self.hyper_parameters)
 
     def needs(self, what: str) -> bool:
         """Whether any target needs ``"classes"`` or ``"scenes"``."""

@@ -158,8 +158,8 @@ def test_regularizer(add):
 def test_target(add):
     add(targets, "spread")
     (target,) = EvaluationSettings(
-        encoder=("pixels",), target="spread", hyper_parameters={"share": 0.5}
-    ).spelled().targets()
+        encoder=("pixels",), targets="spread", hyper_parameters={"share": 0.5}
+    ).spelled().create_targets()
     data = small.data()
     found = target.score(targets.raw_pixels(data.image_shape), Material(data), seed=0).metrics
     vectors = data.test.images(range(len(data.test))).numpy().reshape(len(data.test), -1) / 255.0
@@ -170,7 +170,7 @@ def test_target(add):
     text = scoreboard.table(scoreboard.summarized({"pixels": [{"spread": found}]}), TARGETS)
     assert "dimensions" in text and "90 % of its variance" in text
     with pytest.raises(UserError, match="did you mean 'share'"):
-        EvaluationSettings(encoder=("pixels",), target="spread(shar=1)").spelled()
+        EvaluationSettings(encoder=("pixels",), targets="spread(shar=1)").spelled()
 
 
 def test_network(add):

@@ -114,7 +114,7 @@ def test_each_seed_of_a_run_scores_its_own_encoder_once(script, tmp_path, monkey
 
     def go_on():
         return script(
-            f"--encoder={names}", "--seeds=2", f"--out_dir={tmp_path}/out", "--target=clustering",
+            f"--encoder={names}", "--seeds=2", f"--out_dir={tmp_path}/out", "--targets=clustering",
             *QUICK,
         )
 
@@ -152,7 +152,7 @@ def test_it_says_where_a_folders_images_stay(script, tmp_path, given, said):
         save(picture(number, (20, 20, 3)), tmp_path / "data" / part / name / f"{number}.png")
     small.encoder().model.save(tmp_path / "small.keras")
     done = script(
-        f"--encoder={tmp_path}/small.keras", "--target=clustering", "--dry_run",
+        f"--encoder={tmp_path}/small.keras", "--targets=clustering", "--dry_run",
         f"--dataset=folder:{tmp_path}/data", f"--out_dir={tmp_path}/out", *given,
     )
     assert done.status == 0, done.err
@@ -177,7 +177,7 @@ def test_detection_alone_of_a_voc_folder(script, tmp_path):
     (lists / "test.txt").write_text("4\n5\n")
     small.encoder().model.save(tmp_path / "small.keras")
     done = script(
-        f"--encoder={tmp_path}/small.keras", "--target=detection", f"--dataset=voc:{tmp_path}/voc",
+        f"--encoder={tmp_path}/small.keras", "--targets=detection", f"--dataset=voc:{tmp_path}/voc",
         "--scene_size=32", "--detection_steps=3", "--seeds=1", f"--out_dir={tmp_path}/out",
     )
     assert done.status == 0, done.err
@@ -186,7 +186,7 @@ def test_detection_alone_of_a_voc_folder(script, tmp_path):
     written = json.loads((tmp_path / "out" / "targets.json").read_text())
     assert set(written["targets"]["small.keras"]) == {"detection"}
     refused = script(
-        f"--encoder={tmp_path}/small.keras", "--target=detection", f"--dataset=voc:{tmp_path}/voc",
+        f"--encoder={tmp_path}/small.keras", "--targets=detection", f"--dataset=voc:{tmp_path}/voc",
         "--max_bad=0", f"--out_dir={tmp_path}/refused",
     )
     assert refused.status == 2 and "1 of 7 images are faulty, 0 allowed" in refused.err
@@ -252,7 +252,7 @@ def test_runs_that_were_trained_on_other_data_are_told(tmp_path):
         (tmp_path / name / "summary.json").write_text(json.dumps({"settings": {"dataset": data}}))
     settings = evaluation.Settings(
         encoder=tuple(f"{tmp_path}/{name}" for name in "abc") + ("pixels", "random:x"), seeds=1,
-        target="classification",
+        targets="classification",
     )
     assert evaluate.describe_other_data(settings) == [
         "scored on digits (--dataset), but trained on npz:one.npz: "
@@ -300,10 +300,10 @@ MISTAKES = {
     "unknown option": (
         ["--encoder=random:MobileNet_student", "--net_options=widht=3"], "did you mean 'width'?",
     ),
-    "unknown target": (["--encoder=pixels", "--target=clusterin"], "did you mean 'clustering'?"),
-    "pixels detected": (["--encoder=pixels", "--target=detection"], "no feature maps"),
+    "unknown target": (["--encoder=pixels", "--targets=clusterin"], "did you mean 'clustering'?"),
+    "pixels detected": (["--encoder=pixels", "--targets=detection"], "no feature maps"),
     "folders without scenes": (["--encoder=pixels", "--images=x"], "give --scenes voc:DIR"),
-    "target twice": (["--encoder=pixels", "--target=detection,detection(train_encoder=1)"],
+    "target twice": (["--encoder=pixels", "--targets=detection,detection(train_encoder=1)"],
                      "given twice"),
     "grey encoder": (["--encoder={files}/grey.keras"], "takes images of 1 channels"),
     "tied encoder": (["--encoder={files}/tied.keras"], "cannot take images of 64x64"),
@@ -315,7 +315,7 @@ MISTAKES = {
     "seeds": (["--encoder=pixels", "--seeds=0"], "must be at least 1"),
     "boxes to classify": (["--encoder=pixels", "--dataset=voc:x"], "has boxes, no classes"),
     "two sets of scenes": (
-        ["--encoder={files}/run", "--target=detection", "--dataset=voc:x", "--scenes=digits"],
+        ["--encoder={files}/run", "--targets=detection", "--dataset=voc:x", "--scenes=digits"],
         "give only one",
     ),
     "no voc": (["--encoder={files}/run", "--scenes=voc:{files}/none"], "expected voc:DIR"),
@@ -400,7 +400,7 @@ def test_fresh_weights_have_the_statistics_of_the_images():
 
 def test_an_encoder_without_maps_has_a_gap_in_the_table_of_detection(script, tmp_path):
     save_run(tmp_path / "run", small.encoder())
-    arguments = (f"--encoder={tmp_path}/run,pixels", "--target=detection(detection_steps=2)",
+    arguments = (f"--encoder={tmp_path}/run,pixels", "--targets=detection(detection_steps=2)",
                  "--scene_size=32", "--seeds=1", f"--out_dir={tmp_path}/out")
     done = script(*arguments)
     assert (done.status, done.err) == (0, "")
@@ -413,12 +413,12 @@ def test_an_encoder_without_maps_has_a_gap_in_the_table_of_detection(script, tmp
 def test_an_evaluation_from_python_is_that_of_the_command_line(script, tmp_path):
     save_run(tmp_path / "run", small.encoder())
     done = script(
-        f"--encoder={tmp_path}/run,pixels", "--target=clustering(metric_steps=0)", "--seeds=1",
+        f"--encoder={tmp_path}/run,pixels", "--targets=clustering(metric_steps=0)", "--seeds=1",
         "--image_size=16", "--train_images=50", "--restarts=2", f"--out_dir={tmp_path}/command",
     )
     assert (done.status, done.err) == (0, "")
     summary = evaluate.evaluate(evaluate.Settings(
-        encoder=(f"{tmp_path}/run", "pixels"), target="clustering(restarts=2)", seeds=1,
+        encoder=(f"{tmp_path}/run", "pixels"), targets="clustering(restarts=2)", seeds=1,
         image_size=16, train_images=50, hyper_parameters={"metric_steps": 0},
         out_dir=f"{tmp_path}/python",
     ))

@@ -30,7 +30,7 @@ pretrain tte 5
 pretrain tte_one_task 1.25 --tasks_per_image 1 --regularizer none
 
 encoders=$(printf "$out/%s," instance barlow_twins essl plain_sum tte tte_one_task)
-python evaluate.py $data --seeds "$seeds" --out_dir "$out/scores" --target "${TARGETS:-all}" \
+python evaluate.py $data --seeds "$seeds" --out_dir "$out/scores" --targets "${TARGETS:-all}" \
   --encoder "${encoders}random:$out/tte,pixels"
 if [ -n "${BIAS-yes}" ]; then
   for task in reconstruction rotation jigsaw; do

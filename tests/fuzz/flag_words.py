@@ -26,10 +26,10 @@ BASES: dict[str, tuple[Sequence[str], ...]] = {
          "--targets=clustering", "--train_dir=new"),
     ),
     "evaluate": (
-        (NPZ, "--encoder=pixels,student.keras", "--target=clustering", "--seeds=1",
+        (NPZ, "--encoder=pixels,student.keras", "--targets=clustering", "--seeds=1",
          "--out_dir=new"),
         ("--encoder=random:VGG_stride_student", "--net_options=width=4", "--dataset=voc:voc",
-         "--target=detection", "--scene_size=32", "--seeds=1", "--out_dir=new"),
+         "--targets=detection", "--scene_size=32", "--seeds=1", "--out_dir=new"),
     ),
     "export": (("--run=run", "--formats=keras,saved_model"),),
 }

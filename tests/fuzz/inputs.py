@@ -12,7 +12,7 @@ from tests.fuzz.formats import spoil
 from tests.fuzz.material import ALONE, COMPARED, NPZ, ONE, OWN, SCORED, TTE, Material
 
 PLAN = ("--dry_run", "--images_per_second=100", *ONE)
-LOOK = ("--target=clustering", "--seeds=1", "--dry_run")
+LOOK = ("--targets=clustering", "--seeds=1", "--dry_run")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ INPUTS = {
     ), 6),
     "voc": Input(("pictures",), ("voc/*/*", "voc/ImageSets/Main/*"), tuple(
         _score("--encoder=random:VGG_stride_student", "--net_options=width=4",
-               "--dataset=voc:voc", "--target=detection", "--scene_size=32", "--seeds=1",
+               "--dataset=voc:voc", "--targets=detection", "--scene_size=32", "--seeds=1",
                "--dry_run", *more)
         for more in ((), ("--max_bad=0",), ("--scene_classes=cat,dog",))
     ), 6),
@@ -81,7 +81,7 @@ INPUTS = {
     )),
     "export": Input(("arrays", "encoders"), ("tte/export/1/*", "tte/export/1/variables/*"), (
         _score("--encoder=tte/export/1", NPZ, *LOOK),
-        _score("--encoder=tte/export/1", NPZ, "--target=clustering", "--seeds=1", "--out_dir=new"),
+        _score("--encoder=tte/export/1", NPZ, "--targets=clustering", "--seeds=1", "--out_dir=new"),
     )),
     "run": Input(("arrays", "networks", "runs"), ("run/*.json", "run/.written", "run/.lock",
                                                   "run/student.keras"), (

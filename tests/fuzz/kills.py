@@ -101,7 +101,7 @@ RUNS = {
          "--targets=clustering"), "train_dir", same_pretraining,
     ),
     "evaluate": Killed(
-        (NPZ, "--encoder=student.keras,pixels", "--target=clustering,classification", "--seeds=2",
+        (NPZ, "--encoder=student.keras,pixels", "--targets=clustering,classification", "--seeds=2",
          "--deterministic"), "out_dir", same_evaluation,
     ),
     "export": Killed(("--formats=keras,saved_model",), "run", same_export, "run"),

@@ -28,7 +28,7 @@ ALONE = ("--Distillation=None", NPZ, "--student_model=student.keras", "--determi
          "--batch_size=20", "--crop_padding=1")
 TTE = (NPZ, "--tasks=rotation", "--regularizer=none", "--ensemble=none", "--encoder_model="
        "student.keras", "--epochs=1", "--batch_size=20", "--deterministic")
-SCORED = (NPZ, "--encoder=pixels", "--target=clustering", "--seeds=1")
+SCORED = (NPZ, "--encoder=pixels", "--targets=clustering", "--seeds=1")
 COMPARED = ("--Distillation=None", "--seeds=1", "--compare_dir=comparison", NPZ,
             "--student_model=student.keras", *ONE)
 

@@ -88,7 +88,7 @@ def test_detection_data_is_known(name, monkeypatch):
         (["train_w_distill.py", "--epochs=0"], 2),
         (["train_w_distill.py", "--net=VVG"], 2),
         (["train_w_distill.py", "--Distillation=AT(weight=-1)"], 2),
-        (["evaluate.py", "--encoder=pixels", "--dataset=voc:x", "--target=clustering"], 2),
+        (["evaluate.py", "--encoder=pixels", "--dataset=voc:x", "--targets=clustering"], 2),
         (["compare.py", "--help"], 0),
         (["compare.py", "--Distillation=help"], 0),
         (["compare.py", "--Distillation=AT,SP", "--weight=1"], 2),
