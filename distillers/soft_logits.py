@@ -47,3 +47,6 @@ class SoftLogits(Method):
 
     def loss(self, teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
         return soft_cross_entropy(teacher, student, self.temperature)
+
+
+register("KD")(SoftLogits)

@@ -19,7 +19,7 @@ ALONE_ON_TWO = (
     "SSKD_SVD without a main loss", "CRD with drawn negatives", "mixed images",
     "products as filter gradients",
 )
-ON_TWO = [name for name in METHODS.names() if name not in ("CO", "FSP")]
+ON_TWO = [name for name in METHODS.names() if METHODS.get(name).name == name != "FSP"]
 
 
 @functools.cache
