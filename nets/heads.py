@@ -21,7 +21,9 @@ class Classifier(NamedTuple):
     """The layer that makes a model's logits.
 
     Attributes:
-        layer: a `Dense`, or a convolution of a map of one position (MobileNet).
+        layer: a `Dense`; a convolution of a map of one position (MobileNet); or a `Dense` or 1x1
+            convolution without activation whose map is averaged over its positions (Network in
+            Network).
         features: what it is given, symbolic.
         classes: number of logits.
     """
@@ -41,9 +43,12 @@ def find_classifier(model: keras.Model) -> Classifier | None:
     if len(tensor.shape) != 2:
         return None
     classes = tensor.shape[-1]
+    averaged = False
     while True:
         call = call_of(tensor)
         if isinstance(call.operation, _CLASSIFIERS):
+            if averaged and not _is_linear_at_each_position(call.operation):
+                return None
             return Classifier(call.operation, call.inputs[0], classes)
         if is_functional(call.operation):
             if find_classifier(call.operation) is None:
@@ -53,9 +58,20 @@ def find_classifier(model: keras.Model) -> Classifier | None:
                 f"{call.operation.name!r} within it, where no other can take its place: let the "
                 "last Dense be a layer of the outer model"
             )
-        if not (isinstance(call.operation, _ENDS) or leaves_numbers(call.operation)):
+        if isinstance(call.operation, keras.layers.GlobalAveragePooling2D) and not averaged:
+            averaged = True
+        elif not leaves_numbers(call.operation) and (
+            # Behind an activation at each position the mean is one of probabilities or features.
+            averaged or not isinstance(call.operation, _ENDS)
+        ):
             return None
         tensor = call.inputs[0]
+
+
+def _is_linear_at_each_position(layer: keras.Layer) -> bool:
+    if layer.activation is not keras.activations.linear:
+        return False
+    return isinstance(layer, keras.layers.Dense) or set(layer.kernel_size) == {1}
 
 
 def with_new_classifier(model: keras.Model, classes: int) -> keras.Model:

@@ -80,6 +80,20 @@ def test_two_teachers_that_differ_in_their_classifier_alone_teach_the_same_by_em
     assert losses[0] == pytest.approx(losses[1], rel=1e-6) and losses[0] > 0
 
 
+def test_embeddings_of_a_network_that_averages_its_logits_are_the_averaged_features():
+    image = keras.Input((8, 8, 3))
+    maps = keras.layers.Conv2D(5, 3, activation="relu", name="last")(image)
+    scores = keras.layers.Conv2D(CLASSES, 1, name="scores")(maps)
+    teacher = keras.Model(image, keras.layers.GlobalAveragePooling2D()(scores))
+    found = Distiller(network(1, "student"), distillers.create("RKD"), teacher).teacher_outputs
+    assert found.embedding == "last"
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+    features = nets.feature_extractor(teacher, found)(images)
+    np.testing.assert_allclose(
+        features["embedding"], np.mean(keras.Model(image, maps)(images), (1, 2)), rtol=1e-5
+    )
+
+
 class Squares(Method):
     """Half the squared distance of the hidden features, summed over the batch."""
 

@@ -37,10 +37,36 @@ def test_the_classifier_is_the_layer_that_makes_the_logits(ends):
     assert (found.layer.name, found.classes, found.features.shape[-1]) == ("end", 6, 4)
 
 
-@pytest.mark.parametrize("ends", [(), (keras.layers.LayerNormalization(),)])
-def test_features_are_no_classifier(ends):
-    assert nets.find_classifier(pooled(*ends)) is None
-    assert nets.find_classifier(convolutional(*ends)) is None
+@pytest.mark.parametrize("ends", [
+    (keras.layers.Conv2D(6, 1, name="end"), keras.layers.GlobalAveragePooling2D()),
+    (keras.layers.Dense(6, name="end"), keras.layers.GlobalAveragePooling2D(keepdims=True),
+     keras.layers.Flatten(), keras.layers.Softmax()),
+])
+def test_logits_at_each_position_may_be_averaged(ends):
+    model = convolutional(*ends)
+    found = nets.find_classifier(model)
+    assert (found.layer.name, found.classes, found.features.shape) == ("end", 6, (None, 6, 6, 4))
+    renewed = nets.with_new_classifier(model, 2)
+    averaged = keras.Model(model.input, renewed.get_layer("features").output)(IMAGES)
+    before = keras.Model(model.input, model.get_layer("convolution").output)(IMAGES)
+    np.testing.assert_allclose(averaged, np.mean(before, (1, 2)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: pooled(),
+    lambda: pooled(keras.layers.LayerNormalization()),
+    lambda: convolutional(),
+    lambda: convolutional(keras.layers.LayerNormalization()),
+    lambda: convolutional(
+        keras.layers.Conv2D(6, 1, activation="relu"), keras.layers.GlobalAveragePooling2D()
+    ),
+    lambda: convolutional(keras.layers.Conv2D(6, 3), keras.layers.GlobalAveragePooling2D()),
+    lambda: convolutional(
+        keras.layers.Conv2D(6, 1), keras.layers.Softmax(), keras.layers.GlobalAveragePooling2D()
+    ),
+])
+def test_features_are_no_classifier(make):
+    assert nets.find_classifier(make()) is None
 
 
 @pytest.mark.parametrize(("make", "features"), [
