@@ -58,7 +58,7 @@ def plan_table(
     """
     seconds = steps * settings.batch_size / throughput
     notes = distiller.notes
-    left_out = "; the teacher's training is not included" * trains_teacher
+    left_out = "compilation and validation" + " and the teacher's training" * trains_teacher
     return tables.wrapped({
         "run folder": folder,
         **({"workers": workers} if workers else {}),
@@ -75,7 +75,7 @@ def plan_table(
         "training": recipe,
         "steps": steps,
         "time": f"about {rough_duration(seconds)}, at {throughput:.0f} images/s "
-        f"({origin}){left_out}",
+        f"({origin}); {left_out} are not included",
     })
 
 
