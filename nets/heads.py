@@ -10,20 +10,19 @@ from registry import UserError
 
 from .functional import as_functional, is_functional
 from .keras_graph import call_of, calls_before, reserve_names
-from .logits import leaves_numbers
+from .logits import leaves_numbers, makes_probabilities
 from .tokens import token_grid
 
 _CLASSIFIERS = (keras.layers.Dense, keras.layers.Conv2D)
-_ENDS = (keras.layers.Softmax, keras.layers.Activation)
 
 
 class Classifier(NamedTuple):
     """The layer that makes a model's logits.
 
     Attributes:
-        layer: a `Dense`; a convolution of a map of one position (MobileNet); or a `Dense` or 1x1
-            convolution without activation whose map is averaged over its positions (Network in
-            Network).
+        layer: a `Dense` without activation, or with that of probabilities; a convolution of a map
+            of one position (MobileNet); or a `Dense` or 1x1 convolution without activation whose
+            map is averaged over its positions (Network in Network).
         features: what it is given, symbolic.
         classes: number of logits.
     """
@@ -47,7 +46,8 @@ def find_classifier(model: keras.Model) -> Classifier | None:
     while True:
         call = call_of(tensor)
         if isinstance(call.operation, _CLASSIFIERS):
-            if averaged and not _is_linear_at_each_position(call.operation):
+            gives_logits = _is_linear_at_each_position if averaged else _gives_logits
+            if not gives_logits(call.operation):
                 return None
             return Classifier(call.operation, call.inputs[0], classes)
         if is_functional(call.operation):
@@ -62,10 +62,16 @@ def find_classifier(model: keras.Model) -> Classifier | None:
             averaged = True
         elif not leaves_numbers(call.operation) and (
             # Behind an activation at each position the mean is one of probabilities or features.
-            averaged or not isinstance(call.operation, _ENDS)
+            averaged or not makes_probabilities(call.operation)
         ):
             return None
         tensor = call.inputs[0]
+
+
+def _gives_logits(layer: keras.Layer) -> bool:
+    """Whether a layer's numbers are logits, but for a softmax or sigmoid at its end; behind another
+    activation they are features."""
+    return layer.activation is keras.activations.linear or makes_probabilities(layer)
 
 
 def _is_linear_at_each_position(layer: keras.Layer) -> bool:
@@ -105,7 +111,8 @@ def _vector(features: keras.KerasTensor, model: keras.Model) -> keras.KerasTenso
     if len(features.shape) == 4:
         return keras.layers.GlobalAveragePooling2D()(features)
     if len(features.shape) == 3:
-        grid = token_grid(features.shape[1], model.inputs[0].shape[1:3])
+        known = None not in (features.shape[1], *model.inputs[0].shape[1:3])
+        grid = token_grid(features.shape[1], model.inputs[0].shape[1:3]) if known else None
         if grid is None or not grid[0]:
             return keras.layers.GlobalAveragePooling1D()(features)
         return features[:, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -35,17 +36,29 @@ _TRANSPARENT_OPERATIONS = {
 _UNBOUNDED = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Conv2D)
 
 
+def logits_alone(model: keras.Model) -> keras.Model:
+    """A functional model with its logits as its only output: of several outputs, the one called
+    ``logits`` (by its key in a dict, or by its layer), or else the first."""
+    if isinstance(model, keras.Sequential) or isinstance(model.output, keras.KerasTensor):
+        return model
+    by_layer = dict(zip(model.output_names, model.outputs, strict=False))
+    named = model.output if isinstance(model.output, Mapping) else by_layer
+    return keras.Model(model.input, named.get("logits", model.outputs[0]), name=model.name)
+
+
 def gives_probabilities(model: keras.Model) -> bool:
     """Whether a functional model's first output is that of a softmax or a sigmoid.
 
     It is found as a layer, as a layer's activation and as an operation of `keras.ops`, in models
     within the model too, and before whatever leaves the numbers as they are (casts, reshaping,
-    dropout, linear activations). Where the output comes from a layer that may or may not give
-    probabilities, such as a mean of several, some random images are classified: in 0..1, with a
-    sum of 1 for each image, the outputs are taken for probabilities.
+    dropout, linear activations) or averages them. Where the output comes from a layer that may or
+    may not give probabilities, such as a sum of several, some random images are classified: in
+    0..1, with a sum of 1 for each image, the outputs are taken for probabilities.
     """
     path, last = _search(model)
-    return bool(path) or (not _is_unbounded(last) and _sums_to_one(model))
+    if path or _is_unbounded(last.operation):
+        return bool(path)
+    return _averages_probabilities(last) or _sums_to_one(model)
 
 
 def without_softmax(model: keras.Model) -> keras.Model:
@@ -62,7 +75,8 @@ def without_softmax(model: keras.Model) -> keras.Model:
     Raises:
         UserError: the model gives probabilities in another way.
     """
-    path, last = _search(model)
+    path, call = _search(model)
+    last = call.operation
     if not path:
         if gives_probabilities(model):
             raise UserError(
@@ -86,12 +100,12 @@ def without_softmax(model: keras.Model) -> keras.Model:
 _ONLY_ACTIVATION = (keras.layers.Softmax, keras.layers.Activation)
 
 
-def _search(model: keras.Model) -> tuple[list[Call], keras.Operation]:
+def _search(model: keras.Model) -> tuple[list[Call], Call]:
     """Where a model's first output becomes probabilities.
 
     Returns:
         The calls of models that contain one another, then the call that makes probabilities; an
-        empty list where there is none. And the last operation that was looked at.
+        empty list where there is none. And the last call that was looked at.
     """
     opened: list[Call] = []
     tensor = as_functional(model).outputs[0]
@@ -102,8 +116,8 @@ def _search(model: keras.Model) -> tuple[list[Call], keras.Operation]:
             opened.append(call)
             place = _place(tensor, call.outputs)
             tensor = as_functional(operation).outputs[place]
-        elif _makes_probabilities(operation):
-            return [*opened, call], operation
+        elif makes_probabilities(operation):
+            return [*opened, call], call
         elif leaves_numbers(operation):
             tensor = call.inputs[0]
         elif isinstance(operation, keras.layers.InputLayer) and opened:
@@ -111,14 +125,15 @@ def _search(model: keras.Model) -> tuple[list[Call], keras.Operation]:
             place = _place(tensor, as_functional(outer.operation).inputs)
             tensor = outer.inputs[place]
         else:
-            return [], operation
+            return [], call
 
 
 def _place(tensor: keras.KerasTensor, tensors: list[keras.KerasTensor]) -> int:
     return next(place for place, each in enumerate(tensors) if each is tensor)
 
 
-def _makes_probabilities(operation: keras.Operation) -> bool:
+def makes_probabilities(operation: keras.Operation) -> bool:
+    """Whether an operation is a softmax or a sigmoid, or a layer with one as its activation."""
     if isinstance(operation, keras.Layer):
         activation = getattr(operation, "activation", None)
         made_by = (operation, activation)  # a layer may serve as an activation too
@@ -126,6 +141,20 @@ def _makes_probabilities(operation: keras.Operation) -> bool:
             activation in _FUNCTIONS
         )
     return type(operation).__name__ in _OPERATIONS
+
+
+_MEANS = (
+    keras.layers.Average, keras.layers.AveragePooling2D, keras.layers.GlobalAveragePooling1D,
+    keras.layers.GlobalAveragePooling2D,
+)
+
+
+def _averages_probabilities(call: Call) -> bool:
+    """Whether what a call averages are probabilities, as of a sigmoid at each position."""
+    if not isinstance(call.operation, _MEANS):
+        return False
+    before = [call_of(tensor) for tensor in call.inputs]
+    return all(makes_probabilities(each.operation) for each in before)
 
 
 def _is_unbounded(operation: keras.Operation) -> bool:

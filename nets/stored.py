@@ -22,7 +22,7 @@ from .file_checks import check_archive, check_h5, check_regular
 from .functional import is_functional
 from .fused import fuse_batch_normalization
 from .keras_graph import holds_code, reserve_names, unknown_class
-from .logits import without_softmax
+from .logits import logits_alone, without_softmax
 from .memory import limited_memory
 from .preprocessing import Standardize
 from .pretrained import included_file, is_included
@@ -111,7 +111,7 @@ def load(
         return _load_run(path)
     check_regular(path)
     if path.suffix == ".keras" or (path.suffix == ".h5" and _holds_model(path)):
-        model = without_softmax(load_model(path))
+        model = without_softmax(logits_alone(load_model(path)))
         return Stored(model, None, True, read_class_names(path))
     if path.suffix not in (".h5", ".mat"):
         raise UserError(f"{path} has an unknown ending; {_ACCEPTED}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import keras
 
@@ -51,7 +50,7 @@ def load_teacher(settings: Settings, data: dataloader.Data, file: str | None) ->
     own = settings.teacher_model == file
     if own:
         check_exists("teacher", file)
-    return _load(
+    return nets.load(
         file,
         net=None if own else settings.teacher_name(),
         input_shape=data.image_shape,
@@ -70,22 +69,10 @@ def _teacher_to_train(settings: Settings, data: dataloader.Data) -> nets.Stored:
         return stored if as_it_is else dataclasses.replace(stored, has_logits=True)
     if settings.teacher_model and not known.is_application(settings.teacher_model):
         check_exists("teacher", settings.teacher_model)
-        model = nets.with_classes(_load(settings.teacher_model).model, data.classes).model
+        model = nets.with_classes(nets.load(settings.teacher_model).model, data.classes).model
     else:
         model = build(settings.teacher_name(), settings.teacher_options, data)
     return nets.Stored(model, standardize=None, has_logits=True)
-
-
-def _load(file: str, **options: Any) -> nets.Stored:
-    """A network from a file, as `nets.load` gives it, with its logits alone."""
-    stored = nets.load(file, **options)
-    model = stored.model
-    if isinstance(model, keras.Sequential) or isinstance(model.output, keras.KerasTensor):
-        return stored
-    named = model.output if isinstance(model.output, Mapping) else {}
-    logits = named.get("logits", model.outputs[0])
-    alone = keras.Model(model.input, logits, name=model.name)
-    return dataclasses.replace(stored, model=nets.without_softmax(alone))
 
 
 def _library_network(
@@ -116,7 +103,7 @@ def make_student(settings: Settings, data: dataloader.Data) -> keras.Model:
         student = build(name, settings.student_options, data)
     else:
         check_exists("student", name)
-        student = _load(name).model
+        student = nets.load(name).model
         if settings.fine_tunes():
             student = nets.with_classes(student, data.classes).model
         check_student(student, data)

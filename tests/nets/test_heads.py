@@ -55,6 +55,8 @@ def test_logits_at_each_position_may_be_averaged(ends):
 @pytest.mark.parametrize("make", [
     lambda: pooled(),
     lambda: pooled(keras.layers.LayerNormalization()),
+    lambda: pooled(keras.layers.Dense(6, activation="relu")),
+    lambda: pooled(keras.layers.Dense(6), keras.layers.Activation("relu")),
     lambda: convolutional(),
     lambda: convolutional(keras.layers.LayerNormalization()),
     lambda: convolutional(

@@ -118,6 +118,9 @@ UNRESOLVED = {
     "a mean": lambda x: keras.layers.Average()(
         [keras.ops.softmax(x), keras.ops.softmax(2 * x)]
     ),
+    "a mean over positions": lambda x: keras.layers.GlobalAveragePooling2D()(
+        keras.layers.Conv2D(5, 1, activation="sigmoid")(keras.layers.Reshape((1, 1, 5))(x))
+    ),
     "a function of one's own": lambda x: keras.layers.Dense(
         5, activation=lambda logits: keras.ops.softmax(0.1 * logits)
     )(x),

@@ -442,3 +442,35 @@ def test_a_layer_that_tensorflow_cannot_name_is_refused(tmp_path):
     keras.Model(image, maps, name="own").save(tmp_path / "model.keras")
     with pytest.raises(UserError, match="layer 'conv 1' of model 'own' has a name that TensorFlow"):
         nets.load(tmp_path / "model.keras")
+
+
+def attentive(image):
+    """A softmax that is an output and a weight of the pooling."""
+    maps = keras.layers.Conv2D(4, 3, activation="relu")(image)
+    attention = keras.layers.Softmax(axis=(1, 2))(keras.layers.Conv2D(1, 1)(maps))
+    return {
+        "attention": attention,
+        "logits": keras.layers.Dense(5)(keras.ops.sum(attention * maps, axis=(1, 2))),
+    }
+
+
+def embedded(image):
+    embedding = keras.layers.Dense(4, activation="sigmoid")(keras.layers.Flatten()(image))
+    return {"embedding": embedding, "logits": keras.layers.Dense(5)(embedding)}
+
+
+def listed(image):
+    features = keras.layers.Flatten()(image)
+    return [keras.layers.Dense(5, name=name)(features) for name in ("auxiliary", "logits")]
+
+
+@pytest.mark.parametrize("make", [attentive, embedded, listed])
+def test_of_several_outputs_the_logits_are_loaded_as_they_are(tmp_path, make):
+    image = keras.Input((8, 8, 3))
+    model = keras.Model(image, make(image))
+    model.save(tmp_path / "several.keras")
+    images = np.random.default_rng(0).normal(size=(3, 8, 8, 3)).astype("float32")
+    outputs = model(images)
+    logits = outputs[1] if isinstance(outputs, list) else outputs["logits"]
+    loaded = nets.load(tmp_path / "several.keras").model
+    np.testing.assert_allclose(loaded(images), logits, rtol=1e-5, atol=1e-6)
