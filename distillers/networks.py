@@ -12,6 +12,7 @@ from distillers.method import Method
 from distillers.sum import Sum
 from nets import (
     Outputs,
+    computes_in_float16,
     feature_extractor,
     find_classifier,
     gives_probabilities,
@@ -61,6 +62,13 @@ def check_networks(
         raise UserError(f"{method.name} needs a teacher, but none was given")
     if main_loss == "none" and not method.needs_teacher:
         raise UserError("without a main loss and without a teacher there is nothing to learn")
+    learns = any(member.trains_teacher for member in method.members)
+    for network in (student, teacher) if learns else (student,):
+        if computes_in_float16(network):
+            raise UserError(
+                f"{network.name!r} computes in float16, for which losses would have to be scaled: "
+                "train nets.copy_model(network, dtype=\"mixed_bfloat16\"), or with \"float32\""
+            )
     method.validate_model_compatibility(teacher, student)
     if teacher is None or not method.needs_teacher:
         return

@@ -13,7 +13,15 @@ from .applications import is_application
 from .batch_statistics import recompute_batch_statistics
 from .class_names import class_lines, read_class_names, write_class_names
 from .convolutions import convolutions_by, open_convolutions
-from .copying import copy_model, copy_state, count_frozen, is_narrow, reinitialize, renew_state
+from .copying import (
+    computes_in_float16,
+    copy_model,
+    copy_state,
+    count_frozen,
+    is_narrow,
+    reinitialize,
+    renew_state,
+)
 from .counting import UncountableError, count_flops, count_parameters, known_flops
 from .encoders import (
     Encoder,
@@ -75,6 +83,7 @@ __all__ = [
     "RUN_FILES",
     "is_application",
     "is_narrow",
+    "computes_in_float16",
     "known_flops",
     "fill_from_encoder",
     "fingerprints",

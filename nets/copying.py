@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -54,7 +55,9 @@ def copy_model(
         return dtype if dtype and "float" in str(policy) else policy
 
     model = _plain(model)
-    copy = _clone(model, inputs, lambda config: _replaced(config, "dtype", of_layer))
+    # Layers make those within them by the global policy.
+    with global_policy(dtype or keras.config.dtype_policy()):
+        copy = _clone(model, inputs, lambda config: _replaced(config, "dtype", of_layer))
     for own, given in zip(copy.variables, model.variables, strict=True):
         own.assign(keras.ops.convert_to_numpy(given))
     for own, given in zip(all_layers(copy), all_layers(model), strict=True):
@@ -64,6 +67,17 @@ def copy_model(
     if inputs is None and _dtypes(copy) == _dtypes(model):
         _check_equal(model, copy)
     return copy
+
+
+@contextlib.contextmanager
+def global_policy(policy: Any) -> Iterator[None]:
+    """`policy` as the global dtype policy, for layers that are not told one."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def reinitialize(model: keras.Model) -> keras.Model:
@@ -185,6 +199,12 @@ def _dtypes(model: keras.Model) -> list[str]:
 def is_narrow(model: keras.Model) -> bool:
     """Whether any layer of `model` computes in float16 or bfloat16."""
     return any(layer.compute_dtype in ("float16", "bfloat16") for layer in all_layers(model))
+
+
+def computes_in_float16(model: keras.Model) -> bool:
+    """Whether any layer of `model` computes in float16, in which small gradients become zero unless
+    losses are scaled."""
+    return any(layer.compute_dtype == "float16" for layer in all_layers(model))
 
 
 def _check_equal(model: keras.Model, copy: keras.Model) -> None:

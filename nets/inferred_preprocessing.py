@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from .functional import as_functional, is_functional
 from .keras_graph import Call, calls_before
@@ -37,9 +38,8 @@ _INDIFFERENT = (
 def infer_preprocessing(model: keras.Model) -> Standardize | None:
     """The preprocessing that a functional model needs, where that can be told from it.
 
-    - It begins with a `Rescaling`, an adapted `Normalization` or a multiplication, division or
-      subtraction by constants (in models within it, after resizing or random flips, too): images
-      are given raw, 0..255, or in 0..1 where the layer's constants are made for these. So it is
+    - It begins with a `Rescaling`, an adapted `Normalization` or arithmetic with constants (in
+      models within it, after resizing, random flips or swapped channels, too): images are given raw, 0..255, or in 0..1 where the layer's constants are made for these. So it is
       with EfficientNet, MobileNetV3 and ConvNeXt of `keras.applications`.
     - It is, or begins with, another model of `keras.applications` by its name: what that module's
       ``preprocess_input`` does, ``tf`` or ``torch``.
@@ -71,11 +71,16 @@ def infer_preprocessing(model: keras.Model) -> Standardize | None:
 
 def _chain(model: keras.Model) -> Generator[Call, None, bool]:
     """The calls that a model's input goes through one after another, while it is all there is; a
-    call of an inner model before those within it. Gives back whether that leads to the output."""
+    call of an inner model before those within it. Channels that are taken apart and put together
+    in another order are one call. Gives back whether that leads to the output."""
     calls = calls_before(model.outputs)
     tensor = model.inputs[0]
     while tensor is not model.outputs[0]:
-        users = [call for call in calls if any(each is tensor for each in call.inputs)]
+        users = _users([tensor], calls)
+        if len(users) > 1 and all(_name_of(call) == "GetItem" for call in users):
+            users = _users([each for call in users for each in call.outputs], calls)
+            if any(_name_of(call) not in ("Stack", "Concatenate") for call in users):
+                return False
         if len(users) != 1 or not users[0].outputs:
             return False
         (call,) = users
@@ -88,6 +93,15 @@ def _chain(model: keras.Model) -> Generator[Call, None, bool]:
     return True
 
 
+def _users(tensors: list[keras.KerasTensor], calls: Iterable[Call]) -> list[Call]:
+    """The calls that are given any of the tensors."""
+    return [call for call in calls if any(each is own for each in call.inputs for own in tensors)]
+
+
+def _name_of(call: Call) -> str:
+    return type(call.operation).__name__
+
+
 def _divisor(call: Call) -> float | None:
     """By what images of 0..255 are to be divided for this call; None where it does not tell."""
     operation = call.operation
@@ -98,15 +112,21 @@ def _divisor(call: Call) -> float | None:
         )
     if isinstance(operation, keras.layers.Normalization):
         return _of_statistics(operation)
-    constants = [each for each in call.arguments if isinstance(each, (int, float, np.ndarray))]
+    constants = [each for each in call.arguments if _is_constant(each)]
     if isinstance(operation, keras.Layer) or len(constants) != 1:
         return None
     constant = np.abs(np.asarray(constants[0], "float64")).max()
-    if type(operation).__name__ in ("TrueDivide", "Divide") and constant:
+    if _name_of(call) in ("TrueDivide", "Divide") and constant:
         return _of_factor(1 / constant)
-    if type(operation).__name__ == "Multiply":
+    if _name_of(call) == "Multiply":
         return _of_factor(constant)
-    return _of_offset(constant) if type(operation).__name__ == "Subtract" else None
+    return _of_offset(constant) if _name_of(call) in ("Add", "Subtract") else None
+
+
+def _is_constant(argument: Any) -> bool:
+    if isinstance(argument, (int, float, np.ndarray)):
+        return True
+    return tf.is_tensor(argument) and not isinstance(argument, keras.KerasTensor)
 
 
 def _of_factor(factor: Any) -> float | None:
@@ -146,4 +166,4 @@ def _is_indifferent(call: Call) -> bool:
         return call.operation.activation is keras.activations.linear
     if isinstance(call.operation, keras.Layer):
         return isinstance(call.operation, _INDIFFERENT)
-    return type(call.operation).__name__ in ("Cast", "GetItem", "Identity", "Flip")
+    return _name_of(call) in ("Cast", "GetItem", "Identity", "Flip", "Stack", "Concatenate")

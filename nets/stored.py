@@ -18,6 +18,7 @@ from registry import UserError
 from regular_files import read_bytes
 
 from .class_names import read_class_names
+from .copying import global_policy
 from .file_checks import check_archive, check_h5, check_regular
 from .functional import is_functional
 from .fused import fuse_batch_normalization
@@ -181,17 +182,6 @@ def _preprocessing(facts: Mapping[str, Any]) -> Standardize | None:
 
 
 @contextlib.contextmanager
-def _float32_policy() -> Iterator[None]:
-    """Float32 as the global dtype policy, for what a file does not state."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(policy)
-
-
-@contextlib.contextmanager
 def _warnings_of_what_succeeds() -> Iterator[None]:
     """Hold warnings back until the block has ended well: a refusal says all in one line."""
     with warnings.catch_warnings(record=True) as held:
@@ -211,7 +201,7 @@ def load_model(path: Path) -> keras.Model:
             with h5py.File(path) as file:
                 check_h5(file, path)
         held = _warnings_of_what_succeeds()
-        with _float32_policy(), limited_memory(f"the model in {path}"), held:
+        with global_policy("float32"), limited_memory(f"the model in {path}"), held:
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except UserError:
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -69,10 +70,25 @@ def _teacher_to_train(settings: Settings, data: dataloader.Data) -> nets.Stored:
         return stored if as_it_is else dataclasses.replace(stored, has_logits=True)
     if settings.teacher_model and not known.is_application(settings.teacher_model):
         check_exists("teacher", settings.teacher_model)
-        model = nets.with_classes(nets.load(settings.teacher_model).model, data.classes).model
+        own = load_to_train(settings.teacher_model)
+        model = nets.with_classes(own, data.classes).model
     else:
         model = build(settings.teacher_name(), settings.teacher_options, data)
     return nets.Stored(model, standardize=None, has_logits=True)
+
+
+def load_to_train(file: str) -> keras.Model:
+    """A person's own network, to be trained; one of float16, for which losses would have to be
+    scaled, in the precision of the run."""
+    model = nets.load(file).model
+    if not nets.computes_in_float16(model):
+        return model
+    policy = keras.config.dtype_policy().name
+    logging.getLogger(__name__).warning(
+        "%s computes in float16, for which losses would have to be scaled: it is trained in %s",
+        file, policy,
+    )
+    return nets.copy_model(model, dtype=policy)
 
 
 def _library_network(
@@ -103,7 +119,7 @@ def make_student(settings: Settings, data: dataloader.Data) -> keras.Model:
         student = build(name, settings.student_options, data)
     else:
         check_exists("student", name)
-        student = nets.load(name).model
+        student = load_to_train(name)
         if settings.fine_tunes():
             student = nets.with_classes(student, data.classes).model
         check_student(student, data)

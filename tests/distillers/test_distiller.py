@@ -580,6 +580,17 @@ def test_every_method_is_an_attribute():
         distillers.FitNett  # noqa: B018
 
 
+@pytest.mark.parametrize(("method", "whose"), [("AT", "student"), ("DML", "teacher")])
+def test_a_network_that_learns_in_float16_is_refused(method, whose):
+    models = {"student": network(1, "student"), "teacher": network(2, "teacher")}
+    models[whose] = nets.copy_model(models[whose], dtype="mixed_float16")
+    with pytest.raises(UserError, match=f"{whose}.* computes in float16.*copy_model"):
+        distiller_of(distillers.create(method), **models)
+    if method == "AT":  # which does not train the teacher
+        frozen = nets.copy_model(models["teacher"], dtype="mixed_float16")
+        distiller_of(distillers.AT(), teacher=frozen)
+
+
 @pytest.mark.parametrize("whose", ["student", "teacher"])
 def test_probabilities_are_not_taken_for_logits(whose):
     models = {"student": network(1, "student"), "teacher": network(2, "teacher")}
@@ -647,10 +658,11 @@ def test_optimizers_that_expect_scaled_losses_are_refused():
     scaling = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(RATE))
     with pytest.raises(UserError, match="LossScaleOptimizer.* use the dtype policy mixed_bfloat16"):
         distiller_of(NoDistillation()).compile(scaling)
+    student, teacher = network(1, "student"), network(2, "teacher", width=2)
     keras.config.set_dtype_policy("mixed_float16")
     try:
         with pytest.raises(UserError, match="auto_scale_loss=False"):
-            distiller_of(NoDistillation())
+            distiller_of(NoDistillation(), student=student, teacher=teacher)
     finally:
         keras.config.set_dtype_policy("float32")
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import nets
 from registry import UserError
+from tests.transformer import transformer
 
 RAW = np.random.default_rng(0).uniform(0, 255, (6, 8, 8, 3)).astype("float32")
 MEAN, DEVIATION = RAW.mean((0, 1, 2)), RAW.std((0, 1, 2))
@@ -166,3 +167,16 @@ def test_frozen_parameters_are_counted_without_batch_statistics():
     inner.trainable = False
     assert nets.count_frozen(model) == 3 * 3 * 3 * 4 + 4 + 2 * 4
     assert [layer.trainable for layer in model.layers] == [False, True, True]
+
+
+def test_layers_within_layers_get_the_precision_of_the_copy():
+    original = transformer()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        copy = nets.copy_model(original, dtype="float32")
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert {layer.compute_dtype for layer in copy._flatten_layers()} == {"float32"}
+    images = RAW / 255
+    np.testing.assert_allclose(copy(images), original(images), rtol=1e-5, atol=1e-6)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import nets
 
@@ -55,6 +56,11 @@ def augmented(layer):
         (lambda: body(lambda x: x / 255), RAW),
         (lambda: body(lambda x: keras.ops.multiply(x, 1 / 127.5), lambda x: x - 1.0), RAW),
         (lambda: body(lambda x: x - 128.0), RAW),
+        (lambda: body(lambda x: x - tf.constant([123.0, 117.0, 104.0])), RAW),
+        (lambda: body(lambda x: x + np.array([-123.0, -117.0, -104.0], "float32")), RAW),
+        (lambda: body(APPLICATIONS.resnet50.preprocess_input), RAW),
+        (lambda: body(lambda x: keras.ops.concatenate([x[..., :1], x[..., 1:]], -1) / 255), RAW),
+        (lambda: body(lambda x: keras.ops.concatenate([x[..., :1], -x[..., 1:]], -1) / 255), None),
         (lambda: augmented(LAYERS.Rescaling(1 / 255)), RAW),
         (lambda: body(LAYERS.RandomContrast(0.2), LAYERS.RandomZoom(0.1),
                       LAYERS.Rescaling(1 / 255)), RAW),
