@@ -52,7 +52,13 @@ from pretext.task import Images, Task
 from registry import UserError
 from settings.pretraining import TASKS
 from targets import scoring
-from targets.encoders import check_backbone, check_channels, open_encoder, scene_images
+from targets.encoders import (
+    PIXELS,
+    check_backbone,
+    check_channels,
+    open_encoder,
+    scene_images,
+)
 from targets.target import TARGETS, Material
 
 SCORES = "scores.json"
@@ -167,6 +173,8 @@ def open_all(settings: Settings) -> Scoring:
         print(note)
     for target in settings.create_targets():
         target.check_material(material)
+    if PIXELS in settings.encoder and data is not None:
+        targets.check_pixels(data)
     for note in describe_other_data(settings):
         print(note)
     opened = open_encoders(settings, settings.seed, material)

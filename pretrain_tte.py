@@ -140,7 +140,7 @@ def complete(settings: Settings, work: Work, folder: RunFolder) -> None:
         work.model.encoder.name, settings.method(), len(work.images.train), folder.path,
         memory_bytes(settings, work.images),
     ))
-    for line in settings.describe_storage(work.material.data):
+    for line in (*settings.describe_storage(work.material.data), *frozen_part(work.model.encoder)):
         print(line)
     progress = fit(settings, work, folder)
     held_out = evaluate(work, work.material.data.test)
@@ -254,7 +254,21 @@ def make_encoder(settings: Settings, data: dataloader.Data) -> nets.Encoder:
             f"{data.name} has {'x'.join(map(str, data.image_shape))}; give --image_size, or an "
             "encoder for such images"
         )
+    if not encoder.model.trainable_variables:
+        raise UserError(
+            f"--encoder_model: {settings.encoder_model} has nothing to train, for all its layers "
+            "were saved with trainable=False: set model.trainable = True and save it again"
+        )
     return encoder
+
+
+def frozen_part(encoder: nets.Encoder) -> list[str]:
+    """A line that says so where a part of the encoder is not trained."""
+    frozen = nets.count_frozen(encoder.model)
+    return [
+        f"{frozen:,} of {nets.count_parameters(encoder.model):,} parameters of the encoder are "
+        "frozen in its file (trainable=False) and stay as they are"
+    ] if frozen else []
 
 
 def make_model(settings: Settings, data: dataloader.Data) -> MultiTask:
@@ -263,7 +277,7 @@ def make_model(settings: Settings, data: dataloader.Data) -> MultiTask:
     # Of a network that does not declare a minimum it is certain that it takes the data's images.
     smallest = nets.minimum_size(encoder.name) or min(data.image_shape[:2])
     tasks = settings.create("tasks")
-    sample = data.train.images(range(min(CHECKED_IMAGES, len(data.train)))).numpy()
+    sample = spread_sample(data.train, CHECKED_IMAGES).image.numpy()
     (balance,), (regularizer,), (own_ensemble,) = map(
         settings.create, ("balance", "regularizer", "ensemble")
     )
@@ -490,8 +504,12 @@ def score_targets(settings: Settings, material: Material, encoder: nets.Encoder)
     rows: dict[str, targets.Representation] = {
         settings.method(): encoder,
         before: untrained_encoder(settings, data),
-        PIXELS: targets.raw_pixels(data.image_shape),
     }
+    try:
+        targets.check_pixels(data)
+        rows[PIXELS] = targets.raw_pixels(data.image_shape)
+    except UserError as error:  # known only now, and no reason to lose what was trained
+        print(f"{PIXELS} are left out: {error}", flush=True)
     scores: Scores = {}
     for name, each in rows.items():
         print(report.scoring(name), flush=True)

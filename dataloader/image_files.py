@@ -36,14 +36,15 @@ NOT_READ = (
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
 KNOWN = "JPEG, PNG, BMP, GIF, WebP or TIFF"
 _JPEG = ("JPEG", "MPO")  # MPO: several JPEGs in one file; the first is used
-_STARTS = (
-    b"\xff\xd8", b"\x89PNG", b"BM", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"
-)  # fmt: skip
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_STARTS = (b"\xff\xd8", b"\x89PNG", b"BM", b"GIF8", b"RIFF", *_TIFF)
+_PNG_BITS = 24  # the place of the bits of a channel
 _ENDS = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND"), (b"GIF8", b"\x3b"))
 """Bytes at the start of files of these formats, and bytes that must occur near their end."""
 
 _GREY = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
-_ORIENTATION = 274
+_ORIENTATION = 274  # tags of EXIF and TIFF
+_BITS_PER_SAMPLE = 258
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -157,7 +158,7 @@ def _is_ordinary(image: Image.Image, contents: bytes) -> bool:
     if image.format in _JPEG:
         return image.mode in ("L", "RGB") and _orientation(image) == 1
     if image.format == "PNG":
-        bits, note = contents[24], b"eXIf" in contents
+        bits, note = contents[_PNG_BITS], b"eXIf" in contents
         plain = image.mode in ("L", "RGB", "P") and "transparency" not in image.info
         return bits == 8 and plain and not note
     return False
@@ -182,7 +183,7 @@ def _deep_values(image: Image.Image, contents: bytes) -> np.ndarray | None:
 
     The channels are grey or colours, followed by transparency if there is any.
     """
-    if image.format == "PNG" and contents[24] == 16:  # Pillow would drop the lower 8 bits
+    if image.format == "PNG" and contents[_PNG_BITS] == 16:  # Pillow would drop the lower 8 bits
         return _by_tensorflow(contents, channels=0, dtype=tf.uint16).numpy()
     if image.mode.startswith("I;16"):
         return np.asarray(_loaded(image)).astype(np.uint16)[..., None]
@@ -196,6 +197,7 @@ def _eight_bits(image: Image.Image, contents: bytes, white: int) -> Image.Image:
     if deep is None:
         if image.mode in ("I", "F"):
             raise ImageFault("32-bit grey values are not read: save it with 8 or 16 bits")
+        _check_colours(image)
         return image
     if deep.shape[-1] in (2, 4):  # transparency always has the full 16-bit range
         limits = np.array([white] * (deep.shape[-1] - 1) + [WHITES[-1]])
@@ -205,6 +207,19 @@ def _eight_bits(image: Image.Image, contents: bytes, white: int) -> Image.Image:
         raise ImageFault(f"values above {white}, the largest expected from the images read first")
     values = np.rint(deep * (255 / limits)).astype(np.uint8)
     return Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
+
+
+def _check_colours(image: Image.Image) -> None:
+    """Raise ImageFault where a TIFF's colours of 10 to 14 bits are stored in 16, of which Pillow
+    keeps the upper 8: they would be almost black."""
+    if image.format != "TIFF" or max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) != 16:
+        return
+    brightest = max(high for _, high in image.convert("RGB").getextrema())
+    if 0 < brightest <= WHITES[-2] >> 8:
+        raise ImageFault(
+            f"a colour TIFF of 16 bits without a value above {(brightest + 1) * 256 - 1}: save it "
+            "as PNG"
+        )
 
 
 def _loaded(image: Image.Image) -> Image.Image:
@@ -248,7 +263,8 @@ def examine(files: Sequence[str | Path], decode: Sequence[bool]) -> list[Finding
     Args:
         files: paths.
         decode: for each file, whether to decode it. If not, only its first and last bytes are
-            checked, which detects empty and truncated files and files that are not images.
+            checked, which detects empty files and files that are not images; what may be cut off,
+            and what may have 16 bits, is decoded all the same.
 
     Returns:
         One finding per file.
@@ -261,8 +277,8 @@ def examine(files: Sequence[str | Path], decode: Sequence[bool]) -> list[Finding
                 part = list(pool.map(_examine, files[chunk], decode[chunk]))
             if complaints:  # they do not name the file
                 part = [
-                    _examine_alone(file) if full and not finding.fault else finding
-                    for file, full, finding in zip(files[chunk], decode[chunk], part, strict=True)
+                    _examine_alone(file) if finding.size and not finding.fault else finding
+                    for file, finding in zip(files[chunk], part, strict=True)
                 ]
             found += part
     return found
@@ -273,23 +289,27 @@ _AT_ONCE = 256
 
 def _examine(file: str | Path, decode: bool) -> Finding:
     try:
-        if not decode:
-            return _ends(file)
-        contents = read_bytes(file)
-        return _finding(contents)
+        if not decode and _need_no_decoding(file):
+            return Finding()
+        return _finding(read_bytes(file))
     except OSError as error:
         return Finding(error.strerror or str(error))
     except ImageFault as fault:
         return Finding(str(fault))
 
 
-def _ends(file: str | Path) -> Finding:
-    """Check only the first and last bytes. Raises OSError, ImageFault."""
+def _need_no_decoding(file: str | Path) -> bool:
+    """Whether the first and last bytes of a file tell all: it is whole, and no image of 16 bits,
+    whose largest value must be known. Raises OSError, ImageFault."""
     with open(open_regular(file), "rb") as opened:
-        start = opened.read(8)
+        start = opened.read(_PNG_BITS + 1)
         opened.seek(max(0, os.fstat(opened.fileno()).st_size - 4096))
-        _check_ends(start, opened.read())
-    return Finding()
+        end = opened.read()
+    _check_start(start)
+    may_be_deep = start.startswith(_TIFF) or (
+        start.startswith(b"\x89PNG") and start[_PNG_BITS:] == b"\x10"
+    )
+    return not may_be_deep and not _may_be_cut_off(start, end)
 
 
 def begins_as_image(file: str | Path) -> bool:
@@ -299,19 +319,32 @@ def begins_as_image(file: str | Path) -> bool:
     return start.startswith(_STARTS) and (start[:4] != b"RIFF" or start[8:] == b"WEBP")
 
 
-def _check_ends(start: bytes, end: bytes) -> None:
+def _check_start(start: bytes) -> None:
     if not start:
         raise ImageFault("empty file")
     if not start.startswith(_STARTS):
         raise ImageFault(f"not a {KNOWN}")
-    # Some cameras and editors append a few bytes or zeros.
-    if any(start.startswith(first) and last not in end for first, last in _ENDS):
-        raise ImageFault("cut off")
+
+
+def _may_be_cut_off(start: bytes, end: bytes) -> bool:
+    """Whether the end of the picture is not where it is in most files. Some cameras and editors
+    append a few bytes or zeros, and some phones a video."""
+    return any(start.startswith(first) and last not in end for first, last in _ENDS)
 
 
 def _finding(contents: bytes) -> Finding:
     """Decode and describe an image. Raises ImageFault."""
-    _check_ends(contents[:8], contents[-4096:])
+    _check_start(contents[:8])
+    try:
+        return _described(contents)
+    except ImageFault as fault:
+        if _may_be_cut_off(contents[:8], contents[-4096:]):
+            raise ImageFault("cut off") from fault
+        raise
+
+
+def _described(contents: bytes) -> Finding:
+    """Decode and describe an image that begins as one. Raises ImageFault."""
     image = _opened(contents)
     mode, (width, height) = image.mode, image.size
     if image.format in (*_JPEG, "PNG"):  # TensorFlow verifies checksums and codes that Pillow skips

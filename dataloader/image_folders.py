@@ -18,7 +18,7 @@ VALIDATION = ("val", "valid", "validation")
 NAMED = 3
 """So many files are named in one line."""
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 SETTLED = 2.0
 """Seconds after which a change of a folder is sure to give it another time of change."""
 

@@ -172,23 +172,24 @@ def _check_classes(source: Source) -> None:
             )
 
 
+def _absent_classes(source: Source, labels: np.ndarray) -> str:
+    """The first names of classes that no label names, and how many more; empty: there are none."""
+    absent = np.setdiff1d(np.arange(len(source.class_names)), labels)
+    names = ", ".join(repr(source.class_names[i]) for i in absent[:3])
+    return names + (f" and {len(absent) - 3} more" if len(absent) > 3 else "")
+
+
 def _check_no_empty_class(source: Source, labels: np.ndarray, where: str, advice: str) -> None:
-    counts = np.bincount(labels, minlength=len(source.class_names))
-    empty = np.flatnonzero(counts == 0)
-    if len(empty):
-        names = ", ".join(repr(source.class_names[i]) for i in empty[:3])
-        more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
-        raise UserError(f"{source.name}: class {names}{more} has no image {where}: {advice}")
+    if absent := _absent_classes(source, labels):
+        raise UserError(f"{source.name}: class {absent} has no image {where}: {advice}")
 
 
-def _warn_of_untested_classes(source: Source) -> None:
-    """Classes of a few images may have none in a test set that was split off."""
-    untested = np.setdiff1d(np.arange(len(source.class_names)), source.test.labels)
-    if len(untested):
-        names = ", ".join(repr(source.class_names[i]) for i in untested[:3])
-        more = f" and {len(untested) - 3} more" if len(untested) > 3 else ""
+def _warn_of_absent_classes(source: Source, labels: np.ndarray, kind: str) -> None:
+    """Classes of a few images may have none in a test set that was split off, and the first
+    training images may be of the first classes alone."""
+    if absent := _absent_classes(source, labels):
         logging.getLogger(__name__).warning(
-            "%s: no test image shows class %s%s", source.name, names, more
+            "%s: no %s image shows class %s", source.name, kind, absent
         )
 
 
@@ -262,7 +263,7 @@ def load(
         source, source.train.labels, "to train on", "add images or remove the class"
     )
     if needs_classes:
-        _warn_of_untested_classes(source)
+        _warn_of_absent_classes(source, source.test.labels, "test")
     chosen, validation = np.zeros([0], np.int64), source.validation
     if validation is None or not len(validation) or not validation_fraction:
         chosen = validation_rows(source.train.labels, validation_fraction, seed)
@@ -278,6 +279,8 @@ def load(
         if needs_classes:
             where = f"among the first {train_images} training images"
             _check_no_empty_class(source, source.train.labels[rest], where, "use more images")
+        else:
+            _warn_of_absent_classes(source, source.train.labels[rest], "training")
     train = source.train.take(rest)
     if labelled_per_class is not None:
         labels = keep_labels(train.labels, labelled_per_class, seed, source.class_names)

@@ -15,7 +15,7 @@ import numpy as np
 
 from dataloader.loading import check_class_names
 from dataloader.statistics import are_constant
-from registry import Registry, UserError
+from registry import Registry, UserError, plain
 
 scene_sources = Registry("detection data set")
 
@@ -119,8 +119,10 @@ def register_scenes(name: str, **facts: Any) -> Callable[[Any], Any]:
 
 
 def is_scenes(name: str) -> bool:
-    """Whether `name` is a known detection data set (`digits` is also a classification data set)."""
-    return name.partition(":")[0] in scene_sources or name.partition("/")[0] == "voc"
+    """Whether `name` is a known detection data set (`digits` is also a classification data set). Of
+    other sets of tensorflow-datasets, which may have boxes or classes, it is not known."""
+    kind = name.partition(":")[0]
+    return (kind in scene_sources and plain(kind) != "tfds") or name.partition("/")[0] == "voc"
 
 
 def load_scenes(

@@ -29,6 +29,7 @@ from .encoders import (
     copy_encoder,
     encoder_of,
     load_encoder,
+    trainable_copy,
 )
 from .features import Outputs, feature_extractor, outputs_of
 from .fingerprints import fingerprints
@@ -102,6 +103,7 @@ __all__ = [
     "check_memory",
     "convolutions_by",
     "copy_encoder",
+    "trainable_copy",
     "copy_model",
     "copy_state",
     "count_flops",

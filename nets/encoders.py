@@ -16,7 +16,7 @@ from .copying import copy_model
 from .features import find_tensors, tensors_of
 from .functional import as_functional
 from .inferred_preprocessing import infer_preprocessing
-from .keras_graph import output_layer_of, reserve_names
+from .keras_graph import all_layers, output_layer_of, reserve_names
 from .preprocessing import Standardize
 from .registration import declared_outputs
 from .saved_models import check_saved_model
@@ -157,6 +157,16 @@ def _fallback(model: keras.Model, standardize: Standardize | None, infer: bool) 
         return found or standardize
     half = (127.5,) * model.inputs[0].shape[-1]
     return Standardize(half, half)
+
+
+def trainable_copy(
+    encoder: Encoder, size: tuple[int | None, int | None] | None = None
+) -> Encoder:
+    """`copy_encoder`, all of which is trained, whatever was frozen when the encoder was saved."""
+    copy = copy_encoder(encoder, size)
+    for layer in all_layers(copy.model):
+        layer.trainable = True
+    return copy
 
 
 def copy_encoder(

@@ -39,8 +39,9 @@ def infer_preprocessing(model: keras.Model) -> Standardize | None:
     """The preprocessing that a functional model needs, where that can be told from it.
 
     - It begins with a `Rescaling`, an adapted `Normalization` or arithmetic with constants (in
-      models within it, after resizing, random flips or swapped channels, too): images are given raw, 0..255, or in 0..1 where the layer's constants are made for these. So it is
-      with EfficientNet, MobileNetV3 and ConvNeXt of `keras.applications`.
+      models within it, after resizing, random flips or swapped channels, too): images are given
+      raw, 0..255, or in 0..1 where the layer's constants are made for these. So it is with
+      EfficientNet, MobileNetV3 and ConvNeXt of `keras.applications`.
     - It is, or begins with, another model of `keras.applications` by its name: what that module's
       ``preprocess_input`` does, ``tf`` or ``torch``.
 

@@ -152,6 +152,13 @@ class Settings(SceneSettings):
         """Whether --dataset is detection data and nothing else."""
         return self.dataset != "digits" and known.is_scenes(self.dataset)
 
+    def scenes_name(self) -> str:
+        """The detection data: where no target needs classes, a set of tensorflow-datasets too."""
+        alone = not (self.bias or self.needs("classes"))
+        if self.scenes is None and alone and known.is_of_tfds(self.dataset):
+            return self.dataset
+        return super().scenes_name()
+
     def target_names(self) -> list[str]:
         """The names of the targets, of `spelled` settings."""
         return self.targets.split(",")

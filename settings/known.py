@@ -133,4 +133,13 @@ def is_scenes(name: str) -> bool:
     """Whether `name` is a known detection data set, see `dataloader.is_scenes`."""
     if "dataloader" in sys.modules:
         return sys.modules["dataloader"].is_scenes(name)
-    return name.partition(":")[0] in _declared_scenes() or name.partition("/")[0] == "voc"
+    kind = name.partition(":")[0]
+    return (kind in _declared_scenes() and kind != "tfds") or name.partition("/")[0] == "voc"
+
+
+def is_of_tfds(name: str) -> bool:
+    """Whether a data set is one of tensorflow-datasets: by its prefix, or with none."""
+    kind, colon, _ = name.partition(":")
+    if colon:
+        return plain(kind) == "tfds"
+    return plain(kind) not in map(plain, (*_declared_sources(), *_declared_scenes()))

@@ -18,6 +18,7 @@ from targets.detection import Detections, detect, detection  # noqa: E402
 from targets.embeddings import (  # noqa: E402
     RawPixels,
     Representation,
+    check_pixels,
     embeddings,
     images_at_once,
     plane_map,
@@ -47,6 +48,7 @@ __all__ = [
     "metric_tuned",
     "plane_map",
     "raw_pixels",
+    "check_pixels",
     "recalls",
     "rows_of_all_classes",
 ]

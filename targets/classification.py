@@ -215,7 +215,7 @@ class _FineTuning:
     def __init__(
         self, encoder: nets.Encoder, classes: int, steps: int, batch_size: int
     ):
-        self._encoder = nets.copy_encoder(encoder)
+        self._encoder = nets.trainable_copy(encoder)
         self._steps, self._batch_size = steps, batch_size
         model = self._encoder.model
         # With zeros, all classes are equally likely at first, whatever the seed.

@@ -79,7 +79,8 @@ class Detector:
         self, encoder: nets.Encoder, image_size: tuple[int, int], classes: int, *,
         trains_encoder: bool, seed: int,
     ):
-        self._encoder = nets.copy_encoder(encoder, image_size)
+        copied = nets.trainable_copy if trains_encoder else nets.copy_encoder
+        self._encoder = copied(encoder, image_size)
         self._trains_encoder = trains_encoder
         self.image_size = image_size
         self._head = _head(

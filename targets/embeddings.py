@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -11,10 +12,12 @@ import tensorflow as tf
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from dataloader import Split, evaluation_batches
+from dataloader import Data, Split, evaluation_batches
+from dataloader.memory import check_memory
 from registry import UserError
 
 _PIXELS = 500 * 32 * 32
+_PIXEL_COPIES = 2  # beside those for which `check_memory` leaves half of the memory
 
 
 class Representation(Protocol):
@@ -51,6 +54,18 @@ class RawPixels:
 def raw_pixels(image_shape: tuple[int, int, int]) -> RawPixels:
     """A pseudo-encoder that returns the pixels of images, resized to `image_shape`."""
     return RawPixels(tuple(image_shape))
+
+
+def check_pixels(data: Data) -> None:
+    """Raise UserError if the pixels of all images, as embeddings, exceed the memory: images that
+    stay on disk do not fit as they are, and these take four times as much, and copies."""
+    count = sum(len(split) for split in (data.train, data.validation, data.test))
+    size = "x".join(map(str, data.image_shape))
+    check_memory(
+        _PIXEL_COPIES * 4 * count * math.prod(data.image_shape),
+        f"the pixels of {count:,} images of {size} as embeddings",
+        "give a smaller --image_size, fewer --train_images, or other encoders than pixels",
+    )
 
 
 def images_at_once(image_shape: Sequence[int]) -> int:

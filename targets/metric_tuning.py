@@ -41,7 +41,7 @@ def metric_tuned(
     Returns:
         The fine-tuned copy.
     """
-    tuned = nets.copy_encoder(encoder)
+    tuned = nets.trainable_copy(encoder)
     vectors = normalised(embeddings(encoder, split))
     classes = np.unique(split.labels)
     means = np.stack([vectors[split.labels == label].mean(0) for label in classes])

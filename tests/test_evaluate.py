@@ -11,6 +11,7 @@ import evaluate
 import nets
 from experiment.command.main import run
 from experiment.run.export import export_saved_model
+from registry import UserError
 from settings import evaluation
 from targets import scoring
 from targets.encoders import open_encoder
@@ -244,6 +245,26 @@ def test_bias_is_measured_by_the_tasks_of_the_runs(script, tmp_path, monkeypatch
     )
     assert refused.status == 2 and refused.err.count("\n") == 1
     assert "masked 0.5 and 0.25, mirrored images False and True" in refused.err
+
+
+def test_detection_alone_is_scored_on_the_named_set():
+    def scenes(**given):
+        return evaluation.Settings(encoder=("x",), **given).spelled().scenes_name()
+
+    assert scenes(dataset="coco/2017", targets="detection") == "coco/2017"
+    assert scenes(dataset="tfds:kitti", targets="detection") == "tfds:kitti"
+    assert scenes(dataset="npz:a.npz", targets="detection") == "digits"
+    assert scenes(dataset="tfds:cifar100", targets="detection,classification") == "digits"
+
+
+def test_pixels_that_do_not_fit_in_memory_are_refused(script, monkeypatch, tmp_path):
+    def refuse(data):
+        raise UserError("give other encoders than pixels")
+
+    monkeypatch.setattr(evaluate.targets, "check_pixels", refuse)
+    done = script("--encoder=pixels", "--targets=clustering", f"--out_dir={tmp_path}/out")
+    assert done.status == 2 and "other encoders than pixels" in done.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_runs_that_were_trained_on_other_data_are_told(tmp_path):

@@ -28,6 +28,7 @@ from experiment.run.folder import RunFolder
 from experiment.run.training import read_history
 from registry import UserError
 from settings import pretraining
+from targets.target import Material
 from tests.commands import own_flags, script_caller
 from tests.processes import (
     assert_alone,
@@ -38,6 +39,7 @@ from tests.processes import (
     stop_at,
     with_times,
 )
+from tests.targets import small
 from tests.warm_python import warm_python
 
 ROOT = Path(__file__).parents[1]
@@ -91,6 +93,9 @@ def files(tmp_path_factory):
     maps = keras.layers.Conv2D(8, 3, strides=2, name="one", use_bias=False)(image)
     maps = keras.layers.ReLU()(keras.layers.BatchNormalization()(maps))
     keras.Model(image, maps, name="own").save(folder / "own.keras")
+    frozen = keras.Model(image, maps, name="frozen")
+    frozen.trainable = False
+    frozen.save(folder / "frozen.keras")
     image = keras.Input((32, 32, 3))
     keras.Model(image, keras.layers.Conv2D(8, 3)(image)).save(folder / "larger.keras")
     image = keras.Input((SIZE, SIZE, 1))
@@ -159,6 +164,8 @@ MISTAKES = {
                    "text.keras"),
     "larger model": (["--net=", "--net_options=", "--encoder_model={files}/larger.keras"],
                      "takes images of 32x32x3", "has 20x20x3", "--image_size"),
+    "frozen model": (["--net=", "--net_options=", "--encoder_model={files}/frozen.keras"],
+                     "has nothing to train", "trainable=False"),
     "grey model": (["--net=", "--net_options=", "--encoder_model={files}/grey.keras"],
                    "takes images of 20x20x1", "has 20x20x3"),
     "model without maps": (["--net=", "--net_options=", "--encoder_model={files}/no_maps.keras"],
@@ -768,3 +775,26 @@ def test_several_seeds(script, files, tmp_path, warm_children):
             for figure, value in figures["classification"].items():
                 assert targets[name]["classification"][figure]["values"][seed] == value
     assert re.search(r"TTE\(.*\) +\d+\.\d+ ± \d+\.\d+", done.out)
+
+
+def test_colours_are_looked_for_in_all_classes(files, tmp_path, monkeypatch):
+    """The first class of a folder may be of scans."""
+    monkeypatch.setattr(pretrain_tte, "CHECKED_IMAGES", 10)
+    colours = images(40)
+    colours[:20] = images(20, channels=1).repeat(3, axis=-1)
+    save_data(tmp_path / "scans.npz", x_train=colours, y_train=np.arange(40) // 10)
+    settings = pretraining.Settings(
+        dataset=f"npz:{tmp_path}/scans.npz", tasks="colorization,rotation", batch_size=16,
+        targets="", encoder_model=f"{files}/own.keras", net=None, dry_run=True,
+    )
+    pretrain_tte.train(settings)
+
+
+def test_pixels_that_do_not_fit_in_memory_are_left_out(monkeypatch, capsys):
+    encoder, data = small.encoder(), small.data()
+    settings = pretraining.Settings(targets="clustering(metric_steps=0,restarts=1)").spelled()
+    monkeypatch.setattr(pretrain_tte, "untrained_encoder", lambda settings, data: encoder)
+    monkeypatch.setattr("dataloader.memory.free_memory", lambda: 10**6)
+    scores = pretrain_tte.score_targets(settings, Material(data, None), encoder)
+    assert "pixels" not in scores and len(scores) == 2
+    assert "pixels are left out: the pixels of 164 images of 16x16x3" in capsys.readouterr().out

@@ -61,3 +61,16 @@ def deep_png(values, promised=None):
             (b"IEND", b""),
         )
     )
+
+
+def deep_tiff(values):
+    """An uncompressed TIFF of 16-bit colours, uint16 [h,w,3], by the TIFF 6 standard."""
+    height, width, _ = values.shape
+    tags = [
+        (256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, 8), (259, 3, 1, 1), (262, 3, 1, 2),
+        (273, 4, 1, 14), (277, 3, 1, 3), (278, 4, 1, height), (279, 4, 1, values.nbytes),
+    ]
+    bits, pixels = struct.pack("<3H", 16, 16, 16), values.astype("<u2").tobytes()
+    directory = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    header = struct.pack("<2sHI", b"II", 42, 14 + len(pixels))
+    return header + bits + pixels + struct.pack("<H", len(tags)) + directory + bytes(4)

@@ -8,7 +8,14 @@ import pytest
 from PIL import Image, ImageOps
 
 from dataloader.image_files import ImageFault, decoded, examine, is_ordinary, pixels, white_of
-from tests.dataloader.pictures import deep_png, picture, save, save_turned, smooth
+from tests.dataloader.pictures import (
+    deep_png,
+    deep_tiff,
+    picture,
+    save,
+    save_turned,
+    smooth,
+)
 
 
 def stored(array, kind, **options):
@@ -154,6 +161,38 @@ def test_a_few_bytes_that_a_camera_leaves_are_no_hole(tmp_path):
     (tmp_path / "a.jpg").write_bytes(whole[:-2] + b"\x12\x34" * 20 + whole[-2:] + bytes(30))
     finding, = examine([tmp_path / "a.jpg"], [True])
     assert not finding.fault
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_a_video_behind_a_photograph_is_no_damage(tmp_path, decode):
+    """As phones append it."""
+    whole = stored(rough(), "JPEG")
+    video = np.random.default_rng(0).integers(0, 255, 100_000, np.uint8).tobytes()  # no 0xff
+    (tmp_path / "moving.jpg").write_bytes(whole + video)
+    (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    moving, half = examine([tmp_path / "moving.jpg", tmp_path / "half.jpg"], [decode] * 2)
+    assert (moving.fault, half.fault) == ("", "cut off")
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_the_largest_value_of_16_bits_is_known_of_every_image(tmp_path, decode):
+    values = np.arange(4 * 6, dtype=np.uint16).reshape(4, 6, 1) * 1000
+    (tmp_path / "deep.png").write_bytes(deep_png(values))
+    Image.fromarray(values[..., 0]).save(tmp_path / "deep.tif")
+    found = examine([tmp_path / "deep.png", tmp_path / "deep.tif"], [decode] * 2)
+    assert [finding.brightest for finding in found] == [23_000, 23_000]
+
+
+def test_colours_of_12_bits_in_a_tiff_are_refused(tmp_path):
+    values = np.random.default_rng(0).integers(0, 2**12, (4, 6, 3)).astype(np.uint16)
+    for name, factor in (("full", 16), ("dark", 1)):
+        (tmp_path / f"{name}.tif").write_bytes(deep_tiff(factor * values))
+    full, dark = examine([tmp_path / "full.tif", tmp_path / "dark.tif"], [True] * 2)
+    assert full.fault == "" and full.size == (4, 6)
+    np.testing.assert_allclose(
+        pixels((tmp_path / "full.tif").read_bytes(), 3), values // 16, atol=1
+    )
+    assert dark.fault == "a colour TIFF of 16 bits without a value above 4095: save it as PNG"
 
 
 def test_what_is_no_file_is_never_opened(tmp_path):

@@ -104,8 +104,10 @@ def test_mistakes_are_named(options, message):
         dataloader.load("digits", **options)
 
 
-def test_without_labels_a_class_may_have_no_image():
+def test_without_labels_a_class_may_have_no_image(caplog):
     assert len(dataloader.load("digits", train_images=5, needs_classes=False).train) == 5
+    (record,) = caplog.records
+    assert record.getMessage().startswith("digits: no training image shows class '")
 
 
 @pytest.mark.parametrize(

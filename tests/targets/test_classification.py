@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 import targets
 from dataloader.splitting import fraction_rows
 from registry import UserError
-from targets.classification import Classification, _best, _rotated
+from targets.classification import Classification, _best, _FineTuning, _rotated
 from tests.targets import small
 
 
@@ -30,6 +30,16 @@ def test_fractions_are_columns_in_the_order_of_their_size():
     metrics = ["fine_tuning_20", "linear_probe", "fine_tuning_5", "fine_tuning_100"]
     columns = list(Classification.columns_of(metrics).values())
     assert columns[-3:] == ["tuned, 5 %", "tuned, 20 %", "tuned, 100 %"]
+
+
+def test_an_encoder_that_was_saved_frozen_is_fine_tuned_all_the_same():
+    data, encoder = small.data(), small.encoder()
+    encoder.model.trainable = False
+    tuning = _FineTuning(encoder, 4, steps=10, batch_size=16)
+    kernel = np.array(tuning._encoder.model.weights[0])
+    tuning.train(data.train, 0.1, seed=0, flip=False)
+    assert np.abs(kernel - tuning._encoder.model.weights[0]).max() > 1e-3
+    assert not encoder.model.trainable_variables
 
 
 def test_pixels_are_not_fine_tuned_and_unlabelled_images_are_skipped():
