@@ -7,6 +7,8 @@ by which it opens presets (of KerasHub 0.32; see ``keras_hub/src/utils/preset_ut
 from __future__ import annotations
 
 import importlib.util
+import logging
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,8 @@ def load_preset(name: str, input_shape: Sequence[int]) -> keras.Model:
 
     Args:
         name: ``keras_hub:`` and the folder of a preset, or the name of one of KerasHub's, or an
-            address ``hf://...``, ``kaggle://...``, which are downloaded unless KerasHub has them.
+            address ``hf://...``, ``kaggle://...``, which are downloaded; without a network, what an
+            earlier download left is read.
         input_shape: (height, width, channels) of the images, for backbones that take any size.
 
     Returns:
@@ -60,8 +63,36 @@ def load_preset(name: str, input_shape: Sequence[int]) -> keras.Model:
         _check_known(name, preset)
     scheme = preset.partition("://")[0].lower() if "://" in preset else "kaggle"
     instead = "its folder, as keras_hub:FOLDER"
-    with downloading(f"the preset {name}", instead, _HOSTS.get(scheme)):
-        return _read(name, preset, input_shape)
+    host = os.environ.get("HF_ENDPOINT") if scheme == "hf" else None
+    try:
+        with downloading(f"the preset {name}", instead, host or _HOSTS.get(scheme)):
+            return _read(name, preset, input_shape)
+    except UserError as error:
+        kept = _kept_folder(preset) if error.__cause__ else None  # a failed download has a cause
+        if kept is None:
+            raise
+        logging.getLogger(__name__).warning("%s: no network; it is read from %s", name, kept)
+        return _read_folder(name, kept, input_shape)
+
+
+def _kept_folder(preset: str) -> Path | None:
+    """Where an earlier download of a preset is kept; None: nowhere."""
+    import kagglehub
+    from keras_hub.models import Backbone
+
+    handle = preset if "://" in preset else Backbone.presets[preset]["kaggle_handle"]
+    scheme, _, place = handle.partition("://")
+    if scheme.lower() == "kaggle":
+        folder = Path(kagglehub.config.get_cache_folder(), "models", place)
+    elif scheme.lower() == "hf" and importlib.util.find_spec("huggingface_hub"):
+        import huggingface_hub
+
+        found = huggingface_hub.try_to_load_from_cache(place, "config.json")
+        folder = Path(found).parent if isinstance(found, str) else None
+    else:
+        return None
+    is_whole = folder is not None and (folder / "config.json").exists() and any(folder.glob("*.h5"))
+    return folder if is_whole else None
 
 
 def _check_installed(name: str) -> None:
@@ -125,7 +156,7 @@ def _read(name: str, preset: str, input_shape: Sequence[int]) -> keras.Model:
     scaled = _scaled(image, _converter(preset, preset_utils))
     features = backbone(keras.tree.pack_sequence_as(backbone.input, [scaled]))
     output = _run_again(task, backbone, features) if task else features
-    return fuse_batch_normalization(keras.Model(image, output, name=_model_name(preset)))
+    return fuse_batch_normalization(keras.Model(image, output, name=_model_name(name[len(PREFIX) :])))
 
 
 def _image_backbones() -> Iterator[type]:

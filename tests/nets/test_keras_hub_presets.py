@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import socket
 
 import keras
@@ -123,11 +124,27 @@ def test_what_is_no_preset_of_an_image_model_is_refused(hub, presets, tmp_path):
         load(tmp_path)
 
 
-def test_without_a_network_a_known_preset_is_refused_in_one_line(hub, monkeypatch):
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """Without a network, and with an empty cache of downloads, which is given."""
     def unreachable(*_, **__):
         raise socket.gaierror("no network")
 
     monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_without_a_network_what_was_downloaded_before_is_read(hub, presets, offline, caplog):
+    place = hub.models.Backbone.presets["vit_base_patch16_224_imagenet"]["kaggle_handle"]
+    shutil.copytree(presets / "vit", offline / "models" / place.partition("://")[2])
+    loaded, expected = load("vit_base_patch16_224_imagenet"), load(presets / "vit")
+    np.testing.assert_array_equal(loaded.model(IMAGES), expected.model(IMAGES))
+    assert loaded.model.name == "vit_base_patch16_224_imagenet"
+    assert "no network; it is read from" in caplog.text
+
+
+def test_without_a_network_a_known_preset_is_refused_in_one_line(hub, offline):
     for preset in ("vit_base_patch16_224_imagenet", "hf://nobody/nothing"):
         with pytest.raises(UserError, match=f"the preset keras_hub:{preset} cannot be down") as e:
             load(preset)
