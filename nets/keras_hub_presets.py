@@ -156,7 +156,8 @@ def _read(name: str, preset: str, input_shape: Sequence[int]) -> keras.Model:
     scaled = _scaled(image, _converter(preset, preset_utils))
     features = backbone(keras.tree.pack_sequence_as(backbone.input, [scaled]))
     output = _run_again(task, backbone, features) if task else features
-    return fuse_batch_normalization(keras.Model(image, output, name=_model_name(name[len(PREFIX) :])))
+    called = _model_name(name[len(PREFIX) :])
+    return fuse_batch_normalization(keras.Model(image, output, name=called))
 
 
 def _image_backbones() -> Iterator[type]:

@@ -17,7 +17,7 @@ step size quantization", ICLR 2020, for the scale of their gradients).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -208,17 +208,17 @@ def quantized_names(
     """
     flat = _inline(copy_model(model, dtype="float32", fuse=False))
     calls = {call.operation.name: call for call in calls_before(flat.outputs)}
+    flat_names = _flat_names(model)
     own = {call.operation.name for call in calls_before(copy.outputs)}
 
     def find(name: str) -> str:
-        inner = model
-        for part in name.split("/"):
-            if is_functional(inner):
-                inner = as_functional(inner).get_layer(part)
-        last = name.rpartition("/")[2]
-        while is_functional(inner):  # the tap is what a whole model gives
-            last = output_layer_of(as_functional(inner).outputs[0])
-            inner = as_functional(inner).get_layer(last)
+        parts = name.split("/")
+        inner, path = model, []
+        while is_functional(inner):  # where no part is left, the tap is what a whole model gives
+            inner = as_functional(inner)
+            path.append(parts.pop(0) if parts else output_layer_of(inner.outputs[0]))
+            inner = inner.get_layer(path[-1])
+        last = flat_names["/".join(path)]
         while last not in own and last in calls and calls[last].inputs:
             last = output_layer_of(calls[last].inputs[0])
         return last
@@ -404,8 +404,39 @@ def _rebuild(
     return [new(tensor) for tensor in model.outputs]
 
 
+def _flat_names(model: keras.Model) -> dict[str, str]:
+    """Names for all layers in one graph, by their paths: their own, or where another layer has it
+    already, the path's."""
+    names: dict[str, str] = {}
+    given: dict[int, str] = {}  # a layer may be in several models
+    for path, layer in _leaves(model):
+        if id(layer) not in given:
+            name = layer.name if layer.name not in given.values() else path.replace("/", "_")
+            while name in given.values():
+                name += "_1"
+            given[id(layer)] = name
+        names[path] = given[id(layer)]
+    return names
+
+
+def _leaves(model: keras.Model, before: str = "") -> Iterator[tuple[str, keras.Layer]]:
+    """The layers of a model and of those within it, with their paths."""
+    for layer in as_functional(model).layers:
+        if is_functional(layer):
+            yield from _leaves(layer, f"{before}{layer.name}/")
+        else:
+            yield before + layer.name, layer
+
+
 def _inline(model: keras.Model) -> keras.Model:
-    """The same layers in a graph without models within it."""
+    """The same layers in a graph without models within it. Those of equal names get others.
+
+    Args:
+        model: a copy.
+    """
+    names = _flat_names(model)
+    for path, layer in list(_leaves(model)):
+        layer.name = names[path]
 
     def make(call: Call, *args: Any, **kwargs: Any) -> Any:
         if not is_functional(call.operation):

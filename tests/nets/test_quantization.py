@@ -191,6 +191,28 @@ def test_networks_of_this_project_give_about_the_same(name, options):
     )
 
 
+def test_parts_of_a_network_may_have_layers_of_the_same_names():
+    def block(name, channels):
+        given = keras.Input((8, 8, channels))
+        maps = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name="conv")(given)
+        return keras.Model(given, maps, name=name)
+
+    image = keras.Input((8, 8, 3))
+    maps = block("b2", 4)(block("b1", 3)(image))
+    flat = keras.layers.Flatten()(maps)
+    model = keras.Model(image, keras.layers.Dense(5, name="conv")(flat), name="blocks")
+    images = RANDOM.normal(size=(8, 8, 8, 3)).astype("float32")
+    found = quantize(model, [images])
+    expected = model(images).numpy()
+    assert np.abs(found(images) - expected).max() < 0.1 * np.ptp(expected)
+    taps = nets.quantized_names(model, found, ["b1/conv", "b2/conv", "b2", "conv"])
+    assert len(set(taps[:2])) == 2 and taps[1] == taps[2] and taps[3] not in taps[:3]
+    tapped = nets.feature_extractor(found, nets.outputs_of(found, taps[:2]))(images)["maps"]
+    wanted = nets.feature_extractor(model, nets.outputs_of(model, ["b1/conv", "b2/conv"]))(images)
+    for ours, theirs in zip(tapped, wanted["maps"], strict=True):
+        assert np.abs(ours - theirs).max() < 0.1 * np.max(theirs)
+
+
 def test_what_is_saved_is_what_was_trained(tmp_path):
     model = quantize(mixed_network(), [RANDOM.normal(size=(4, 8, 8, 3)).astype("float32")])
     images = RANDOM.normal(size=(4, 8, 8, 3)).astype("float32")
