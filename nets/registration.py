@@ -158,8 +158,8 @@ def build(
         **options: options of the network, for example ``dropout=0.0``; see the registered function.
 
     Returns:
-        A functional model from ``[B, H, W, C]`` to logits ``[B, classes]``. The logits are
-        float32, even under a mixed policy (float64 under float64).
+        A functional model from ``[B, H, W, C]`` to logits ``[B, classes]``. The logits of
+        registered networks are float32, even under a mixed policy (float64 under float64).
 
     Raises:
         UserError: unknown name or option, unsupported input size, or not enough memory.

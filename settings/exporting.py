@@ -176,7 +176,7 @@ def run_settings(path: Path) -> Settings:
 
 def _open_teacher(settings: Settings, data: dataloader.Data, path: Path) -> Network | None:
     """The teacher that a run had, if there is one. It has but a row of the card, which is left out
-    where its file is gone or another one by now."""
+    where its file is gone or does not fit any more."""
     own = path / TEACHER
     file = settings.teacher_file() or (str(own) if own.is_dir() else None)
     if not settings.has_teacher() or file is None:
