@@ -47,7 +47,9 @@ KERAS_PRIVATE = re.compile(
 )
 # Named tuples' method and attribute, `os._exit`, and a method of tf.Graph.
 OTHERS_PRIVATE = {"_replace", "_fields", "_exit", "_get_function"}
-OPTIONAL = {"ai_edge_litert", "keras_hub", "kubernetes", "onnxruntime", "submitit"}
+# By which KerasHub downloads, where it is installed.
+OF_KERAS_HUB = {"keras_hub", "kagglehub", "huggingface_hub"}
+OPTIONAL = {"ai_edge_litert", "kubernetes", "onnxruntime", "submitit"} | OF_KERAS_HUB
 NEEDED_WITHOUT_IMPORT = {
     "tensorboard",  # by tf.summary, and to look at logs
     "importlib-resources",  # by tensorflow-datasets, which does not say so
@@ -168,7 +170,7 @@ def test_optional_packages_are_an_extra_and_named_where_they_are_missing():
         for name in FORMATS.names() for module, package in FORMATS.get(name).packages.items()
     }
     assert set(named) == stated
-    assert set(named.values()) >= OPTIONAL - {"keras_hub", "kubernetes", "submitit"}
+    assert set(named.values()) >= OPTIONAL - OF_KERAS_HUB - {"kubernetes", "submitit"}
 
 
 def test_what_is_imported_is_required_and_the_other_way_round():
