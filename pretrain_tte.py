@@ -140,7 +140,8 @@ def complete(settings: Settings, work: Work, folder: RunFolder) -> None:
         work.model.encoder.name, settings.method(), len(work.images.train), folder.path,
         memory_bytes(settings, work.images),
     ))
-    for line in (*settings.describe_storage(work.material.data), *frozen_part(work.model.encoder)):
+    frozen = nets.describe_frozen(work.model.encoder.model, "encoder")
+    for line in (*settings.describe_storage(work.material.data), *frozen):
         print(line)
     progress = fit(settings, work, folder)
     held_out = evaluate(work, work.material.data.test)
@@ -254,21 +255,8 @@ def make_encoder(settings: Settings, data: dataloader.Data) -> nets.Encoder:
             f"{data.name} has {'x'.join(map(str, data.image_shape))}; give --image_size, or an "
             "encoder for such images"
         )
-    if not encoder.model.trainable_variables:
-        raise UserError(
-            f"--encoder_model: {settings.encoder_model} has nothing to train, for all its layers "
-            "were saved with trainable=False: set model.trainable = True and save it again"
-        )
+    nets.check_trainable(encoder.model, "--encoder_model", settings.encoder_model)
     return encoder
-
-
-def frozen_part(encoder: nets.Encoder) -> list[str]:
-    """A line that says so where a part of the encoder is not trained."""
-    frozen = nets.count_frozen(encoder.model)
-    return [
-        f"{frozen:,} of {nets.count_parameters(encoder.model):,} parameters of the encoder are "
-        "frozen in its file (trainable=False) and stay as they are"
-    ] if frozen else []
 
 
 def make_model(settings: Settings, data: dataloader.Data) -> MultiTask:

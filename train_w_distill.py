@@ -413,12 +413,7 @@ def notes(setup: Setup) -> list[str]:
         describe_augmentation(settings, data),
     ]
     found += [f"{settings.Distillation}: {note}" for note in distiller.notes]
-    frozen = nets.count_frozen(distiller.student)
-    if frozen:
-        found.append(
-            f"{frozen:,} of {nets.count_parameters(distiller.student):,} parameters of the student "
-            "are frozen in its file (trainable=False) and stay as they are"
-        )
+    found += nets.describe_frozen(distiller.student, "student")
     if augmentation_of(settings, data).mixes:
         found.append(
             "of two images that are mixed, the main loss counts both labels by their shares; a "

@@ -14,10 +14,12 @@ from .batch_statistics import recompute_batch_statistics
 from .class_names import class_lines, read_class_names, write_class_names
 from .convolutions import convolutions_by, open_convolutions
 from .copying import (
+    check_trainable,
     computes_in_float16,
     copy_model,
     copy_state,
     count_frozen,
+    describe_frozen,
     is_narrow,
     reinitialize,
     renew_state,
@@ -84,7 +86,9 @@ __all__ = [
     "RUN_FILES",
     "is_application",
     "is_narrow",
+    "check_trainable",
     "computes_in_float16",
+    "describe_frozen",
     "known_flops",
     "fill_from_encoder",
     "fingerprints",

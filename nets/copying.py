@@ -13,6 +13,7 @@ import numpy as np
 
 from registry import UserError
 
+from .counting import count_parameters
 from .functional import as_functional, is_functional
 from .fused import fuse_batch_normalization
 from .keras_graph import all_layers
@@ -115,6 +116,29 @@ def count_frozen(model: keras.Model) -> int:
         for each in (model, reinitialize(model))
     )
     return trainable - trained
+
+
+def describe_frozen(model: keras.Model, role: str) -> list[str]:
+    """A line that says so where a part of a model is not trained.
+
+    Args:
+        model: functional.
+        role: what it is called, such as ``"student"``.
+    """
+    frozen = count_frozen(model)
+    return [
+        f"{frozen:,} of {count_parameters(model):,} parameters of the {role} are frozen in its "
+        "file (trainable=False) and stay as they are"
+    ] if frozen else []
+
+
+def check_trainable(model: keras.Model, flag: str, file: str) -> None:
+    """Raise UserError where the model in the `file` that a flag names has nothing to train."""
+    if not model.trainable_variables:
+        raise UserError(
+            f"{flag}: {file} has nothing to train, for all its layers were saved with "
+            "trainable=False: set model.trainable = True and save it again"
+        )
 
 
 def copy_state(source: keras.Layer, target: keras.Layer) -> None:

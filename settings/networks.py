@@ -123,11 +123,7 @@ def make_student(settings: Settings, data: dataloader.Data) -> keras.Model:
         if settings.fine_tunes():
             student = nets.with_classes(student, data.classes).model
         check_student(student, data)
-        if not student.trainable_variables:
-            raise UserError(
-                f"--student_model: {name} has nothing to train, for all its layers were saved with "
-                "trainable=False: set model.trainable = True and save it again"
-            )
+        nets.check_trainable(student, "--student_model", name)
     if settings.student_init is not None:
         nets.fill_from_encoder(student, settings.student_init)
     return student

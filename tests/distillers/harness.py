@@ -6,8 +6,7 @@ replicas, every method trains in test_data_parallel.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
@@ -17,6 +16,7 @@ import tensorflow as tf
 import nets
 from distillers import Context, Distiller, Method, Sum, Trains
 from distillers.stages import Part, RunStage
+from nets.copying import global_policy
 from tests.distillers.models import TAPS, batch, larger_network, network, outputs
 
 IMAGES = 8
@@ -77,26 +77,15 @@ def make_distiller(
         seeds, policies: of teacher and student, policies being dtype policies. The method's layers
             are made by the student's seed.
     """
-    with dtype_policy(policies[0]):
+    with global_policy(policies[0]):
         theirs = teacher(seeds[0], "teacher")
-    with dtype_policy(policies[1]):
+    with global_policy(policies[1]):
         ours = network(seeds[1], "student")
     keras.utils.set_random_seed(seeds[1])
     return Distiller(
         ours, method, theirs, weight_decay=0.0, samples=IMAGES,
         student_outputs=outputs(ours), teacher_outputs=outputs(theirs),
     )
-
-
-@contextmanager
-def dtype_policy(name: str) -> Iterator[None]:
-    """Keras' dtype policy, for a while."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 # Training

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import nets
+from nets.copying import global_policy
 from registry import UserError
 from tests.transformer import transformer
 
@@ -171,12 +172,9 @@ def test_frozen_parameters_are_counted_without_batch_statistics():
 
 def test_layers_within_layers_get_the_precision_of_the_copy():
     original = transformer()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with global_policy("mixed_bfloat16"):
         copy = nets.copy_model(original, dtype="float32")
         assert keras.config.dtype_policy().name == "mixed_bfloat16"
-    finally:
-        keras.config.set_dtype_policy("float32")
     assert {layer.compute_dtype for layer in copy._flatten_layers()} == {"float32"}
     images = RAW / 255
     np.testing.assert_allclose(copy(images), original(images), rtol=1e-5, atol=1e-6)
