@@ -32,6 +32,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Link the site's copies of pages that are files of the repository's root."""
+    return markdown.replace("](../../CONTRIBUTING.md", "](../contributing.md")
+
+
 def _pictures() -> dict[str, bytes]:
     """The picture of each table of `benchmarks/evidence/results.csv`, as a PNG, by its path."""
     import results

@@ -43,7 +43,10 @@ def load_library_network(
         UserError: see `load_application` and `load_preset`.
     """
     if input_shape[-1] != 3:
-        raise UserError(f"{name} is pretrained on images of 3 channels, not {input_shape[-1]}")
+        raise UserError(
+            f"{name} is pretrained on images of 3 channels, not {input_shape[-1]}: give colour images, "
+            "or another network"
+        )
     if is_preset(name):
         if options:
             raise UserError(f"{name} takes no options, not {', '.join(options)}: leave them out")

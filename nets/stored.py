@@ -231,7 +231,8 @@ def _refusal(path: Path, error: Exception) -> UserError:
     if unknown:
         return UserError(
             f"{path} uses {unknown!r}, which is not known here: import what registers it "
-            "(keras.saving.register_keras_serializable), or use Keras's own layers"
+            "(keras.saving.register_keras_serializable) and run from Python, or use Keras's own "
+            "layers"
         )
     return unreadable(path, "a Keras model", error)
 

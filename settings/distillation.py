@@ -74,11 +74,11 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
         None, "mirror half of the images (default: where a mirrored image is as good)", group=DATA
     )
     rotation: float | None = option(
-        None, "rotate images by up to so many degrees (default: of the recipe)", group=DATA,
+        None, "rotate images by up to this many degrees (default: of the recipe)", group=DATA,
         minimum=0, maximum=180,
     )
     crop_padding: int | None = option(
-        None, "pad images by so many pixels and crop back at random (default: of the recipe)",
+        None, "pad images by this many pixels and crop back at random (default: of the recipe)",
         group=DATA, minimum=0,
     )
     random_resized_crop: float | None = option(
@@ -177,7 +177,7 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
     teacher_epochs: int | None = option(
         None, "epochs of a teacher that is trained first (default: --epochs, or else those of the "
         "recipe that fits it); 0: a pretrained one is used as it is; with a teacher_model from a "
-        "file: fine-tune it for so many",
+        "file: the epochs of its fine-tuning",
         group=TRAINING, minimum=0,
     )
     teacher_learning_rate: float | None = option(
