@@ -144,7 +144,7 @@ from experiment.grid.claims import Claims, clear
 from experiment.grid.execution import execute
 from experiment.grid.places import Place, divide
 from experiment.grid.reports import join
-from experiment.grid.runs import FAILED, WAITING, Outcome, Run, listing, survey
+from experiment.grid.runs import FAILED, FINISHED, WAITING, Outcome, Run, listing, survey
 from experiment.report.comparison import (
     REPORTS,
     RESULTS,
@@ -152,7 +152,7 @@ from experiment.report.comparison import (
     terminal_text,
     write_report,
 )
-from experiment.run.folder import RunFolder
+from experiment.run.folder import DATA, RunFolder
 from settings.networks import create_method
 from settings.run_setup import make_setup, prepare
 
@@ -172,6 +172,7 @@ def main(comparison: Comparison, settings: Settings) -> int:
         shard = Shard.parse(comparison.shard or "1/1")
         print(jobs.text() if jobs else listing(shard.part(outcomes)))
         return 0
+    check_data(comparison, settings, outcomes)
     check_methods(comparison, settings, outcomes)
     places = () if jobs else find_places(comparison.workers)
     join(folder, FOLDER_SETTINGS, REPORTS, comparison.overwrite)
@@ -194,6 +195,25 @@ def describe_left_out(folder: Path, runs: Sequence[Run]) -> list[str]:
         return []
     return [f"{folder} also has finished runs of {', '.join(sorted(left_out))}: name them too, in "
             "--Distillation, to have them in the report"]
+
+
+def check_data(comparison: Comparison, settings: Settings, outcomes: Sequence[Outcome]) -> None:
+    """Refuse to compare runs of different data, or to add runs of other data than the first.
+
+    Raises:
+        UserError: the data have changed since a run began; it says how.
+    """
+    begun = [RunFolder(each.run.folder) for each in outcomes if each.status != WAITING]
+    if not begun:
+        return
+    for folder in begun[1:]:
+        folder.check_facts(DATA, begun[0].facts(DATA))
+    if any(each.status != FINISHED for each in outcomes):
+        first = next(iter(settings_by_method(comparison, settings).values()))
+        first = dataclasses.replace(first, strategy="none").spelled()
+        data = first.load_data(first.labelled_per_class)
+        for folder in begun:
+            folder.check_facts(DATA, data.facts())
 
 
 def check_methods(

@@ -104,8 +104,7 @@ def evaluate(settings: Settings) -> dict[str, Any]:
     data = work.data
     with folder, dataloader.naming_damage(*(data.splits if data else ())):
         folder.open(compared(settings), settings.overwrite)
-        if data is not None:
-            folder.keep_facts(DATA, data.facts())
+        folder.keep_facts(DATA, work.facts())
         folder.keep_facts(NETWORKS, networks)
         work.run(settings, folder)
     return folder.summary()
@@ -154,6 +153,10 @@ class Scoring:
     def data(self) -> dataloader.Data | None:
         """The images with classes, if any target needs them."""
         return self.material.data
+
+    def facts(self) -> dict[str, Any]:
+        """What tells that the data have changed."""
+        return self.material.facts()
 
     def run(self, settings: Settings, folder: RunFolder) -> None:
         """Score all encoders and write the result."""
@@ -360,6 +363,10 @@ class Bias:
     data: dataloader.Data
     pairs: list[tuple[TrainedOn, str]]
     single: dict[str, TrainedOn]
+
+    def facts(self) -> dict[str, Any]:
+        """What tells that the data have changed."""
+        return self.data.facts()
 
     def run(self, settings: Settings, folder: RunFolder) -> None:
         """Measure and write."""

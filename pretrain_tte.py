@@ -124,7 +124,7 @@ def train(settings: Settings) -> dict[str, Any]:
             work = prepare(settings, team)
             with folder, dataloader.naming_damage(*work.material.data.splits):
                 if folder.open(compared(settings), settings.overwrite) != "finished":
-                    folder.keep_facts(DATA, work.material.data.facts())
+                    folder.keep_facts(DATA, work.material.facts())
                     folder.keep_facts(NETWORKS, networks)
                     complete(settings, work, folder)
         summary = folder.summary(report.RESULTS)
@@ -440,7 +440,7 @@ def run_facts(
         "seed": settings.seed,
         "epochs": settings.epochs,
         "parameters": nets.count_parameters(encoder.model),
-        "flops": nets.count_flops(encoder.model),
+        "flops": nets.known_flops(encoder.model, data.image_shape[:2]),
         "settings": {
             field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)
         },

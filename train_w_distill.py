@@ -186,7 +186,7 @@ def complete(setup: Setup, folder: RunFolder) -> None:
 def train_quantized(setup: Setup, folder: RunFolder) -> float:
     """Train a copy of the student by quantisation-aware training in a run of its own, in
     ``quantized/`` of the run folder; its top-1."""
-    own = RunFolder(folder.path / QUANTIZED)
+    own = folder.inside(QUANTIZED)
     copy = quantized_setup(setup, own.path)
     with own:
         determining = determining_settings(copy.settings, copy.distiller.method)

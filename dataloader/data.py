@@ -17,6 +17,9 @@ _CHUNK = 256  # images that are read at once
 STATISTICS_SAMPLE = 2000
 """How many images of sets that can stay on disk are read for the channel statistics."""
 
+FACTS_SAMPLE = 500
+"""How many images of each part of a set are read for its facts."""
+
 
 class Images(Protocol):
     """Images of one shape, fetched by row."""
@@ -130,12 +133,27 @@ class Split:
     def fingerprint(self) -> str:
         """SHA-256 sum, in hexadecimal, of the images in their order; of images on disk, of as many
         as their channel statistics are computed from, evenly spread."""
-        count = min(len(self), self.store.statistics_sample or len(self))
-        rows = np.linspace(0, len(self) - 1, count).round().astype(np.int64)
+        rows = self.spread(self.store.statistics_sample)
         digest = hashlib.sha256(str((len(self), self.image_shape)).encode())
-        for start in range(0, count, _CHUNK):
+        for start in range(0, len(rows), _CHUNK):
             digest.update(self.images(rows[start : start + _CHUNK]).numpy().tobytes())
         return digest.hexdigest()
+
+    def spread(self, most: int | None) -> np.ndarray:
+        """The indices of at most so many images, evenly spread over all, int64; None: of all."""
+        count = len(self) if most is None else min(len(self), most)
+        return np.linspace(0, len(self) - 1, count).round().astype(np.int64)
+
+    def facts(self) -> list[Any]:
+        """What tells that images or labels have changed: their number, a digest of the labels in
+        their order, and the mean of a sample of the images. (Pixels are not compared bit for bit,
+        as another processor may decode or resize a few of them to the next value.)"""
+        rows, total = self.spread(FACTS_SAMPLE), 0
+        for start in range(0, len(rows), _CHUNK):
+            total += int(self.images(rows[start : start + _CHUNK]).numpy().sum(dtype=np.int64))
+        values = max(len(rows), 1) * int(np.prod(self.image_shape))
+        labels = hashlib.sha256(self.labels.astype("<i4").tobytes()).hexdigest()
+        return [len(self), labels[:12], round(total / values, 2)]
 
     def take(self, chosen: np.ndarray) -> Split:
         """A split of only the images `chosen` (integers [M]), with new indices 0..M-1."""
@@ -212,7 +230,7 @@ class Data:
 
     def facts(self) -> dict[str, Any]:
         """What tells that a set has changed between two parts of a run: numbers of images, classes,
-        shape and channel statistics."""
+        shape and channel statistics, and of each part what `Split.facts` says."""
         return {
             "training images": len(self.train),
             "validation images": len(self.validation),
@@ -220,6 +238,9 @@ class Data:
             "classes": list(self.class_names),
             "image shape": list(self.image_shape),
             "channel mean": [round(float(mean), 3) for mean in self.channel_mean],
+            "training images, labels and mean": self.train.facts(),
+            "validation images, labels and mean": self.validation.facts(),
+            "test images, labels and mean": self.test.facts(),
         }
 
     @property

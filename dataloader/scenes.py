@@ -5,6 +5,7 @@ Each source is a function in its own file, see `register`.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -54,6 +55,16 @@ class SceneSplit:
         """Total number of boxes."""
         return sum(map(len, self.boxes))
 
+    def facts(self) -> list[Any]:
+        """What tells that scenes or objects have changed: their number, a digest of the objects,
+        and the images' mean."""
+        digest = hashlib.sha256()
+        for parts in zip(self.boxes, self.labels, self.difficult, strict=True):
+            for part, dtype in zip(parts, ("<f4", "<i4", "?"), strict=True):
+                digest.update(np.asarray(part, dtype).tobytes())
+        mean = float(self.images.mean()) if len(self) else 0.0
+        return [len(self), digest.hexdigest()[:12], round(mean, 2)]
+
 
 @dataclass(frozen=True, eq=False)
 class Scenes:
@@ -78,6 +89,15 @@ class Scenes:
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
         return tuple(self.train.images.shape[1:])
+
+    def facts(self) -> dict[str, Any]:
+        """What tells that the scenes have changed between two parts of a run."""
+        return {
+            "classes of objects": list(self.class_names),
+            "scene shape": list(self.image_shape),
+            "training scenes, objects and mean": self.train.facts(),
+            "test scenes, objects and mean": self.test.facts(),
+        }
 
 
 @dataclass(frozen=True)

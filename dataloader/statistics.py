@@ -19,13 +19,11 @@ def channel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ..
     Returns:
         (mean, deviation), each with one float in 0..255 per channel.
     """
-    count = len(split)
-    sample = min(count, split.store.statistics_sample or count)
-    rows = np.linspace(0, count - 1, sample).round().astype(np.int64)
+    rows = split.spread(split.store.statistics_sample)
     channels = split.image_shape[-1]
     histogram = np.zeros([channels, 256], np.int64)
     chunk = max(1, CHUNK_BYTES // int(np.prod(split.image_shape)))
-    for start in range(0, sample, chunk):
+    for start in range(0, len(rows), chunk):
         images = split.images(rows[start : start + chunk]).numpy()
         for channel in range(channels):
             histogram[channel] += np.bincount(images[..., channel].ravel(), minlength=256)

@@ -69,6 +69,9 @@ class Classification(Target):
         more = "; tuned: the whole encoder on this share of the labels" if tuned else ""
         return cls.explanation + more
 
+    def check_material(self, material: Material) -> None:
+        _train_and_held_out(material.data, seed=0)
+
     def score(self, encoder: Representation, material: Material, seed: int) -> Score:
         return Score(classification(
             encoder, material.data, seed=seed, fractions=self.fractions,

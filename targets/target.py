@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dataloader import Data, Scenes
 from plugins import Plugin
@@ -28,6 +28,11 @@ class Material:
 
     data: Data | None = None
     scenes: Scenes | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """What tells that the data have changed between two parts of a run."""
+        parts = [part.facts() for part in (self.data, self.scenes) if part is not None]
+        return {name: value for part in parts for name, value in part.items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ from experiment.report.comparison import (
     verdict,
     write_report,
 )
-from experiment.run.folder import NETWORKS, RunFolder
+from experiment.run.folder import DATA, NETWORKS, RunFolder
 from registry import UserError
 from settings.distillation import Settings
 from settings.networks import create_method
@@ -419,6 +419,41 @@ def test_a_comparison_of_own_networks_goes_on_with_these_alone(tmp_path, capsys)
     keras.Model(image, keras.layers.Dense(10)(pooled)).save(tmp_path / "teacher.keras")
     with pytest.raises(UserError, match="the networks have changed .*c/teacher began: student_mod"):
         main()
+
+
+def test_runs_of_other_data_are_not_compared(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arrays = {
+        "x_train": np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), np.uint8),
+        "y_train": np.arange(24) % 4,
+    }
+    arrays |= {"x_test": arrays["x_train"][:12], "y_test": arrays["y_train"][:12]}
+    np.savez("data.npz", **arrays)
+    outcomes = [
+        Outcome(Run(name, seed, Path(name, f"seed{seed}"), (), {}), status)
+        for name, seed, status in (("None", 0, "finished"), ("AT", 0, "unfinished"),
+                                   ("None", 1, "waiting"))
+    ]
+    with own_flags(compare.define):
+        flags.FLAGS(["compare.py", "--dataset=npz:data.npz", "--Distillation=None,AT"])
+        given = compare.given()
+    for each in outcomes[:2]:
+        with RunFolder(each.run.folder) as folder:
+            folder.open({})
+            folder.keep_facts(DATA, given[1].load_data().facts())
+    compare.check_data(*given, outcomes)
+    np.savez("data.npz", **arrays | {"y_test": arrays["y_test"][::-1]})
+    with pytest.raises(UserError, match="data have changed since the run in None/seed0 began: test"):
+        compare.check_data(*given, outcomes)
+    for each in outcomes:  # nothing is left to train, and all have seen the same data
+        each.status = "finished"
+    compare.check_data(*given, outcomes[:2])
+    Path("AT/seed0/data.json").unlink()
+    with RunFolder("AT/seed0") as folder:
+        folder.open({})
+        folder.keep_facts(DATA, given[1].load_data().facts())
+    with pytest.raises(UserError, match="data have changed since the run in AT/seed0 began: test"):
+        compare.check_data(*given, outcomes[:2])
 
 
 def test_finished_runs_of_other_methods_are_told(tmp_path):

@@ -341,6 +341,17 @@ def test_an_encoder_of_ones_own_gets_the_images_that_it_takes(files, tmp_path, g
     assert encoder.standardize.deviation == (divisor,) * 3
 
 
+def test_an_encoder_for_images_of_any_size_is_counted_at_the_datas(files, tmp_path):
+    image = keras.Input((None, None, 3))
+    keras.Model(image, keras.layers.Conv2D(4, 3, padding="same")(image)).save(tmp_path / "any.keras")
+    settings = pretrain_tte.Settings(
+        encoder_model=f"{tmp_path}/any.keras", dataset=f"npz:{files}/good.npz"
+    ).spelled()
+    data = dataloader.load(settings.dataset)
+    facts = pretrain_tte.run_facts(settings, data, pretrain_tte.make_encoder(settings, data))
+    assert facts["flops"] == 2 * SIZE * SIZE * 4 * 9 * 3
+
+
 def test_what_is_printed_fits_into_80_columns(script, files, tmp_path, eagerly):
     done = script(
         FEW_LAYERS.format(files=files), f"--dataset=npz:{files}/good.npz", "--batch_size=16",

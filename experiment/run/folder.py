@@ -6,7 +6,8 @@ Names in the folder that every run has:
 - ``summary.json``: results; its presence says that the run is finished
 - ``data.json``: facts of the data that the run began with
 - ``networks.json``: likewise of the networks that it was given as files
-- ``.written``: what the run wrote, one name or pattern a line; only that is ever removed
+- ``.written``: what the run wrote, one name or pattern a line; only that is ever removed. ``NAME/``
+  is a run of its own, which has its own list
 - ``.lock``: locked while a process works in the folder, where the file system has locks; without
   this file a folder is no run's
 - ``error.txt``: the traceback where files, disk or memory failed
@@ -47,6 +48,7 @@ _LONGEST_DIFFERENCE = 300
 _LONGEST_SHOWN = 80  # characters of a value that is not as expected
 _WRITTEN = ".written"
 _LOCK = ".lock"
+_RUN = "/"  # ends the name of a folder that is a run of its own, in the list of what was written
 _LOOK_SECONDS = 0.5  # more than for which `is_in_use` of another process has the lock
 # What file systems without locks answer: some of Lustre, of NFS and in user space.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -242,7 +244,9 @@ class RunFolder:
         self._lock: int | None = None
 
     def inside(self, name: str) -> RunFolder:
-        """The folder `name` in this one, of a run of its own by the same workers."""
+        """The folder `name` in this one, which is open, of a run of its own by the same workers:
+        what removes this run removes that one too."""
+        self._note(f"{name}{_RUN}")
         return RunFolder(self.path / name, self.team)
 
     def __enter__(self) -> RunFolder:
@@ -372,6 +376,11 @@ class RunFolder:
         if facts and not (self.path / name).exists():
             write_json(self.output(name), facts)
 
+    def facts(self, kind: str) -> dict[str, Any]:
+        """The facts that the run began with (see `keep_facts`); none where it kept none."""
+        path = self.path / f"{kind}.json"
+        return _read_json(path) if path.exists() else {}
+
     def check_facts(self, kind: str, facts: Mapping[str, Any]) -> None:
         """Compare facts with those of the same name that the run began with.
 
@@ -385,8 +394,7 @@ class RunFolder:
         self.team.ask_chief(lambda: self._check_facts(kind, facts))
 
     def _check_facts(self, kind: str, facts: Mapping[str, Any]) -> None:
-        path = self.path / f"{kind}.json"
-        kept = _read_json(path) if path.exists() else {}
+        kept = self.facts(kind)
         different = differences(
             {name: kept[name] for name in kept if name in facts},
             {name: facts[name] for name in facts if name in kept},
@@ -543,6 +551,9 @@ class RunFolder:
         (self.path / SUMMARY).unlink(missing_ok=True)
         (self.path / TRACEBACK).unlink(missing_ok=True)
         for name in names:
+            if name.endswith(_RUN):
+                RunFolder(self.path / name)._remove_run()
+                continue
             *parents, last = PurePosixPath(name).parts
             place = self.path.joinpath(*parents)
             for path in list(place.glob(last)):
@@ -554,3 +565,12 @@ class RunFolder:
                 place.rmdir()
                 place = place.parent
         (self.path / _WRITTEN).unlink(missing_ok=True)
+
+    def _remove_run(self) -> None:
+        """Remove a run that is a part of another one. Where its folder has foreign files they stay,
+        and so do its settings: it then begins anew."""
+        if not self._is_run():
+            return
+        self._clear()
+        if {entry.name for entry in self.path.iterdir()} == {SETTINGS, _LOCK}:
+            _remove(self.path)

@@ -1,5 +1,6 @@
 """``folder:DIR``: pictures written by Pillow, read by TensorFlow."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -491,3 +492,16 @@ def test_facts_tell_other_data(top):
     changed = load(top).facts()
     assert before != changed and changed["training images"] == 8
     json.dumps(changed)
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_facts_tell_other_labels_and_other_images_of_each_part(top, part):
+    data = load(top, validation_fraction=0.4)
+    split = getattr(data, part)
+    relabelled = dataclasses.replace(split, labels=split.labels[::-1])
+    others = split.take(np.zeros(len(split), np.int64))
+    others = dataclasses.replace(others, labels=split.labels)
+    for changed in (relabelled, others):
+        assert changed.facts() != split.facts()
+        assert dataclasses.replace(data, **{part: changed}).facts() != data.facts()
+    assert split.take(np.zeros(0, np.int64)).facts()[0] == 0

@@ -1,5 +1,6 @@
 """``voc:DIR``: what is read, what is left out, what is refused."""
 
+import dataclasses
 import os
 import re
 import unicodedata
@@ -74,6 +75,17 @@ def test_boxes_are_read_and_scaled(top):
     np.testing.assert_allclose(scenes.train.boxes[1], [[1, 0, 20, 60]])
     assert scenes.train.labels[0].tolist() == [0, 1]
     assert scenes.test.difficult[0].tolist() == [False, True]
+
+
+def test_facts_tell_other_scenes(top):
+    scenes, again = load(top), load(top)
+    assert scenes.facts() == again.facts()
+    train = scenes.train
+    for changed in (
+        dataclasses.replace(train, boxes=[boxes + 1 for boxes in train.boxes]),
+        dataclasses.replace(train, images=255 - train.images),
+    ):
+        assert dataclasses.replace(scenes, train=changed).facts() != scenes.facts()
 
 
 def test_images_are_the_files_in_the_order_of_the_list(top):

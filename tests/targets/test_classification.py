@@ -64,6 +64,9 @@ def test_one_image_of_each_class_leaves_none_to_choose_by():
     )
     with pytest.raises(UserError, match="one labelled training image of each class"):
         targets.classification(targets.raw_pixels((16, 16, 3)), few)
+    with pytest.raises(UserError, match="one labelled training image of each class"):
+        Classification().check_material(targets.Material(few))
+    Classification().check_material(targets.Material(data))
 
 
 def test_neighbours_equal_a_loop():

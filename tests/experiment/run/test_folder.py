@@ -90,6 +90,27 @@ def test_overwrite_removes_only_what_the_run_wrote(tmp_path):
     assert json.loads((path / "settings.json").read_text()) == {"epochs": 4}
 
 
+@pytest.mark.parametrize("foreign", [False, True])
+def test_overwrite_removes_the_runs_within_a_run(tmp_path, foreign):
+    with RunFolder(tmp_path / "run") as run:
+        run.open({"epochs": 3})
+        with run.inside("teacher") as teacher:
+            teacher.open({"epochs": 9})
+            teacher.output("best.npz").write_text("")
+            teacher.finish({"accuracy": 0.5})
+    if foreign:
+        (teacher.path / "notes.txt").write_text("mine")
+    with RunFolder(tmp_path / "run") as run:
+        assert run.open({"epochs": 3}, overwrite=True) == "new"
+    # As after an interruption before the inner run: the outer one goes on without --overwrite.
+    with RunFolder(tmp_path / "run") as run:
+        assert run.open({"epochs": 3}) == "resumed"
+        with run.inside("teacher") as teacher:
+            assert teacher.open({"epochs": 9}) == ("resumed" if foreign else "new")
+            assert not teacher.path.joinpath("best.npz").exists()
+            assert teacher.path.joinpath("notes.txt").exists() == foreign
+
+
 @pytest.mark.parametrize("name", ["thesis.tex", "settings.json"])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_foreign_folder_is_refused_untouched(tmp_path, overwrite, name):
