@@ -355,6 +355,7 @@ def compare_with_teacher(setup: Setup) -> dict[str, Any]:
         or class_difference(teacher, data)
     ):
         return {"teacher_top1": None, "agreement": None}
+    setup.judge_teacher_by_own_statistics()
     right, same = [], []
     for batch in dataloader.evaluation_batches(data.test, EVALUATION_BATCH):
         teachers = setup.distiller.teacher_features(batch["image"])["logits"]
@@ -414,6 +415,8 @@ def notes(setup: Setup) -> list[str]:
     ]
     found += [f"{settings.Distillation}: {note}" for note in distiller.notes]
     found += nets.describe_frozen(distiller.student, "student")
+    if distiller.method.trains_teacher:
+        found += nets.describe_frozen(distiller.teacher, "teacher")
     if augmentation_of(settings, data).mixes:
         found.append(
             "of two images that are mixed, the main loss counts both labels by their shares; a "

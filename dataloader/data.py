@@ -146,8 +146,11 @@ class Split:
 
     def facts(self) -> list[Any]:
         """What tells that images or labels have changed: their number, a digest of the labels in
-        their order, and the mean of a sample of the images. (Pixels are not compared bit for bit,
-        as another processor may decode or resize a few of them to the next value.)"""
+        their order, and the mean of a sample of the images.
+
+        Pixels are not compared bit for bit, as another processor may decode or resize a few of them
+        to the next value.
+        """
         rows, total = self.spread(FACTS_SAMPLE), 0
         for start in range(0, len(rows), _CHUNK):
             total += int(self.images(rows[start : start + _CHUNK]).numpy().sum(dtype=np.int64))

@@ -30,6 +30,7 @@ from distillers.objective import (
     distillation_losses,
     main_loss,
     metric_names,
+    part_of_layers_losses,
     share_of_images,
     weight_in_epoch,
 )
@@ -44,6 +45,7 @@ from distillers.stages import (
 from distillers.sum import Sum
 from nets import Outputs, convolutions_by, limited_memory, open_convolutions
 from nets.keras_graph import BuiltModel, Untracked, apply_summed
+from nets.layer_losses import collected_losses, weight_losses
 from op_util.accuracy import top_k_hits
 from op_util.convolution import convolve
 from op_util.gradients import added_gradients, clipped_gradient, share_left
@@ -235,6 +237,10 @@ class Distiller(BuiltModel):
         """Whether the present stage clips a gradient against the main task's."""
         return self.main_loss != "none" and self.stage.clips
 
+    def _has_main_loss(self) -> bool:
+        """Whether the present stage has a main loss."""
+        return self.main_loss != "none" and self.stage.main_weight > 0
+
     def variables_to_train(self) -> list[keras.Variable]:
         """The variables that the present stage trains."""
         return self._variables_of(self.stage)
@@ -287,9 +293,14 @@ class Distiller(BuiltModel):
         statistics = self._batch_statistics()
         before = [tf.identity(variable.value) for variable in statistics]
         with convolutions_by(convolve), tf.GradientTape(persistent=self._clips()) as tape:
-            student = self._student(batch.image, training=self.stage.changes_features)
+            with collected_losses() as of_images:
+                student = self._student(batch.image, training=self.stage.changes_features)
+            share = share_of_images(batch, weight)
             teacher = self._features_to_learn_from(batch)
             main = self._main_loss(teacher, student, batch)
+            if self._has_main_loss():
+                of_weights = weight_losses(self._student.features)
+                main += part_of_layers_losses(of_images, of_weights, share)
             weights = [
                 weight_in_epoch(term, self._epochs_since(term.begins), self._epochs)
                 for term in self.stage.terms
@@ -301,7 +312,7 @@ class Distiller(BuiltModel):
             total = main + sum(clipped.values())
         losses = (main, *clipped.values()) if self._clips() else (total,)
         gradients = self._gradients(tape, losses, variables, metrics)
-        metrics["loss"] = tf.math.divide_no_nan(total, share_of_images(batch, weight))
+        metrics["loss"] = tf.math.divide_no_nan(total, share)
         metrics[SKIPPED] = self._apply_if_finite(gradients, variables, statistics, before)
         logits = self._deployed_logits(student, training=False)
         return self._log(logits, batch, metrics, weight, self.label_smoothing)
@@ -404,17 +415,14 @@ class Distiller(BuiltModel):
     def _main_loss(
         self, teacher: dict[str, Any], student: dict[str, Any], batch: Batch
     ) -> tf.Tensor:
-        """This replica's part of the main loss: the student's, with the losses that its own layers
-        add, and that of a teacher that learns."""
-        if self.main_loss == "none" or self.stage.main_weight == 0:
+        """This replica's part of the main loss: the student's, and that of a teacher that
+        learns."""
+        if not self._has_main_loss():
             return tf.constant(0.0)
         logits = [self._deployed_logits(student, training=True)]
         if teacher and self.method.trains_teacher:
             logits.append(teacher["logits"])
-        loss = main_loss(logits, batch, self.label_smoothing)
-        own = [tf.cast(each, tf.float32) for each in self._student.features.losses]
-        own_loss = tf.add_n(own) / replicas.count() if own else 0.0
-        return self.stage.main_weight * loss + own_loss
+        return self.stage.main_weight * main_loss(logits, batch, self.label_smoothing)
 
     def _deployed_logits(self, student: dict[str, Any], *, training: bool) -> tf.Tensor:
         """The deployed model's logits, of the student's features."""
@@ -477,7 +485,7 @@ class Distiller(BuiltModel):
             **kwargs: as there.
 
         Raises:
-            UserError: a loss, metrics or a LossScaleOptimizer are given.
+            UserError: a loss, metrics, a LossScaleOptimizer or moving averages are given.
         """
         with self.distribute_strategy.scope():
             optimizer = optimizer or keras.optimizers.SGD(1e-2, momentum=0.9, nesterov=True)

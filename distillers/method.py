@@ -13,7 +13,7 @@ import tensorflow as tf
 from distillers.adapters import Adapters
 from distillers.loss import Combination, Context, Loss, LossFunction, Reduction, Stage
 from distillers.reading import Maps, Reading, as_taps
-from distillers.structure import is_normalized
+from distillers.structure import has_normalization
 from plugins import Plugin
 from registry import UserError
 
@@ -92,7 +92,7 @@ class Method(Plugin, keras.distillation.DistillationLoss):
             student: the features that `reads` names, symbolic.
         """
         other = self.weight_without_normalization
-        if getattr(self, "weight", None) is not None or other is None or is_normalized(student):
+        if getattr(self, "weight", None) is not None or other is None or has_normalization(student):
             return self.distillation_weight, []
         return other, [
             f"weight {other:g} (with normalisation layers in the student it would be "

@@ -13,6 +13,7 @@ from distillers.sum import Sum
 from nets import (
     Outputs,
     computes_in_float16,
+    embedding_layer,
     feature_extractor,
     find_classifier,
     gives_probabilities,
@@ -126,11 +127,9 @@ def _default_outputs(
     try:
         return outputs_of(model)
     except UserError:
-        last = model.outputs[0]
-        if method.does_read("embedding"):
-            classifier = find_classifier(model)
-            last = classifier.features if classifier else last
-        return outputs_of(model, taps=(output_layer_of(last),))
+        embedding = method.does_read("embedding")
+        last = embedding_layer(model) if embedding else output_layer_of(model.outputs[0])
+        return outputs_of(model, taps=(last,))
 
 
 def classifier_of(student: keras.Model) -> keras.Layer:

@@ -31,6 +31,23 @@ class Parts(NamedTuple):
     metrics: dict[str, tf.Tensor]
 
 
+def part_of_layers_losses(
+    of_images: Sequence[tf.Tensor], of_weights: Sequence[tf.Tensor], share: tf.Tensor
+) -> tf.Tensor:
+    """This replica's part of the losses that the student's own layers add.
+
+    Args:
+        of_images: those of this replica's images, of which the global batch's mean is taken.
+        of_weights: those of its weights, which all replicas share.
+        share: of the global batch's images that this replica has.
+    """
+    images, weights = (
+        tf.add_n([tf.cast(each, tf.float32) for each in losses]) if losses else tf.constant(0.0)
+        for losses in (of_images, of_weights)
+    )
+    return tf.where(share > 0, share * images, 0) + weights / replicas.count()
+
+
 def main_loss(
     logits: Sequence[tf.Tensor], batch: Batch, smoothing: float = 0.0
 ) -> tf.Tensor:
@@ -108,15 +125,13 @@ def _term_loss(
     context = Context(epoch=epoch, training=True, **of_images)
     loss, metrics = term.loss.compute(teacher, student, context, term.stage)
     loss, share = tf.cast(loss, tf.float32), tf.math.divide_no_nan(local, images)
-    if method.couples_samples:
-        loss /= replicas.count()
-    elif term.stage.reduction is Reduction.MEAN:
-        loss = tf.where(share > 0, loss * share, 0)  # the mean of no images is NaN
-    else:
-        loss *= weight
     # Logged per image, whether the method sums or averages.
-    per = local if term.stage.reduction is Reduction.SUM else share
-    return loss, tf.math.divide_no_nan(loss, per), metrics
+    is_sum = term.stage.reduction is Reduction.SUM
+    if method.couples_samples:  # each replica has the global batch's
+        return loss / replicas.count(), loss / (images if is_sum else 1.0), metrics
+    # The mean of no images is NaN.
+    loss = loss * weight if is_sum else tf.where(share > 0, loss * share, 0)
+    return loss, tf.math.divide_no_nan(loss, local if is_sum else share), metrics
 
 
 def share_of_images(batch: Batch, weight: tf.Tensor) -> tf.Tensor:

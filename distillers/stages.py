@@ -70,8 +70,10 @@ class RunStage:
 
     @property
     def clips(self) -> bool:
-        """Whether any term's gradient is clipped against the main task's."""
-        return self.main_weight > 0 and any(term.clips for term in self.terms)
+        """Whether any term's gradient is clipped against that of the main task and of the terms
+        that are not clipped."""
+        clipped = [term.clips for term in self.terms]
+        return any(clipped) and (self.main_weight > 0 or not all(clipped))
 
     @property
     def opens(self) -> dict[float, int]:
@@ -126,9 +128,8 @@ def run_stages(losses: Sequence[Loss]) -> list[RunStage]:
         names = " and ".join(loss.method.name for loss in staged)
         raise UserError(f"a sum can have one method with stages, not {names}")
     leading = staged[0] if staged else losses[0]
-    shared = [number for number, lead in enumerate(leading.stages) if lead.main_weight > 0]
-    shared = shared or [len(leading.stages) - 1]
-    stages = []
+    last, stages = len(leading.stages) - 1, []
+    shared = [n for n, lead in enumerate(leading.stages) if lead.main_weight > 0 or n == last]
     for number, lead in enumerate(leading.stages):
         own = [
             Term(

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from nets.keras_graph import operations_before, producer
+from nets.keras_graph import all_layers, operations_before, producer
 
 _NORMALIZATIONS = (
     keras.layers.BatchNormalization,
@@ -16,8 +16,9 @@ _NORMALIZATIONS = (
 )
 
 
-def is_normalized(features: Any) -> bool:
-    """Whether any layer before these features normalises; True if that is unknown.
+def has_normalization(features: Any) -> bool:
+    """Whether any layer before these features normalises, or a layer within it, as in the encoder
+    of a transformer; True if that is unknown.
 
     Args:
         features: symbolic tensors, in any structure of lists and dicts.
@@ -25,4 +26,8 @@ def is_normalized(features: Any) -> bool:
     tensors = [tensor for tensor in keras.tree.flatten(features) if producer(tensor) is not None]
     if not tensors:
         return True
-    return any(isinstance(each, _NORMALIZATIONS) for each in operations_before(tensors))
+    return any(
+        isinstance(layer, _NORMALIZATIONS)
+        for each in operations_before(tensors) if isinstance(each, keras.Layer)
+        for layer in all_layers(each)
+    )

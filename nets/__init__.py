@@ -36,7 +36,7 @@ from .encoders import (
 from .features import Outputs, feature_extractor, outputs_of
 from .fingerprints import fingerprints
 from .fused import fuse_batch_normalization
-from .heads import find_classifier, with_new_classifier
+from .heads import embedding_layer, find_classifier, with_new_classifier
 from .inferred_preprocessing import infer_preprocessing
 from .keras_graph import Untracked, operations_before, output_layer_of, producer
 from .keras_hub_presets import is_preset
@@ -71,6 +71,7 @@ __all__ = [
     "quantized_names",
     "with_rounded_weights",
     "class_lines",
+    "embedding_layer",
     "find_classifier",
     "with_new_classifier",
     "is_preset",

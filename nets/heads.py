@@ -9,7 +9,7 @@ import keras
 from registry import UserError
 
 from .functional import as_functional, is_functional
-from .keras_graph import call_of, calls_before, reserve_names
+from .keras_graph import Call, call_of, calls_before, output_layer_of, reserve_names
 from .logits import leaves_numbers, makes_probabilities
 from .tokens import token_grid
 
@@ -38,6 +38,32 @@ def find_classifier(model: keras.Model) -> Classifier | None:
     Raises:
         UserError: it lies in a model within the model.
     """
+    found = _search(model)
+    if not isinstance(found, Call):
+        return found
+    if find_classifier(found.operation) is None:
+        return None
+    raise UserError(
+        f"the classifier of model {model.name!r} lies in the model {found.operation.name!r} within "
+        "it, where no other can take its place: let the last Dense be a layer of the outer model"
+    )
+
+
+def embedding_layer(model: keras.Model) -> str:
+    """The layer whose output a model's classifier is given, or the model's where it has none; in a
+    model within the model, ``"inner/layer"``."""
+    found = _search(model)
+    if not isinstance(found, Call):
+        return output_layer_of(found.features if found else as_functional(model).outputs[0])
+    name = embedding_layer(found.operation)
+    if name in map(output_layer_of, as_functional(found.operation).inputs):
+        return output_layer_of(found.inputs[0])
+    return f"{found.operation.name}/{name}"
+
+
+def _search(model: keras.Model) -> Classifier | Call | None:
+    """The classifier of a model, or the call of the model within it that makes its output; None:
+    the output is features."""
     tensor = as_functional(model).outputs[0]
     if len(tensor.shape) != 2:
         return None
@@ -51,13 +77,7 @@ def find_classifier(model: keras.Model) -> Classifier | None:
                 return None
             return Classifier(call.operation, call.inputs[0], classes)
         if is_functional(call.operation):
-            if find_classifier(call.operation) is None:
-                return None
-            raise UserError(
-                f"the classifier of model {model.name!r} lies in the model "
-                f"{call.operation.name!r} within it, where no other can take its place: let the "
-                "last Dense be a layer of the outer model"
-            )
+            return call
         if isinstance(call.operation, keras.layers.GlobalAveragePooling2D) and not averaged:
             averaged = True
         elif not leaves_numbers(call.operation) and (

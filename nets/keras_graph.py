@@ -134,6 +134,12 @@ class BuiltModel(keras.Model):
                 "its losses: use the dtype policy mixed_bfloat16, or give the optimizer itself and "
                 "auto_scale_loss=False"
             )
+        if getattr(self.optimizer, "use_ema", False):
+            # Keras assigns them by position to `trainable_weights`, and not all of those train.
+            raise UserError(
+                f"compile got an optimizer with use_ema=True, whose moving averages a {kind} "
+                "cannot assign to its weights: leave use_ema out"
+            )
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         pass

@@ -11,7 +11,7 @@ import itertools
 import numpy as np
 import tensorflow as tf
 
-from op_util.precision import at_least_float32
+from op_util.precision import at_least_float32, product
 
 SHORTEST = 1e-12
 """Vectors with a squared length below this are treated as zero."""
@@ -33,7 +33,8 @@ def squared_distances(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         y: ``[..., m, width]``.
     """
     of_x, of_y = (tf.reduce_sum(rows * rows, axis=-1) for rows in (x, y))
-    products = tf.matmul(x, y, transpose_b=True)
+    # In full precision: what is left where rows are nearly equal would be rounding.
+    products = product(x, y, transpose_b=True)
     return tf.nn.relu(of_x[..., :, None] + of_y[..., None, :] - 2 * products)
 
 

@@ -221,7 +221,7 @@ class MultiTask(BuiltModel):
             **kwargs: as there.
 
         Raises:
-            UserError: a loss, metrics or a LossScaleOptimizer are given.
+            UserError: a loss, metrics, a LossScaleOptimizer or moving averages are given.
         """
         with self.distribute_strategy.scope():
             optimizer = optimizer or keras.optimizers.Adam(1e-3)

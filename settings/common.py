@@ -51,7 +51,8 @@ class DataSettings(Options):
         minimum=0, maximum=0.9,
     )
     train_images: int | None = option(
-        None, "train on only the first of the training images that are not held out", group=DATA, minimum=1
+        None, "train on only the first N training images, after validation images are held out",
+        group=DATA, minimum=1,
     )
     data_seed: int = option(
         0, "seed of the split into training and validation images and of the kept labels",
@@ -191,8 +192,8 @@ class RunSettings(Options):
         same_run=True,
     )
     strategy: str = option(
-        "auto", "auto: mirrored if there are several GPUs, or else none; none: one device; mirrored: "
-        "all GPUs of this host; multi_worker: several hosts, "
+        "auto", "auto: mirrored if there are several GPUs, or else none; none: one device; "
+        "mirrored: all GPUs of this host; multi_worker: several hosts, "
         "each with the same command (see docs/guides/devices.md)", group=RUN, same_run=True,
         choices=STRATEGIES,
     )

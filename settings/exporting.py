@@ -21,7 +21,7 @@ from registry import UserError
 from settings.common import EVALUATION_BATCH
 from settings.distillation import TEACHER, Settings
 from settings.formats import TEST_IMAGES
-from settings.networks import class_difference, load_teacher
+from settings.networks import class_difference, load_teacher, names_classes
 from settings.run_setup import spread_images, teacher_preprocessing
 
 _SUMMARY = "summary.json"
@@ -102,8 +102,7 @@ def _check_data(student: Network, data: dataloader.Data, path: Path) -> None:
     shape = facts.get("image shape", list(data.image_shape))
     classes = student.model.outputs[0].shape[-1]
     names, ours = student.class_names, tuple(nets.class_lines(data.class_names).splitlines())
-    named = data.has_class_names and names != tuple(map(str, range(classes)))
-    named = named and len(names) == classes
+    named = data.has_class_names and names_classes(names, data) and len(names) == classes
     if classes != data.classes:
         difference = f"the student has {classes} classes, {data.name} has {data.classes}"
     elif named and names != ours:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -259,11 +259,18 @@ def check_teacher(teacher: nets.Stored, method: Method | Sum, data: dataloader.D
         )
 
 
+def names_classes(names: Sequence[str], data: dataloader.Data) -> bool:
+    """Whether a network's class names can be compared with the data's: they are more than numbers,
+    or the data's are the same numbers in another order, as of folders that are called by them."""
+    are_numbers = tuple(names) == tuple(map(str, range(len(names))))
+    return not are_numbers or sorted(names) == sorted(data.class_names)
+
+
 def class_difference(teacher: nets.Stored, data: dataloader.Data) -> str | None:
     """How the teacher's classes differ from the data's, by their names; None where they do not, or
     one of the two does not name them."""
     names = teacher.class_names
-    if names is None or names == tuple(map(str, range(len(names)))):
+    if names is None or not names_classes(names, data):
         return None
     if not (data.has_class_names and teacher.has_logits):
         return None

@@ -29,7 +29,7 @@ def find_facts(settings: Settings) -> Facts:
     return Facts(
         images=outline.train_images,
         image_size=outline.image_shape[:2],
-        normalised=all(map(is_normalised, learning)),
+        normalised=all(map(has_batch_normalization, learning)),
         pretrained=settings.is_pretrained("student") or settings.student_init is not None
         or has_trained_weights(student),
     )
@@ -51,7 +51,7 @@ def _network(
     return nets.load(model).model
 
 
-def is_normalised(model: keras.Model) -> bool:
+def has_batch_normalization(model: keras.Model) -> bool:
     """Whether a network has batch normalisation."""
     return any(
         isinstance(layer, keras.layers.BatchNormalization) for layer in all_layers(model)

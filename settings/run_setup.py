@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -38,7 +38,7 @@ from settings.networks import (
     standardize,
 )
 from settings.recipes import AUTO, RECIPES
-from settings.run_facts import is_normalised
+from settings.run_facts import has_batch_normalization
 
 MEASURED_STEPS = 5
 STATISTICS_IMAGES, STATISTICS_BATCH = 1024, 128
@@ -112,8 +112,16 @@ class Setup:
     def statistics_batches(self) -> Iterator[tf.Tensor]:
         """Training images, preprocessed and not augmented, for the deployed network's batch
         statistics: from all over the data, which may be in the order of its classes."""
+        return self._statistics_batches(self.student_preprocessing())
+
+    def judge_teacher_by_own_statistics(self) -> None:
+        """Recompute the batch statistics of a teacher that learned too, as the student's are."""
+        if self.distiller.method.trains_teacher:
+            batches = self._statistics_batches(self.distiller.teacher_preprocessing)
+            nets.recompute_batch_statistics(self.distiller.teacher, batches)
+
+    def _statistics_batches(self, preprocess: Callable[[Any], Any]) -> Iterator[tf.Tensor]:
         images = spread_images(self.data.train, STATISTICS_IMAGES)
-        preprocess = self.student_preprocessing()
         for first in range(0, len(images), STATISTICS_BATCH):
             yield preprocess(self.data.train.images(images[first : first + STATISTICS_BATCH]))
 
@@ -156,6 +164,8 @@ def make_setup(
     with strategy.scope():
         teacher = load_teacher(settings, data, teacher_file) if method.needs_teacher else None
         distiller = make_distiller(settings, data, method, teacher)
+    if method.trains_teacher:
+        nets.check_trainable(teacher.model, "the teacher", teacher_file or settings.teacher_name())
     distiller.parts(settings.epochs)  # there are enough epochs for all stages
     is_trained = (
         teacher is None or method.trains_teacher or teacher_file is not None
@@ -318,7 +328,7 @@ def _reason_of_rate(setup: Setup) -> str:
     networks = [setup.distiller.student]
     if setup.distiller.method.trains_teacher:
         networks.append(setup.distiller.teacher)
-    lacking = [network.name for network in networks if not is_normalised(network)]
+    lacking = [network.name for network in networks if not has_batch_normalization(network)]
     if not lacking:
         return ""
     return f" (not {recipe.learning_rate:g}: {lacking[0]} has no batch normalisation)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import keras
 import numpy as np
@@ -158,17 +158,15 @@ def _linear_probe(features: Sequence[np.ndarray], labels: Sequence[np.ndarray]) 
     scale = StandardScaler().fit(features[0])
     scaled = [scale.transform(part) for part in features]
 
-    def candidates() -> Iterator[LogisticRegression]:
-        # Each fit starts from the solution of the previous one, which is more regularised.
-        regression = LogisticRegression(max_iter=_ITERATIONS, warm_start=True)
-        for inverse in INVERSE_REGULARISATIONS:
-            yield regression.set_params(C=inverse)
-
+    # None starts from the solution of another: the chosen one is refitted, and would not.
+    candidates = (
+        LogisticRegression(C=inverse, max_iter=_ITERATIONS) for inverse in INVERSE_REGULARISATIONS
+    )
     # One thread is faster than several that compete with TensorFlow's.
     with warnings.catch_warnings(), threadpool_limits(1):
         # Stopping short of the optimum acts as a regularisation, which validation judges.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return _best(candidates(), _rotated(scaled), labels)
+        return _best(candidates, _rotated(scaled), labels)
 
 
 def _rotated(features: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -443,7 +443,7 @@ def test_runs_of_other_data_are_not_compared(tmp_path, monkeypatch):
             folder.keep_facts(DATA, given[1].load_data().facts())
     compare.check_data(*given, outcomes)
     np.savez("data.npz", **arrays | {"y_test": arrays["y_test"][::-1]})
-    with pytest.raises(UserError, match="data have changed since the run in None/seed0 began: test"):
+    with pytest.raises(UserError, match="have changed since the run in None/seed0 began: test im"):
         compare.check_data(*given, outcomes)
     for each in outcomes:  # nothing is left to train, and all have seen the same data
         each.status = "finished"
@@ -452,7 +452,7 @@ def test_runs_of_other_data_are_not_compared(tmp_path, monkeypatch):
     with RunFolder("AT/seed0") as folder:
         folder.open({})
         folder.keep_facts(DATA, given[1].load_data().facts())
-    with pytest.raises(UserError, match="data have changed since the run in AT/seed0 began: test"):
+    with pytest.raises(UserError, match="have changed since the run in AT/seed0 began: test im"):
         compare.check_data(*given, outcomes[:2])
 
 

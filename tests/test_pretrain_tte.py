@@ -343,7 +343,8 @@ def test_an_encoder_of_ones_own_gets_the_images_that_it_takes(files, tmp_path, g
 
 def test_an_encoder_for_images_of_any_size_is_counted_at_the_datas(files, tmp_path):
     image = keras.Input((None, None, 3))
-    keras.Model(image, keras.layers.Conv2D(4, 3, padding="same")(image)).save(tmp_path / "any.keras")
+    maps = keras.layers.Conv2D(4, 3, padding="same")(image)
+    keras.Model(image, maps).save(tmp_path / "any.keras")
     settings = pretrain_tte.Settings(
         encoder_model=f"{tmp_path}/any.keras", dataset=f"npz:{files}/good.npz"
     ).spelled()

@@ -68,8 +68,8 @@ def _of_tf_config(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> C
     before = sum(len(listed[job]) for job in jobs[: jobs.index(kind)])
     if number is None or not 0 <= number < len(listed[kind]):
         raise UserError(
-            f"TF_CONFIG gives this process the index {number} of {len(listed[kind])} tasks {kind!r}; "
-            f"expected 0 to {len(listed[kind]) - 1}"
+            f"TF_CONFIG gives this process the index {number} of {len(listed[kind])} tasks "
+            f"{kind!r}; expected 0 to {len(listed[kind]) - 1}"
         )
     return Cluster(addresses, before + number)
 

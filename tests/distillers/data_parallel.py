@@ -6,6 +6,7 @@ METHOD may be a sum, such as ``AT+CC``: all its members train in one step, which
 each logs a loss of its own.
 """
 
+import functools
 from unittest import mock
 
 import keras
@@ -39,6 +40,7 @@ METHODS = {
     "layers of its own": Adapted,
     "mixed images": lambda: distillers.create("DKD"),
     "products as filter gradients": lambda: distillers.get("None")(),
+    "losses of layers": lambda: distillers.get("None")(),
 }
 PRODUCTS = {kind: Limits(positions=64, channels=1) for kind in LIMITS}
 
@@ -74,7 +76,9 @@ def train(strategy, name):
     """12 steps in each stage: all weights after them, how far the student's moved, the logs."""
     with strategy.scope():
         method = method_of(name)
-        student, teacher = network(1, "student"), network(2, "teacher", width=2)
+        make_student = functools.partial(network, 1, penalised=name == "losses of layers")
+        student = make_student("student")
+        teacher = network(2, "teacher", width=2)
         keras.utils.set_random_seed(3)  # of the method's layers
         distiller = Distiller(
             student,
@@ -103,7 +107,7 @@ def train(strategy, name):
     weights = [*distiller.weights, *(teacher.weights if method.trains_teacher else [])]
     weights = np.concatenate([np.ravel(w.numpy()) for w in weights])
     ours = np.concatenate([np.ravel(w.numpy()) for w in student.weights])
-    first = np.concatenate([np.ravel(w) for w in network(1, "student").get_weights()])
+    first = np.concatenate([np.ravel(w) for w in make_student("student").get_weights()])
     return weights, np.linalg.norm(ours - first), logs
 
 

@@ -19,11 +19,14 @@ CLASSES = 6
 TAPS = ("shallow", "deep")
 
 
-def network(seed, name, *, width=1, normalised=True, counted=False):
-    """A functional network on 8x8x3 images with taps of 6 and 10 channels."""
+def network(seed, name, *, width=1, normalised=True, counted=False, penalised=False):
+    """A functional network on 8x8x3 images with taps of 6 and 10 channels; where it is penalised,
+    with losses of its own, of its activities and of a kernel."""
     keras.utils.set_random_seed(seed)
     image = keras.Input((8, 8, 3))
     maps = CountedCalls(name="calls")(image) if counted else image
+    if penalised:  # before and after batch normalisation, at which replicas wait for each other
+        maps = keras.layers.Conv2D(3, 3, activity_regularizer=keras.regularizers.L2(0.01))(maps)
     for _ in range(width):
         maps = keras.layers.Conv2D(6, 3, padding="same", use_bias=not normalised)(maps)
         if normalised:
@@ -33,7 +36,12 @@ def network(seed, name, *, width=1, normalised=True, counted=False):
     maps = keras.layers.Conv2D(10, 3, padding="same", activation="softplus")(maps)
     maps = keras.layers.MaxPooling2D(name="deep")(maps)
     maps = keras.layers.GlobalAveragePooling2D(name="embedding")(maps)
-    return keras.Model(image, keras.layers.Dense(CLASSES, name="scores")(maps), name=name)
+    regularizer = None
+    if penalised:
+        maps = keras.layers.ActivityRegularization(l2=0.3)(maps)
+        regularizer = keras.regularizers.L2(0.1)
+    scores = keras.layers.Dense(CLASSES, kernel_regularizer=regularizer, name="scores")
+    return keras.Model(image, scores(maps), name=name)
 
 
 def larger_network(seed, name):

@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).with_name("data_parallel.py")
 ON_FOUR = ("FSP+couples samples+layers of its own",)
 ALONE_ON_TWO = (
     "SSKD_SVD without a main loss", "CRD with drawn negatives", "mixed images",
-    "products as filter gradients",
+    "products as filter gradients", "losses of layers",
 )
 ON_TWO = [name for name in METHODS.names() if METHODS.get(name).name == name != "FSP"]
 

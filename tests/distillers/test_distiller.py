@@ -654,6 +654,11 @@ def test_a_loss_is_not_taken_for_another_argument():
         distiller_of(NoDistillation()).compile("sgd", "sparse_categorical_crossentropy")
 
 
+def test_moving_averages_that_keras_would_assign_to_other_weights_are_refused():
+    with pytest.raises(UserError, match="use_ema=True.* leave use_ema out"):
+        distiller_of(NoDistillation()).compile(keras.optimizers.Adam(use_ema=True))
+
+
 def test_optimizers_that_expect_scaled_losses_are_refused():
     scaling = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(RATE))
     with pytest.raises(UserError, match="LossScaleOptimizer.* use the dtype policy mixed_bfloat16"):

@@ -7,9 +7,10 @@ import tensorflow as tf
 
 import distillers
 from distillers import OFD
-from distillers.structure import is_normalized
+from distillers.structure import has_normalization
 from nets import feature_extractor
 from tests.distillers.models import network, outputs
+from tests.transformer import transformer
 
 
 def features(normalised):
@@ -18,12 +19,14 @@ def features(normalised):
 
 
 def test_normalisation_is_found_before_the_features():
-    assert is_normalized(features(True)["maps"])
-    assert not is_normalized(features(False))
-    assert is_normalized([tf.zeros([1, 2])])  # of no network that is known
+    assert has_normalization(features(True)["maps"])
+    assert not has_normalization(features(False))
+    assert has_normalization([tf.zeros([1, 2])])  # of no network that is known
     inner = network(1, "inner")
     image = keras.Input((8, 8, 3))
-    assert is_normalized(keras.layers.Dense(2)(inner(image)))
+    assert has_normalization(keras.layers.Dense(2)(inner(image)))
+    # In a transformer's blocks, which are layers within a layer.
+    assert has_normalization(transformer().outputs)
 
 
 def test_a_default_weight_fits_the_student_and_is_reported():

@@ -49,7 +49,7 @@ def test_a_person_writes_sums_with_plus():
 @pytest.mark.parametrize(
     ("one", "other"),
     [("Soft_logits(alpha=1)", "FSP"), ("FitNet(alpha=1)", "FSP"), ("FitNet", "FSP"),
-     ("Hard_logits(alpha=1)", "AT"), ("LogitStd(label_weight=0)", "RKD")],
+     ("Hard_logits(alpha=1)", "AT"), ("LogitStd(label_weight=0)", "RKD"), ("AB(alpha=1)", "FSP")],
 )
 def test_every_method_of_a_sum_takes_part_whatever_their_order(one, other):
     found = []
@@ -62,6 +62,16 @@ def test_every_method_of_a_sum_takes_part_whatever_their_order(one, other):
     assert found[0] == found[1]
     assert other in found[0][-1][0]
     assert {name for names, _ in found[0] for name in names} == {one.partition("(")[0], other}
+
+
+def test_clipped_against_what_is_not_clipped_where_labels_have_no_weight():
+    """FSP's part of the step is a tenth of Soft_logits' at most, however large it is."""
+    added = Sum([FSP(clip=0.1), SoftLogits(alpha=1.0)])
+    assert distiller_of(added).stage.main_weight == 0
+    (alone, _), (both, logs) = moved(SoftLogits(alpha=1.0)), moved(added)
+    length = np.sqrt(sum(np.sum((b - a) ** 2) for a, b in zip(alone, both, strict=True)))
+    bound = 0.1 * np.sqrt(sum(np.sum(a**2) for a in alone))
+    assert 0 < length <= bound * (1 + 1e-4) and 0 < logs["clip_share"] < 1
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import nets
+from nets import embedding_layer, output_layer_of
 from registry import UserError
 from tests.read_by_keras import read_by_keras
 from tests.transformer import transformer
@@ -107,3 +108,8 @@ def test_a_classifier_within_a_model_in_the_model_is_refused():
     inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6)], name="inner")
     with pytest.raises(UserError, match="of model 'network' lies in the model 'inner' within it"):
         nets.with_new_classifier(pooled(inner), 2)
+    outer = pooled(inner)
+    assert embedding_layer(outer) == output_layer_of(outer.layers[-1].input)
+    image = keras.Input((8, 8, 3))
+    wrapped = keras.Model(image, outer(keras.layers.Rescaling(2.0)(image)))
+    assert embedding_layer(wrapped) == f"{outer.name}/{embedding_layer(outer)}"

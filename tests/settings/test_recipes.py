@@ -17,7 +17,7 @@ from settings import distillation
 from settings.distillation import OF_RECIPE, Settings, determining_settings
 from settings.networks import create_method
 from settings.recipes import RECIPES, Facts, StepBudget, choose
-from settings.run_facts import has_trained_weights, is_normalised
+from settings.run_facts import has_batch_normalization, has_trained_weights
 from tests.commands import own_flags
 
 ROOT = Path(__file__).parents[2]
@@ -245,6 +245,6 @@ def test_normalisation_is_found_in_inner_models():
     image = keras.Input((8, 8, 3))
     inner = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.BatchNormalization()])
     model = keras.Model(image, keras.layers.Flatten()(inner(image)))
-    assert is_normalised(model) and not has_trained_weights(model)
+    assert has_batch_normalization(model) and not has_trained_weights(model)
     plain = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(image)))
-    assert not is_normalised(plain)
+    assert not has_batch_normalization(plain)

@@ -209,6 +209,15 @@ def test_classes_are_compared_by_name(files, names, message):
         check_teacher(teacher, create_method(settings_of(files)), data)
 
 
+def test_numbers_are_compared_with_folders_that_are_called_by_them(files):
+    data = dataloader.load(f"npz:{files}/shades.npz")
+    nets.write_class_names(files / "teacher.keras", ("0", "1", "2", "3"))
+    teacher = nets.load(files / "teacher.keras")
+    data = dataclasses.replace(data, class_names=("0", "1", "3", "2"))
+    assert "another order: class 2 is '2' to it and '3' in" in class_difference(teacher, data)
+    assert class_difference(teacher, dataclasses.replace(data, class_names=tuple("0123"))) is None
+
+
 @pytest.mark.parametrize("names", [NAMES, ("dark", "black", "light", "white")])
 def test_a_teacher_of_other_classes_is_not_scored(files, names):
     nets.write_class_names(files / "teacher.keras", names)
@@ -275,3 +284,14 @@ def test_what_is_frozen_in_the_students_file_is_told_or_refused(files):
     student.trainable = True
     student.save(files / "student.keras")
     assert not any("frozen" in note for note in train_w_distill.notes(prepare(settings)))
+
+
+def test_a_teacher_that_learns_too_is_refused_or_told_of_where_it_is_frozen(files):
+    teacher = keras.models.load_model(files / "teacher.keras")
+    settings = settings_of(files, Distillation="DML")
+    assert not any("frozen" in note for note in train_w_distill.notes(prepare(settings)))
+    teacher.trainable = False
+    teacher.save(files / "teacher.keras")
+    with pytest.raises(UserError, match="teacher.keras has nothing to train"):
+        prepare(settings)
+    prepare(settings_of(files, Distillation="Soft_logits"))
