@@ -50,7 +50,6 @@ from experiment.run.folder import DATA, NETWORKS, RunFolder
 from experiment.run.variables import numbered
 from op_util.accuracy import agreements, top_k_hits
 from settings.common import (
-    EVALUATION_BATCH,
     describe_workers,
     gather_workers,
     last_learning_rate,
@@ -60,6 +59,7 @@ from settings.formats import create_formats
 from settings.networks import class_difference, create_method, load_teacher, make_student
 from settings.quantizing import check_quantization, quantized_setup
 from settings.run_setup import (
+    EVALUATION_BATCH,
     Setup,
     augmentation_of,
     compile_for,
@@ -357,7 +357,7 @@ def compare_with_teacher(setup: Setup) -> dict[str, Any]:
         return {"teacher_top1": None, "agreement": None}
     setup.judge_teacher_by_own_statistics()
     right, same = [], []
-    for batch in dataloader.evaluation_batches(data.test, EVALUATION_BATCH):
+    for batch in dataloader.evaluation_batches(data.test, setup.at_once(EVALUATION_BATCH)):
         teachers = setup.distiller.teacher_features(batch["image"])["logits"]
         right.append(top_k_hits(teachers, batch["label"], 1))
         same.append(agreements(teachers, setup.distiller(batch["image"])))

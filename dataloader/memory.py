@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-import psutil
-
+from free_memory import free_memory
 from registry import UserError
 
 MEMORY_SHARE = 0.25
@@ -15,9 +15,17 @@ BATCH = 128
 """Images that there has to be memory for, whatever is done with them."""
 
 
-def free_memory() -> int:
-    """Bytes available without swapping."""
-    return psutil.virtual_memory().available
+_PIXELS = 500 * 32 * 32
+
+
+def images_at_once(image_shape: Sequence[int], most: int = 500) -> int:
+    """The batch size for inference: 500 images of 32x32, fewer of larger ones.
+
+    Args:
+        image_shape: (height, width, channels), or height and width alone.
+        most: as many at most.
+    """
+    return max(1, min(most, _PIXELS // (image_shape[0] * image_shape[1])))
 
 
 def check_memory(needed: int, what: str, advice: str) -> None:

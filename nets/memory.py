@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
-import psutil
 
+from free_memory import free_memory
 from registry import UserError
 
 from .keras_graph import before_weights
@@ -22,7 +22,7 @@ def check_memory(needed: int, what: str, advice: str) -> None:
         what: what needs them, in the plural, for the message: "the weights of X".
         advice: what to do instead: "choose a smaller width".
     """
-    available = psutil.virtual_memory().available
+    available = free_memory()
     if needed > available:
         raise UserError(
             f"{what} need {in_words(needed)} of memory, and {in_words(available)} are available: "
@@ -52,7 +52,7 @@ def limited_memory(what: str, advice: str = "choose a smaller one") -> Iterator[
         UserError: within it, at the first variable for which there is no memory: with the number of
             parameters so far, the bytes needed and available.
     """
-    available = psutil.virtual_memory().available
+    available = free_memory()
     parameters = needed = 0
 
     def count(shape: Sequence[Any], dtype: str) -> None:

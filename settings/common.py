@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import dataloader
 
 DATA, TRAINING, RUN = "data", "training", "run"
-EVALUATION_BATCH = 500
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,7 +42,8 @@ class Settings(ExportSettings):
         f"NAME(hyper_parameter=value,...): {NAMES}", group=EXPORT,
     )
     test_images: int = option(
-        TEST_IMAGES, "measure on at most so many test images", group=EXPORT, minimum=1
+        TEST_IMAGES, "measure on at most this many test images, and at most 1 GiB of them",
+        group=EXPORT, minimum=1,
     )
     dataset: str | None = option(
         None, "the run's data set, if it has moved", group=EXPORT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,13 +19,14 @@ from experiment.export.format import Format
 from experiment.run.folder import DATA, RunFolder
 from nets.stored import read_summary
 from registry import UserError
-from settings.common import EVALUATION_BATCH
 from settings.distillation import TEACHER, Settings
 from settings.formats import TEST_IMAGES
 from settings.networks import class_difference, load_teacher, names_classes
 from settings.run_setup import spread_images, teacher_preprocessing
 
 _SUMMARY = "summary.json"
+_READ_AT_ONCE = 500
+_BYTES, _LEAST = 2**30, 100  # of test images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,8 +193,10 @@ def _open_teacher(settings: Settings, data: dataloader.Data, path: Path) -> Netw
 
 
 def _test_images(data: dataloader.Data, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """At most so many test images, spread over all, uint8 ``[N, H, W, C]``, and their classes."""
-    chosen = spread_images(data.test, count)
+    """At most so many test images, and of large ones a GiB, spread over all, uint8
+    ``[N, H, W, C]``; and their classes."""
+    most = max(_LEAST, _BYTES // math.prod(data.image_shape))
+    chosen = spread_images(data.test, min(count, most))
     return _read(data.test, chosen), data.test.labels[chosen]
 
 
@@ -224,6 +228,6 @@ def _calibration_images(
 def _read(split: dataloader.Split, chosen: np.ndarray) -> np.ndarray:
     """Images by their numbers, uint8 ``[N, H, W, C]``."""
     return np.concatenate([
-        split.images(chosen[first : first + EVALUATION_BATCH]).numpy()
-        for first in range(0, len(chosen), EVALUATION_BATCH)
+        split.images(chosen[first : first + _READ_AT_ONCE]).numpy()
+        for first in range(0, len(chosen), _READ_AT_ONCE)
     ])

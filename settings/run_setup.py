@@ -16,6 +16,7 @@ from scipy.optimize import linear_sum_assignment
 
 import dataloader
 import nets
+from dataloader.memory import images_at_once
 from distillers import Distiller, Method, Sum
 from distillers.networks import Preprocessing
 from distillers.stages import Part
@@ -24,7 +25,7 @@ from experiment.run.teacher_answers import TeacherAnswers
 from experiment.run.workers import ALONE, Team
 from op_util.accuracy import top_k_hits
 from op_util.schedules import schedule
-from settings.common import EVALUATION_BATCH, require_same_start
+from settings.common import require_same_start
 from settings.distillation import Settings
 from settings.networks import (
     check_taps,
@@ -42,6 +43,7 @@ from settings.run_facts import has_batch_normalization
 
 MEASURED_STEPS = 5
 STATISTICS_IMAGES, STATISTICS_BATCH = 1024, 128
+EVALUATION_BATCH = 500
 SCORED_IMAGES = 1000
 HINT_IMAGES = 256
 MUCH_BETTER = 0.1
@@ -81,6 +83,14 @@ class Setup:
     def steps(self) -> int:
         """Steps of an epoch."""
         return dataloader.steps_per_epoch(self.data.train, self.settings.batch_size)
+
+    def at_once(self, most: int) -> int:
+        """How many images the networks take at once where they are not trained: `most`, or fewer of
+        large images, but twice a training batch, which takes as much memory."""
+        networks = [self.distiller.student, *([self.teacher.model] if self.teacher else [])]
+        shapes = [self.data.image_shape, *(network.input_shape[1:3] for network in networks)]
+        largest = max((shape for shape in shapes if None not in shape), key=lambda s: s[0] * s[1])
+        return min(most, max(images_at_once(largest), 2 * self.settings.batch_size))
 
     def judges(self, part: Part) -> bool:
         """Whether the best epoch is chosen among those of a part of the run: by validation images,
@@ -122,8 +132,9 @@ class Setup:
 
     def _statistics_batches(self, preprocess: Callable[[Any], Any]) -> Iterator[tf.Tensor]:
         images = spread_images(self.data.train, STATISTICS_IMAGES)
-        for first in range(0, len(images), STATISTICS_BATCH):
-            yield preprocess(self.data.train.images(images[first : first + STATISTICS_BATCH]))
+        size = self.at_once(STATISTICS_BATCH)
+        for first in range(0, len(images), size):
+            yield preprocess(self.data.train.images(images[first : first + size]))
 
 
 def spread_images(split: dataloader.Split, count: int) -> np.ndarray:
@@ -349,8 +360,9 @@ def evaluation(setup: Setup, split: dataloader.Split) -> tuple[Any, int | None]:
     None twice where there are no images."""
     if not len(split):
         return None, None
-    own = functools.partial(dataloader.evaluation_batches, split, EVALUATION_BATCH)
-    steps = dataloader.steps_per_epoch(split, EVALUATION_BATCH)
+    size = setup.at_once(EVALUATION_BATCH)
+    own = functools.partial(dataloader.evaluation_batches, split, size)
+    steps = dataloader.steps_per_epoch(split, size)
     return devices.shared_out(setup.strategy, own), steps
 
 
@@ -394,7 +406,8 @@ def score_teacher(setup: Setup) -> list[str]:
     if teacher.model.outputs[0].shape[-1] != data.classes or class_difference(teacher, data):
         return []
     images, labels = _images_to_score(data)
-    logits = _logits(teacher.model, setup.distiller.teacher_preprocessing, images)
+    at_once = setup.at_once(STATISTICS_BATCH)
+    logits = _logits(teacher.model, setup.distiller.teacher_preprocessing, images, at_once)
     top1 = _top1(logits, labels)
     note = f"teacher {given}: top-1 {top1:.4f} on {len(labels):,} images"
     chance, only = 1 / data.classes, np.unique(np.argmax(logits, axis=1))
@@ -439,20 +452,21 @@ def _hint(setup: Setup, images: tf.Tensor, labels: np.ndarray, enough: float) ->
     """By what a teacher would reach more than the top-1 `enough`, in words: another preprocessing
     of these raw images, or batch statistics of training images. Empty: by nothing."""
     model, data = setup.teacher.model, setup.data
-    own = setup.distiller.teacher_preprocessing
+    own, at_once = setup.distiller.teacher_preprocessing, setup.at_once(STATISTICS_BATCH)
     some = np.arange(0, len(labels), max(1, len(labels) // HINT_IMAGES))
     images, labels = tf.gather(images, some), labels[some]
     found = {}
     for name in () if setup.teacher.standardize else OTHER_PREPROCESSING:
         if name != "torch" or data.image_shape[-1] == 3:
-            scaled = _top1(_logits(model, standardize(name, data, model), images), labels)
-            found[f"with --teacher_preprocessing {name} it reaches {{:.4f}}"] = scaled
-    with _recomputed_statistics(model, own, data.train) as count:
+            scaled = _logits(model, standardize(name, data, model), images, at_once)
+            words = f"with --teacher_preprocessing {name} it reaches {{:.4f}}"
+            found[words] = _top1(scaled, labels)
+    with _recomputed_statistics(model, own, data.train, at_once) as count:
         if count:
             found[
                 "with batch statistics of training images it reaches {:.4f}, so those in its file "
                 "lag behind its weights (nets.recompute_batch_statistics sets them)"
-            ] = _top1(_logits(model, own, images), labels)
+            ] = _top1(_logits(model, own, images, at_once), labels)
     if not found:
         return ""
     words = max(found, key=found.get)
@@ -461,9 +475,10 @@ def _hint(setup: Setup, images: tf.Tensor, labels: np.ndarray, enough: float) ->
 
 @contextlib.contextmanager
 def _recomputed_statistics(
-    model: keras.Model, preprocess: Preprocessing, train: dataloader.Split
+    model: keras.Model, preprocess: Preprocessing, train: dataloader.Split, size: int
 ) -> Iterator[int]:
-    """Within it, a model has the batch statistics of training images; afterwards its own again.
+    """Within it, a model has the batch statistics of training images, in batches of `size`;
+    afterwards its own again.
 
     Yields:
         The number of layers that have batch statistics.
@@ -471,8 +486,8 @@ def _recomputed_statistics(
     before = [(variable, np.array(variable)) for variable in model.non_trainable_variables]
     images = spread_images(train, HINT_IMAGES)
     batches = (
-        preprocess(train.images(images[first : first + STATISTICS_BATCH]))
-        for first in range(0, len(images), STATISTICS_BATCH)
+        preprocess(train.images(images[first : first + size]))
+        for first in range(0, len(images), size)
     )
     try:
         yield nets.recompute_batch_statistics(model, batches)
@@ -481,13 +496,13 @@ def _recomputed_statistics(
             variable.assign(value)
 
 
-def _logits(model: keras.Model, preprocess: Preprocessing, images: tf.Tensor) -> np.ndarray:
-    """A model's logits ``[N, classes]`` of raw images, a batch at a time."""
+def _logits(
+    model: keras.Model, preprocess: Preprocessing, images: tf.Tensor, size: int
+) -> np.ndarray:
+    """A model's logits ``[N, classes]`` of raw images, `size` of them at once."""
     return np.concatenate([
-        np.asarray(
-            model(preprocess(images[first : first + STATISTICS_BATCH]), training=False), "float32"
-        )
-        for first in range(0, len(images), STATISTICS_BATCH)
+        np.asarray(model(preprocess(images[first : first + size]), training=False), "float32")
+        for first in range(0, len(images), size)
     ])
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -13,10 +12,9 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from dataloader import Data, Split, evaluation_batches
-from dataloader.memory import check_memory
+from dataloader.memory import check_memory, images_at_once
 from registry import UserError
 
-_PIXELS = 500 * 32 * 32
 _PIXEL_COPIES = 2  # beside those for which `check_memory` leaves half of the memory
 
 
@@ -66,15 +64,6 @@ def check_pixels(data: Data) -> None:
         f"the pixels of {count:,} images of {size} as embeddings",
         "give a smaller --image_size, fewer --train_images, or other encoders than pixels",
     )
-
-
-def images_at_once(image_shape: Sequence[int]) -> int:
-    """The batch size for inference: 500 images of 32x32, fewer of larger ones.
-
-    Args:
-        image_shape: (height, width, channels).
-    """
-    return max(1, min(500, _PIXELS // (image_shape[0] * image_shape[1])))
 
 
 def embeddings(encoder: Representation, split: Split) -> np.ndarray:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from free_memory import SHARE
 from registry import UserError
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -25,9 +26,9 @@ class Place:
 
 
 def divide(workers: int, gpus: int = 0) -> list[Place]:
-    """Places for several processes at once: each has its own part of the cores that this process
-    may use and, where there are GPUs, one of them. Where there are fewer GPUs than processes they
-    are shared, and TensorFlow takes only as much of their memory as it needs.
+    """Places for several processes at once: each has its own part of the cores and of the memory
+    that this process may use and, where there are GPUs, one of them. Where there are fewer GPUs
+    than processes they are shared, and TensorFlow takes only as much of their memory as it needs.
 
     Args:
         workers: how many processes.
@@ -49,9 +50,10 @@ def divide(workers: int, gpus: int = 0) -> list[Place]:
     if not hasattr(os, "sched_setaffinity"):
         parts = [()] * workers
     names = _gpu_names(gpus)
-    shared = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"} if workers > len(names) else {}
+    growing = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"} if workers > len(names) else {}
+    memory = {SHARE: f"{float(os.environ.get(SHARE, 1)) / workers:.6f}"}
     return [
-        Place(part, {_VISIBLE: names[number % len(names)], **shared} if names else {})
+        Place(part, memory | ({_VISIBLE: names[number % len(names)], **growing} if names else {}))
         for number, part in enumerate(parts)
     ]
 

@@ -27,8 +27,8 @@ from registry import UserError
 Answer = TypeVar("Answer")
 ROOT = Path(__file__).resolve().parents[2]
 CODE = (
-    "dataloader", "distillers", "experiment", "held_stderr", "nets", "op_util", "plugins",
-    "pretext", "registry", "regular_files", "replicas", "settings", "targets",
+    "dataloader", "distillers", "experiment", "free_memory", "held_stderr", "nets", "op_util",
+    "plugins", "pretext", "registry", "regular_files", "replicas", "settings", "targets",
 )
 ROUND_SECONDS = 2.0
 _RESUME = "start the same command on all workers to resume from the last checkpoint"

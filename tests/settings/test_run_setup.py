@@ -295,3 +295,19 @@ def test_a_teacher_that_learns_too_is_refused_or_told_of_where_it_is_frozen(file
     with pytest.raises(UserError, match="teacher.keras has nothing to train"):
         prepare(settings)
     prepare(settings_of(files, Distillation="Soft_logits"))
+
+
+@pytest.mark.parametrize(
+    ("size", "taken", "batch_size", "expected"),
+    [(16, 16, 8, 500), (512, None, 8, 16), (16, 512, 8, 16), (256, 256, 8, 16), (128, 16, 8, 31)],
+)
+def test_large_images_are_judged_in_smaller_batches(files, size, taken, batch_size, expected):
+    image = keras.Input((taken, taken, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(image))
+    keras.Model(image, keras.layers.Dense(4)(pooled)).save(files / "sized.keras")
+    settings = settings_of(
+        files, Distillation="None", student_model=str(files / "sized.keras"), student_options=None
+    )
+    setup = prepare(dataclasses.replace(settings, batch_size=batch_size))
+    data = dataclasses.replace(setup.data, image_shape=(size, size, 3))
+    assert dataclasses.replace(setup, data=data).at_once(500) == expected

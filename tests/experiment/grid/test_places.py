@@ -36,14 +36,19 @@ def test_cores_are_divided_without_rest(cores):
 def test_each_worker_has_a_gpu(cores, monkeypatch):
     cores(range(8))
     visible = "CUDA_VISIBLE_DEVICES"
-    assert [dict(place.environment) for place in divide(2, 2)] == [{visible: "0"}, {visible: "1"}]
+    half, third = {"SHARE_OF_MEMORY": "0.500000"}, {"SHARE_OF_MEMORY": "0.333333"}
+    assert [dict(place.environment) for place in divide(2, 2)] == [
+        {visible: "0", **half}, {visible: "1", **half}
+    ]
     monkeypatch.setenv(visible, "3,GPU-abc")
-    shared = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+    shared = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", **third}
     assert [dict(place.environment) for place in divide(3, 2)] == [
         {visible: "3", **shared}, {visible: "GPU-abc", **shared}, {visible: "3", **shared}
     ]
     monkeypatch.setenv(visible, "")
-    assert all(not place.environment for place in divide(2, 0))
+    assert all(place.environment == half for place in divide(2, 0))
+    monkeypatch.setenv("SHARE_OF_MEMORY", "0.5")  # of another grid that this one is a part of
+    assert divide(2, 0)[0].environment == {"SHARE_OF_MEMORY": "0.250000"}
 
 
 def test_workers_run_at_once_each_in_its_place(tmp_path, monkeypatch):
