@@ -103,7 +103,7 @@ def evaluate(settings: Settings) -> dict[str, Any]:
     work = open_bias(settings) if settings.bias else open_all(settings)
     data = work.data
     with folder, dataloader.naming_damage(*(data.splits if data else ())):
-        folder.open(compared(settings), settings.overwrite)
+        folder.open(compared(settings), settings.overwrite, networks)
         folder.keep_facts(DATA, work.facts())
         folder.keep_facts(NETWORKS, networks)
         work.run(settings, folder)

@@ -42,6 +42,7 @@ def option(
     above: float | None = None,
     choices: Sequence[str] | None = None,
     same_run: bool = False,
+    is_path: bool = False,
 ) -> Any:
     """A field that can be set.
 
@@ -54,10 +55,12 @@ def option(
         above: exclusive lower bound.
         choices: the words that are allowed.
         same_run: a run may continue under another value, so the run folder does not compare it.
+        is_path: it names a file or folder, or may: a ``~`` before it is the home folder, also where
+            no shell has seen it.
     """
     facts = {
         "help": help, "group": group, "minimum": minimum, "maximum": maximum, "above": above,
-        "choices": choices, "same_run": same_run,
+        "choices": choices, "same_run": same_run, "is_path": is_path,
     }
     return dataclasses.field(default=default, metadata=facts)
 

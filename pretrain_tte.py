@@ -123,7 +123,7 @@ def train(settings: Settings) -> dict[str, Any]:
         else:
             work = prepare(settings, team)
             with folder, dataloader.naming_damage(*work.material.data.splits):
-                if folder.open(compared(settings), settings.overwrite) != "finished":
+                if folder.open(compared(settings), settings.overwrite, networks) != "finished":
                     folder.keep_facts(DATA, work.material.facts())
                     folder.keep_facts(NETWORKS, networks)
                     complete(settings, work, folder)

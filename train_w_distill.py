@@ -127,7 +127,7 @@ def train(settings: Settings) -> dict[str, Any]:
             if not setup.teacher_is_trained:
                 settings_of_teacher(setup, folder)  # likewise what cannot train it
             with folder, dataloader.naming_damage(*setup.data.splits):
-                if folder.open(determining, settings.overwrite) != "finished":
+                if folder.open(determining, settings.overwrite, networks) != "finished":
                     folder.keep_facts(NETWORKS, networks)
                     complete(setup, folder)
         summary = folder.summary(RESULTS)

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
+from dataloader.spreading import spread
+
 _CHUNK = 256  # images that are read at once
 
 STATISTICS_SAMPLE = 2000
@@ -141,8 +143,7 @@ class Split:
 
     def spread(self, most: int | None) -> np.ndarray:
         """The indices of at most so many images, evenly spread over all, int64; None: of all."""
-        count = len(self) if most is None else min(len(self), most)
-        return np.linspace(0, len(self) - 1, count).round().astype(np.int64)
+        return spread(len(self), most)
 
     def facts(self) -> list[Any]:
         """What tells that images or labels have changed: their number, a digest of the labels in

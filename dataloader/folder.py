@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -24,16 +23,20 @@ from dataloader.image_files import (
     pixels,
     white_of,
 )
-from dataloader.image_folders import Facts, Found, find_images, read_cache, write_cache
+from dataloader.image_folders import (
+    DECODED_AT_START,
+    Facts,
+    Found,
+    find_images,
+    read_cache,
+    write_cache,
+)
 from dataloader.loading import Outline, Request, Source, register
 from dataloader.memory import is_for_memory
 from dataloader.resizing import fitted
 from dataloader.splitting import rows_for_testing
+from dataloader.spreading import spread
 from registry import UserError
-
-DECODED_AT_START = 5_000
-"""Of more images that stay on disk so many, evenly spaced, are decoded at the start to find
-damaged ones; of the others only the ends are looked at. What is found out is kept in a cache."""
 
 TEST_SHARE = 0.2
 """Of the training images, where there is neither test nor validation folder."""
@@ -183,9 +186,10 @@ def _joined(found: Found, top: Path) -> tuple[list[str], list[np.ndarray]]:
     """Paths of all images, those of training, test and validation one after the other, and the
     labels (int64 [N]) of each of these that is there. Raises UserError where there is nothing to
     train on."""
-    parts = [part for part in (found.train, found.test, found.validation) if part is not None]
-    files = [os.path.join(top, file) for part in parts for file in chain(*part)]
-    labels = [np.repeat(np.arange(len(part)), [len(files) for files in part]) for part in parts]
+    files = found.files(top)
+    labels = [
+        np.repeat(np.arange(len(part)), [len(files) for files in part]) for part in found.parts()
+    ]
     if not len(labels[0]):
         raise UserError(f"{printable(top)} has no images in class folders ({', '.join(READ)})")
     return files, labels
@@ -235,7 +239,7 @@ def folder(request: Request) -> Source:
     if facts is None:
         most = len(files) if in_memory else DECODED_AT_START
         decode = np.zeros(len(files), bool)
-        decode[np.linspace(0, len(files) - 1, min(most, len(files))).round().astype(int)] = True
+        decode[spread(len(files), most)] = True
         facts = _check(files, decode.tolist(), top)
         if len(files) > DECODED_AT_START:
             write_cache(top, found, facts, began)

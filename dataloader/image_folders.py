@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 from dataloader import caches
 from dataloader.files import list_files, printable, subfolders
 from dataloader.image_files import NOT_READ, READ, begins_as_image
+from dataloader.spreading import spread
 from registry import UserError
 from regular_files import check_regular
 
@@ -18,7 +21,11 @@ VALIDATION = ("val", "valid", "validation")
 NAMED = 3
 """So many files are named in one line."""
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
+DECODED_AT_START = 5_000
+"""Of more images that stay on disk so many, evenly spread, are decoded at the start to find damaged
+ones, and known again by size and time of change; of the others only the ends are looked at."""
+
 SETTLED = 2.0
 """Seconds after which a change of a folder is sure to give it another time of change."""
 
@@ -42,6 +49,14 @@ class Found:
     validation: list[list[str]] | None
     notes: list[str]
     folders: dict[str, int]
+
+    def parts(self) -> list[list[list[str]]]:
+        """Training, test and validation images, of those that are there."""
+        return [part for part in (self.train, self.test, self.validation) if part is not None]
+
+    def files(self, top: Path) -> list[str]:
+        """The paths of all images, part by part and class by class."""
+        return [os.path.join(top, file) for part in self.parts() for file in chain(*part)]
 
 
 @dataclass(frozen=True)
@@ -244,6 +259,18 @@ def _changed(folders: Iterable[str | Path]) -> dict[str, int]:
     return {str(folder): os.stat(folder).st_mtime_ns for folder in folders}
 
 
+def _digest(found: Found, top: Path) -> str:
+    """Of size and time of change of a sample of the files, evenly spread: one that is written over
+    does not change its folder.
+
+    Raises OSError."""
+    files, digest = found.files(top), hashlib.sha256()
+    for number in spread(len(files), DECODED_AT_START):
+        stat = os.stat(files[number])
+        digest.update(f"{stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
 def read_cache(top: Path) -> tuple[Found, Facts] | None:
     """What `write_cache` kept of `top`; None where there is nothing or the folder has changed."""
     kept = caches.read_cache(_cache_file(top))
@@ -251,7 +278,8 @@ def read_cache(top: Path) -> tuple[Found, Facts] | None:
         if kept["version"] != CACHE_VERSION:
             return None
         found, facts = Found(**kept["found"]), Facts(**kept["facts"])
-        return (found, facts) if _changed(found.folders) == found.folders else None
+        is_same = _changed(found.folders) == found.folders and _digest(found, top) == kept["digest"]
+        return (found, facts) if is_same else None
     except (OSError, KeyError, TypeError):  # a folder is gone; none, or of another shape
         return None
 
@@ -265,7 +293,7 @@ def write_cache(top: Path, found: Found, facts: Facts, listed_at: float) -> None
         listed_at: when the listing began, by `time.time`.
     """
     try:
-        changed = _changed(found.folders)
+        changed, digest = _changed(found.folders), _digest(found, top)
     except OSError:  # gone since: the next start lists what is there
         return
     if changed != found.folders:
@@ -274,4 +302,5 @@ def write_cache(top: Path, found: Found, facts: Facts, listed_at: float) -> None
         return  # a change after the listing may have given the same time
     caches.write_cache(_cache_file(top), {
         "version": CACHE_VERSION, "found": asdict(found), "facts": asdict(facts),
+        "digest": digest,
     })

@@ -36,7 +36,9 @@ class DataSettings(Options):
         "digits", "digits, a tensorflow-datasets name such as cifar100, npz:FILE, folder:DIR or "
         "omniglot:FILE", group=DATA,
     )
-    data_dir: str | None = option(None, "where tensorflow-datasets keeps its data", group=DATA)
+    data_dir: str | None = option(
+        None, "where tensorflow-datasets keeps its data", group=DATA, same_run=True, is_path=True
+    )
     in_memory: str = option(
         "auto", "hold images of folder:DIR and tensorflow-datasets in memory; auto: where they "
         "take up to a quarter of what is free", group=DATA, choices=("auto", "yes", "no"),
@@ -188,7 +190,7 @@ class RunSettings(Options):
 
     train_dir: str | None = option(
         None, "the run folder (default: in runs/, named after what runs)", group=RUN,
-        same_run=True,
+        same_run=True, is_path=True,
     )
     strategy: str = option(
         "auto", "auto: mirrored if there are several GPUs, or else none; none: one device; "

@@ -26,7 +26,7 @@ class Comparison(Options):
     )
     compare_dir: str | None = option(
         None, "folder of the comparison and of all its runs (default: "
-        "runs/compare-DATASET-STUDENT)", group=COMPARISON,
+        "runs/compare-DATASET-STUDENT)", group=COMPARISON, is_path=True,
     )
     overwrite: bool = option(
         False, "start all runs anew, the teacher's too", group=COMPARISON

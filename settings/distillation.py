@@ -120,27 +120,28 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
         None, "a trained teacher: run folder, .keras, .weights.h5, published .mat, tte:RUN of "
         "pretrain_tte.py, or pretrained:NAME (default: one is trained first, in teacher/ of the "
         "run folder)",
-        group=NETWORKS,
+        group=NETWORKS, is_path=True,
     )
     teacher_model: str | None = option(
         None, "a teacher of your own instead of --net's: FILE.keras or FILE.h5 (trained), "
         "keras.applications:NAME (trained first), or keras_hub:PRESET_OR_FOLDER (fine-tuned first)",
-        group=NETWORKS,
+        group=NETWORKS, is_path=True,
     )
     teacher_weights: str | None = option(
         None, "pretrained weights of a teacher from keras.applications, which is fine-tuned first: "
-        "imagenet (downloaded by Keras), or a file of weights", group=NETWORKS,
+        "imagenet (downloaded by Keras), or a file of weights", group=NETWORKS, is_path=True,
     )
     student_model: str | None = option(
         None, "a student of your own: FILE.keras or FILE.h5 (trained on from its weights), "
-        "keras.applications:NAME, or keras_hub:PRESET_OR_FOLDER", group=NETWORKS,
+        "keras.applications:NAME, or keras_hub:PRESET_OR_FOLDER", group=NETWORKS, is_path=True,
     )
     student_weights: str | None = option(
         None, "pretrained weights of a student from keras.applications: imagenet or a file",
-        group=NETWORKS,
+        group=NETWORKS, is_path=True,
     )
     student_init: str | None = option(
-        None, "tte:RUN, whose encoder's weights the student begins with", group=NETWORKS
+        None, "tte:RUN, whose encoder's weights the student begins with", group=NETWORKS,
+        is_path=True,
     )
     teacher_preprocessing: str = option(
         "auto", "what the teacher was trained with, where its file does not say; auto: what its "
@@ -193,7 +194,7 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
     )
     cache_dir: str | None = option(
         None, "with --cache_teacher: where they are kept (default: runs/teacher_answers; of "
-        "compare.py: teacher_answers in --compare_dir)", group=METHOD, same_run=True,
+        "compare.py: teacher_answers in --compare_dir)", group=METHOD, same_run=True, is_path=True,
     )
     cache_outputs: tuple[str, ...] = option(
         (), "with --cache_teacher: what else to keep while the teacher runs, for other methods "

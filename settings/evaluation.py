@@ -32,7 +32,7 @@ class Settings(SceneSettings):
 
     encoder: tuple[str, ...] = option(
         (), "what to score, several separated by commas: run folder, .keras, RUN/export/1, "
-        "random:NET, random:RUN, pixels", group=ENCODERS,
+        "random:NET, random:RUN, pixels", group=ENCODERS, is_path=True,
     )
     targets: str = option(
         ALL, "the target tasks, separated by commas, each NAME or NAME(hyper_parameter=value,...), "
@@ -73,7 +73,7 @@ class Settings(SceneSettings):
     )
     out_dir: str | None = option(
         None, "output folder (default: runs/evaluate-DATASET-ENCODERS, or bias-...)",
-        group=RUN, same_run=True,
+        group=RUN, same_run=True, is_path=True,
     )
     overwrite: bool = option(
         False, "remove what an earlier run left in that folder", group=RUN, same_run=True
@@ -111,7 +111,7 @@ class Settings(SceneSettings):
         """
         seeds = range(self.seed, self.seed + self.seeds)
         names = [of_seed(name, seed) for name in self.encoder for seed in seeds]
-        return {name: name for name in names}
+        return {f"encoder {name}": name for name in names}
 
     @staticmethod
     def _all_targets() -> list[str]:

@@ -35,7 +35,7 @@ class Settings(ExportSettings):
     run: str = option(
         "", "the folder of a finished run of train_w_distill.py; export.py FOLDER is the same as "
         "export.py --run FOLDER",
-        group=EXPORT,
+        group=EXPORT, is_path=True,
     )
     formats: str = option(
         DEFAULT, "the file formats, separated by commas, each NAME or "

@@ -115,7 +115,7 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
     )
     encoder_model: str | None = option(
         None, "an encoder of your own instead, to be trained on from its weights: FILE.keras, or "
-        "the folder of a run", group=ENCODER,
+        "the folder of a run", group=ENCODER, is_path=True,
     )
     encoder_preprocessing: str = option(
         "auto", "what --encoder_model takes; auto: what its layers or its name tell, else "

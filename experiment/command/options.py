@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import textwrap
 import types
 import typing
@@ -50,10 +51,23 @@ class Options:
             label = f"--{field.name}"
             value = _separated(getattr(self, field.name), kinds[field.name])
             value = convert(value, kinds[field.name], label)
+            if field.metadata.get("is_path"):
+                value = _with_home(value)
             if isinstance(value, Mapping):
                 value = types.MappingProxyType(dict(value))
             object.__setattr__(self, field.name, value)
             check(label, value, field.metadata)
+
+
+def _with_home(value: Any) -> Any:
+    """A path, or several, or None, with the home folder in place of ``~``; also in
+    ``KIND:~/path``."""
+    if isinstance(value, tuple):
+        return tuple(map(_with_home, value))
+    if not isinstance(value, str):
+        return value
+    kind, colon, path = value.rpartition(":")
+    return f"{kind}{colon}{os.path.expanduser(path)}"
 
 
 def _separated(value: Any, kind: Any) -> Any:

@@ -101,7 +101,7 @@ class Outcome:
         other settings, is a failure."""
         folder = RunFolder(self.run.folder)
         try:
-            folder.state(self.run.settings)
+            folder.state(self.run.settings, networks=self.run.networks)
             self.summary = folder.summary(self.run.results)
             self.status, self.error = FINISHED, ""
         except UserError as error:

@@ -277,18 +277,19 @@ class RunFolder:
         """What `open` would return or raise, without writing anything (for a dry run).
 
         Args:
-            settings, overwrite: as of `open`.
-            networks: what tells those that the run is given as files.
+            settings, overwrite, networks: as of `open`.
 
         Raises:
             UserError: as `open`; or `networks` are not those that the run began with.
         """
-        found = self.team.ask_chief(lambda: self._state(settings, overwrite))
+        found = self.team.ask_chief(lambda: self._state(settings, overwrite, networks))
         if found != "new":
             self.check_facts(NETWORKS, networks)
         return found
 
-    def _state(self, settings: Mapping[str, Any], overwrite: bool) -> str:
+    def _state(
+        self, settings: Mapping[str, Any], overwrite: bool, networks: Mapping[str, str]
+    ) -> str:
         try:
             existing = _existing(self.path)
         except OSError as error:  # a name that is too long, say
@@ -303,18 +304,27 @@ class RunFolder:
             if foreign:
                 raise UserError(
                     f"{self.path} is not empty and holds no run (it has {foreign[0]!r}); "
-                    "give a new or empty folder"
+                    f"give a new or empty folder{self._hint_of_copy()}"
                 )
             return "new"
         if overwrite:
             return "new"
-        different = differences(_read_json(self.path / SETTINGS), settings)
+        kept, moved = _read_json(self.path / SETTINGS), self._same_networks(networks)
+        different = differences(
+            {name: value for name, value in kept.items() if name not in moved},
+            {name: value for name, value in settings.items() if name not in moved},
+        )
         if different:
             raise UserError(
                 f"{self.path} holds a run with other settings: {'; '.join(different)}; give these "
                 "settings again, or another folder, or --overwrite to remove that run"
             )
         return "finished" if (self.path / SUMMARY).exists() else "resumed"
+
+    def _same_networks(self, networks: Mapping[str, str]) -> set[str]:
+        """The settings that give the same networks as when the run began, wherever these are."""
+        kept = self.facts(NETWORKS)
+        return {name for name, network in networks.items() if kept.get(name) == network}
 
     def settings(self) -> dict[str, Any]:
         """What the folder's run was asked for, with which `open` takes up the same run.
@@ -323,10 +333,17 @@ class RunFolder:
             UserError: the file that says so is missing or damaged.
         """
         if not self._is_run():
-            raise UserError(f"{self.path} holds no run: expected the folder of one")
+            raise UserError(
+                f"{self.path} holds no run: expected the folder of one{self._hint_of_copy()}"
+            )
         return _read_json(self.path / SETTINGS)
 
-    def open(self, settings: Mapping[str, Any], overwrite: bool = False) -> str:
+    def open(
+        self,
+        settings: Mapping[str, Any],
+        overwrite: bool = False,
+        networks: Mapping[str, str] = types.MappingProxyType({}),
+    ) -> str:
         """Take the folder for a run with `settings`, making it where there is none.
 
         Args:
@@ -334,6 +351,8 @@ class RunFolder:
                 Leave out what may differ between two calls that are the same run.
             overwrite: remove what a former run wrote here and start anew, whatever its settings;
                 files that no run wrote stay.
+            networks: by settings that name files, what tells the networks in them. Such a setting
+                may differ where the network is the same: it was moved.
 
         Returns:
             ``"new"``, ``"resumed"`` (a run with these settings was begun) or ``"finished"``.
@@ -342,14 +361,17 @@ class RunFolder:
             UserError: the folder holds a run with other settings (each named), something that is
                 no run, a run that another process is working on, or cannot be written.
         """
-        return self.team.ask_chief(lambda: self._open(settings, overwrite))
+        return self.team.ask_chief(lambda: self._open(settings, overwrite, networks))
 
-    def _open(self, settings: Mapping[str, Any], overwrite: bool) -> str:
-        self._state(settings, overwrite)  # A mistake is told before anything is written.
+    def _open(
+        self, settings: Mapping[str, Any], overwrite: bool, networks: Mapping[str, str]
+    ) -> str:
+        # A mistake is told before anything is written.
+        self._state(settings, overwrite, networks)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._take_lock()
-            return self._open_locked(settings, overwrite)
+            return self._open_locked(settings, overwrite, networks)
         except OSError as error:
             self.close()
             raise self._unwritable(error) from None
@@ -406,8 +428,11 @@ class RunFolder:
                 "; bring them back, or give --overwrite to start anew"
             )
 
-    def _open_locked(self, settings: Mapping[str, Any], overwrite: bool) -> str:
-        state = self._state(settings, overwrite)  # Another process may just have given it back.
+    def _open_locked(
+        self, settings: Mapping[str, Any], overwrite: bool, networks: Mapping[str, str]
+    ) -> str:
+        # Another process may just have given it back.
+        state = self._state(settings, overwrite, networks)
         if state == "new":
             if (self.path / SETTINGS).exists():
                 self._clear()
@@ -434,6 +459,12 @@ class RunFolder:
     def _is_run(self) -> bool:
         # Other programs have files called settings.json too.
         return (self.path / SETTINGS).is_file() and (self.path / _LOCK).exists()
+
+    def _hint_of_copy(self) -> str:
+        """What to do where the folder seems to be a copy of a run's."""
+        if not (self.path / SETTINGS).is_file() or (self.path / _LOCK).exists():
+            return ""
+        return f", or, if this is a copy of a run, copy its hidden files too ({_LOCK}, {_WRITTEN})"
 
     def _foreign(self) -> list[str]:
         """Names in a folder without settings that an interrupted `open` cannot have left."""

@@ -352,6 +352,21 @@ def test_a_large_folder_is_listed_once(cached, monkeypatch):
     assert len(load(cached).train) == 9
 
 
+def test_images_that_are_written_over_are_looked_at_again(cached):
+    """Which does not change their folder: grey ones, in whose place are now some of colours."""
+    for file in cached.rglob("*.*"):
+        if file.is_file():
+            Image.open(file).convert("L").save(file)
+    folders = {folder: folder.stat() for folder in cached.rglob("*") if folder.is_dir()}
+    assert load(cached).image_shape == (9, 12, 1)
+    assert load(cached).image_shape == (9, 12, 1)
+    for number, file in enumerate(sorted(cached.rglob("*.png"))):
+        save(picture(number), file)
+    for folder, stat in folders.items():  # Pillow may write beside and rename
+        os.utime(folder, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert load(cached).image_shape == (9, 12, 3)
+
+
 def test_a_folder_by_a_relative_path_is_listed_once(cached, tmp_path_factory, monkeypatch):
     monkeypatch.chdir(cached.parent)
     load(cached.name)

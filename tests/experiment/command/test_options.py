@@ -93,3 +93,18 @@ def test_help_is_by_group_with_defaults(monkeypatch):
     assert told.startswith("What it does.")
     assert "training:\n  --epochs (default 3)\n    passes over the images\n" in told
     assert "a word (plain | fancy)" in told
+
+
+def test_the_home_folder_is_put_in_whoever_names_it(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+
+    @dataclasses.dataclass(frozen=True)
+    class Paths(Options):
+        one: str | None = option(None, is_path=True)
+        several: tuple[str, ...] = option((), is_path=True)
+        word: str = option("")
+
+    paths = Paths(one="tte:~/runs/a", several="~/a.keras,random:~,pixels", word="~")
+    assert paths.one == "tte:/home/ada/runs/a" and paths.word == "~"
+    assert paths.several == ("/home/ada/a.keras", "random:/home/ada", "pixels")
+    assert Paths().one is None and Paths(one="imagenet").one == "imagenet"

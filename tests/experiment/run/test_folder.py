@@ -90,6 +90,22 @@ def test_overwrite_removes_only_what_the_run_wrote(tmp_path):
     assert json.loads((path / "settings.json").read_text()) == {"epochs": 4}
 
 
+def test_a_network_that_was_moved_is_the_same(tmp_path):
+    settings, networks = {"teacher": "here", "epochs": 3}, {"teacher": "abc"}
+    with RunFolder(tmp_path) as run:
+        run.open(settings, networks=networks)
+        run.keep_facts(NETWORKS, networks)
+    moved = settings | {"teacher": "there"}
+    with RunFolder(tmp_path) as run:
+        assert run.state(moved, networks=networks) == "resumed"
+        assert run.open(moved, networks=networks) == "resumed"
+    for other in ({}, {"teacher": "xyz"}):
+        with pytest.raises(UserError, match='teacher: "here" -> "there"'):
+            RunFolder(tmp_path).open(moved, networks=other)
+    with pytest.raises(UserError, match="epochs: 3 -> 4"):
+        RunFolder(tmp_path).open(moved | {"epochs": 4}, networks=networks)
+
+
 @pytest.mark.parametrize("foreign", [False, True])
 def test_overwrite_removes_the_runs_within_a_run(tmp_path, foreign):
     with RunFolder(tmp_path / "run") as run:
@@ -118,6 +134,19 @@ def test_foreign_folder_is_refused_untouched(tmp_path, overwrite, name):
     with pytest.raises(UserError, match=rf"not empty.*{name}"):
         RunFolder(tmp_path).open({}, overwrite=overwrite)
     assert [entry.read_text() for entry in tmp_path.iterdir()] == ['{"mine": 1}']
+
+
+def test_a_copy_without_hidden_files_is_told_what_it_lacks(tmp_path):
+    with RunFolder(tmp_path / "run") as run:
+        run.open({})
+        run.finish({})
+    (tmp_path / "copy").mkdir()
+    for name in ("settings.json", "summary.json"):
+        (tmp_path / "copy" / name).write_bytes((run.path / name).read_bytes())
+    with pytest.raises(UserError, match=r"if this is a copy of a run, copy its hidden files too"):
+        RunFolder(tmp_path / "copy").open({})
+    with pytest.raises(UserError, match=r"hidden files too \(.lock, .written\)"):
+        RunFolder(tmp_path / "copy").settings()
 
 
 def test_unwritable_and_wrong_places(tmp_path):
