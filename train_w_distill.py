@@ -54,7 +54,7 @@ from settings.common import (
     gather_workers,
     last_learning_rate,
 )
-from settings.exporting import check_calibration, export_run, open_run
+from settings.exporting import check_formats, export_run, open_run
 from settings.formats import create_formats
 from settings.networks import class_difference, create_method, load_teacher, make_student
 from settings.quantizing import check_quantization, quantized_setup
@@ -122,7 +122,7 @@ def train(settings: Settings) -> dict[str, Any]:
         else:
             setup = dataclasses.replace(prepare(settings, team), given=given)
             check_quantization(setup)
-            check_calibration(setup.data, create_formats(settings.export), "export")
+            check_formats(setup)
             plan_answers(setup)  # refuses what has no room on the disk
             if not setup.teacher_is_trained:
                 settings_of_teacher(setup, folder)  # likewise what cannot train it
@@ -465,7 +465,7 @@ def plan(settings: Settings) -> str:
     state = folder.state(determining_settings(settings, method), settings.overwrite)
     setup = prepare(settings)
     check_quantization(setup)
-    check_calibration(setup.data, create_formats(settings.export), "export")
+    check_formats(setup)
     stages = {part.stage.name: part.last for part in setup.distiller.parts(settings.epochs)}
     if settings.quantize != "none":
         stages[settings.quantize] = settings.epochs + settings.quantize_epochs

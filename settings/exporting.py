@@ -16,13 +16,15 @@ from experiment.command.options import values
 from experiment.export import card
 from experiment.export.files import QUANTIZED, STUDENT, Images, Network, check_rows, write_files
 from experiment.export.format import Format
+from experiment.export.processes import check_layers
 from experiment.run.folder import DATA, RunFolder
+from nets.keras_graph import all_layers
 from nets.stored import read_summary
 from registry import UserError
 from settings.distillation import TEACHER, Settings
-from settings.formats import TEST_IMAGES
+from settings.formats import TEST_IMAGES, create_formats
 from settings.networks import class_difference, load_teacher, names_classes
-from settings.run_setup import spread_images, teacher_preprocessing
+from settings.run_setup import Setup, spread_images, teacher_preprocessing
 
 _SUMMARY = "summary.json"
 _READ_AT_ONCE = 500
@@ -198,6 +200,16 @@ def _test_images(data: dataloader.Data, count: int) -> tuple[np.ndarray, np.ndar
     most = max(_LEAST, _BYTES // math.prod(data.image_shape))
     chosen = spread_images(data.test, min(count, most))
     return _read(data.test, chosen), data.test.labels[chosen]
+
+
+def check_formats(setup: Setup) -> None:
+    """Raise UserError where the formats that a run is to export cannot be written of its networks
+    and data."""
+    formats = create_formats(setup.settings.export)
+    check_calibration(setup.data, formats, "export")
+    for network in (setup.distiller.student, setup.distiller.teacher):
+        if formats and network is not None:
+            check_layers(all_layers(network))
 
 
 def check_calibration(data: dataloader.Data, formats: Sequence[Format], flag: str) -> None:

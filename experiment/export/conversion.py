@@ -14,7 +14,7 @@ import plugins
 from experiment.command.main import run
 from experiment.export import formats  # noqa: F401 (registers them)
 from experiment.export.format import FORMATS, Format
-from experiment.export.processes import run_module
+from experiment.export.processes import import_modules_with_layers, run_module
 
 
 def convert(form: Format, folder: Path, path: Path) -> None:
@@ -37,6 +37,7 @@ def main(specification: str, folder: str, path: str) -> None:
     from experiment.command import quiet  # noqa: F401 (loads TensorFlow)
     from experiment.export.material import Material
 
+    import_modules_with_layers()
     form = plugins.create(FORMATS, specification)
     form.convert(Material.read(Path(folder)), Path(path))
 

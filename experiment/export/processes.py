@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from registry import UserError
 
+_MODULES = "MODULES_WITH_LAYERS"  # for the process, with commas between them
+_KNOWN = ("keras", "keras_hub")  # whose layers Keras finds by itself
 REFUSED = 2  # the exit status after a UserError, see `experiment.command.main.run`
 
 
@@ -24,7 +27,11 @@ def run_module(module: str, words: Sequence[str], what: str) -> None:
     Raises:
         UserError: the one that was raised there; or the process ended in another way.
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        _MODULES: ",".join(modules_with_layers()),
+    }
     done = subprocess.run(
         [sys.executable, "-m", module, *words], env=environment, capture_output=True, text=True,
         errors="replace",
@@ -39,3 +46,37 @@ def run_module(module: str, words: Sequence[str], what: str) -> None:
         how = signal.Signals(-done.returncode).name
     last = f": {said[-1][:300]}" if said else ""
     raise UserError(f"{what} failed, its process ended by {how}{last}")
+
+
+# Layers of a person's own
+
+
+def modules_with_layers() -> list[str]:
+    """The modules whose classes and functions were registered with Keras in this process, which
+    another process has to import before it loads a network with them."""
+    import keras
+
+    names = {each.__module__ for each in keras.saving.get_custom_objects().values()}
+    return sorted(name for name in names if name != "__main__" and not _is_known(name))
+
+
+def import_modules_with_layers() -> None:
+    """Import, in a process that `run_module` has started, what the process that started it had."""
+    for name in filter(None, os.environ.get(_MODULES, "").split(",")):
+        importlib.import_module(name)
+
+
+def check_layers(layers: Iterable[object]) -> None:
+    """Raise UserError where another process could not load a network with these layers."""
+    for layer in layers:
+        kind = type(layer)
+        if kind.__module__ == "__main__":
+            raise UserError(
+                f"layer {layer.name!r} is of a class of the script that runs, {kind.__name__}, "
+                "which the processes that write and measure files cannot import: put the class "
+                "into a module of its own, or leave export out"
+            )
+
+
+def _is_known(module: str) -> bool:
+    return module.partition(".")[0] in _KNOWN

@@ -1,7 +1,17 @@
+import importlib
+import types
+
+import keras
+import numpy as np
 import pytest
 
-from experiment.export.processes import run_module
+from experiment.export import formats  # noqa: F401 (registers them)
+from experiment.export.conversion import convert
+from experiment.export.format import FORMATS
+from experiment.export.processes import check_layers, modules_with_layers, run_module
+from nets.stored import load_model
 from registry import UserError
+from tests.experiment.export.networks import images, material
 
 CASES = {
     "refuses": ("import sys\nprint('noise\\nerror: no such net', file=sys.stderr)\nsys.exit(2)",
@@ -27,3 +37,35 @@ def test_it_gets_its_words(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     run_module("writes", [str(tmp_path / "out"), "a b"], "converting")
     assert (tmp_path / "out").read_text() == "a b"
+
+
+LAYER = """
+import keras
+
+@keras.saving.register_keras_serializable("own")
+class Doubled(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x
+"""
+
+
+def test_layers_of_a_persons_own_are_known_to_the_process_too(tmp_path, monkeypatch):
+    (tmp_path / "own_layers.py").write_text(LAYER)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = importlib.import_module("own_layers")
+    assert "own_layers" in modules_with_layers()
+    made = material(last=own.Doubled())
+    made.write(tmp_path / "material")
+    path = tmp_path / "student.keras"
+    convert(FORMATS.get("keras")(), tmp_path / "material", path)
+    some = images(3)
+    expected = made.serving_model()(some)
+    np.testing.assert_allclose(load_model(path)(some), expected, rtol=1e-5, atol=1e-6)
+    check_layers(made.student.layers)
+
+
+def test_layers_of_the_script_itself_are_refused():
+    of_script = types.new_class("Odd", (keras.layers.Layer,))
+    of_script.__module__ = "__main__"
+    with pytest.raises(UserError, match="layer 'odd' is of a class of the script .* Odd, .*module"):
+        check_layers([keras.layers.ReLU(), of_script(name="odd")])
