@@ -48,7 +48,7 @@ from nets.keras_graph import BuiltModel, Untracked, apply_summed
 from nets.layer_losses import collected_losses, weight_losses
 from op_util.accuracy import top_k_hits
 from op_util.convolution import convolve
-from op_util.gradients import added_gradients, clipped_gradient, share_left
+from op_util.gradients import clipped_combination
 from op_util.weight_decay import with_weight_decay
 from registry import UserError
 
@@ -332,14 +332,12 @@ class Distiller(BuiltModel):
         if not rest:
             return with_weight_decay(g0, variables, self.weight_decay)
         g0 = with_weight_decay(g0, variables, self.weight_decay)
-        passed = [
-            clipped_gradient(g0, g1, self._epochs_since(self.stage.opens[bound]), bound)
-            for g1, bound in zip(rest, self.stage.bounds, strict=True)
-        ]
-        metrics["clip_share"] = share_left(sum(rest, []), sum(passed, []))
-        combined = functools.reduce(added_gradients, passed, g0)
-        alone = with_weight_decay(combined, variables, self.weight_decay)
-        return [b if g is None else a for g, a, b in zip(g0, combined, alone, strict=True)]
+        epochs = [self._epochs_since(began) for began in self.stage.opens.values()]
+        bounds = self.stage.bounds
+        combined, metrics["clip_share"] = clipped_combination(g0, rest, epochs, bounds)
+        # Adapters and the like, which the main loss does not reach, have not decayed yet.
+        decayed = with_weight_decay(combined, variables, self.weight_decay)
+        return [b if g is None else a for g, a, b in zip(g0, combined, decayed, strict=True)]
 
     def _epochs_since(self, begins: int) -> tf.Tensor:
         """How many epochs have ended since the stage of the number `begins` began, int32 scalar."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -18,26 +20,29 @@ def clip_by_norm(gradient: tf.Tensor, bound: tf.Tensor) -> tf.Tensor:
 
 def clipped_combination(
     main: Sequence[tf.Tensor | None],
-    distillation: Sequence[tf.Tensor | None],
-    epoch: tf.Tensor,
-    clip: float = 1.0,
+    distillation: Sequence[Sequence[tf.Tensor | None]],
+    epochs: Sequence[tf.Tensor],
+    clips: Sequence[float] = (1.0,),
 ) -> tuple[list[tf.Tensor | None], tf.Tensor]:
     """``g = g0 + clip_by_norm(g1, clip ||g0|| sigmoid(epoch))``, separately for each variable.
 
     The bound on the distillation gradient rises with the epochs, but never above `clip` times the
-    norm of the main task's gradient.
+    norm of the main task's gradient. Of several methods each has its own summand.
 
     Args:
         main: ``g0``, one gradient per variable; None if the loss does not reach the variable.
-        distillation: ``g1``, in the same form.
-        epoch: scalar, the number of finished epochs of this training, 0 in the first.
-        clip: above 0; 1 in the paper.
+        distillation: ``g1`` of each method, in the same form.
+        epochs: of each, scalar, the number of finished epochs of this training, 0 in the first.
+        clips: of each, above 0; 1 in the paper.
 
     Returns:
-        The list of ``g``, and the `share_left` of the distillation gradient.
+        The list of ``g``, and the `share_left` of the distillation gradients.
     """
-    passed = clipped_gradient(main, distillation, epoch, clip)
-    return added_gradients(main, passed), share_left(distillation, passed)
+    passed = [
+        clipped_gradient(main, *each) for each in zip(distillation, epochs, clips, strict=True)
+    ]
+    before, after = (list(itertools.chain(*each)) for each in (distillation, passed))
+    return functools.reduce(added_gradients, passed, list(main)), share_left(before, after)
 
 
 def clipped_gradient(
@@ -46,8 +51,7 @@ def clipped_gradient(
     epoch: tf.Tensor,
     clip: float = 1.0,
 ) -> list[tf.Tensor | None]:
-    """``clip_by_norm(g1, clip ||g0|| sigmoid(epoch))``, the second summand of
-    `clipped_combination`, whose arguments these are.
+    """``clip_by_norm(g1, clip ||g0|| sigmoid(epoch))`` of one method, see `clipped_combination`.
 
     A variable that the main loss does not reach, for example an adapter's, has no ``||g0||``. The
     mean ``||g0||`` of the other variables is used instead; if there is none, nothing is clipped.
