@@ -22,22 +22,19 @@ class Adapters:
     Args:
         pairs: symbolic taps ``[B, H, W, D]`` or ``[B, D]`` of teacher and student, shallow to deep.
         resize: whether a tap of another height or width is resized.
-        always: whether a tap of equal channels gets its convolution too.
 
     Attributes:
         layers: the trained layers, float32, named ``adapter1`` ... by the taps' numbers.
         notes: what was done, a line for each tap that is changed.
     """
 
-    def __init__(
-        self, pairs: Sequence[tuple[Any, Any]], *, resize: bool = False, always: bool = False
-    ):
+    def __init__(self, pairs: Sequence[tuple[Any, Any]], *, resize: bool = False):
         self.notes: list[str] = []
         self._resize = resize
         self._layers: list[keras.layers.Layer | None] = []
         for number, (theirs, ours) in enumerate(pairs, start=1):
             layer, done = None, []
-            if always or theirs.shape[-1] != ours.shape[-1]:
+            if theirs.shape[-1] != ours.shape[-1]:
                 layer = linear(ours, theirs.shape[-1], name=f"adapter{number}")
                 done.append(f"1x1 adapter from {ours.shape[-1]} to {theirs.shape[-1]} channels")
             if resize and theirs.shape[1:-1] != ours.shape[1:-1]:
