@@ -139,6 +139,7 @@ from experiment.command import quiet  # noqa: F401 (loads TensorFlow)
 # isort: split
 import tensorflow as tf
 
+import dataloader
 import nets
 from experiment.grid.claims import Claims, clear
 from experiment.grid.execution import execute
@@ -172,8 +173,9 @@ def main(comparison: Comparison, settings: Settings) -> int:
         shard = Shard.parse(comparison.shard or "1/1")
         print(jobs.text() if jobs else listing(shard.part(outcomes)))
         return 0
-    check_data(comparison, settings, outcomes)
-    check_methods(comparison, settings, outcomes)
+    data = check_data(comparison, settings, outcomes)
+    check_methods(comparison, settings, outcomes, data)
+    del data  # of which each run has its own
     places = () if jobs else find_places(comparison.workers)
     join(folder, FOLDER_SETTINGS, REPORTS, comparison.overwrite)
     if comparison.overwrite:
@@ -197,30 +199,44 @@ def describe_left_out(folder: Path, runs: Sequence[Run]) -> list[str]:
             "--Distillation, to have them in the report"]
 
 
-def check_data(comparison: Comparison, settings: Settings, outcomes: Sequence[Outcome]) -> None:
+def check_data(
+    comparison: Comparison, settings: Settings, outcomes: Sequence[Outcome]
+) -> dataloader.Data | None:
     """Refuse to compare runs of different data, or to add runs of other data than the first.
+
+    Returns:
+        The data, where runs are to be added to others.
 
     Raises:
         UserError: the data have changed since a run began; it says how.
     """
     begun = [RunFolder(each.run.folder) for each in outcomes if each.status != WAITING]
     if not begun:
-        return
+        return None
     for folder in begun[1:]:
         folder.check_facts(DATA, begun[0].facts(DATA))
-    if any(each.status != FINISHED for each in outcomes):
-        first = next(iter(settings_by_method(comparison, settings).values()))
-        first = dataclasses.replace(first, strategy="none").spelled()
-        data = first.load_data(first.labelled_per_class)
-        for folder in begun:
-            folder.check_facts(DATA, data.facts())
+    if all(each.status == FINISHED for each in outcomes):
+        return None
+    first = next(iter(settings_by_method(comparison, settings).values()))
+    first = dataclasses.replace(first, strategy="none").spelled()
+    data = first.load_data(first.labelled_per_class)
+    for folder in begun:
+        folder.check_facts(DATA, data.facts())
+    return data
 
 
 def check_methods(
-    comparison: Comparison, settings: Settings, outcomes: Sequence[Outcome]
+    comparison: Comparison,
+    settings: Settings,
+    outcomes: Sequence[Outcome],
+    data: dataloader.Data | None = None,
 ) -> None:
     """Make the networks of each method that has no run yet: what does not fit is refused before
     hours are spent on the other methods.
+
+    Args:
+        comparison, settings, outcomes: all of it.
+        data: of the runs, where they are loaded already.
 
     Raises:
         UserError: as a run of that method would.
@@ -233,7 +249,7 @@ def check_methods(
         try:
             own = dataclasses.replace(each, strategy="none").spelled()
             if setup is None:
-                setup = prepare(own)
+                setup = prepare(own, data=data)
             else:  # of the same data
                 setup = make_setup(own, setup.data, setup.strategy, own.teacher_file())
         except UserError as error:

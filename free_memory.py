@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import psutil
 
-SHARE = "SHARE_OF_MEMORY"
-"""The environment variable with the share of it, in 0..1, that is this process's: of several that
-begin at once, each would find all of it free."""
+MOST = "MOST_MEMORY"
+"""The environment variable with the bytes that are this process's at most: of several that begin at
+once, each would find all of the memory free."""
 
 
 class _Files(NamedTuple):
@@ -24,23 +24,27 @@ class _Files(NamedTuple):
     Attributes:
         top: the folder in which the groups are.
         limit, used: the files with the bytes that a group may have, and has.
-        reclaimable: the name, in ``memory.stat``, of file contents that only wait to be read again.
+        reclaimable: the names, in ``memory.stat``, of file contents that are dropped where memory
+            is needed.
     """
 
     top: str
     limit: str
     used: str
-    reclaimable: str
+    reclaimable: tuple[str, str]
 
 
-_V1 = _Files("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-_V2 = _Files("", "memory.max", "memory.current", "inactive_file")
+_V1 = _Files(
+    "memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
+    ("total_inactive_file", "total_active_file"),
+)
+_V2 = _Files("", "memory.max", "memory.current", ("inactive_file", "active_file"))
 
 
 def free_memory() -> int:
     """The bytes that this process may take without swapping and without being killed for it."""
-    free = min([psutil.virtual_memory().available, *_left_in_groups()])
-    return int(free * float(os.environ.get(SHARE, 1)))
+    most = [int(os.environ[MOST])] if MOST in os.environ else []
+    return min([psutil.virtual_memory().available, *_left_in_groups(), *most])
 
 
 def _left_in_groups(
@@ -73,4 +77,5 @@ def _left(group: Path, files: _Files) -> int | None:
         return None
     if limit == "max":
         return None
-    return max(0, int(limit) - int(used) + int(stated.get(files.reclaimable, 0)))
+    files_kept = sum(int(stated.get(name, 0)) for name in files.reclaimable)
+    return max(0, int(limit) - int(used) + files_kept)

@@ -111,8 +111,8 @@ def train(settings: Settings) -> dict[str, Any]:
             "the command line"
         )
     if settings.dry_run:
-        folder = RunFolder(settings.folder())
-        state = folder.state(compared(settings), settings.overwrite)
+        folder, networks = RunFolder(settings.folder()), nets.fingerprints(settings.network_files())
+        state = folder.state(compared(settings), settings.overwrite, networks)
         print(plan(settings, f"{folder.path} ({state})"))
         return {}
     with gather_workers(settings) as team:

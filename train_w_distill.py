@@ -188,9 +188,11 @@ def train_quantized(setup: Setup, folder: RunFolder) -> float:
     ``quantized/`` of the run folder; its top-1."""
     own = folder.inside(QUANTIZED)
     copy = quantized_setup(setup, own.path)
+    networks = nets.fingerprints(copy.settings.network_files())
     with own:
         determining = determining_settings(copy.settings, copy.distiller.method)
-        if own.open(determining, copy.settings.overwrite) != "finished":
+        if own.open(determining, copy.settings.overwrite, networks) != "finished":
+            own.keep_facts(NETWORKS, networks)
             complete(copy, own)
     return own.summary({"student_top1": float})["student_top1"]
 
@@ -200,9 +202,11 @@ def train_teacher(setup: Setup, folder: RunFolder) -> Setup:
     fits it; the same setup with the trained teacher."""
     own = folder.inside(TEACHER)
     alone = settings_of_teacher(setup, folder)
+    networks = nets.fingerprints(alone.network_files())
     with own:
         determining = determining_settings(alone, create_method(alone))
-        if own.open(determining, alone.overwrite) != "finished":
+        if own.open(determining, alone.overwrite, networks) != "finished":
+            own.keep_facts(NETWORKS, networks)
             how = "fine-tuned" if alone.fine_tunes() else "trained"
             print(f"no --teacher given: the teacher is {how} first")
             complete(make_setup(alone, setup.data, setup.strategy, None, setup.team), own)
@@ -390,8 +394,11 @@ def describe_scarce_labels(setup: Setup) -> list[str]:
     """A warning where many batches have no labelled image: the main task then has no gradient but
     that of the weight decay, and that is what a clipped one is bounded by."""
     settings = setup.settings
-    clips = any(stage.clips for stage in setup.distiller.stages)
-    if settings.main_loss == "none" or not clips:
+    bounded = any(
+        stage.main_weight > 0 and stage.terms and all(term.clips for term in stage.terms)
+        for stage in setup.distiller.stages
+    )
+    if settings.main_loss == "none" or not bounded:
         return []
     labelled = float(np.mean(setup.data.train.labels >= 0))
     without = (1 - labelled) ** settings.batch_size
@@ -462,7 +469,8 @@ def plan(settings: Settings) -> str:
     workers = describe_workers(settings)
     method = create_method(settings)
     folder = RunFolder(settings.folder())
-    state = folder.state(determining_settings(settings, method), settings.overwrite)
+    networks = nets.fingerprints(settings.network_files())
+    state = folder.state(determining_settings(settings, method), settings.overwrite, networks)
     setup = prepare(settings)
     check_quantization(setup)
     check_formats(setup)

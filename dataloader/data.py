@@ -15,6 +15,7 @@ import tensorflow as tf
 from dataloader.spreading import spread
 
 _CHUNK = 256  # images that are read at once
+_CHUNK_BYTES = 2**26
 
 STATISTICS_SAMPLE = 2000
 """How many images of sets that can stay on disk are read for the channel statistics."""
@@ -145,6 +146,7 @@ class Split:
         """The indices of at most so many images, evenly spread over all, int64; None: of all."""
         return spread(len(self), most)
 
+    @cached_property
     def facts(self) -> list[Any]:
         """What tells that images or labels have changed: their number, a digest of the labels in
         their order, and the mean of a sample of the images.
@@ -152,10 +154,11 @@ class Split:
         Pixels are not compared bit for bit, as another processor may decode or resize a few of them
         to the next value.
         """
-        rows, total = self.spread(FACTS_SAMPLE), 0
-        for start in range(0, len(rows), _CHUNK):
-            total += int(self.images(rows[start : start + _CHUNK]).numpy().sum(dtype=np.int64))
-        values = max(len(rows), 1) * int(np.prod(self.image_shape))
+        rows, total, size = self.spread(FACTS_SAMPLE), 0, int(np.prod(self.image_shape))
+        chunk = max(1, _CHUNK_BYTES // size)
+        for start in range(0, len(rows), chunk):
+            total += int(self.images(rows[start : start + chunk]).numpy().sum(dtype=np.int64))
+        values = max(len(rows), 1) * size
         labels = hashlib.sha256(self.labels.astype("<i4").tobytes()).hexdigest()
         return [len(self), labels[:12], round(total / values, 2)]
 
@@ -242,9 +245,9 @@ class Data:
             "classes": list(self.class_names),
             "image shape": list(self.image_shape),
             "channel mean": [round(float(mean), 3) for mean in self.channel_mean],
-            "training images, labels and mean": self.train.facts(),
-            "validation images, labels and mean": self.validation.facts(),
-            "test images, labels and mean": self.test.facts(),
+            "training images, labels and mean": self.train.facts,
+            "validation images, labels and mean": self.validation.facts,
+            "test images, labels and mean": self.test.facts,
         }
 
     @property

@@ -111,7 +111,7 @@ class Settings(SceneSettings):
         """
         seeds = range(self.seed, self.seed + self.seeds)
         names = [of_seed(name, seed) for name in self.encoder for seed in seeds]
-        return {f"encoder {name}": name for name in names}
+        return {name: name for name in names}
 
     @staticmethod
     def _all_targets() -> list[str]:

@@ -88,7 +88,7 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
         "is as good)", group=DATA,
     )
     crop_padding: int = option(
-        0, "before the tasks, pad images by so many pixels and crop back at random", group=DATA,
+        0, "before the tasks, pad images by this many pixels and crop back at random", group=DATA,
         minimum=0,
     )
 

@@ -142,15 +142,22 @@ def spread_images(split: dataloader.Split, count: int) -> np.ndarray:
     return np.linspace(0, len(split) - 1, min(count, len(split))).astype("int64")
 
 
-def prepare(settings: Settings, team: Team = ALONE) -> Setup:
+def prepare(
+    settings: Settings, team: Team = ALONE, data: dataloader.Data | None = None
+) -> Setup:
     """Load the data and make the networks. Writes nothing.
+
+    Args:
+        settings: spelled out.
+        team: the workers of the run.
+        data: as the settings say, where they are loaded already.
 
     Raises:
         UserError: settings, networks and data do not fit each other.
     """
     devices.prepare(settings.seed, settings.deterministic, settings.mixed_precision)
     strategy = devices.strategy(settings.strategy, team)
-    data = settings.load_data(settings.labelled_per_class)
+    data = data or settings.load_data(settings.labelled_per_class)
     training_batches(settings, data)
     return make_setup(settings, data, strategy, settings.teacher_file(), team)
 

@@ -28,8 +28,10 @@ def groups(tmp_path, monkeypatch):
             (folder / ("memory.limit_in_bytes" if first else "memory.max")).write_text(f"{limit}\n")
             used_file = "memory.usage_in_bytes" if first else "memory.current"
             (folder / used_file).write_text(f"{used}\n")
-            name = "total_inactive_file" if first else "inactive_file"
-            (folder / "memory.stat").write_text(f"cache 7\n{name} {reclaimable}\n")
+            prefix, half = "total_" * first, reclaimable // 2
+            (folder / "memory.stat").write_text(
+                f"cache 7\n{prefix}inactive_file {half}\n{prefix}active_file {half}\n"
+            )
 
     return write
 
@@ -58,10 +60,12 @@ def test_version_1_also_in_a_container(groups):
     assert free_memory.free_memory() == 100 * GIB
 
 
-def test_the_share_of_one_of_several_processes(groups, monkeypatch):
-    groups("0::/a", a=(16 * GIB, 0, 0))
-    monkeypatch.setenv(free_memory.SHARE, "0.25")
-    assert free_memory.free_memory() == 4 * GIB
+def test_one_of_several_processes_has_a_part_of_what_was_free_before_them(groups, monkeypatch):
+    groups("0::/a", a=(16 * GIB, 6 * GIB, 0))  # which the others have taken
+    monkeypatch.setenv(free_memory.MOST, str(8 * GIB))
+    assert free_memory.free_memory() == 8 * GIB
+    groups("0::/a", a=(16 * GIB, 9 * GIB, 0))
+    assert free_memory.free_memory() == 7 * GIB
 
 
 def test_this_machine_has_some():

@@ -66,7 +66,7 @@ def _with_home(value: Any) -> Any:
         return tuple(map(_with_home, value))
     if not isinstance(value, str):
         return value
-    kind, colon, path = value.rpartition(":")
+    kind, colon, path = ("", "", value) if value.startswith("~") else value.partition(":")
     return f"{kind}{colon}{os.path.expanduser(path)}"
 
 

@@ -26,7 +26,7 @@ import plugins
 from experiment.command.main import run
 from experiment.export import formats  # noqa: F401 (registers them)
 from experiment.export.format import FORMATS, Format
-from experiment.export.processes import import_modules_with_layers, run_module
+from experiment.export.processes import run_module
 
 SIZES = (1, 32)  # images at a time
 _SECONDS, _MOST_CALLS, _LEAST_CALLS = 2.0, 50, 5
@@ -116,7 +116,6 @@ def _measure_in_process(
 
 def main(folder: str) -> None:
     """Measure in this process."""
-    import_modules_with_layers()
     place = Path(folder)
     job = json.loads((place / _JOB).read_text(encoding="utf-8"))
     images = np.load(place / _IMAGES, mmap_mode="r")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -63,7 +64,9 @@ def modules_with_layers() -> list[str]:
 def import_modules_with_layers() -> None:
     """Import, in a process that `run_module` has started, what the process that started it had."""
     for name in filter(None, os.environ.get(_MODULES, "").split(",")):
-        importlib.import_module(name)
+        # A network that needs the module is refused, when it is loaded, by the layer's name.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
 
 
 def check_layers(layers: Iterable[object]) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from free_memory import SHARE
+from free_memory import MOST, free_memory
 from registry import UserError
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -26,9 +26,10 @@ class Place:
 
 
 def divide(workers: int, gpus: int = 0) -> list[Place]:
-    """Places for several processes at once: each has its own part of the cores and of the memory
-    that this process may use and, where there are GPUs, one of them. Where there are fewer GPUs
-    than processes they are shared, and TensorFlow takes only as much of their memory as it needs.
+    """Places for several processes at once: each has its own part of the cores that this process
+    may use, of the memory that is free now and, where there are GPUs, one of them. Where there are
+    fewer GPUs than processes they are shared, and TensorFlow takes only as much of their memory as
+    it needs.
 
     Args:
         workers: how many processes.
@@ -51,7 +52,7 @@ def divide(workers: int, gpus: int = 0) -> list[Place]:
         parts = [()] * workers
     names = _gpu_names(gpus)
     growing = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"} if workers > len(names) else {}
-    memory = {SHARE: f"{float(os.environ.get(SHARE, 1)) / workers:.6f}"}
+    memory = {MOST: str(free_memory() // workers)}
     return [
         Place(part, memory | ({_VISIBLE: names[number % len(names)], **growing} if names else {}))
         for number, part in enumerate(parts)

@@ -46,6 +46,7 @@ DATA, NETWORKS = "data", "networks"  # what a run begins with, and goes on with 
 MOST_JSON = 10**8  # bytes
 _LONGEST_DIFFERENCE = 300
 _LONGEST_SHOWN = 80  # characters of a value that is not as expected
+_ROUNDING = 0.011  # of a mean of pixels, in 0..255
 _WRITTEN = ".written"
 _LOCK = ".lock"
 _RUN = "/"  # ends the name of a folder that is a run of its own, in the list of what was written
@@ -201,6 +202,16 @@ def read_results(path: Path, needed: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two facts, as JSON has them, are equal, but for roundings: another machine may read
+    a few pixels otherwise, which moves the mean of many."""
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return all(map(_alike, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return abs(one - other) <= _ROUNDING
+    return one == other
+
+
 def _existing(path: Path) -> Path:
     """`path`, or the nearest folder above it that exists."""
     return next(place for place in (path, *path.absolute().parents) if place.exists())
@@ -309,7 +320,8 @@ class RunFolder:
             return "new"
         if overwrite:
             return "new"
-        kept, moved = _read_json(self.path / SETTINGS), self._same_networks(networks)
+        kept, same = _read_json(self.path / SETTINGS), self._same_networks(networks)
+        moved = {name for name in same if isinstance(kept.get(name), str)}
         different = differences(
             {name: value for name, value in kept.items() if name not in moved},
             {name: value for name, value in settings.items() if name not in moved},
@@ -417,10 +429,11 @@ class RunFolder:
 
     def _check_facts(self, kind: str, facts: Mapping[str, Any]) -> None:
         kept = self.facts(kind)
-        different = differences(
-            {name: kept[name] for name in kept if name in facts},
-            {name: facts[name] for name in facts if name in kept},
-        )
+        facts = plain_values(facts)
+        changed = [
+            name for name in kept if name in facts and not _alike(kept[name], facts[name])
+        ]
+        different = differences(*({name: each[name] for name in changed} for each in (kept, facts)))
         if different:
             raise UserError(
                 f"the {kind} have changed since the run in {self.path} began: "

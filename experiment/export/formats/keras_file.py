@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiment.export.format import FORMATS, Format
+from experiment.export.processes import import_modules_with_layers
 
 if TYPE_CHECKING:
     from experiment.export.format import Predict
@@ -36,6 +37,7 @@ class KerasFile(Format):
         from nets.stored import load_model
 
         use_threads(threads)
+        import_modules_with_layers()
         model = load_model(path)
         predict = tf.function(lambda image: model(image, training=False), autograph=False)
         return lambda images: predict(tf.constant(images)).numpy()

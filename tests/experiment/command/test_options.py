@@ -107,4 +107,6 @@ def test_the_home_folder_is_put_in_whoever_names_it(monkeypatch):
     paths = Paths(one="tte:~/runs/a", several="~/a.keras,random:~,pixels", word="~")
     assert paths.one == "tte:/home/ada/runs/a" and paths.word == "~"
     assert paths.several == ("/home/ada/a.keras", "random:/home/ada", "pixels")
+    assert Paths(one="~/12:30/x").one == "/home/ada/12:30/x"
+    assert Paths(one="a~b").one == "a~b"
     assert Paths().one is None and Paths(one="imagenet").one == "imagenet"

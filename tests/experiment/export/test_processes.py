@@ -53,6 +53,8 @@ def test_layers_of_a_persons_own_are_known_to_the_process_too(tmp_path, monkeypa
     (tmp_path / "own_layers.py").write_text(LAYER)
     monkeypatch.syspath_prepend(tmp_path)
     own = importlib.import_module("own_layers")
+    monkeypatch.delitem(keras.saving.get_custom_objects(), "own>Doubled")  # afterwards as before
+    keras.saving.get_custom_objects()["own>Doubled"] = own.Doubled
     assert "own_layers" in modules_with_layers()
     made = material(last=own.Doubled())
     made.write(tmp_path / "material")
@@ -62,6 +64,18 @@ def test_layers_of_a_persons_own_are_known_to_the_process_too(tmp_path, monkeypa
     expected = made.serving_model()(some)
     np.testing.assert_allclose(load_model(path)(some), expected, rtol=1e-5, atol=1e-6)
     check_layers(made.student.layers)
+
+
+def test_modules_that_cannot_be_imported_matter_to_networks_that_need_them_alone(
+    tmp_path, monkeypatch
+):
+    gone = types.new_class("Gone", (keras.layers.Layer,))
+    gone.__module__ = "no_longer_there"
+    monkeypatch.setitem(keras.saving.get_custom_objects(), "own>Gone", gone)
+    material().write(tmp_path / "material")
+    path = tmp_path / "student.keras"
+    convert(FORMATS.get("keras")(), tmp_path / "material", path)
+    assert path.exists()
 
 
 def test_layers_of_the_script_itself_are_refused():

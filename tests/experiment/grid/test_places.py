@@ -36,7 +36,8 @@ def test_cores_are_divided_without_rest(cores):
 def test_each_worker_has_a_gpu(cores, monkeypatch):
     cores(range(8))
     visible = "CUDA_VISIBLE_DEVICES"
-    half, third = {"SHARE_OF_MEMORY": "0.500000"}, {"SHARE_OF_MEMORY": "0.333333"}
+    monkeypatch.setattr(places, "free_memory", lambda: 3001)
+    half, third = {"MOST_MEMORY": "1500"}, {"MOST_MEMORY": "1000"}
     assert [dict(place.environment) for place in divide(2, 2)] == [
         {visible: "0", **half}, {visible: "1", **half}
     ]
@@ -47,8 +48,6 @@ def test_each_worker_has_a_gpu(cores, monkeypatch):
     ]
     monkeypatch.setenv(visible, "")
     assert all(place.environment == half for place in divide(2, 0))
-    monkeypatch.setenv("SHARE_OF_MEMORY", "0.5")  # of another grid that this one is a part of
-    assert divide(2, 0)[0].environment == {"SHARE_OF_MEMORY": "0.250000"}
 
 
 def test_workers_run_at_once_each_in_its_place(tmp_path, monkeypatch):

@@ -90,6 +90,16 @@ def test_overwrite_removes_only_what_the_run_wrote(tmp_path):
     assert json.loads((path / "settings.json").read_text()) == {"epochs": 4}
 
 
+def test_means_may_be_rounded_otherwise_on_another_machine(tmp_path):
+    with RunFolder(tmp_path) as run:
+        run.open({})
+        run.keep_facts(DATA, {"images": [10, "abc", 114.50], "mean": [1.004, 7.0]})
+        run.check_facts(DATA, {"images": [10, "abc", 114.51], "mean": (1.003, 7.0)})
+        for images in ([10, "abc", 114.52], [10, "abd", 114.50], [11, "abc", 114.50], [10, "abc"]):
+            with pytest.raises(UserError, match="^the data have changed .* images: "):
+                run.check_facts(DATA, {"images": images})
+
+
 def test_a_network_that_was_moved_is_the_same(tmp_path):
     settings, networks = {"teacher": "here", "epochs": 3}, {"teacher": "abc"}
     with RunFolder(tmp_path) as run:
