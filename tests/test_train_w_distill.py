@@ -40,6 +40,7 @@ from settings import distillation
 from settings.distillation import Settings
 from settings.networks import create_method
 from tests.commands import own_flags, script_caller
+from tests.distillers import models
 from tests.distillers.models import built_loss
 from tests.processes import (
     assert_alone,
@@ -1119,15 +1120,22 @@ def test_mistakes_with_models_of_ones_own(script, files, tmp_path, arguments, me
 @pytest.mark.parametrize(
     ("labelled", "batch_size", "method", "main_loss", "share"),
     [(2, 4, "SSKD_SVD", "cross_entropy", 0.81), (30, 4, "SSKD_SVD", "cross_entropy", None),
-     (2, 4, "SSKD_SVD", "none", None), (2, 4, "Soft_logits", "cross_entropy", None)],
+     (2, 4, "SSKD_SVD", "none", None), (2, 4, "Soft_logits", "cross_entropy", None),
+     # Clipped against what needs no labels.
+     (2, 4, "SSKD_SVD+Soft_logits(alpha=1)", "cross_entropy", None)],
 )
 def test_batches_without_labels_are_warned_of(labelled, batch_size, method, main_loss, share):
     labels = np.where(np.arange(40) < labelled, 1, -1)
-    clips = method == "SSKD_SVD"
+    networks = [models.network(1, "student"), models.network(2, "teacher")]
+    student_outputs, teacher_outputs = map(models.outputs, networks)
+    distiller = distillers.Distiller(
+        networks[0], distillers.create(method), networks[1], student_outputs=student_outputs,
+        teacher_outputs=teacher_outputs, main_loss=main_loss,
+    )
     setup = SimpleNamespace(
         settings=Settings(Distillation=method, batch_size=batch_size, main_loss=main_loss),
         data=SimpleNamespace(train=SimpleNamespace(labels=labels)),
-        distiller=SimpleNamespace(stages=[SimpleNamespace(clips=clips)]),
+        distiller=distiller,
     )
     found = train_w_distill.describe_scarce_labels(setup)
     expected = [] if share is None else [f"warning: {100 * (1 - labelled / 40) ** 4:.0f} %"]
