@@ -220,8 +220,9 @@ def check_data(
     first = next(iter(settings_by_method(comparison, settings).values()))
     first = dataclasses.replace(first, strategy="none").spelled()
     data = first.load_data(first.labelled_per_class)
+    facts = data.facts()
     for folder in begun:
-        folder.check_facts(DATA, data.facts())
+        folder.check_facts(DATA, facts)
     return data
 
 

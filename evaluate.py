@@ -45,7 +45,7 @@ from experiment.command.options import compared
 from experiment.report.evaluation import BiasEntry, bias_table, draw_detections, draw_embeddings
 from experiment.report.scoreboard import Entry, Scores, draw_bars, summarized, table
 from experiment.run import devices
-from experiment.run.folder import DATA, NETWORKS, RunFolder, read_results, write_json
+from experiment.run.folder import DATA, RunFolder, read_results, write_json
 from nets.stored import read_summary
 from pretext.bias import retrained_heads, task_bias
 from pretext.task import Images, Task
@@ -105,7 +105,6 @@ def evaluate(settings: Settings) -> dict[str, Any]:
     with folder, dataloader.naming_damage(*(data.splits if data else ())):
         folder.open(compared(settings), settings.overwrite, networks)
         folder.keep_facts(DATA, work.facts())
-        folder.keep_facts(NETWORKS, networks)
         work.run(settings, folder)
     return folder.summary()
 

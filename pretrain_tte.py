@@ -51,7 +51,7 @@ from experiment.report.scoreboard import Scores, draw_bars, summarized, table
 from experiment.run import devices, training
 from experiment.run.export import FILES as EXPORT_FILES
 from experiment.run.export import check_export, export_saved_model
-from experiment.run.folder import DATA, NETWORKS, RunFolder, write_json
+from experiment.run.folder import DATA, RunFolder, write_json
 from experiment.run.variables import numbered
 from experiment.run.workers import ALONE, Team
 from op_util.schedules import schedule
@@ -125,7 +125,6 @@ def train(settings: Settings) -> dict[str, Any]:
             with folder, dataloader.naming_damage(*work.material.data.splits):
                 if folder.open(compared(settings), settings.overwrite, networks) != "finished":
                     folder.keep_facts(DATA, work.material.facts())
-                    folder.keep_facts(NETWORKS, networks)
                     complete(settings, work, folder)
         summary = folder.summary(report.RESULTS)
         scores = {name: [metrics] for name, metrics in summary["targets"].items()}

@@ -46,7 +46,7 @@ from experiment.run import devices, training
 from experiment.run.batch_statistics import RefreshedStatistics
 from experiment.run.export import FILES as EXPORT_FILES
 from experiment.run.export import check_export, export_saved_model, named_classification
-from experiment.run.folder import DATA, NETWORKS, RunFolder
+from experiment.run.folder import DATA, RunFolder
 from experiment.run.variables import numbered
 from op_util.accuracy import agreements, top_k_hits
 from settings.common import (
@@ -128,7 +128,6 @@ def train(settings: Settings) -> dict[str, Any]:
                 settings_of_teacher(setup, folder)  # likewise what cannot train it
             with folder, dataloader.naming_damage(*setup.data.splits):
                 if folder.open(determining, settings.overwrite, networks) != "finished":
-                    folder.keep_facts(NETWORKS, networks)
                     complete(setup, folder)
         summary = folder.summary(RESULTS)
         print(final_table(summary, folder.path))
@@ -192,7 +191,6 @@ def train_quantized(setup: Setup, folder: RunFolder) -> float:
     with own:
         determining = determining_settings(copy.settings, copy.distiller.method)
         if own.open(determining, copy.settings.overwrite, networks) != "finished":
-            own.keep_facts(NETWORKS, networks)
             complete(copy, own)
     return own.summary({"student_top1": float})["student_top1"]
 
@@ -206,7 +204,6 @@ def train_teacher(setup: Setup, folder: RunFolder) -> Setup:
     with own:
         determining = determining_settings(alone, create_method(alone))
         if own.open(determining, alone.overwrite, networks) != "finished":
-            own.keep_facts(NETWORKS, networks)
             how = "fine-tuned" if alone.fine_tunes() else "trained"
             print(f"no --teacher given: the teacher is {how} first")
             complete(make_setup(alone, setup.data, setup.strategy, None, setup.team), own)

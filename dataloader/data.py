@@ -14,8 +14,8 @@ import tensorflow as tf
 
 from dataloader.spreading import spread
 
-_CHUNK = 256  # images that are read at once
-_CHUNK_BYTES = 2**26
+CHUNK_BYTES = 2**26
+"""How many bytes of images to read at a time."""
 
 STATISTICS_SAMPLE = 2000
 """How many images of sets that can stay on disk are read for the channel statistics."""
@@ -138,9 +138,16 @@ class Split:
         as their channel statistics are computed from, evenly spread."""
         rows = self.spread(self.store.statistics_sample)
         digest = hashlib.sha256(str((len(self), self.image_shape)).encode())
-        for start in range(0, len(rows), _CHUNK):
-            digest.update(self.images(rows[start : start + _CHUNK]).numpy().tobytes())
+        for images in self.in_chunks(rows):
+            digest.update(images.tobytes())
         return digest.hexdigest()
+
+    def in_chunks(self, indices: np.ndarray) -> Iterator[np.ndarray]:
+        """Images by index, one after the other, uint8 [n,H,W,C]: as many at a time as
+        `CHUNK_BYTES` hold, but at least one."""
+        size = max(1, CHUNK_BYTES // int(np.prod(self.image_shape)))
+        for start in range(0, len(indices), size):
+            yield self.images(indices[start : start + size]).numpy()
 
     def spread(self, most: int | None) -> np.ndarray:
         """The indices of at most so many images, evenly spread over all, int64; None: of all."""
@@ -154,11 +161,9 @@ class Split:
         Pixels are not compared bit for bit, as another processor may decode or resize a few of them
         to the next value.
         """
-        rows, total, size = self.spread(FACTS_SAMPLE), 0, int(np.prod(self.image_shape))
-        chunk = max(1, _CHUNK_BYTES // size)
-        for start in range(0, len(rows), chunk):
-            total += int(self.images(rows[start : start + chunk]).numpy().sum(dtype=np.int64))
-        values = max(len(rows), 1) * size
+        rows = self.spread(FACTS_SAMPLE)
+        total = sum(int(images.sum(dtype=np.int64)) for images in self.in_chunks(rows))
+        values = max(len(rows), 1) * int(np.prod(self.image_shape))
         labels = hashlib.sha256(self.labels.astype("<i4").tobytes()).hexdigest()
         return [len(self), labels[:12], round(total / values, 2)]
 

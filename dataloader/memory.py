@@ -18,14 +18,13 @@ BATCH = 128
 _PIXELS = 500 * 32 * 32
 
 
-def images_at_once(image_shape: Sequence[int], most: int = 500) -> int:
+def images_at_once(image_shape: Sequence[int]) -> int:
     """The batch size for inference: 500 images of 32x32, fewer of larger ones.
 
     Args:
         image_shape: (height, width, channels), or height and width alone.
-        most: as many at most.
     """
-    return max(1, min(most, _PIXELS // (image_shape[0] * image_shape[1])))
+    return max(1, min(500, _PIXELS // (image_shape[0] * image_shape[1])))
 
 
 def check_memory(needed: int, what: str, advice: str) -> None:

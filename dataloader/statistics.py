@@ -6,9 +6,6 @@ import numpy as np
 
 from dataloader.data import Split
 
-CHUNK_BYTES = 2**26
-"""How many bytes of images to read at a time."""
-
 
 def channel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel over all pixels of `split`.
@@ -22,9 +19,7 @@ def channel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ..
     rows = split.spread(split.store.statistics_sample)
     channels = split.image_shape[-1]
     histogram = np.zeros([channels, 256], np.int64)
-    chunk = max(1, CHUNK_BYTES // int(np.prod(split.image_shape)))
-    for start in range(0, len(rows), chunk):
-        images = split.images(rows[start : start + chunk]).numpy()
+    for images in split.in_chunks(rows):
         for channel in range(channels):
             histogram[channel] += np.bincount(images[..., channel].ravel(), minlength=256)
     values = np.arange(256)

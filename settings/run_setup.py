@@ -122,16 +122,19 @@ class Setup:
     def statistics_batches(self) -> Iterator[tf.Tensor]:
         """Training images, preprocessed and not augmented, for the deployed network's batch
         statistics: from all over the data, which may be in the order of its classes."""
-        return self._statistics_batches(self.student_preprocessing())
+        return self.spread_batches(self.student_preprocessing())
 
     def judge_teacher_by_own_statistics(self) -> None:
         """Recompute the batch statistics of a teacher that learned too, as the student's are."""
         if self.distiller.method.trains_teacher:
-            batches = self._statistics_batches(self.distiller.teacher_preprocessing)
+            batches = self.spread_batches(self.distiller.teacher_preprocessing)
             nets.recompute_batch_statistics(self.distiller.teacher, batches)
 
-    def _statistics_batches(self, preprocess: Callable[[Any], Any]) -> Iterator[tf.Tensor]:
-        images = spread_images(self.data.train, STATISTICS_IMAGES)
+    def spread_batches(
+        self, preprocess: Callable[[Any], Any], most: int = STATISTICS_IMAGES
+    ) -> Iterator[tf.Tensor]:
+        """At most so many training images, from all over the data, preprocessed."""
+        images = spread_images(self.data.train, most)
         size = self.at_once(STATISTICS_BATCH)
         for first in range(0, len(images), size):
             yield preprocess(self.data.train.images(images[first : first + size]))
@@ -413,8 +416,7 @@ def score_teacher(setup: Setup) -> list[str]:
     if teacher.model.outputs[0].shape[-1] != data.classes or class_difference(teacher, data):
         return []
     images, labels = _images_to_score(data)
-    at_once = setup.at_once(STATISTICS_BATCH)
-    logits = _logits(teacher.model, setup.distiller.teacher_preprocessing, images, at_once)
+    logits = _logits(setup, setup.distiller.teacher_preprocessing, images)
     top1 = _top1(logits, labels)
     note = f"teacher {given}: top-1 {top1:.4f} on {len(labels):,} images"
     chance, only = 1 / data.classes, np.unique(np.argmax(logits, axis=1))
@@ -459,21 +461,21 @@ def _hint(setup: Setup, images: tf.Tensor, labels: np.ndarray, enough: float) ->
     """By what a teacher would reach more than the top-1 `enough`, in words: another preprocessing
     of these raw images, or batch statistics of training images. Empty: by nothing."""
     model, data = setup.teacher.model, setup.data
-    own, at_once = setup.distiller.teacher_preprocessing, setup.at_once(STATISTICS_BATCH)
+    own = setup.distiller.teacher_preprocessing
     some = np.arange(0, len(labels), max(1, len(labels) // HINT_IMAGES))
     images, labels = tf.gather(images, some), labels[some]
     found = {}
     for name in () if setup.teacher.standardize else OTHER_PREPROCESSING:
         if name != "torch" or data.image_shape[-1] == 3:
-            scaled = _logits(model, standardize(name, data, model), images, at_once)
+            scaled = _logits(setup, standardize(name, data, model), images)
             words = f"with --teacher_preprocessing {name} it reaches {{:.4f}}"
             found[words] = _top1(scaled, labels)
-    with _recomputed_statistics(model, own, data.train, at_once) as count:
+    with _recomputed_statistics(setup) as count:
         if count:
             found[
                 "with batch statistics of training images it reaches {:.4f}, so those in its file "
                 "lag behind its weights (nets.recompute_batch_statistics sets them)"
-            ] = _top1(_logits(model, own, images, at_once), labels)
+            ] = _top1(_logits(setup, own, images), labels)
     if not found:
         return ""
     words = max(found, key=found.get)
@@ -481,21 +483,15 @@ def _hint(setup: Setup, images: tf.Tensor, labels: np.ndarray, enough: float) ->
 
 
 @contextlib.contextmanager
-def _recomputed_statistics(
-    model: keras.Model, preprocess: Preprocessing, train: dataloader.Split, size: int
-) -> Iterator[int]:
-    """Within it, a model has the batch statistics of training images, in batches of `size`;
-    afterwards its own again.
+def _recomputed_statistics(setup: Setup) -> Iterator[int]:
+    """Within it, the teacher has the batch statistics of training images; afterwards its own again.
 
     Yields:
         The number of layers that have batch statistics.
     """
+    model = setup.teacher.model
     before = [(variable, np.array(variable)) for variable in model.non_trainable_variables]
-    images = spread_images(train, HINT_IMAGES)
-    batches = (
-        preprocess(train.images(images[first : first + size]))
-        for first in range(0, len(images), size)
-    )
+    batches = setup.spread_batches(setup.distiller.teacher_preprocessing, HINT_IMAGES)
     try:
         yield nets.recompute_batch_statistics(model, batches)
     finally:
@@ -503,10 +499,9 @@ def _recomputed_statistics(
             variable.assign(value)
 
 
-def _logits(
-    model: keras.Model, preprocess: Preprocessing, images: tf.Tensor, size: int
-) -> np.ndarray:
-    """A model's logits ``[N, classes]`` of raw images, `size` of them at once."""
+def _logits(setup: Setup, preprocess: Preprocessing, images: tf.Tensor) -> np.ndarray:
+    """The teacher's logits ``[N, classes]`` of raw images."""
+    model, size = setup.teacher.model, setup.at_once(STATISTICS_BATCH)
     return np.concatenate([
         np.asarray(model(preprocess(images[first : first + size]), training=False), "float32")
         for first in range(0, len(images), size)

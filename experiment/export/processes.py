@@ -58,7 +58,7 @@ def modules_with_layers() -> list[str]:
     import keras
 
     names = {each.__module__ for each in keras.saving.get_custom_objects().values()}
-    return sorted(name for name in names if name != "__main__" and not _is_known(name))
+    return sorted(name for name in names if name.partition(".")[0] not in ("__main__", *_KNOWN))
 
 
 def import_modules_with_layers() -> None:
@@ -79,7 +79,3 @@ def check_layers(layers: Iterable[object]) -> None:
                 "which the processes that write and measure files cannot import: put the class "
                 "into a module of its own, or leave export out"
             )
-
-
-def _is_known(module: str) -> bool:
-    return module.partition(".")[0] in _KNOWN

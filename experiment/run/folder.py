@@ -363,15 +363,17 @@ class RunFolder:
                 Leave out what may differ between two calls that are the same run.
             overwrite: remove what a former run wrote here and start anew, whatever its settings;
                 files that no run wrote stay.
-            networks: by settings that name files, what tells the networks in them. Such a setting
-                may differ where the network is the same: it was moved.
+            networks: by settings that name files, what tells the networks in them, which is kept
+                (see `keep_facts`). Such a setting may differ where the network is the same: it was
+                moved.
 
         Returns:
             ``"new"``, ``"resumed"`` (a run with these settings was begun) or ``"finished"``.
 
         Raises:
-            UserError: the folder holds a run with other settings (each named), something that is
-                no run, a run that another process is working on, or cannot be written.
+            UserError: the folder holds a run with other settings (each named) or of other networks,
+                something that is no run, a run that another process is working on, or cannot be
+                written.
         """
         return self.team.ask_chief(lambda: self._open(settings, overwrite, networks))
 
@@ -453,6 +455,8 @@ class RunFolder:
             write_json(self.path / SETTINGS, settings)
         else:
             self._remove_partial()
+        if state != "finished":
+            self._keep_facts(NETWORKS, networks)
         return state
 
     def _remove_partial(self) -> None:
