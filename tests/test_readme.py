@@ -119,7 +119,9 @@ def place(tmp_path_factory):
     for number in (1, 2, 3):
         maps = keras.layers.Conv2D(8, 3, strides=2, name=f"conv{number}")(maps)
     pooled = keras.layers.GlobalAveragePooling2D()(maps)
-    keras.Model(image, keras.layers.Dense(2, "softmax")(pooled)).save(folder / "student.keras")
+    for name in ("student", "teacher"):
+        model = keras.Model(image, keras.layers.Dense(2, "softmax")(pooled))
+        model.save(folder / f"{name}.keras")
     random = np.random.default_rng(0)
     for part in ("train", "test"):
         for kind in ("cat", "dog"):

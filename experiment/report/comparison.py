@@ -18,6 +18,7 @@ from experiment.report.dots import dots
 from experiment.report.statistics import (
     Spread,
     deviations_above,
+    interval,
     median_ratio,
     paired_gain,
     spread,
@@ -41,7 +42,7 @@ SCORES = {  # columns of ``runs.csv``, and what a run's summary calls them
     "seconds": "seconds", "teacher_top1": "teacher_top1", "parameters": "parameters",
     "flops": "flops",
 }
-CLEAR = 2  # a difference of more deviations, of the baseline over seeds, is clear
+CLEAR = 2  # a teacher this many of the baseline's deviations above it is clearly better
 
 
 def describe(summary: Mapping[str, Any]) -> str:
@@ -134,7 +135,7 @@ def verdict(outcomes: Sequence[Outcome]) -> str:
     why = _not_judged(outcomes, baseline)
     if why:
         return f"Not judged: {why}."
-    return f"{_about_teacher(outcomes, baseline)} {_about_methods(outcomes, baseline)}"
+    return f"{_about_teacher(outcomes, baseline)} {_about_methods(outcomes)}".rstrip()
 
 
 def _not_judged(outcomes: Sequence[Outcome], baseline: Spread) -> str:
@@ -169,18 +170,26 @@ def _about_teacher(outcomes: Sequence[Outcome], baseline: Spread) -> str:
     )
 
 
-def _about_methods(outcomes: Sequence[Outcome], baseline: Spread) -> str:
-    """Which methods are clearly better or worse than the student alone."""
-    groups: dict[str, list[str]] = {"better": [], "worse": [], "not clearly different": []}
-    for name, each in students(outcomes).items():
-        mean = spread(metrics(each, "student_top1_last").values()).mean
-        if name == BASELINE or mean is None:
+def _about_methods(outcomes: Sequence[Outcome]) -> str:
+    """Which methods are clearly better or worse than the student alone: by the confidence interval
+    of the gain with the same seed."""
+    groups: dict[str, list[str]] = {
+        "better": [], "worse": [], "not clearly different": [], "one seed only": []
+    }
+    methods = students(outcomes)
+    baseline = metrics(methods[BASELINE], "student_top1_last")
+    for name, each in methods.items():
+        gain = paired_gain(metrics(each, "student_top1_last"), baseline)
+        if name == BASELINE or gain.mean is None:
             continue
-        above = deviations_above(mean, baseline)
-        key = "better" if above > CLEAR else "worse" if above < -CLEAR else "not clearly different"
+        low, high = interval(gain) or (None, None)
+        if low is None:
+            key = "one seed only"
+        else:
+            key = "better" if low > 0 else "worse" if high < 0 else "not clearly different"
         groups[key].append(name)
     found = "; ".join(f"{key}: {', '.join(names)}" for key, names in groups.items() if names)
-    return f"Against {BASELINE}, where {CLEAR} deviations count: {found}." if found else ""
+    return f"Compared with {BASELINE} (95 % interval of the gain): {found}." if found else ""
 
 
 EXPLANATION = (

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from scipy.special import stdtrit
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,15 @@ def median_ratio(
     if not above or not below or not statistics.median(below):
         return None
     return statistics.median(above) / statistics.median(below)
+
+
+def interval(found: Spread, confidence: float = 0.95) -> tuple[float, float] | None:
+    """The confidence interval of a mean, by Student's t; None for fewer than two values."""
+    if found.mean is None or found.deviation is None:
+        return None
+    quantile = stdtrit(found.count - 1, (1 + confidence) / 2)
+    half = quantile * found.deviation / math.sqrt(found.count)
+    return found.mean - half, found.mean + half
 
 
 def deviations_above(value: float, baseline: Spread) -> float | None:

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
+import scipy.stats
 
-from experiment.report.statistics import deviations_above, median_ratio, paired_gain, spread
+from experiment.report.statistics import (
+    deviations_above,
+    interval,
+    median_ratio,
+    paired_gain,
+    spread,
+)
 
 RANDOM = np.random.default_rng(0)
 
@@ -44,6 +51,16 @@ def test_median_ratio():
     assert median_ratio([], below) is None
     assert median_ratio(above, [None]) is None
     assert median_ratio(above, [0.0]) is None
+
+
+def test_the_interval_is_students():
+    values = [1.0, 2.0, 4.0, 4.5]
+    expected = scipy.stats.t.interval(
+        0.95, 3, loc=np.mean(values), scale=scipy.stats.sem(values)
+    )
+    assert interval(spread(values)) == pytest.approx(expected)
+    assert interval(spread([1.0])) is None
+    assert interval(spread([2.0, 2.0])) == (2.0, 2.0)
 
 
 def test_deviations_above():
