@@ -253,7 +253,7 @@ def load(
     make, argument, facts = _source(name)
     if in_memory == "no" and not facts.get("lazy"):
         raise UserError(
-            f"data set {name!r} is always held in memory: give in_memory=auto, or use folder:DIR "
+            f"data set {name!r} is always held in memory: give --in_memory auto, or use folder:DIR "
             f"or a set of tensorflow-datasets"
         )
     folder = Path(os.path.expanduser(data_dir)) if data_dir is not None else None

@@ -59,11 +59,11 @@ def is_for_memory(in_memory: str, count: int, shape: tuple[int, int, int], name:
     """
     size = "x".join(map(str, shape))
     batch, all_images = BATCH * math.prod(shape), count * math.prod(shape)
-    check_memory(batch, f"{name} ({BATCH} images of {size})", "give a smaller image_size")
+    check_memory(batch, f"{name} ({BATCH} images of {size})", "give a smaller --image_size")
     if in_memory == "yes":
         check_memory(
             all_images, f"{name} ({count} images of {size})",
-            "give a smaller image_size, or in_memory=no",
+            "give a smaller --image_size, or --in_memory no",
         )
     return in_memory == "yes" or (
         in_memory == "auto" and all_images <= MEMORY_SHARE * free_memory()

@@ -45,7 +45,7 @@ def resized_array(images: np.ndarray, size: tuple[int, int] | None) -> np.ndarra
     check_memory(
         len(images) * height * width * images.shape[-1],
         f"{len(images)} images of {height}x{width}",
-        "give a smaller image_size",
+        "give a smaller --image_size",
     )
     result = np.empty([len(images), height, width, images.shape[-1]], np.uint8)
     with tf.device("CPU:0"):

@@ -153,10 +153,10 @@ def _is_by_index(builder: Any, in_memory: str) -> bool:
     if formats == {records.FORMAT}:
         raise UserError(f"{where} is in ArrayRecord files; to read them {install}")
     if in_memory == "no":
-        advice = "or another data_dir, where it is prepared as ArrayRecord files"
+        advice = "or another --data_dir, where it is prepared as ArrayRecord files"
         raise UserError(
             f"{where} is in {', '.join(sorted(formats))} files, which are read into memory only: "
-            f"give in_memory=auto, {advice if installed else f'as reading by index {install}'}"
+            f"give --in_memory auto, {advice if installed else f'as reading by index {install}'}"
         )
     return False
 
@@ -234,7 +234,7 @@ class _Opened:
         check_memory(
             count * int(np.prod(self.shape)),
             f"{name} ({count} images of {'x'.join(map(str, self.shape))})",
-            "give a smaller image_size, or another data_dir, where it is prepared as ArrayRecord "
+            "give a smaller --image_size, or another --data_dir, where it is prepared as ArrayRecord "
             "files, which are read as they are needed",
         )
         return True

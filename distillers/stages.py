@@ -158,7 +158,7 @@ def check_stages(stages: Sequence[RunStage], method: str, main_loss: str) -> Non
         if not stage.terms and (main_loss == "none" or not stage.main_weight):
             raise UserError(
                 f"stage {stage.name!r} of {method} learns from the main loss alone, and there is "
-                "none: leave out main_loss=none, or give other weights or another method"
+                "none: leave out --main_loss none, or give other weights or another method"
             )
 
 

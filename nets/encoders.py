@@ -16,7 +16,7 @@ from .copying import copy_model
 from .features import find_tensors, tensors_of
 from .functional import as_functional
 from .inferred_preprocessing import infer_preprocessing
-from .keras_graph import all_layers, output_layer_of, reserve_names
+from .keras_graph import all_layers, calls_before, output_layer_of, reserve_names
 from .preprocessing import Standardize
 from .registration import declared_outputs
 from .saved_models import check_saved_model
@@ -108,17 +108,28 @@ def encoder_of(
 
 
 def _last_map(model: keras.Model) -> keras.KerasTensor:
-    """The deepest ``[B, h, w, D]`` tensor that leads to the model's output."""
-    calls = tensors_of(model)
+    """The deepest ``[B, h, w, D]`` tensor that leads to the model's output, before global pooling:
+    classifiers such as MobileNet's convolve what is pooled."""
+    calls, pooled = tensors_of(model), _pooled(model)
     for operation in reversed(model.operations):
         tensors = calls[operation.name][-1]
-        is_map = len(tensors) == 1 and len(tensors[0].shape) == 4
-        if is_map and not isinstance(operation, (*_GLOBAL_POOLING, keras.layers.InputLayer)):
+        is_map = len(tensors) == 1 and len(tensors[0].shape) == 4 and id(tensors[0]) not in pooled
+        if is_map and not isinstance(operation, keras.layers.InputLayer):
             return tensors[0]
     raise UserError(
         f"model {model.name!r} has no feature map [B, h, w, D] between its images and its "
         "embedding: an encoder needs one, for detection at least"
     )
+
+
+def _pooled(model: keras.Model) -> set[int]:
+    """The `id` of each tensor that was pooled over all positions, or made of such tensors alone."""
+    found: set[int] = set()
+    for call in calls_before(model.outputs):
+        pools = isinstance(call.operation, _GLOBAL_POOLING)
+        if pools or (call.inputs and all(id(each) in found for each in call.inputs)):
+            found.update(map(id, call.outputs))
+    return found
 
 
 def load_encoder(

@@ -48,7 +48,7 @@ def outputs_of(
     if taps is None:
         if declared is None:
             raise UserError(
-                f"model {model.name!r} is not a registered network, so its taps must be named: "
+                f"model {model.name!r} is not a network of --net, so its taps must be named: "
                 f"give the names of layers from shallow to deep; {_how_to_list(model)}"
             )
         taps = declared.taps

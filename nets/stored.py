@@ -119,7 +119,7 @@ def load(
     if net is None or input_shape is None or classes is None:
         raise UserError(
             f"{path} holds weights only; expected a whole model, as model.save writes it, or the "
-            f"name of the registered network that they are of ({', '.join(names())}), with its "
+            f"name of the network of --net that they are of ({', '.join(names())}), with its "
             "input_shape and classes"
         )
     model = build(net, input_shape, classes, **(options or {}))

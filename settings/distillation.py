@@ -145,7 +145,7 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
     )
     teacher_preprocessing: str = option(
         "auto", "what the teacher was trained with, where its file does not say; auto: what its "
-        "layers tell, else data; data: the data set's channel statistics, none: 0..255, unit: "
+        "layers or its name tell, else data; data: the data set's channel statistics, none: 0..255, unit: "
         "0..1, tf: -1..1, torch: ImageNet's statistics",
         group=NETWORKS, choices=("auto", *known.PREPROCESSING),
     )
@@ -218,8 +218,8 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
         group=QUANTIZATION, minimum=1,
     )
     quantize_learning_rate: float = option(
-        1e-4, "Adam's initial learning rate in it; the copy has no batch normalisation, so larger "
-        "rates may diverge", group=QUANTIZATION, above=0,
+        1e-4, "initial learning rate of quantisation-aware training, by Adam; the copy has no batch "
+        "normalisation, so larger rates may diverge", group=QUANTIZATION, above=0,
     )
     quantize_distillation: str = option(
         "Soft_logits(alpha=0.9)", "the distillation method for it, as in --Distillation",
@@ -227,7 +227,7 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
     )
 
     images_per_second: float | None = option(
-        None, "throughput, for the time that --dry_run tells (default: measured on a few steps)",
+        None, "throughput from which --dry_run estimates the time (default: measured on a few steps)",
         group=RUN, above=0, same_run=True,
     )
 
@@ -417,7 +417,7 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
             )
         if self.teacher_epochs == 0 and not self.teacher_is_ready():
             raise UserError(
-                "--teacher_epochs 0 uses a pretrained teacher as it is, and none is given: give "
+                "--teacher_epochs 0 needs a pretrained teacher, and none is given: give "
                 "--teacher_weights, a keras_hub: preset, or 1 epoch or more"
             )
         learning = [name for name, _ in self.methods() if known.methods().get(name).trains_teacher]

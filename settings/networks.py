@@ -186,7 +186,7 @@ def check_taps(
     none = "is not one" if len(missing) == 1 else "are none"
     flags = " and ".join(f"--{role}_taps a,b,c" for role in missing)
     raise UserError(
-        f"{names} {none} of the built-in networks, so the layers to compare must be given: "
+        f"{names} {none} of the networks of --net, so the layers to compare must be given: "
         f"{flags}, from shallow to deep (--list_layers lists them)"
     )
 

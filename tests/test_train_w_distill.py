@@ -254,7 +254,7 @@ MISTAKES = {
     "image size": (["--image_size=4"], "at least 8x8 pixels, not 4x4"),
     "image size of VGG": (["--net=VGG", "--image_size=8", "--teacher_options=",
                            "--student_options="], "at least 16x16 pixels, not 8x8"),
-    "huge images": (["--image_size=1000000"], "GiB of free memory: give a smaller image_size"),
+    "huge images": (["--image_size=1000000"], "GiB of free memory: give a smaller --image_size"),
     "labels": (["--labelled_per_class=100"], "100"),
     "training images": (["--train_images=100"], "expected 1 to 36"),
     "no training image of a class": (["--train_images=2"], "has no image among the first 2"),

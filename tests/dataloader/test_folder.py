@@ -171,10 +171,10 @@ def test_too_large_for_the_memory(top, monkeypatch):
     monkeypatch.setattr("dataloader.memory.BATCH", 4)
     monkeypatch.setattr("dataloader.memory.MEMORY_SHARE", 0.01)
     assert isinstance(load(top).train.store, FileImages)
-    with pytest.raises(UserError, match="128x128.*more than half.*smaller image_size"):
+    with pytest.raises(UserError, match="128x128.*more than half.*smaller --image_size"):
         load(top, image_size=(128, 128))
     monkeypatch.setattr("dataloader.memory.free_memory", lambda: 5_000)
-    with pytest.raises(UserError, match="10 images of 9x12.*in_memory=no"):
+    with pytest.raises(UserError, match="10 images of 9x12.*--in_memory no"):
         load(top, in_memory="yes")
 
 

@@ -181,9 +181,9 @@ def test_auto_holds_in_memory_what_takes_up_to_a_quarter(by_index, in_order, mon
     assert not load(by_index, "auto").is_in_memory
     assert load(in_order, "auto").is_in_memory
     monkeypatch.setattr("dataloader.memory.free_memory", lambda: 2 * needed - 1)
-    with pytest.raises(UserError, match="57 images of 16x16x3.*or in_memory=no"):
+    with pytest.raises(UserError, match="57 images of 16x16x3.*or --in_memory no"):
         load(by_index, "yes")
-    with pytest.raises(UserError, match="57 images of 16x16x3.*another data_dir"):
+    with pytest.raises(UserError, match="57 images of 16x16x3.*another --data_dir"):
         load(in_order, "auto")
 
 
@@ -207,7 +207,7 @@ def test_a_set_that_is_not_there_is_prepared_to_be_read_by_index(tmp_path, monke
 
 
 def test_files_without_an_index_are_read_into_memory_only(in_order):
-    with pytest.raises(UserError, match="is in tfrecord files.*in_memory=auto, or another data_d"):
+    with pytest.raises(UserError, match="is in tfrecord files.*--in_memory auto, or another --data_d"):
         load(in_order)
 
 

@@ -87,6 +87,18 @@ def test_a_pooled_map_that_keeps_its_dimensions_is_no_map():
     assert nets.encoder_of(model, STANDARDIZE)(images((8, 8)))["features"].shape == (5, 8, 8, 6)
 
 
+@pytest.mark.parametrize("name", ["MobileNet", "MobileNetV3Small", "EfficientNetB0"])
+def test_the_map_is_the_one_before_the_pooling_of_keras_applications(name):
+    """MobileNet and MobileNetV3 convolve what they have pooled, EfficientNet multiplies maps by it."""
+    model = nets.build(f"keras.applications:{name}", (64, 64, 3), 7)
+    encoder = nets.encoder_of(model, STANDARDIZE)
+    without = getattr(keras.applications, name)(
+        weights=None, input_shape=(64, 64, 3), include_top=False
+    )
+    assert encoder.model.output["features"].shape == without.output_shape
+    assert encoder.model.output["embedding"].shape == (None, without.output_shape[-1])
+
+
 def test_images_of_another_size_are_resized_and_grey_ones_repeated():
     encoder = nets.encoder_of(network(), STANDARDIZE)
     large = images((30, 20))

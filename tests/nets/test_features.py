@@ -54,7 +54,7 @@ def test_a_model_of_ones_own_with_a_registered_name_is_none(name):
     assert nets.declared_outputs(own.name) == nets.declared_outputs(name)  # by its name alone
     assert nets.declared_outputs_of(own) is None
     assert nets.outputs_of(own, ["maps"]) == nets.Outputs(("maps",), "maps", "scores")
-    with pytest.raises(UserError, match="is not a registered network, so its taps must be named"):
+    with pytest.raises(UserError, match="is not a network of --net, so its taps must be named"):
         nets.outputs_of(own)
     assert nets.infer_preprocessing(own).deviation == (1.0,) * 3
 
@@ -110,7 +110,7 @@ def test_model_that_keras_itself_read_in_a_new_process(tmp_path):
 
 
 def test_foreign_model_needs_named_taps():
-    with pytest.raises(UserError, match="not a registered network.*taps must be named"):
+    with pytest.raises(UserError, match="not a network of --net.*taps must be named"):
         nets.outputs_of(foreign())
     with pytest.raises(UserError, match="must be a sequence"):
         nets.outputs_of(foreign(), taps="shallow")

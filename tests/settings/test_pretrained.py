@@ -81,7 +81,7 @@ def test_runs_of_different_students_have_folders_of_their_own(student, name):
     ({"teacher_weights": "imagenet"}, "--teacher_model is not given: give --teacher_model keras.a"),
     ({**PRESET, "teacher_weights": "a.h5"}, "keras_hub:vit, which brings its own: leave them out"),
     ({"student_model": "a.keras", "student_weights": "a.h5"}, "--student_model is a.keras: give"),
-    ({"teacher_epochs": 0}, "--teacher_epochs 0 uses a pretrained teacher as it is, and none"),
+    ({"teacher_epochs": 0}, "--teacher_epochs 0 needs a pretrained teacher, and none"),
 ])
 def test_what_does_not_go_together_is_refused(given, message):
     with pytest.raises(UserError, match=message):
