@@ -234,8 +234,8 @@ class _Opened:
         check_memory(
             count * int(np.prod(self.shape)),
             f"{name} ({count} images of {'x'.join(map(str, self.shape))})",
-            "give a smaller --image_size, or another --data_dir, where it is prepared as ArrayRecord "
-            "files, which are read as they are needed",
+            "give a smaller --image_size, or another --data_dir, where it is prepared as "
+            "ArrayRecord files, which are read as they are needed",
         )
         return True
 

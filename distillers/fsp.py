@@ -145,7 +145,7 @@ def check_neighbours(network: str, maps: Sequence[Any]) -> None:
         if tuple(-(-size // pooled) for size in top.shape[1:3]) != tuple(bottom.shape[1:3]):
             sizes = (size_text(maps.shape[1:3]) for maps in (top, bottom))
             raise UserError(
-                f"FSP needs neighbouring maps of equal size, or the first of two twice as large: taps "
-                f"{number} and {number + 1} of the {network} are {' and '.join(sizes)} "
+                f"FSP needs neighbouring maps of equal size, or the first of two twice as large: "
+                f"taps {number} and {number + 1} of the {network} are {' and '.join(sizes)} "
                 f"(definition=repdistiller takes any)"
             )

@@ -142,8 +142,9 @@ class TrainingSettings(Options):
         minimum=0,
     )
     mixed_precision: bool | None = option(
-        None, "compute in bfloat16, keep weights and the SVD in float32 (default: on for digits with "
-        "the default networks if the processor computes bfloat16, otherwise off)", group=TRAINING,
+        None, "compute in bfloat16, keep weights and the SVD in float32 (default: on for digits "
+        "with the default networks if the processor computes bfloat16, otherwise off)",
+        group=TRAINING,
     )
     jit_compile: bool = option(False, "compile the step by XLA", group=TRAINING)
     seed: int = option(

@@ -145,8 +145,8 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
     )
     teacher_preprocessing: str = option(
         "auto", "what the teacher was trained with, where its file does not say; auto: what its "
-        "layers or its name tell, else data; data: the data set's channel statistics, none: 0..255, unit: "
-        "0..1, tf: -1..1, torch: ImageNet's statistics",
+        "layers or its name tell, else data; data: the data set's channel statistics, none: "
+        "0..255, unit: 0..1, tf: -1..1, torch: ImageNet's statistics",
         group=NETWORKS, choices=("auto", *known.PREPROCESSING),
     )
     student_preprocessing: str = option(
@@ -218,8 +218,8 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
         group=QUANTIZATION, minimum=1,
     )
     quantize_learning_rate: float = option(
-        1e-4, "initial learning rate of quantisation-aware training, by Adam; the copy has no batch "
-        "normalisation, so larger rates may diverge", group=QUANTIZATION, above=0,
+        1e-4, "initial learning rate of quantisation-aware training, by Adam; the copy has no "
+        "batch normalisation, so larger rates may diverge", group=QUANTIZATION, above=0,
     )
     quantize_distillation: str = option(
         "Soft_logits(alpha=0.9)", "the distillation method for it, as in --Distillation",
@@ -227,7 +227,8 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
     )
 
     images_per_second: float | None = option(
-        None, "throughput from which --dry_run estimates the time (default: measured on a few steps)",
+        None, "throughput from which --dry_run estimates the time (default: measured on a few "
+        "steps)",
         group=RUN, above=0, same_run=True,
     )
 

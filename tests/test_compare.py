@@ -118,7 +118,9 @@ def test_methods_that_harm_are_said_to_harm(monkeypatch):
         "Compared with None (95 % interval of the gain): better: C; worse: A, B, D; "
         "not clearly different: E."
     )
-    one = [each for each in outcomes(methods=methods) if each.run.seed == 0 or each.run.group != "E"]
+    one = [
+        each for each in outcomes(methods=methods) if each.run.seed == 0 or each.run.group != "E"
+    ]
     assert verdict(one).endswith("; one seed only: E.")
 
 

@@ -207,7 +207,7 @@ def test_a_set_that_is_not_there_is_prepared_to_be_read_by_index(tmp_path, monke
 
 
 def test_files_without_an_index_are_read_into_memory_only(in_order):
-    with pytest.raises(UserError, match="is in tfrecord files.*--in_memory auto, or another --data_d"):
+    with pytest.raises(UserError, match="is in tfrecord files.*--in_memory auto, or another --d"):
         load(in_order)
 
 

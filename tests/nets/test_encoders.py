@@ -89,7 +89,7 @@ def test_a_pooled_map_that_keeps_its_dimensions_is_no_map():
 
 @pytest.mark.parametrize("name", ["MobileNet", "MobileNetV3Small", "EfficientNetB0"])
 def test_the_map_is_the_one_before_the_pooling_of_keras_applications(name):
-    """MobileNet and MobileNetV3 convolve what they have pooled, EfficientNet multiplies maps by it."""
+    """MobileNet and MobileNetV3 convolve pooled maps, EfficientNet multiplies maps by them."""
     model = nets.build(f"keras.applications:{name}", (64, 64, 3), 7)
     encoder = nets.encoder_of(model, STANDARDIZE)
     without = getattr(keras.applications, name)(
