@@ -4,7 +4,7 @@
 
 --encoder takes several, separated by commas, and puts them side by side: the
 folder of a TTE or distillation run, a Keras model (.keras), an export of a TTE
-run (RUN/export/1), random:NET for a registered network with fresh weights,
+run (RUN/export/1), random:NET for a network of --net with fresh weights,
 random:RUN for fresh weights in that run's network, or pixels. Of a run of
 several seeds (pretrain_tte.py --seeds) each seed scores its own encoder. If
 interrupted, rerun the same command to resume. From Python:
@@ -15,7 +15,8 @@ interrupted, rerun the same command to resume. From Python:
     python evaluate.py --encoder runs/ALL,runs/ROTATION,runs/JIGSAW --bias
 
 measures how much worse the loss of each task is on the encoder of a run of
-several tasks than on that of a run of this task alone, with new heads.
+several tasks than on that of a run of this task alone, with new heads. If
+interrupted, it starts anew.
 """
 
 from __future__ import annotations
@@ -198,7 +199,8 @@ def describe_other_data(settings: Settings) -> list[str]:
         summary = Path(of_seed(name, settings.seed)) / "summary.json"
         stated = read_summary(summary).get("settings") if summary.is_file() else None
         data = stated.get("dataset") if isinstance(stated, dict) else None
-        if isinstance(data, str) and data != settings.dataset and settings.needs("classes"):
+        by_classes = settings.bias or settings.needs("classes")
+        if isinstance(data, str) and data != settings.dataset and by_classes:
             trained.setdefault(data, []).append(name)
     return [
         f"scored on {settings.dataset} (--dataset), but trained on {data}: {', '.join(names)}"
@@ -325,12 +327,14 @@ class TrainedOn:
         name: of the run, for people.
         encoders: one for each seed.
         tasks: that trained them, by name.
+        image_shape: (height, width, channels) of the images that they were trained on.
         flip: whether it mirrored images; None: as the data set says.
     """
 
     name: str
     encoders: tuple[nets.Encoder, ...]
     tasks: dict[str, Task]
+    image_shape: tuple[int, ...]
     flip: bool | None
 
     def images(self, data: dataloader.Data) -> Images:
@@ -398,8 +402,10 @@ def open_bias(settings: Settings) -> Bias:
             f"has {found}"
         )
     data = settings.load_data()
+    for note in describe_other_data(settings):
+        print(note)
     for each in runs:
-        check_channels(each.encoders[0], data.image_shape)
+        check_same_images(each, data)
         missing = [task for task in each.tasks if task not in single]
         if missing:
             print(f"{each.name}: no run of {' or '.join(missing)} alone is given; left out")
@@ -407,6 +413,16 @@ def open_bias(settings: Settings) -> Bias:
         check_same_task(task, multi, single[task], data)
         multi.tasks[task].views(multi.images(data))
     return Bias(data, pairs, single)
+
+
+def check_same_images(run: TrainedOn, data: dataloader.Data) -> None:
+    """Raise UserError unless a run was trained on images of the data's size and channels."""
+    if run.image_shape != data.image_shape:
+        own, given = ("x".join(map(str, shape)) for shape in (run.image_shape, data.image_shape))
+        raise UserError(
+            f"--bias measures on images like those of training, and {run.name} was trained on "
+            f"{own}, {data.name} has {given}: give --dataset and --image_size as in training"
+        )
 
 
 def check_same_task(
@@ -430,7 +446,7 @@ def check_same_task(
 
 def trained_on(name: str, path: str, seeds: Sequence[int]) -> TrainedOn:
     """The pre-training run at `path`. Raises UserError if there is none."""
-    encoders, tasks, flip = [], {}, None
+    encoders, tasks, image_shape, flip = [], {}, (), None
     for seed in seeds:
         own = Path(of_seed(path, seed))
         folder = RunFolder(own)
@@ -441,10 +457,11 @@ def trained_on(name: str, path: str, seeds: Sequence[int]) -> TrainedOn:
                 "folders"
             )
         encoders.append(nets.load_encoder(own))
-        asked = folder.summary({"settings": AskedFor})["settings"]
+        stated = folder.summary({"settings": AskedFor, "image_shape": list[int]})
+        asked, image_shape = stated["settings"], tuple(stated["image_shape"])
         created = TASKS.create(asked["tasks"], asked["hyper_parameters"])
         tasks, flip = {task.name: task for task in created}, asked["flip"]
-    return TrainedOn(name, tuple(encoders), tasks, flip)
+    return TrainedOn(name, tuple(encoders), tasks, image_shape, flip)
 
 
 def measure_bias(

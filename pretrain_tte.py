@@ -25,6 +25,7 @@ from experiment.command import quiet  # noqa: F401 (loads TensorFlow)
 # isort: split
 import dataclasses
 import functools
+import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -74,7 +75,7 @@ from targets.target import TARGETS, Material
 
 SCRIPT = Path(__file__).resolve()
 HELD_OUT_IMAGES, HELD_OUT_BATCH = 512, 64
-MEASURED_IMAGES = 64
+MEASURED_IMAGES, LEAST_MEASURED_IMAGES = 64, 8
 CHECKED_IMAGES = 256
 PICTURED_IMAGES = 8
 RANDOM, PIXELS = "random", "pixels"
@@ -143,6 +144,7 @@ def complete(settings: Settings, work: Work, folder: RunFolder) -> None:
     for line in (*settings.describe_storage(work.material.data), *frozen):
         print(line)
     progress = fit(settings, work, folder)
+    check_finite(work.model)
     held_out = evaluate(work, work.material.data.test)
     if folder.team.is_chief:
         folder.finish(summarize(settings, work, folder, progress, held_out))
@@ -177,6 +179,7 @@ def prepare(settings: Settings, team: Team = ALONE) -> Work:
     devices.prepare(settings.seed, settings.deterministic, settings.mixed_precision)
     strategy = devices.strategy(settings.strategy, team)
     data = settings.load_data(needs_classes=settings.needs_classes())
+    data = dataclasses.replace(data, default_flip=flips(settings, data))  # in target tasks too
     images = pretext_images(settings, data)
     training_batches(settings, images)
     check_memory(
@@ -342,7 +345,7 @@ def fit(settings: Settings, work: Work, folder: RunFolder) -> dict[str, Any]:
     validation, validation_steps = shared(work, held_out)
     callbacks: list[keras.callbacks.Callback] = []
     if folder.team.is_chief:
-        callbacks.append(BiasLog(model, spread_sample(data.train, MEASURED_IMAGES)))
+        callbacks.append(BiasLog(model, spread_sample(data.train, measured_images(settings, work))))
     if folder.team.is_chief and any(task.kind == "generative" for task in model.tasks):
         folder.output(EVENTS)
         sample = spread_sample(held_out, PICTURED_IMAGES)
@@ -371,11 +374,18 @@ def fit(settings: Settings, work: Work, folder: RunFolder) -> dict[str, Any]:
     )
 
 
+def measured_images(settings: Settings, work: Work) -> int:
+    """How many images gradients are measured on: no more than a device holds in training."""
+    own = settings.batch_size // devices.replicas(work.strategy)
+    return min(MEASURED_IMAGES, max(own, LEAST_MEASURED_IMAGES))
+
+
 def shared(work: Work, split: dataloader.Split) -> tuple[Any, int]:
     """The images of a split for `Model.evaluate`, shared out over all devices, and the number of
-    batches."""
-    own = functools.partial(dataloader.evaluation_batches, split, HELD_OUT_BATCH)
-    return devices.shared_out(work.strategy, own), dataloader.steps_per_epoch(split, HELD_OUT_BATCH)
+    batches. They are about equal in size: losses that compare images mean little for few."""
+    steps = dataloader.steps_per_epoch(split, HELD_OUT_BATCH)
+    own = functools.partial(dataloader.evaluation_batches, split, math.ceil(len(split) / steps))
+    return devices.shared_out(work.strategy, own), steps
 
 
 def evaluate(work: Work, split: dataloader.Split) -> dict[str, float]:
@@ -421,6 +431,15 @@ def summarize(
         "images_per_second": statistics.median(row["images_per_second"] for row in history),
         "seconds": sum(row["seconds"] for row in history),
     }
+
+
+def check_finite(model: MultiTask) -> None:
+    """Raise UserError if training has left weights that are no finite numbers."""
+    if not all(np.isfinite(keras.ops.convert_to_numpy(each)).all() for each in model.weights):
+        raise UserError(
+            "training diverged: weights of the encoder are not finite numbers; give a lower "
+            "--learning_rate and --overwrite"
+        )
 
 
 def run_facts(

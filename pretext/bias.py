@@ -51,6 +51,9 @@ class BiasLog(keras.callbacks.Callback):
         self._measure = Measurement(model, sample)
         self._collapsed: set[str] = set()
 
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._measure()  # A shortage of memory shows before an epoch is trained.
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         found = self._measure()
         model = self._multi_task

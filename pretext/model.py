@@ -179,16 +179,16 @@ class MultiTask(BuiltModel):
         """Make necks, heads, the projection, and the encoder's maps of each size of view."""
         # Views stay as large as they are.
         self._standardize = dataclasses.replace(self.encoder.standardize, size=None)
-        self._maps = Untracked({})
-
-        def feature_shape(shape: tuple[int, int, int]) -> Sequence[int]:
-            if shape not in self._maps.value:
-                self._maps.value[shape] = map_model(self.encoder, shape)
-            return self._maps.value[shape].output_shape[1:]
-
-        self._parts = Untracked(
-            [build_task(task, images, feature_shape, WIDTH) for task in self.tasks]
-        )
+        models: dict[tuple[int, int, int], keras.Model] = {}
+        for task in self.tasks:
+            shape = task.views(images).shape
+            if shape not in models:
+                models[shape] = map_model(self.encoder, shape, task.name)
+        self._maps = Untracked(models)
+        self._parts = Untracked([
+            build_task(task, images, lambda shape: models[shape].output_shape[1:], WIDTH)
+            for task in self.tasks
+        ])
         self.task_layers = [layer for part in self.parts for layer in (part.neck, part.head)]
         self.projection = SharedProjection(WIDTH)
 
@@ -246,8 +246,8 @@ class MultiTask(BuiltModel):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`: each task's loss and metric, on the same views of an image in
-        each call, with batch statistics; by the average of weights if there is one. Changes
-        nothing."""
+        each call, with batch statistics and dropout as in training; by the average of weights
+        if there is one. Changes nothing."""
         self._is_evaluating = True
         try:
             with self.ensemble.applied(), self.unchanged():
@@ -366,8 +366,10 @@ class MultiTask(BuiltModel):
         ]
 
     def _pass(self, model: keras.Model, views: tf.Tensor) -> tf.Tensor:
-        """The encoder's last maps of views of one size."""
-        return model(self._standardize(255.0 * views), training=True)
+        """The encoder's last maps of views of one size. A frozen encoder is in inference mode:
+        without dropout too."""
+        learns = bool(self.network.trainable_variables)
+        return model(self._standardize(255.0 * views), training=learns)
 
     def task_terms(self, answers: Answers, weight: tf.Tensor | float = 1.0) -> Terms:
         """This replica's part of each task's loss.
@@ -386,14 +388,13 @@ class MultiTask(BuiltModel):
         losses = []
         for place, task in enumerate(self.tasks):
             answer = (answers.outputs[place], answers.targets[place])
-            if task.couples_samples:
+            if task.couples_samples:  # L_t of the global batch, alike on every replica
                 share = answers.shared and answers.shared[place]
                 answer = self._global_answer(answer, share, by_task[place])
-                part = 1 / replicas.count()
-            else:
-                part = tf.math.divide_no_nan(own[place], by_task[place])
-            is_there = (own if not task.couples_samples else by_task)[place] > 0
-            losses.append(tf.where(is_there, part * task.loss(*answer), 0))  # of none: NaN
+                images, part = by_task[place], 1 / replicas.count()
+            else:  # a mean over images: this replica's share of them
+                images, part = own[place], tf.math.divide_no_nan(own[place], by_task[place])
+            losses.append(tf.where(images > 0, part * task.loss(*answer), 0))  # of none: NaN
         return Terms(tf.stack(losses), local, samples, own, by_task)
 
     @staticmethod
@@ -559,8 +560,9 @@ def metric_name(task: Task) -> str:
     return f"{task.name}_{task.metric.replace(' ', '_')}"
 
 
-def map_model(encoder: Encoder, shape: tuple[int, int, int]) -> keras.Model:
-    """From standardized images of `shape` to the encoder's last map, by the encoder's own layers.
+def map_model(encoder: Encoder, shape: tuple[int, int, int], task: str) -> keras.Model:
+    """From standardized images of `shape`, the views of a task, to the encoder's last map, by the
+    encoder's own layers.
 
     Raises:
         UserError: the encoder's network cannot take images of that size.
@@ -575,6 +577,6 @@ def map_model(encoder: Encoder, shape: tuple[int, int, int]) -> keras.Model:
     except ValueError as error:
         raise UserError(
             f"encoder {encoder.name!r} takes images of "
-            f"{'x'.join(map(str, encoder.image_shape))} and cannot take a task's views of "
-            f"{'x'.join(map(str, shape))}; leave that task (jigsaw) out, or resize the images"
+            f"{'x'.join(map(str, encoder.image_shape))} and cannot take the views of "
+            f"{task}, {'x'.join(map(str, shape))}; leave {task} out, or resize the images"
         ) from error

@@ -38,7 +38,7 @@ class PictureLog(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         model = self._multi_task
-        with model.unchanged():
+        with model.ensemble.applied(), model.unchanged():
             answers = self._function()
         parts = zip(model.tasks, answers.inputs, answers.outputs, answers.targets, strict=True)
         with self._writer.as_default(step=epoch + 1):

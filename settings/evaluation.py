@@ -199,7 +199,7 @@ def of_seed(text: str, seed: int) -> str:
     """The encoder called `text`; of a run of several seeds, the run of this one.
 
     Raises:
-        UserError: it has not been run with this seed.
+        UserError: it has not been run with this seed, or not to its end.
     """
     mark = RANDOM if text.startswith(RANDOM) else ""
     folder = Path(text.removeprefix(mark))
@@ -212,4 +212,7 @@ def of_seed(text: str, seed: int) -> str:
             f"{folder} has the seeds {', '.join(map(str, seeds))}, but seed {seed} is to be "
             f"scored: give --seeds {len(seeds)} and --seed {seeds[0]}, or run it with this seed too"
         )
-    return f"{mark}{folder / f'seed{seed}'}"
+    own = folder / f"seed{seed}"
+    if not (own / "summary.json").is_file():
+        raise UserError(f"{own} is not finished: run its command again, or leave this seed out")
+    return f"{mark}{own}"

@@ -234,6 +234,11 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
         regularizer."""
         if self.tasks_per_image is None:
             return
+        if self.jit_compile:
+            raise UserError(
+                "--jit_compile needs the same number of images in each task at each step: leave it "
+                f"or --tasks_per_image {self.tasks_per_image} out"
+            )
         if self.tasks_per_image > tasks:
             raise UserError(
                 f"--tasks_per_image is {self.tasks_per_image}, and --tasks {self.tasks} names "

@@ -47,7 +47,11 @@ class Clustering(Target):
         return cls.explanation + more
 
     def check_material(self, material: Material) -> None:
-        halves(material.data)
+        if len(np.unique(material.data.test.labels)) < 2:
+            raise UserError(
+                f"clustering needs test images of two classes, {material.data.name} has only one: "
+                "give --targets without clustering"
+            )
 
     def score(self, encoder: Representation, material: Material, seed: int) -> Score:
         return Score(clustering(
@@ -72,21 +76,18 @@ def clustering(
     (``seen_nmi``, ...) and for the second half (``unseen_nmi``, ...), as is usual for CUB-200 and
     Cars-196. For a `nets.Encoder`, they are also computed for a copy that is fine-tuned on the
     training images of the first half (``seen_tuned_nmi``, ``unseen_tuned_nmi``, ...), see
-    `metric_tuned`. `clustering_scores` lists the metrics.
+    `metric_tuned`. Where a half has fewer than two classes among the test images, there are only
+    the metrics of all classes. `clustering_scores` lists the metrics.
 
     Args:
         encoder: the encoder to evaluate; it is not changed.
-        data: a data set with at least four classes. Only training labels of the first half are
-            used.
+        data: with at least two classes. Only training labels of the first half are used.
         seed: random seed for k-means and the order of images in fine-tuning.
         restarts: number of k-means restarts.
         tuning_steps: steps of fine-tuning; 0 skips it.
         learning_rate, batch_size: learning rate and batch size of fine-tuning.
-
-    Raises:
-        UserError: a half has fewer than two classes among the test images.
     """
-    seen, unseen = halves(data)
+    seen, unseen = _split(data)
 
     def scores(representation: Representation, mark: str) -> dict[str, float]:
         """The metrics of both halves, with `mark` in their names."""
@@ -103,6 +104,8 @@ def clustering(
     metrics = clustering_scores(
         embeddings(encoder, data.test), data.test.labels, seed=seed, restarts=restarts
     )
+    if not (_has_two(data, seen) and _has_two(data, unseen)):
+        return metrics
     metrics.update(scores(encoder, ""))
     if tuning_steps and isinstance(encoder, nets.Encoder):
         tuned = metric_tuned(
@@ -119,15 +122,26 @@ def halves(data: Data) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         UserError: a half has fewer than two classes among the test images.
     """
-    classes = np.arange(data.classes)
-    parts = tuple(np.split(classes, [data.classes // 2]))
+    parts = _split(data)
     for name, part in zip(("first", "second"), parts, strict=True):
-        if len(np.intersect1d(part, data.test.labels)) < 2:
+        if not _has_two(data, part):
             raise UserError(
                 f"{data.name} has {data.classes} classes, and its test images cover fewer than two "
-                f"of the {name} half: clustering seen and unseen classes needs two in each half"
+                f"of the {name} half: seen and unseen classes need two in each half; give "
+                "--train_classes all"
             )
     return parts
+
+
+def _split(data: Data) -> tuple[np.ndarray, np.ndarray]:
+    """The first half of the classes and the second."""
+    first, second = np.split(np.arange(data.classes), [data.classes // 2])
+    return first, second
+
+
+def _has_two(data: Data, classes: np.ndarray) -> bool:
+    """Whether test images are of at least two of `classes`."""
+    return len(np.intersect1d(classes, data.test.labels)) > 1
 
 
 def of_classes(split: Split, classes: np.ndarray) -> Split:

@@ -43,7 +43,8 @@ def open_encoder(
         of_files: the preprocessing of model files, which do not state their own; None: what their
             layers or names tell, or else `standardize`.
         net_options: options of registered networks, as name=value.
-        seed: random seed for fresh weights. A run with the same seed starts from the same weights.
+        seed: random seed for fresh weights. ``random:NET`` has those that a run of this network
+            with the same seed starts from.
 
     Raises:
         UserError: there is no such encoder.

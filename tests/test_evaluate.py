@@ -46,7 +46,7 @@ def save_run(path, encoder, tasks=("rotation", "reconstruction"), flip=None, **h
     }
     (path / "summary.json").write_text(
         json.dumps({
-            "kind": "tte", "preprocessing": statistics, "settings": {
+            "kind": "tte", "image_shape": [16, 16, 3], "preprocessing": statistics, "settings": {
                 "tasks": ",".join(tasks), "hyper_parameters": hyper_parameters, "flip": flip,
             },
         })
@@ -246,6 +246,11 @@ def test_bias_is_measured_by_the_tasks_of_the_runs(script, tmp_path, monkeypatch
     assert refused.status == 2 and refused.err.count("\n") == 1
     assert "masked 0.5 and 0.25, mirrored images False and True" in refused.err
 
+    larger = [*words, "--image_size=20", f"--out_dir={tmp_path}/no"]
+    refused = script(*larger)
+    assert refused.status == 2 and refused.err.count("\n") == 1
+    assert "several was trained on 16x16x3" in refused.err and "has 20x20x3" in refused.err
+
 
 def test_detection_alone_is_scored_on_the_named_set():
     def scenes(**given):
@@ -279,6 +284,16 @@ def test_runs_that_were_trained_on_other_data_are_told(tmp_path):
         "scored on digits (--dataset), but trained on npz:one.npz: "
         f"{tmp_path}/b, {tmp_path}/c"
     ]
+
+
+def test_a_seed_that_is_not_finished_is_refused_before_another_is_scored(script, tmp_path):
+    save_run(tmp_path / "run" / "seed0", small.encoder())
+    (tmp_path / "run" / "seed1").mkdir()
+    words = (f"--encoder={tmp_path}/run", "--seeds=2", f"--out_dir={tmp_path}/out", *QUICK)
+    refused = script(*words)
+    assert refused.status == 2 and refused.err.count("\n") == 1
+    assert "run/seed1 is not finished: run its command again" in refused.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_runs_of_one_task_have_no_bias(script, tmp_path):

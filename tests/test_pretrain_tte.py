@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import re
 import signal
@@ -125,6 +126,9 @@ MISTAKES = {
     "one task, balance": (
         [*ONE, "--regularizer=none", "--ensemble=none", "--balance=pcgrad"], "--balance pcgrad",
     ),
+    "tasks of images, compiled": (
+        ["--tasks_per_image=2", "--regularizer=none", "--jit_compile"], "--jit_compile needs the",
+    ),
     "tasks of which images have different ones": (
         ["--tasks_per_image=2", "--regularizer=relational"], "so all images take part in all tasks",
     ),
@@ -171,7 +175,10 @@ MISTAKES = {
     "model without maps": (["--net=", "--net_options=", "--encoder_model={files}/no_maps.keras"],
                            "no feature map"),
     "target": (["--targets=clasification"], "did you mean 'classification'"),
-    "two classes": (["--dataset=npz:{files}/two.npz"], "needs two in each half"),
+    "two classes": (
+        ["--dataset=npz:{files}/two.npz", "--train_classes=seen"], "need two in each half",
+        "--train_classes all",
+    ),
     "detection in grey": (
         ["--dataset=npz:{files}/grey.npz"], "--targets classification,clustering",
     ),
@@ -395,6 +402,53 @@ def test_held_out_images_are_of_all_classes_also_of_data_sorted_by_class(count, 
     assert len(rows) == min(count, 512) and (np.diff(rows) > 0).all()
     counts = np.bincount(labels[rows], minlength=classes)
     assert counts.max() - counts.min() <= 1
+
+
+@pytest.mark.parametrize(("batch_size", "replicas", "measured"), [
+    (256, 1, 64), (64, 2, 32), (16, 1, 16), (16, 8, 8),
+])
+def test_gradients_are_measured_on_no_more_images_than_a_device_trains_on(
+    monkeypatch, batch_size, replicas, measured
+):
+    monkeypatch.setattr(pretrain_tte.devices, "replicas", lambda strategy: replicas)
+    settings = pretraining.Settings(batch_size=batch_size)
+    work = pretrain_tte.Work(None, None, None, None)
+    assert pretrain_tte.measured_images(settings, work) == measured
+
+
+def test_held_out_batches_are_about_equal(files):
+    data = dataloader.load(f"npz:{files}/good.npz")
+    work = pretrain_tte.Work(None, data, None, tf.distribute.get_strategy())
+    for count, sizes in ((40, [40]), (65, [33, 32]), (129, [43, 43, 43])):
+        split = data.train.take(np.arange(count) % len(data.train))
+        batches, steps = pretrain_tte.shared(work, split)
+        assert [len(batch["index"]) for batch in batches.take(steps)] == sizes
+
+
+def test_a_run_whose_weights_are_no_numbers_is_refused(script, files, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain_tte, "fit", diverge)
+    refused = script(
+        f"--dataset=npz:{files}/good.npz", "--tasks=rotation", "--regularizer=none",
+        "--ensemble=none", "--epochs=1", "--batch_size=8", "--targets=", "--validation_fraction=0",
+        f"--train_dir={tmp_path}/run",
+    )
+    assert refused.status == 2 and "training diverged" in refused.err
+    assert not (tmp_path / "run" / "encoder.keras").exists()
+
+
+def diverge(settings, work, folder):
+    weight = work.model.network.trainable_variables[0]
+    weight.assign(tf.fill(weight.shape, math.nan))
+    return {"history": []}
+
+
+@pytest.mark.parametrize(("flip", "expected"), [(None, True), (False, False)])
+def test_target_tasks_mirror_images_where_tasks_do(files, flip, expected):
+    settings = pretraining.Settings(
+        dataset=f"npz:{files}/good.npz", batch_size=8, flip=flip
+    ).spelled()
+    work = pretrain_tte.prepare(settings)
+    assert work.material.data.default_flip == work.images.default_flip == expected
 
 
 def test_a_given_encoder_is_scored_with_its_own_batch_statistics(files, tmp_path):

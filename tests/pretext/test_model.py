@@ -9,7 +9,9 @@ from op_util import temporal_ensemble
 from pretext.balance import Weighting
 from pretext.batch import Batch, Use, as_batch, draws
 from pretext.ensemble import EnsembleState
-from pretext.model import WIDTH, map_model, metric_name
+from pretext.model import WIDTH, MultiTask, map_model, metric_name
+from pretext.registration import create_tasks
+from pretext.task import Images
 from registry import UserError
 from tests.pretext.models import SHAPE, TASKS, batches, encoder, images, multi_task, weights
 
@@ -76,7 +78,7 @@ def test_the_gradient_of_the_plain_sum_is_the_sum_of_the_single_tasks_gradients(
     for task, part in zip(whole.tasks, whole.parts, strict=True):
         uniform = draws(task.name, Use.TRAINING, 0, 0, tf.range(COUNT), part.views.draws)
         views, target = part.views(tf.constant(images(COUNT), tf.float32) / 255, uniform)
-        network = map_model(own, part.views.shape)
+        network = map_model(own, part.views.shape, "rotation")
         with tf.GradientTape() as tape:
             maps = [network((255 * view - 120) / 60) for view in views]
             loss = task.loss(part.predict(part.embed(maps)), target)
@@ -348,6 +350,33 @@ def test_an_encoder_that_cannot_take_tiles_is_told():
     with pytest.raises(UserError, match="takes images of 20x20x3 and cannot take.*9x9x3.*jigsaw"):
         multi_task(own_encoder=own)
     multi_task(("rotation", "instance"), own_encoder=own)
+
+
+def test_the_task_whose_views_do_not_fit_is_named():
+    image = keras.Input(SHAPE)
+    maps = keras.layers.Reshape((5, 5, 4))(keras.layers.Dense(100)(keras.layers.Flatten()(image)))
+    own = nets.encoder_of(keras.Model(image, maps), nets.Standardize((0.0,) * 3, (1.0,) * 3))
+    larger = Images((40, 30, 3))
+    with pytest.raises(UserError, match="cannot take the views of rotation, .*leave rotation out"):
+        MultiTask(own, create_tasks("rotation"), larger)
+
+
+def test_a_frozen_encoder_drops_nothing_out():
+    image = keras.Input(SHAPE)
+    maps = keras.layers.Conv2D(4, 3, strides=4)(image)
+    maps = keras.layers.SpatialDropout2D(0.5)(maps)
+    own = nets.encoder_of(keras.Model(image, maps), nets.Standardize((0.0,) * 3, (255.0,) * 3))
+    found = {}
+    for learns in (True, False):
+        own.model.trainable = learns
+        model = multi_task(("rotation",), own_encoder=own, regularizer="none")
+        given = tf.random.stateless_uniform((8, *SHAPE), seed=(1, 2))
+        (network,) = model._maps.value.values()
+        found[learns] = [model._pass(network, given).numpy() for _ in range(2)]
+        expected = network(model._standardize(255 * given), training=False)
+    np.testing.assert_array_equal(*found[False])
+    np.testing.assert_array_equal(found[False][0], expected)
+    assert (found[True][0] == 0).any() and (found[True][0] != found[True][1]).any()
 
 
 def test_batches_without_an_index_are_refused():

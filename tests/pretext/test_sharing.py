@@ -62,7 +62,7 @@ def alone(model, place, batch):
     index = tf.convert_to_tensor(batch.index)
     uniform = draws(part.task.name, Use.TRAINING, 0, 0, index, part.views.draws)
     views, target = part.views(tf.cast(batch.image, tf.float32) / 255, uniform)
-    network = map_model(model.encoder, part.views.shape)
+    network = map_model(model.encoder, part.views.shape, part.task.name)
     h = part.embed([network((255 * view - 120) / 60) for view in views])
     return float(part.task.loss(part.predict(h), target)), part.task.vector(h)
 

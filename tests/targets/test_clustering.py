@@ -64,9 +64,11 @@ def test_tuning_brings_images_of_a_class_together():
     assert gap(tuned) > gap(encoder) + 0.05
 
 
-def test_too_few_classes_are_refused():
-    with pytest.raises(UserError, match="fewer than two of the first half"):
-        targets.clustering(small.encoder(), small.data(classes=3))
+def test_too_few_classes_for_halves_are_scored_together():
+    figures = targets.clustering(small.encoder(), small.data(classes=3), tuning_steps=5)
+    assert list(figures) == FIGURES
+    with pytest.raises(UserError, match="fewer than two of the first half.*--train_classes all"):
+        halves(small.data(classes=3))
 
 
 def test_pixels_are_clustered_and_not_tuned():
