@@ -105,6 +105,11 @@ def with_indices(x: Any) -> Any:
     return {"image": x, "index": np.arange(len(x))} if isinstance(x, np.ndarray) else x
 
 
+def without_labels(batch: Batch) -> Batch:
+    """The batch with no image's class known."""
+    return batch._replace(label=tf.fill(tf.shape(batch.label), -1))
+
+
 def check_labels(labels: Any, classes: int) -> None:
     """Raise UserError if labels are not valid classes.
 

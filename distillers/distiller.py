@@ -19,6 +19,7 @@ from distillers.batch import (
     has_mixtures,
     main_cross_entropy,
     with_indices,
+    without_labels,
 )
 from distillers.checks import check_answers
 from distillers.keras_loss import KerasLoss
@@ -48,7 +49,7 @@ from nets.keras_graph import BuiltModel, Untracked, apply_summed
 from nets.layer_losses import collected_losses, weight_losses
 from op_util.accuracy import top_k_hits
 from op_util.convolution import convolve
-from op_util.gradients import clipped_combination
+from op_util.gradients import clipped_combination, in_one_dtype
 from op_util.weight_decay import with_weight_decay
 from registry import UserError
 
@@ -87,7 +88,8 @@ class Distiller(BuiltModel):
             registered network declares (see `nets.outputs_of`).
         student_preprocessing, teacher_preprocessing: from the batch's images to the network's
             input.
-        main_loss: ``"cross_entropy"``, or ``"none"`` to transfer without any label.
+        main_loss: ``"cross_entropy"``, or ``"none"`` to transfer without any label: no method
+            is told one, and those that need them are refused.
         weight_decay: factor of ``||w||^2 / 2``, on all kernels that are trained.
         label_smoothing: share of the main loss's targets that all classes have alike, 0 to below 1.
         samples: number of training images, for methods that keep something for each.
@@ -130,6 +132,7 @@ class Distiller(BuiltModel):
             (student_preprocessing, teacher_preprocessing),
         )
         self._built = Untracked(self._build_losses(samples))
+        self._check_reached()
         self.method_layers = [layer for loss in self.distillation_losses for layer in loss.layers]
         for each in (*self._learning_networks(), *self.method_layers):
             open_convolutions(each)
@@ -164,6 +167,19 @@ class Distiller(BuiltModel):
         if deploying and len(losses) > 1:
             raise UserError(f"{deploying[0]} deploys a model of its own, so it cannot be in a sum")
         return losses
+
+    def _check_reached(self) -> None:
+        """Raise UserError if a method reads only what nothing changes: layers that are frozen."""
+        features = self._student.features
+        for loss in self.distillation_losses if self._teacher else []:
+            read = keras.tree.flatten(loss.method.select(features.output))
+            learns = [keras.Model(features.inputs, read), *loss.layers]
+            if not any(each.trainable_variables for each in learns):
+                raise UserError(
+                    f"{loss.method.name} compares layers of the student {self.student.name!r} that "
+                    "are all frozen (trainable=False), so it teaches nothing: tap later layers, or "
+                    "let them be trained"
+                )
 
     @property
     def distillation_losses(self) -> list[Loss]:
@@ -281,6 +297,8 @@ class Distiller(BuiltModel):
 
     def call(self, image: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The deployed model's logits ``[B, classes]`` for a batch's images."""
+        if self.deployed is self.student:
+            return self._student(image, training=training)["logits"]
         return self.deployed(self._student.preprocess(image), training=training)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
@@ -295,18 +313,23 @@ class Distiller(BuiltModel):
         with convolutions_by(convolve), tf.GradientTape(persistent=self._clips()) as tape:
             with collected_losses() as of_images:
                 student = self._student(batch.image, training=self.stage.changes_features)
+            with collected_losses() as of_teacher:
+                teacher = self._features_to_learn_from(batch)
             share = share_of_images(batch, weight)
-            teacher = self._features_to_learn_from(batch)
             main = self._main_loss(teacher, student, batch)
             if self._has_main_loss():
                 of_weights = weight_losses(self._student.features)
+                if self.method.trains_teacher:
+                    of_images = [*of_images, *of_teacher]
+                    of_weights = [*of_weights, *weight_losses(self._teacher.features)]
                 main += part_of_layers_losses(of_images, of_weights, share)
+            told = batch if self.main_loss != "none" else without_labels(batch)
             weights = [
                 weight_in_epoch(term, self._epochs_since(term.begins), self._epochs)
                 for term in self.stage.terms
             ]
             added, clipped, metrics = distillation_losses(
-                self.stage, teacher, student, batch, weight, self.epoch.value, weights
+                self.stage, teacher, student, told, weight, self.epoch.value, weights
             )
             main += added
             total = main + sum(clipped.values())
@@ -336,8 +359,9 @@ class Distiller(BuiltModel):
         bounds = self.stage.bounds
         combined, metrics["clip_share"] = clipped_combination(g0, rest, epochs, bounds)
         # Adapters and the like, which the main loss does not reach, have not decayed yet.
-        decayed = with_weight_decay(combined, variables, self.weight_decay)
-        return [b if g is None else a for g, a, b in zip(g0, combined, decayed, strict=True)]
+        alone = [g if main is None else None for g, main in zip(combined, g0, strict=True)]
+        alone = with_weight_decay(alone, variables, self.weight_decay)
+        return [g if own is None else own for g, own in zip(combined, alone, strict=True)]
 
     def _epochs_since(self, begins: int) -> tf.Tensor:
         """How many epochs have ended since the stage of the number `begins` began, int32 scalar."""
@@ -360,7 +384,8 @@ class Distiller(BuiltModel):
             1 where the step was skipped, else 0.
         """
         present = [gradient for gradient in gradients if gradient is not None]
-        finite = tf.math.is_finite(tf.linalg.global_norm(present)) if present else tf.constant(True)
+        norm = tf.linalg.global_norm(in_one_dtype(present)) if present else 0.0
+        finite = tf.math.is_finite(norm)
         kept = [None if g is None else tf.where(finite, g, 0) for g in gradients]
         apply_summed(self.optimizer, kept, variables)
         for variable, value in zip(statistics, before, strict=True):
@@ -513,8 +538,10 @@ class Distiller(BuiltModel):
                 fewer than stages, the last stages are left out, with a warning.
 
         Raises:
-            UserError: labels of an array name no class.
+            UserError: labels of an array name no class; `compile` was not called.
         """
+        if not self.compiled:
+            raise UserError("the distiller has no optimizer yet: call compile() before fit()")
         self._check_labels(y)
         if isinstance(validation_data, (tuple, list)):
             self._check_labels(*validation_data[1:2])

@@ -74,6 +74,12 @@ class Method(Plugin, keras.distillation.DistillationLoss):
         """
         raise NotImplementedError
 
+    @classmethod
+    def needs_labels(cls) -> bool:
+        """Whether the loss cannot do without labels."""
+        labels = inspect.signature(cls.loss).parameters.get("labels")
+        return labels is not None and labels.default is inspect.Parameter.empty
+
     @property
     def main_weight(self) -> float:
         """Weight of the main loss."""

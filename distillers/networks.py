@@ -63,6 +63,12 @@ def check_networks(
         raise UserError(f"{method.name} needs a teacher, but none was given")
     if main_loss == "none" and not method.needs_teacher:
         raise UserError("without a main loss and without a teacher there is nothing to learn")
+    reading = [each.name for each in method.members if each.needs_labels()]
+    if main_loss == "none" and reading:
+        raise UserError(
+            f"{reading[0]} learns from labels, and --main_loss none does without any: leave "
+            "--main_loss out, or give another method"
+        )
     learns = any(member.trains_teacher for member in method.members)
     for network in (student, teacher) if learns else (student,):
         if computes_in_float16(network):

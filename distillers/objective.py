@@ -154,7 +154,7 @@ def weight_in_epoch(term: Term, epoch: tf.Tensor, epochs: int | None) -> tf.Tens
         epochs: of the whole run; None: not known, and there is no warm-up.
     """
     if not term.stage.warmup or not epochs:
-        return tf.constant(term.stage.weight)
+        return tf.constant(term.stage.weight, tf.float32)
     duration = max(term.stage.warmup * epochs, 1.0)
     return term.stage.weight * tf.minimum((tf.cast(epoch, tf.float32) + 1) / duration, 1)
 

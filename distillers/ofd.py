@@ -17,7 +17,7 @@ from distillers.loss import Combination, Loss
 from distillers.method import Method, with_context
 from distillers.reading import Maps, size_text
 from distillers.registration import register
-from nets.keras_graph import producer
+from nets.keras_graph import innermost, producer
 from nets.layers import batch_normalization
 from op_util.pooling import adaptive_average_pool
 from plugins import option
@@ -170,7 +170,7 @@ def _sized(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
 
 def _normalization_margin(tap: Any) -> np.ndarray | None:
     """`normalized_margin` of a tap that is the output of a batch normalisation, else None."""
-    layer = producer(tap)
+    layer = producer(innermost(tap))
     if not isinstance(layer, keras.layers.BatchNormalization):
         return None
     channels = tap.shape[-1]

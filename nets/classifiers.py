@@ -6,10 +6,10 @@ from typing import Any
 
 import keras
 
-from .keras_graph import Call, call_of
+from .keras_graph import Call, call_of, innermost
 
-# Layers that pass on their input, changing only its dtype, its shape or, in training, a mask.
-_TRANSPARENT = ("Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze")
+# Layers that pass on their input, changing only its dtype, precision, shape or, in training, a mask.
+_TRANSPARENT = ("Cast", "Dropout", "FakeQuantize", "Flatten", "Identity", "Reshape", "Squeeze")
 
 
 def classifier_of(logits: Any) -> keras.layers.Dense | None:
@@ -35,13 +35,20 @@ def averages_for_logits(logits: Any, maps: Any) -> bool:
     pooled = _made_by(call.inputs[0]) if call else None
     if pooled is None or not isinstance(pooled.operation, keras.layers.GlobalAveragePooling2D):
         return False
-    given, tapped = _made_by(pooled.inputs[0]), _made_by(maps)
-    return given is not None and tapped is not None and given.operation is tapped.operation
+    return _source(pooled.inputs[0]) is _source(maps)
 
 
 def _made_by(tensor: Any) -> Call | None:
     """The call that computed a symbolic tensor, skipping layers that only pass it on."""
+    return call_of(_source(tensor))
+
+
+def _source(tensor: Any) -> Any:
+    """What a symbolic tensor is without the layers that only pass it on: a layer's output, within
+    models within the model too."""
+    tensor = innermost(tensor)
     call = call_of(tensor)
     while call and type(call.operation).__name__ in _TRANSPARENT and len(call.inputs) == 1:
-        call = call_of(call.inputs[0])
-    return call
+        tensor = innermost(call.inputs[0])
+        call = call_of(tensor)
+    return tensor

@@ -11,7 +11,13 @@ import keras
 from registry import UserError, nearest
 
 from .functional import as_functional, is_functional
-from .keras_graph import calls_before, output_layer_of, reserve_names
+from .keras_graph import (
+    call_of,
+    calls_before,
+    inner_output,
+    output_layer_of,
+    reserve_names,
+)
 from .layers import widened_dtype
 from .opened_layer import OpenedLayer
 from .registration import Outputs, declared_outputs_of
@@ -114,7 +120,12 @@ def _as_map(tensor: keras.KerasTensor, model: keras.Model) -> keras.KerasTensor:
 
 def _leads_to(one: keras.KerasTensor, other: keras.KerasTensor) -> bool:
     """Whether `other` is computed from `one`, and is not the same."""
-    return any(given is one for call in calls_before([other]) for given in call.inputs)
+    made_by = call_of(other)
+    if any(each is one for each in made_by.outputs):
+        # Of one call: the same, or two outputs of a model within the model.
+        inner = is_functional(made_by.operation) and one is not other
+        return inner and _leads_to(inner_output(one), inner_output(other))
+    return any(each is one for call in calls_before([other]) for each in call.outputs)
 
 
 def _names_of(outputs: Outputs) -> list[str]:
@@ -203,11 +214,14 @@ def _find_within(
     found: dict[str, list[list[keras.KerasTensor]]] = {}
 
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
-        given = (opened.get(operation.name) or operation)(*args, **kwargs)
-        if operation.name in opened:
+        inner = opened.get(operation.name)
+        given = (inner or operation)(*args, **kwargs)
+        if inner is not None:
             given, within = given
+            own, parts = inner.output if is_functional(inner) else (None, {})
             for name, tensor in within.items():
-                found[f"{operation.name}/{name}"] = [[tensor]]
+                is_output = parts.get(name) is own is not None
+                found[f"{operation.name}/{name}"] = [[given if is_output else tensor]]
         found.setdefault(operation.name, []).append(keras.tree.flatten(given))
         return given
 

@@ -221,6 +221,23 @@ def call_of(tensor: Any) -> Call | None:
     return None if _history(tensor) is None else _as_call(_node(tensor))
 
 
+def innermost(tensor: Any) -> Any:
+    """The tensor of a model within the model, or of one within that, whose output `tensor` is.
+
+    Args:
+        tensor: symbolic, or anything else, which is given back.
+    """
+    while _history(tensor) is not None and is_functional(_history(tensor).operation):
+        tensor = inner_output(tensor)
+    return tensor
+
+
+def inner_output(tensor: keras.KerasTensor) -> keras.KerasTensor:
+    """What an output of a model within the model is in that model's own graph."""
+    history = _history(tensor)
+    return as_functional(history.operation).outputs[history.tensor_index]
+
+
 def output_layer_of(tensor: keras.KerasTensor) -> str:
     """The name of the layer that makes a symbolic tensor."""
     return _history(tensor).operation.name

@@ -57,8 +57,11 @@ def clipped_gradient(
     mean ``||g0||`` of the other variables is used instead; if there is none, nothing is clipped.
     """
     openness = clip * tf.sigmoid(tf.cast(epoch, tf.float32))
-    norms = [None if g0 is None else tf.norm(g0) for g0 in main]
-    present = [norm for norm in norms if norm is not None]
+    norms: list[tf.Tensor | None] = [None] * len(main)
+    reached = [place for place, g0 in enumerate(main) if g0 is not None]
+    present = [tf.norm(g0) for g0 in in_one_dtype([main[place] for place in reached])]
+    for place, norm in zip(reached, present, strict=True):
+        norms[place] = norm
     if not present:
         return list(distillation)
     usual = tf.add_n(present) / len(present)
@@ -88,5 +91,11 @@ def share_left(
     whole, passed = ([g for g in each if g is not None] for each in (before, after))
     if not whole:
         return tf.constant(1.0)
-    norm = tf.linalg.global_norm(whole)
-    return tf.where(norm > 0, tf.math.divide_no_nan(tf.linalg.global_norm(passed), norm), 1)
+    norm, left = (tf.linalg.global_norm(in_one_dtype(each)) for each in (whole, passed))
+    return tf.where(norm > 0, tf.math.divide_no_nan(left, norm), 1)
+
+
+def in_one_dtype(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Each in the widest of their dtypes, at least float32."""
+    dtype = tf.float64 if any(each.dtype == tf.float64 for each in tensors) else tf.float32
+    return [tf.cast(each, dtype) for each in tensors]

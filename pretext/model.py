@@ -233,7 +233,13 @@ class MultiTask(BuiltModel):
         callbacks: Any = None,
         **kwargs: Any,
     ) -> keras.callbacks.History:
-        """As `keras.Model.fit`; keeps count of the epochs, which views and weights depend on."""
+        """As `keras.Model.fit`; keeps count of the epochs, which views and weights depend on.
+
+        Raises:
+            UserError: `compile` was not called.
+        """
+        if not self.compiled:
+            raise UserError("the model has no optimizer yet: call compile() before fit()")
         counter = keras.callbacks.LambdaCallback(
             on_epoch_begin=lambda epoch, logs: self.epoch.assign(epoch)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import keras
@@ -27,29 +28,27 @@ def check_quantization(setup: Setup) -> None:
             "does not train its classifier: leave out --quantize, or --main_loss none"
         )
     nets.check_quantizable(setup.distiller.deployed)
-    own = settings.of_quantized(settings.folder())
-    method = create_method(own)
-    if _reads_layers(method):
-        with setup.strategy.scope():
-            student = nets.copy_model(setup.distiller.deployed)
-            make_distiller(
-                _with_taps(own, setup, method), setup.data, method, _teacher(setup), student
-            )
+    quantized_setup(setup, settings.folder(), batches=1)
 
 
-def quantized_setup(setup: Setup, folder: Path) -> Setup:
+def quantized_setup(setup: Setup, folder: Path, batches: int | None = None) -> Setup:
     """What the run is made of that trains the quantised copy.
 
     Args:
         setup: of the run that trained the student.
         folder: of the run of the copy.
+        batches: by how many batches of images ranges are measured; None: all that there are.
+
+    Raises:
+        UserError: the method of quantisation does not fit the copy, the teacher or the epochs.
     """
     settings = setup.settings.of_quantized(folder)
     method = create_method(settings)
     preprocessing = setup.student_preprocessing()  # which the copy may not tell any more
     keras.utils.set_random_seed(settings.seed)  # of the copy's dropout, also where a run resumes
     with setup.strategy.scope():
-        student = nets.quantize(setup.distiller.deployed, setup.statistics_batches())
+        images = itertools.islice(setup.statistics_batches(), batches)
+        student = nets.quantize(setup.distiller.deployed, images)
         settings = _with_taps(settings, setup, method, student)
         teacher = _teacher(setup) if method.needs_teacher else None
         distiller = make_distiller(
@@ -69,7 +68,7 @@ def _reads_layers(method: Method | Sum) -> bool:
 
 
 def _with_taps(
-    settings: Settings, setup: Setup, method: Method | Sum, copy: keras.Model | None = None
+    settings: Settings, setup: Setup, method: Method | Sum, copy: keras.Model
 ) -> Settings:
     """`settings` of the run of the copy with the taps of what teaches it, and the copy's own.
 
@@ -77,13 +76,13 @@ def _with_taps(
         settings: of the copy's run.
         setup: of the run that trains the student.
         method: of the copy's run; taps matter only to one that compares layers.
-        copy: of the student; None: it is not made yet, and has the student's own layers.
+        copy: of the student, quantised.
     """
     if not _reads_layers(method):
         return dataclasses.replace(settings, teacher_taps=None, student_taps=None)
     ours = settings.student_taps
     theirs = settings.teacher_taps if _teaches(setup) else ours
-    if copy is not None and ours is not None:
+    if ours is not None:
         ours = nets.quantized_names(setup.distiller.deployed, copy, ours)
     return dataclasses.replace(settings, teacher_taps=theirs, student_taps=ours)
 

@@ -448,6 +448,86 @@ def test_what_does_not_fit_is_refused():
         )
 
 
+@pytest.mark.parametrize("method", ["DKD", "RLD", "WKD_L", "SSKD_SVD+DKD"])
+def test_methods_that_need_labels_are_refused_without_any(method):
+    with pytest.raises(UserError, match=f"{method.split('+')[-1]} learns from labels"):
+        distiller_of(distillers.create(method), main_loss="none")
+
+
+def test_without_a_main_loss_no_method_is_told_a_label():
+    told = {}
+    for main_loss in ("cross_entropy", "none"):
+        distiller = distiller_of(distillers.create("CRD(negatives=3)"), main_loss=main_loss, samples=8)
+        distiller.train_on_batch(batch(0))
+        (memory,) = [v for v in distiller.variables if v.path.endswith("labels")]
+        told[main_loss] = np.array(memory)
+    np.testing.assert_array_equal(told["cross_entropy"], batch(0)["label"])
+    np.testing.assert_array_equal(told["none"], -1)
+
+
+def test_what_nothing_changes_cannot_be_taught():
+    student = network(1, "student")
+    for layer in student.layers[:-1]:
+        layer.trainable = False
+    with pytest.raises(UserError, match="AT compares layers .* all frozen .*tap later layers"):
+        distiller_of(distillers.get("AT")(), student=student)
+    distiller_of(SoftLogits(), student=student)
+
+
+def test_fit_before_compile_is_refused():
+    distiller = Distiller(network(1, "student"))
+    with pytest.raises(UserError, match=r"call compile\(\) before fit"):
+        distiller.fit(batch(0)["image"], batch(0)["label"])
+
+
+def test_a_student_of_two_outputs_is_scored_by_its_logits():
+    student = network(1, "student")
+    two = keras.Model(
+        student.input, [student.get_layer("embedding").output, student.output], name="two"
+    )
+    distiller = Distiller(
+        two, student_outputs=nets.outputs_of(two, taps=TAPS, logits="scores")
+    )
+    distiller.compile(keras.optimizers.SGD(0.0))
+    data = batch(0)
+    found = distiller.evaluate(data["image"], data["label"], verbose=0, return_dict=True)
+    given = student.predict(data["image"], verbose=0)
+    assert found["accuracy"] == pytest.approx(np.mean(given.argmax(axis=1) == data["label"]))
+    np.testing.assert_allclose(distiller.predict(data["image"], verbose=0), given, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["None", "SSKD_SVD", "Soft_logits"])
+def test_variables_of_two_dtypes(method):
+    """Those of a student in bfloat16 whose logits are float32, and adapters."""
+    wide = network(1, "student")
+    keras.utils.set_random_seed(1)
+    image = keras.Input((8, 8, 3))
+    maps = keras.layers.Conv2D(6, 3, dtype="bfloat16", name="shallow")(image)
+    maps = keras.layers.Conv2D(8, 3, strides=2, dtype="bfloat16", name="deep")(maps)
+    pooled = keras.layers.GlobalAveragePooling2D(name="embedding")(maps)
+    student = keras.Model(image, keras.layers.Dense(CLASSES, name="scores")(pooled), name="narrow")
+    assert {variable.dtype for variable in student.variables} == {"bfloat16", "float32"}
+    distiller = distiller_of(distillers.create(method), student=student, teacher=wide)
+    before = values(student.trainable_variables)
+    logs = distiller.train_on_batch(batch(0), return_dict=True)
+    assert logs["skipped_steps"] == 0 and np.isfinite(logs["loss"])
+    after = values(student.trainable_variables)
+    assert any((one != other).any() for one, other in zip(before, after, strict=True))
+
+
+def test_a_stages_weight_may_be_a_whole_number():
+    class Ten(Method):
+        reads = Embedding()
+        usual_weight = 10
+
+        def loss(self, teacher, student):
+            return tf.reduce_mean(tf.square(student - teacher))
+
+    logs = distiller_of(Ten()).train_on_batch(batch(0), return_dict=True)
+    expected = 10 * logs["distillation_loss"]
+    assert logs["weighted_distillation_loss"] == pytest.approx(expected)
+
+
 def test_classes_that_do_not_fit_are_refused():
     student = network(1, "student")
     image = keras.Input((8, 8, 3))
@@ -700,6 +780,27 @@ def test_the_students_own_losses_belong_to_the_main_loss():
         model.fit(data["image"], data["label"], batch_size=8, epochs=3, verbose=0)
     for one, other in zip(ours.get_weights(), by_keras.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_the_own_losses_of_a_teacher_that_learns_count_too():
+    """With next to no weight, both networks of DML learn as they would alone."""
+    data, moved = batch(21), {}
+    peers = [network(seed, f"net{seed}", penalised=True) for seed in (1, 2)]
+    distiller = Distiller(
+        peers[0], distillers.create("DML(weight=1e-9)"), peers[1], weight_decay=0.0,
+        student_outputs=outputs(peers[0]), teacher_outputs=outputs(peers[1]),
+    )
+    distiller.compile(keras.optimizers.SGD(RATE))
+    distiller.train_on_batch(data)
+    for seed in (1, 2):
+        alone = network(seed, f"alone{seed}", penalised=True)
+        own = Distiller(alone, weight_decay=0.0, student_outputs=outputs(alone))
+        own.compile(keras.optimizers.SGD(RATE))
+        own.train_on_batch(data)
+        moved[seed] = alone.get_weights()
+    for seed, peer in zip((1, 2), peers, strict=True):
+        for one, other in zip(peer.get_weights(), moved[seed], strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
 
 
 def test_callbacks_that_monitor_and_save(tmp_path):

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 import distillers
-from distillers.ofd import batch_margin, normalized_margin
+import nets
+from distillers.ofd import _normalization_margin, batch_margin, normalized_margin
 from registry import UserError
 from tests.distillers.harness import run_method_test
 
@@ -109,6 +110,19 @@ def test_margins_come_from_the_batch_normalisation_that_is_tapped():
     # and at most 0 where the second tap is silent.
     found = loss.compute_loss(very_negative, [tf.zeros([1, 4, 4, 2])] * 2)
     np.testing.assert_allclose(found, 16 * np.sum(expected**2) / 2, rtol=1e-5)
+
+
+def test_a_batch_normalisation_within_a_model_is_seen():
+    within = keras.Input((4, 4, 2))
+    layer = keras.layers.BatchNormalization(name="bn")
+    inner = keras.Model(within, layer(keras.layers.Conv2D(3, 1)(within)), name="inner")
+    image = keras.Input((4, 4, 2))
+    maps = keras.layers.ReLU()(inner(image))
+    layer.beta.assign([0.2, -1.0, 0.1])
+    model = keras.Model(image, keras.layers.Dense(5)(keras.layers.Flatten()(maps)))
+    features = nets.feature_extractor(model, nets.outputs_of(model, taps=["inner/bn"]))
+    expected = normalized_margin(np.array([0.2, -1.0, 0.1]), np.ones(3))
+    np.testing.assert_allclose(_normalization_margin(features.output["maps"][0]), expected)
 
 
 @pytest.mark.parametrize("change", [tf.zeros_like, tf.ones_like, lambda x: x])

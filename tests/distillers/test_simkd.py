@@ -218,6 +218,25 @@ def test_nonsense_is_refused():
         SimKD().compute_loss(teacher, student)
 
 
+def test_the_last_layer_of_a_model_within_the_teacher_may_be_the_last_tap():
+    def nested(seed, name):
+        keras.utils.set_random_seed(seed)
+        within = keras.Input((8, 8, 3))
+        maps = keras.layers.Conv2D(6, 3, strides=2, name="deep")(within)
+        inner = keras.Model(within, maps, name="backbone")
+        image = keras.Input((8, 8, 3))
+        pooled = keras.layers.GlobalAveragePooling2D()(inner(image))
+        return keras.Model(image, keras.layers.Dense(CLASSES, name="scores")(pooled), name=name)
+
+    teacher, student = nested(2, "teacher"), nested(1, "student")
+    read = [nets.outputs_of(model, taps=["backbone/deep"]) for model in (student, teacher)]
+    distiller = Distiller(
+        student, SimKD(), teacher, student_outputs=read[0], teacher_outputs=read[1]
+    )
+    distiller.compile(keras.optimizers.SGD(0.1))
+    assert np.isfinite(distiller.train_on_batch(batch(0), return_dict=True)["loss"])
+
+
 def test_a_classifier_that_needs_more_than_the_last_tap_is_refused():
     image = keras.Input((8, 8, 3))
     shallow = keras.layers.Conv2D(4, 3, padding="same", name="shallow")(image)

@@ -4,6 +4,7 @@ import keras
 import pytest
 import tensorflow as tf
 
+import nets
 from nets.classifiers import averages_for_logits, classifier_of
 
 POOLED = keras.layers.GlobalAveragePooling2D
@@ -32,6 +33,28 @@ def test_what_only_hands_on_does_not_count():
     ])
     assert classifier_of(logits) is head
     assert averages_for_logits(logits, maps)
+
+
+def test_of_the_maps_within_a_model_the_averaged_ones_alone():
+    within = keras.Input((8, 8, 3))
+    shallow = keras.layers.Conv2D(6, 3, name="shallow")(within)
+    deep = keras.layers.Conv2D(6, 3, name="deep")(shallow)
+    inner = keras.Model(within, deep, name="inner")
+    image = keras.Input((8, 8, 3))
+    head = keras.layers.Dense(5, name="scores")
+    model = keras.Model(image, head(POOLED()(inner(image))))
+    outputs = nets.outputs_of(model, taps=["inner/shallow", "inner/deep"])
+    features = nets.feature_extractor(model, outputs).output
+    assert classifier_of(features["logits"]) is head
+    found = [averages_for_logits(features["logits"], maps) for maps in features["maps"]]
+    assert found == [False, True]
+
+
+def test_a_head_within_a_model():
+    within = keras.Input((8, 8, 3))
+    head = keras.layers.Dense(5)
+    inner = keras.Model(within, head(POOLED()(keras.layers.Conv2D(6, 3)(within))))
+    assert classifier_of(inner(keras.Input((8, 8, 3)))) is head
 
 
 @pytest.mark.parametrize(

@@ -251,6 +251,15 @@ def test_taps_within_a_model_within_the_model():
     assert {id(weight) for weight in extractor.weights} == {id(w) for w in model.weights}
 
 
+@pytest.mark.parametrize("taps", [
+    ["backbone/deep", "backbone/shallow"], ["scores", "backbone/shallow"],
+    ["backbone/shallow", "scale"],
+])
+def test_taps_from_deep_to_shallow_within_a_model_are_refused(taps):
+    with pytest.raises(UserError, match="from shallow to deep"):
+        nets.outputs_of(nested(backbone()), taps=taps)
+
+
 def test_an_opened_inner_model_runs_once_and_keeps_one_state():
     """One training pass moves the inner batch norm's average once, in the model itself."""
     inner = backbone()

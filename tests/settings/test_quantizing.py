@@ -21,7 +21,8 @@ def network(name, width):
     image = keras.Input((8, 8, 3))
     maps = keras.layers.Conv2D(width, 3, 2, "same", name="folded")(inner(image))
     maps = keras.layers.BatchNormalization(name="norm")(maps)
-    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(maps))
+    maps = keras.layers.ReLU(name="last")(maps)
+    pooled = keras.layers.GlobalAveragePooling2D()(maps)
     return keras.Model(image, keras.layers.Dense(CLASSES)(pooled), name=name)
 
 
@@ -94,3 +95,16 @@ def test_a_method_that_does_not_fit_is_refused_before_training(settings_of):
     with pytest.raises(UserError, match="the teacher has 1, the student 2"):
         check_quantization(prepare(settings_of(**unequal)))
     check_quantization(prepare(settings_of(**changed, quantize_distillation="Soft_logits")))
+
+
+def test_too_few_epochs_for_its_stages_are_refused_before_training(settings_of):
+    with pytest.raises(UserError, match="1 epochs, but the method has 2 stages"):
+        check_quantization(prepare(settings_of(quantize_distillation="AB")))
+
+
+@pytest.mark.parametrize("method", ["CAT_KD", "WKD_L", "None(head_share=0.5)"])
+def test_the_classifier_of_the_copy_is_found(settings_of, method):
+    check_quantization(prepare(settings_of(
+        quantize_distillation=method, quantize_epochs=2, teacher_taps=("last",),
+        student_taps=("last",),
+    )))
