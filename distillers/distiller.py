@@ -56,6 +56,7 @@ from registry import UserError
 SCORES = ("loss", "main_loss", "accuracy", "top5")
 RISING = ("accuracy", "top5")
 SKIPPED = "skipped_steps"
+STATISTICS = ("moving_mean", "moving_variance", "moving_stddev", "renorm_mean", "renorm_stddev")
 MOST_SKIPPED = 0.2  # of an epoch's steps, before training is given up
 
 
@@ -401,7 +402,7 @@ class Distiller(BuiltModel):
         return [
             variable for each in (*self._learning_networks(), *self.method_layers)
             for variable in each.non_trainable_variables
-            if variable.path.endswith(("moving_mean", "moving_variance"))
+            if variable.path.rpartition("/")[2] in STATISTICS
         ]
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:

@@ -35,7 +35,7 @@ class KD_EID(Method):  # noqa: N801 (the authors' name)
     metrics = ("dropped_share",)
 
     num_dfv: int = option(1, minimum=1)
-    candidates: int = option(4, minimum=1)
+    candidates: int | None = option(None, minimum=1)
     adapter: str = option("auto", choices=("auto", "none"))
 
     def check(self) -> None:

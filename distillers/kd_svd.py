@@ -20,6 +20,9 @@ from plugins import option
 from registry import UserError
 
 
+CANDIDATES_MORE = 3  # than num_dfv, in the authors' code
+
+
 def kd_svd_loss(pairs: Sequence[TapPair]) -> tuple[tf.Tensor, tf.Tensor]:
     """The sum over pairs of neighbouring taps of ``sum((DFV_student - DFV_teacher)^2)``, summed
     over the batch.
@@ -38,8 +41,8 @@ def kd_svd_loss(pairs: Sequence[TapPair]) -> tuple[tf.Tensor, tf.Tensor]:
 class KD_SVD(Method):  # noqa: N801 (the authors' name)
     """Lee, Kim & Song, ECCV 2018, as in the first author's KD_methods_with_TF.
 
-    What differs from `SSKD_SVD`: one vector of the teacher is compared with four candidates of the
-    student (their code: ``k`` with ``k + 3``), and there is no factor ``sqrt(k) / 2``. As there,
+    What differs from `SSKD_SVD`: ``k`` vectors of the teacher are compared with ``k + 3``
+    candidates of the student, and there is no factor ``sqrt(k) / 2``. As there,
     the gradient is clipped against the main task's. Departures: the gradient is the exact one
     (theirs has twice the size for tall taps and another direction for wide ones); signs are
     canonical, with the teacher's flipped to the student's, where theirs are the routine's own and
@@ -47,7 +50,8 @@ class KD_SVD(Method):  # noqa: N801 (the authors' name)
 
     Args:
         num_dfv: k, singular vectors of each of the teacher's taps; fewer where a tap has no more.
-        candidates: how many of the student's vectors each of them may be compared with.
+        candidates: how many of the student's vectors each of them may be compared with; None:
+            ``num_dfv + 3``.
         solver: ``"svd"`` decomposes each map as the name says, ``"auto"`` compresses it first.
         adapter: as of `SSKD_SVD`.
     """
@@ -58,7 +62,7 @@ class KD_SVD(Method):  # noqa: N801 (the authors' name)
     metrics = ("dropped_share",)
 
     num_dfv: int = option(1, minimum=1)
-    candidates: int = option(4, minimum=1)
+    candidates: int | None = option(None, minimum=1)
     solver: str = option("auto", choices=("auto", "svd"))
     adapter: str = option("auto", choices=("auto", "none"))
 
@@ -79,7 +83,7 @@ class KD_SVD(Method):  # noqa: N801 (the authors' name)
             [as_matrix(tap) for tap in student],
             [as_matrix(tap) for tap in teacher],
             self.num_dfv,
-            candidates=self.candidates,
+            candidates=self.candidates or self.num_dfv + CANDIDATES_MORE,
             gradient="exact",
             orientation="canonical",
             solver=self.solver,
@@ -90,7 +94,7 @@ class KD_SVD(Method):  # noqa: N801 (the authors' name)
 
 def check_candidates(method: Any) -> None:
     """Raise UserError where a method has fewer `candidates` than `num_dfv`."""
-    if method.candidates < method.num_dfv:
+    if method.candidates is not None and method.candidates < method.num_dfv:
         raise UserError(
             f"{method.label('candidates')} must be at least num_dfv ({method.num_dfv}), not "
             f"{method.candidates}"

@@ -135,18 +135,21 @@ class DecomposedMaps(Maps):
 
     def check(self, method: str, teacher: Any, student: Any) -> list[str]:
         notes = super().check(method, teacher, student)
-        for number, tap in enumerate(as_taps(teacher), start=1):
-            *positions, channels = tap.shape[1:]
-            if None in positions:
-                continue
-            rank = min(math.prod(positions), channels)
-            if rank < self.num_dfv:
-                vectors = "vector" if rank == 1 else "vectors"
-                return [
-                    *notes,
-                    f"{method}: the teacher's tap {number} has {rank} singular {vectors}, so "
-                    f"num_dfv is {rank} from there on, not {self.num_dfv}",
-                ]
+        pairs = zip(as_taps(teacher), as_taps(student), strict=True)
+        for number, taps in enumerate(pairs, start=1):
+            channels = taps[0].shape[-1]  # The student's are adapted to them.
+            for network, tap in zip(("teacher", "student"), taps, strict=True):
+                positions = tap.shape[1:-1]
+                if None in positions:
+                    continue
+                rank = min(math.prod(positions), channels)
+                if rank < self.num_dfv:
+                    vectors = "vector" if rank == 1 else "vectors"
+                    return [
+                        *notes,
+                        f"{method}: the {network}'s tap {number} has {rank} singular {vectors}, so "
+                        f"num_dfv is {rank} from there on, not {self.num_dfv}",
+                    ]
         return notes
 
 

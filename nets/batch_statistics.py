@@ -57,6 +57,8 @@ def recompute_batch_statistics(
         for place, layer in enumerate(layers):
             stack.callback(setattr, layer, "momentum", layer.momentum)
             layer.momentum = 0.0  # the moving statistics become those of the current batch
+            stack.callback(setattr, layer, "renorm", layer.renorm)
+            layer.renorm = False  # which normalises by moving statistics, and keeps more of them
             for variable, neutral in ((layer.moving_mean, 0), (layer.moving_variance, 1)):
                 stack.callback(variable.assign, keras.ops.convert_to_numpy(variable))
                 variable.assign(np.full(variable.shape, neutral))  # 0 times NaN is NaN
@@ -76,7 +78,10 @@ def recompute_batch_statistics(
     for layer, weight, total, square in zip(layers, weights, means, squares, strict=True):
         mean = total / weight
         layer.moving_mean.assign(mean)
-        layer.moving_variance.assign(np.maximum(square / weight - mean**2, 0))
+        variance = np.maximum(square / weight - mean**2, 0)
+        layer.moving_variance.assign(variance)
+        if layer.renorm:  # which keeps the variance as this
+            layer.moving_stddev.assign(np.sqrt(variance + layer.epsilon))
     return len(layers)
 
 

@@ -64,6 +64,16 @@ def test_loss_equals_a_loop(name, counts):
     np.testing.assert_allclose(method.compute_loss(teacher, student), expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["KD_SVD", "KD_EID"])
+def test_there_are_three_candidates_more_than_vectors(name):
+    random = np.random.default_rng(4)
+    taps = [[tf.constant(random.normal(size=(2, 4, 4, 7))) for _ in range(2)] for _ in range(2)]
+    method = distillers.get(name)
+    found = method(num_dfv=2).compute_loss(*taps)
+    np.testing.assert_allclose(found, method(num_dfv=2, candidates=5).compute_loss(*taps))
+    assert abs(found - method(num_dfv=2, candidates=2).compute_loss(*taps)) > 1e-6
+
+
 def test_the_number_of_candidates_matters():
     """A student whose fourth vector is the teacher's first."""
     random = np.random.default_rng(2)

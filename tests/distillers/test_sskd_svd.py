@@ -459,3 +459,5 @@ def test_fewer_vectors_than_asked_for_are_told(method):
         "not 4"
     )
     assert few.check_features(taps[:2], taps[:2]) == []
+    (told,) = few.check_features(taps[:2], [taps[0], taps[2]])
+    assert told.startswith(f"{method}: the student's tap 2 has 1 singular vector")

@@ -30,6 +30,22 @@ def network(policy="float32", nested=False, fused=False, synchronized=False, dro
     return (nets.fuse_batch_normalization(model) if fused else model), body
 
 
+def test_batch_renormalisation():
+    image = keras.Input((4, 4, 2))
+    layer = keras.layers.BatchNormalization(renorm=True)
+    model = keras.Model(image, layer(image))
+    model(BATCHES[0], training=True)  # so that all statistics have moved
+    kept = [np.array(v) for v in (layer.renorm_mean, layer.renorm_stddev)]
+    assert nets.recompute_batch_statistics(model, BATCHES) == 1
+    every = np.concatenate(BATCHES)
+    variance = every.var((0, 1, 2))
+    np.testing.assert_allclose(layer.moving_mean, every.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance, variance, rtol=1e-5)
+    np.testing.assert_allclose(layer.moving_stddev, np.sqrt(variance + 1e-3), rtol=1e-5)
+    np.testing.assert_array_equal(kept, [layer.renorm_mean, layer.renorm_stddev])
+    assert layer.renorm
+
+
 def expected(body):
     """(mean, variance) of what each layer is given, by the definition, in float64."""
     kernel = np.float64(body.get_layer("mix").kernel.numpy())[0, 0]
