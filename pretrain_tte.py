@@ -486,8 +486,9 @@ def save(
 
 
 def preprocessing(encoder: nets.Encoder) -> dict[str, Any]:
-    """The channel statistics by which images are standardized."""
-    return {"mean": encoder.standardize.mean, "deviation": encoder.standardize.deviation}
+    """How images are standardized."""
+    known = dataclasses.asdict(encoder.standardize)
+    return {key: known[key] for key in ("mean", "deviation", "reverses")}
 
 
 def embedding_only(outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:

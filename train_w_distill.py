@@ -334,9 +334,7 @@ def write_student(setup: Setup, folder: RunFolder) -> nets.Standardize:
         student,
         directory,
         image_shape=data.image_shape,
-        mean=preprocessing.mean,
-        deviation=preprocessing.deviation,
-        size=preprocessing.size,
+        **dataclasses.asdict(preprocessing),
         outputs=outputs,
         class_names=data.class_names,
     )

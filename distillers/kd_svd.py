@@ -19,7 +19,6 @@ from op_util.matrices import as_matrix
 from plugins import option
 from registry import UserError
 
-
 CANDIDATES_MORE = 3  # than num_dfv, in the authors' code
 
 

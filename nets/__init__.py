@@ -44,7 +44,7 @@ from .layer_list import list_layers
 from .library import load_library_network, with_classes
 from .logits import gives_probabilities, without_softmax
 from .memory import check_memory, limited_memory
-from .preprocessing import PREPROCESSING, Standardize, named_preprocessing
+from .preprocessing import COLOURED, PREPROCESSING, Standardize, named_preprocessing
 from .quantization import check_quantizable, quantize, quantized_names, with_rounded_weights
 from .registration import (
     build,
@@ -96,6 +96,7 @@ __all__ = [
     "fuse_batch_normalization",
     "gives_probabilities",
     "without_softmax",
+    "COLOURED",
     "PREPROCESSING",
     "Encoder",
     "ExportedEncoder",

@@ -8,7 +8,8 @@ import keras
 
 from .keras_graph import Call, call_of, innermost
 
-# Layers that pass on their input, changing only its dtype, precision, shape or, in training, a mask.
+# Layers that pass on their input, changing only its dtype, precision or shape, or, in training, a
+# mask.
 _TRANSPARENT = ("Cast", "Dropout", "FakeQuantize", "Flatten", "Identity", "Reshape", "Squeeze")
 
 

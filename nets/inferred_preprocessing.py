@@ -18,10 +18,10 @@ from .registration import declared_outputs_of
 _RAW, _UNIT = 1.0, 255.0
 """What images of 0..255 are divided by for a model that takes 0..255, or 0..1."""
 
-# Names that keras.applications gives its models, and their `preprocess_input`. Those that subtract
-# means from blue, green and red (VGG, ResNet, version 1) are left out: `Standardize` cannot swap
-# channels. Those with layers for it (EfficientNet, MobileNetV3, ConvNeXt, and all whose weights
-# `load_application` loads) need no name.
+# Names that keras.applications gives its models, and their `preprocess_input`. Those with layers
+# for it (EfficientNet, MobileNetV3, ConvNeXt, and all whose weights `load_application` loads) need
+# no name. VGG and ResNet, version 1, are left out: with fresh weights they have the same names, and
+# numbers from -124 to 151, as theirs are, hinder training.
 _APPLICATIONS = (
     (r"mobilenet(v2)?_\d.*|mobilenetv3(small|large)|inception_v3|inception_resnet_v2|xception"
      r"|nasnet|resnet(50|101|152)v2|efficientnetv2-.*", "tf"),
@@ -46,8 +46,8 @@ def infer_preprocessing(model: keras.Model) -> Standardize | None:
       ``preprocess_input`` does, ``tf`` or ``torch``.
 
     Returns:
-        None where neither holds: a registered network, an unknown one, or one whose channels are to
-        be swapped (VGG and ResNet, version 1, of `keras.applications`).
+        None where neither holds: a registered network, an unknown one, or VGG and ResNet, version
+        1, of `keras.applications`, which take ``caffe`` where they were trained on ImageNet.
     """
     model = as_functional(model)
     if declared_outputs_of(model) is not None or len(model.inputs) != 1:

@@ -14,19 +14,23 @@ class Standardize:
     """``(image - mean) / deviation`` for each channel.
 
     Attributes:
-        mean, deviation: one number a channel, in units of 0..255.
+        mean, deviation: one number a channel, in units of 0..255, in the order of the result.
         size: (height, width) to resize to (bilinear, antialiased); None: as the images are.
+        reverses: whether channels are reversed first: red, green, blue become blue, green, red.
     """
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     size: tuple[int, int] | None = None
+    reverses: bool = False
 
     def __call__(self, image: tf.Tensor) -> tf.Tensor:
         """From ``[B, H, W, C]`` of any number type in 0..255 to float32."""
         image = tf.cast(image, tf.float32)
         if self.size is not None and tuple(image.shape[1:3]) != self.size:
             image = tf.image.resize(image, self.size, antialias=True)
+        if self.reverses:
+            image = tf.reverse(image, axis=[-1])
         return (image - tf.constant(self.mean)) / tf.constant(self.deviation)
 
 
@@ -36,7 +40,10 @@ _KNOWN = {
     "tf": lambda channels: ((127.5,) * channels, (127.5,) * channels),
     # ImageNet's statistics, red, green, blue.
     "torch": lambda channels: ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    # ImageNet's means, blue, green, red.
+    "caffe": lambda channels: ((103.939, 116.779, 123.68), (1.0,) * 3),
 }
+_REVERSED, COLOURED = ("caffe",), ("torch", "caffe")
 PREPROCESSING = ("data", *_KNOWN)
 
 
@@ -47,14 +54,17 @@ def named_preprocessing(
 
     Args:
         name: ``"data"``: by the images' own statistics; ``"none"``: 0..255 as they are;
-            ``"unit"``: to 0..1; ``"tf"``: to -1..1; ``"torch"``: by ImageNet's channel statistics,
-            for three channels.
+            ``"unit"``: to 0..1; ``"tf"``: to -1..1; ``"torch"``: by ImageNet's channel statistics;
+            ``"caffe"``: to blue, green, red, less ImageNet's means. The last two are for three
+            channels.
         mean, deviation: the images' own, one number a channel.
 
     Raises:
-        UserError: ``"torch"`` with other than three channels.
+        UserError: ``"torch"`` or ``"caffe"`` with other than three channels.
     """
     channels = len(mean)
-    if name == "torch" and channels != 3:
-        raise UserError(f"preprocessing torch is for 3 channels, not {channels}: choose another")
-    return Standardize(mean, deviation) if name == "data" else Standardize(*_KNOWN[name](channels))
+    if name in COLOURED and channels != 3:
+        raise UserError(f"preprocessing {name} is for 3 channels, not {channels}: choose another")
+    if name == "data":
+        return Standardize(mean, deviation)
+    return Standardize(*_KNOWN[name](channels), reverses=name in _REVERSED)

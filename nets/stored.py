@@ -178,6 +178,7 @@ def _preprocessing(facts: Mapping[str, Any]) -> Standardize | None:
         mean=tuple(map(float, stated["mean"])),
         deviation=tuple(map(float, stated["deviation"])),
         size=None if size is None else (int(size[0]), int(size[1])),
+        reverses=bool(stated.get("reverses", False)),
     )
 
 

@@ -146,7 +146,8 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
     teacher_preprocessing: str = option(
         "auto", "what the teacher was trained with, where its file does not say; auto: what its "
         "layers or its name tell, else data; data: the data set's channel statistics, none: "
-        "0..255, unit: 0..1, tf: -1..1, torch: ImageNet's statistics",
+        "0..255, unit: 0..1, tf: -1..1, torch: ImageNet's statistics, caffe: blue, green, red "
+        "less ImageNet's means",
         group=NETWORKS, choices=("auto", *known.PREPROCESSING),
     )
     student_preprocessing: str = option(

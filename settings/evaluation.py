@@ -41,7 +41,8 @@ class Settings(SceneSettings):
     encoder_preprocessing: str = option(
         "auto", "what a .keras or .h5 file takes; auto: what its layers or its name tell, else "
         "data; data: the images standardised by their channel statistics, none: 0..255, "
-        "unit: 0..1, tf: -1..1, torch: by ImageNet's statistics", group=ENCODERS,
+        "unit: 0..1, tf: -1..1, torch: by ImageNet's statistics, caffe: blue, green, red less "
+        "ImageNet's means", group=ENCODERS,
         choices=("auto", *known.PREPROCESSING),
     )
     net_options: tuple[str, ...] = option(

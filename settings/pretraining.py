@@ -120,7 +120,8 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
     encoder_preprocessing: str = option(
         "auto", "what --encoder_model takes; auto: what its layers or its name tell, else "
         "data; data: the images standardised by their channel statistics, none: 0..255, "
-        "unit: 0..1, tf: -1..1, torch: by ImageNet's statistics", group=ENCODER,
+        "unit: 0..1, tf: -1..1, torch: by ImageNet's statistics, caffe: blue, green, red less "
+        "ImageNet's means", group=ENCODER,
         choices=("auto", *known.PREPROCESSING),
     )
     export_features: bool = option(

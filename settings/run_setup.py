@@ -48,7 +48,6 @@ SCORED_IMAGES = 1000
 HINT_IMAGES = 256
 MUCH_BETTER = 0.1
 """Of top-1: about three deviations of the difference of two scores on so many images."""
-OTHER_PREPROCESSING = ("data", "none", "unit", "tf", "torch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -465,8 +464,8 @@ def _hint(setup: Setup, images: tf.Tensor, labels: np.ndarray, enough: float) ->
     some = np.arange(0, len(labels), max(1, len(labels) // HINT_IMAGES))
     images, labels = tf.gather(images, some), labels[some]
     found = {}
-    for name in () if setup.teacher.standardize else OTHER_PREPROCESSING:
-        if name != "torch" or data.image_shape[-1] == 3:
+    for name in () if setup.teacher.standardize else nets.PREPROCESSING:
+        if name not in nets.COLOURED or data.image_shape[-1] == 3:
             scaled = _logits(setup, standardize(name, data, model), images)
             words = f"with --teacher_preprocessing {name} it reaches {{:.4f}}"
             found[words] = _top1(scaled, labels)

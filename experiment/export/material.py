@@ -67,7 +67,7 @@ class Material:
             load_model(folder / _STUDENT),
             Standardize(
                 tuple(stated["mean"]), tuple(stated["deviation"]),
-                stated["size"] and tuple(stated["size"]),
+                stated["size"] and tuple(stated["size"]), stated["reverses"],
             ),
             tuple(facts["image_shape"]),
             tuple(facts["class_names"]),

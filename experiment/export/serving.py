@@ -42,10 +42,15 @@ def serving_model(
     dtype = "float32" if for_integers else "uint8"
     image = keras.Input(tuple(image_shape), dtype=dtype, name="image")
     if for_integers:
-        maps = _convolve(RawImages(dtype="float32")(image), *_scale_and_offset(preprocessing))
+        maps = _convolve(
+            RawImages(dtype="float32")(image), *_scale_and_offset(preprocessing),
+            preprocessing.reverses,
+        )
     else:
         scale, offset = (each.tolist() for each in _scale_and_offset(preprocessing))
         maps = keras.layers.Rescaling(scale, offset, dtype="float32", name="standardize")(image)
+        if preprocessing.reverses:
+            maps = keras.ops.flip(maps, axis=-1)
     # A resized sum of weight 1 commutes with the standardisation of each channel.
     maps = resize(maps, preprocessing.size or image_shape[:2])
     probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")
@@ -53,19 +58,25 @@ def serving_model(
 
 
 def _scale_and_offset(preprocessing: Standardize) -> tuple[np.ndarray, np.ndarray]:
-    """What each channel is multiplied by, and what is added, float64."""
+    """What each channel of the raw images is multiplied by, and what is added, float64."""
     scale = 1 / np.float64(preprocessing.deviation)
-    return scale, -np.float64(preprocessing.mean) * scale
+    offset = -np.float64(preprocessing.mean) * scale
+    return (scale[::-1], offset[::-1]) if preprocessing.reverses else (scale, offset)
 
 
 def _convolve(
-    maps: keras.KerasTensor, scale: np.ndarray, offset: np.ndarray
+    maps: keras.KerasTensor, scale: np.ndarray, offset: np.ndarray, reverses: bool
 ) -> keras.KerasTensor:
-    """``scale maps + offset`` for each channel, as a convolution: in int8 its kernel has a
-    scale for each channel and its bias 32 bits, so that the result is rounded once."""
-    layer = keras.layers.DepthwiseConv2D(1, dtype="float32", name="standardize")
+    """``scale maps + offset`` for each channel, reversed or not, as a convolution: in int8 its
+    kernel has a scale for each channel and its bias 32 bits, so that the result is rounded once."""
+    if not reverses:
+        layer = keras.layers.DepthwiseConv2D(1, dtype="float32", name="standardize")
+        maps = layer(maps)
+        layer.set_weights([scale.reshape(1, 1, -1, 1), offset])
+        return maps
+    layer = keras.layers.Conv2D(len(scale), 1, dtype="float32", name="standardize")
     maps = layer(maps)
-    layer.set_weights([scale.reshape(1, 1, -1, 1), offset])
+    layer.set_weights([np.diag(scale)[:, ::-1].reshape(1, 1, *[len(scale)] * 2), offset[::-1]])
     return maps
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from experiment.run.folder import replacing
-from nets import class_lines, copy_model, is_narrow
+from nets import Standardize, class_lines, copy_model, is_narrow
 from registry import UserError
 
 # What a SavedModel is made of, for `folder.RunFolder.directory`.
@@ -65,6 +65,7 @@ def export_saved_model(
     mean: Sequence[float],
     deviation: Sequence[float],
     size: Sequence[int] | None = None,
+    reverses: bool = False,
     outputs: Callable[[Any], dict[str, tf.Tensor]] = classification,
     class_names: Sequence[str] | None = None,
 ) -> None:
@@ -86,6 +87,7 @@ def export_saved_model(
         mean: of each channel, in 0..255 units.
         deviation: likewise, positive.
         size: (H, W) that the model takes, where it is another: images are resized to it.
+        reverses: whether channels are reversed before (see `nets.Standardize`).
         outputs: from what the model returns to named tensors; `classification` takes logits.
         class_names: in the order of the logits, written to ``classes.txt``, a line each.
 
@@ -105,19 +107,14 @@ def export_saved_model(
     ):
         raise ValueError(f"the model takes images of shape {tuple(expected[1:])}, not {taken}")
     clone = copy_model(model, dtype="float32", fuse=False)
-    channel_mean = np.asarray(mean, np.float32)
-    channel_deviation = np.asarray(deviation, np.float32)
+    prepare = Standardize(tuple(mean), tuple(deviation), taken[:2], reverses)
     signature = tf.TensorSpec([None, height, width, channels], tf.uint8, name="image")
 
     @tf.function(input_signature=[signature])
     def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
         # TensorFlow casts NumPy's floats without a word: those in 0..1 become black.
         tf.debugging.Assert(tf.reduce_max(image) > 1, [_NO_IMAGES])
-        image = tf.cast(image, tf.float32)
-        if taken[:2] != (height, width):
-            image = tf.image.resize(image, taken[:2], antialias=True)
-        normalised = (image - channel_mean) / channel_deviation
-        return outputs(clone(normalised, training=False))
+        return outputs(clone(prepare(image), training=False))
 
     with replacing(directory) as partial:
         tf.saved_model.save(

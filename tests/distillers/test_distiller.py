@@ -457,7 +457,8 @@ def test_methods_that_need_labels_are_refused_without_any(method):
 def test_without_a_main_loss_no_method_is_told_a_label():
     told = {}
     for main_loss in ("cross_entropy", "none"):
-        distiller = distiller_of(distillers.create("CRD(negatives=3)"), main_loss=main_loss, samples=8)
+        method = distillers.create("CRD(negatives=3)")
+        distiller = distiller_of(method, main_loss=main_loss, samples=8)
         distiller.train_on_batch(batch(0))
         (memory,) = [v for v in distiller.variables if v.path.endswith("labels")]
         told[main_loss] = np.array(memory)

@@ -78,9 +78,9 @@ def test_a_run_folder_brings_model_and_preprocessing(tmp_path):
 
 
 def test_a_run_folder_may_state_a_size_or_no_preprocessing(tmp_path):
-    preprocessing = {"mean": [1], "deviation": [2], "size": [8, 9]}
+    preprocessing = {"mean": [1], "deviation": [2], "size": [8, 9], "reverses": True}
     sized = nets.load(run_folder(tmp_path / "sized", preprocessing=preprocessing))
-    assert sized.standardize == nets.Standardize((1.0,), (2.0,), (8, 9))
+    assert sized.standardize == nets.Standardize((1.0,), (2.0,), (8, 9), reverses=True)
     assert nets.load(run_folder(tmp_path / "none")).standardize is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,9 +33,7 @@ class SavedModel(Format):
             material.student,
             path,
             image_shape=material.image_shape,
-            mean=material.preprocessing.mean,
-            deviation=material.preprocessing.deviation,
-            size=material.preprocessing.size,
+            **dataclasses.asdict(material.preprocessing),
             outputs=named_classification(material.class_names),
             class_names=material.class_names,
         )

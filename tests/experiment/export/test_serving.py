@@ -8,10 +8,11 @@ from experiment.export.serving import resize, serving_model
 from tests.experiment.export.networks import DEVIATION, MEAN, images, student
 
 
+@pytest.mark.parametrize("reverses", [False, True])
 @pytest.mark.parametrize("raw_size", [16, 40, 9])
-def test_raw_images_become_probabilities_as_by_the_preprocessing(raw_size):
+def test_raw_images_become_probabilities_as_by_the_preprocessing(raw_size, reverses):
     model = student()
-    preprocessing = nets.Standardize(MEAN, DEVIATION, (16, 16))
+    preprocessing = nets.Standardize(MEAN, DEVIATION, (16, 16), reverses)
     raw = images(5, raw_size)
     expected = tf.nn.softmax(model(preprocessing(raw), training=False))
     served = serving_model(model, preprocessing, (raw_size, raw_size, 3))

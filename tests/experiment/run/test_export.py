@@ -108,6 +108,18 @@ def test_other_outputs_and_mistakes(tmp_path):
     assert list(serve.structured_outputs) == ["embedding"]
 
 
+def test_channels_are_reversed_before_they_are_standardised(tmp_path):
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+    export.export_saved_model(
+        model, tmp_path / "1", image_shape=(8, 8, 3), mean=MEAN, deviation=DEVIATION,
+        reverses=True, outputs=lambda values: {"embedding": values},
+    )
+    serve = tf.saved_model.load(tmp_path / "1").signatures["serving_default"]
+    expected = (IMAGES[..., ::-1] - np.array(MEAN)) / DEVIATION
+    found = serve(image=IMAGES)["embedding"]
+    np.testing.assert_allclose(found, expected.reshape(len(IMAGES), -1), rtol=1e-5, atol=1e-5)
+
+
 def exported(tmp_path, model, **changes):
     arguments = {"image_shape": (8, 8, 3), "mean": MEAN, "deviation": DEVIATION, **changes}
     export.export_saved_model(model, tmp_path / "1", **arguments)
