@@ -73,6 +73,34 @@ class MemoryImages:
         """Nothing happens to images in memory."""
 
 
+class ConvertedImages:
+    """Another store's images with another number of channels.
+
+    Args:
+        store: of grey images, or of colours (red, green, blue).
+        channels: 3 repeats the grey channel; 1 gives the luma of the colours (ITU-R BT.601).
+    """
+
+    def __init__(self, store: Images, channels: int):
+        self.store = store
+        self.shape = (*store.shape[:2], channels)
+        self.statistics_sample = store.statistics_sample
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def fetch(self, rows: tf.Tensor) -> tf.Tensor:
+        """The images of `rows` (int64 [B]) as uint8 [B,H,W,channels]."""
+        images = self.store.fetch(rows)
+        if self.shape[-1] == 3:
+            return tf.repeat(images, 3, axis=-1)
+        return tf.image.rgb_to_grayscale(images)
+
+    def check(self) -> None:
+        """As the other store does."""
+        self.store.check()
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """Some rows of a store of images, with their labels. An image's `index` is its position here.
@@ -103,6 +131,14 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def of_channels(self, channels: int) -> Split:
+        """The same images with so many channels, see `ConvertedImages`."""
+        if self.store.shape[-1] == channels:
+            return self
+        return replace(
+            self, store=ConvertedImages(self.store, channels), fill=(0,) * channels
+        )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -238,7 +274,9 @@ class Data:
     @property
     def is_in_memory(self) -> bool:
         """Whether all images are in memory; otherwise they are read when they are needed."""
-        return all(isinstance(split.store, MemoryImages) for split in self.splits)
+        stores = [split.store for split in self.splits]
+        stores = [each.store if isinstance(each, ConvertedImages) else each for each in stores]
+        return all(isinstance(each, MemoryImages) for each in stores)
 
     def facts(self) -> dict[str, Any]:
         """What tells that a set has changed between two parts of a run: numbers of images, classes,

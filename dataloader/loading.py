@@ -172,6 +172,17 @@ def _check_classes(source: Source) -> None:
             )
 
 
+def _of_channels(source: Source, channels: int) -> Source:
+    """`source` with images of so many channels, 1 or 3."""
+    if source.train.image_shape[-1] == channels:
+        return source
+    validation = source.validation and source.validation.of_channels(channels)
+    return replace(
+        source, train=source.train.of_channels(channels), validation=validation,
+        test=source.test.of_channels(channels), channel_statistics=None,
+    )
+
+
 def _absent_classes(source: Source, labels: np.ndarray) -> str:
     """The first names of classes that no label names, and how many more; empty: there are none."""
     absent = np.setdiff1d(np.arange(len(source.class_names)), labels)
@@ -210,6 +221,7 @@ def load(
     needs_classes: bool = True,
     seed: int = 0,
     in_memory: str = "auto",
+    channels: int | None = None,
 ) -> Data:
     """Load a data set and split it.
 
@@ -233,6 +245,7 @@ def load(
             whenever they are needed, where the source can do that: ``folder:`` and sets of
             tensorflow-datasets in ArrayRecord files) or ``auto`` (where they fit). Batches are the
             same.
+        channels: 3 or 1, to which all images are converted; None: as they are.
 
     Returns:
         The data set. Channel statistics are those of its training split (of a sample of at most
@@ -248,6 +261,8 @@ def load(
         raise UserError(f"data seed {seed}; expected 0 or more")
     if image_size is not None and min(image_size) < 1:
         raise UserError(f"image size {image_size[0]}x{image_size[1]}; expected at least 1x1")
+    if channels not in (None, 1, 3):
+        raise UserError(f"{channels} channels; expected 3 (colours) or 1 (grey)")
     if in_memory not in IN_MEMORY:
         raise UserError(f"in memory {in_memory!r}; expected one of {', '.join(IN_MEMORY)}")
     make, argument, facts = _source(name)
@@ -258,6 +273,8 @@ def load(
         )
     folder = Path(os.path.expanduser(data_dir)) if data_dir is not None else None
     source = make(Request(argument, folder, image_size, seed, in_memory))
+    if channels is not None:
+        source = _of_channels(source, channels)
     _check_classes(source)
     _check_no_empty_class(
         source, source.train.labels, "to train on", "add images or remove the class"
@@ -313,6 +330,7 @@ def outline(
     validation_fraction: float = 0.1,
     train_images: int | None = None,
     seed: int = 0,
+    channels: int | None = None,
 ) -> Outline:
     """How much data `load` would give for the same arguments, by what is quickly found out.
 
@@ -331,6 +349,8 @@ def outline(
         has_validation = source.validation is not None and len(source.validation) > 0
         found = Outline(len(source.train), source.train.image_shape, has_validation)
     count = found.train_images
+    if channels is not None:
+        found = replace(found, image_shape=(*found.image_shape[:2], channels))
     if not found.has_validation:
         count -= round(validation_fraction * count)
     return replace(found, train_images=min(count, train_images or count))

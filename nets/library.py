@@ -44,8 +44,8 @@ def load_library_network(
     """
     if input_shape[-1] != 3:
         raise UserError(
-            f"{name} is pretrained on images of 3 channels, not {input_shape[-1]}: give colour "
-            "images, or another network"
+            f"{name} is pretrained on images of 3 channels, not {input_shape[-1]}: give --channels "
+            "3, or another network"
         )
     if is_preset(name):
         if options:

@@ -47,6 +47,10 @@ class DataSettings(Options):
     image_size: int | None = option(
         None, "resize images to this height and width, in pixels", group=DATA, minimum=1
     )
+    channels: int | None = option(
+        None, "convert images to 3 channels (grey ones are repeated) or 1 (the luma of colours); "
+        "default: as they are", group=DATA, minimum=1, maximum=3,
+    )
     validation_fraction: float = option(
         0.1, "share of the training images that is held out to choose the best epoch", group=DATA,
         minimum=0, maximum=0.9,
@@ -99,6 +103,7 @@ class DataSettings(Options):
         return {
             "data_dir": self.data_dir,
             "image_size": size and (size, size),
+            "channels": self.channels,
             "validation_fraction": self.validation_fraction,
             "train_images": self.train_images,
             "seed": self.data_seed,

@@ -222,11 +222,12 @@ def check_images(role: str, model: keras.Model, data: dataloader.Data) -> None:
             f"the {role} takes {shapes}; expected one input of images, (None, height, width, "
             "channels)"
         )
-    channels = images[0].shape[-1]
-    if channels != data.image_shape[-1]:
+    channels, given = images[0].shape[-1], data.image_shape[-1]
+    if channels != given:
+        convert = f"--channels {channels}, or " if {channels, given} == {1, 3} else ""
         raise UserError(
-            f"the {role} takes images of {channels} channels, {data.name} has "
-            f"{data.image_shape[-1]}; give a {role} for such images"
+            f"the {role} takes images of {channels} channels, {data.name} has {given}; give "
+            f"{convert}a {role} for such images"
         )
 
 

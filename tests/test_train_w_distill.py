@@ -292,7 +292,7 @@ MISTAKES = {
         ["--teacher={files}/other.mat", "--net=VGG", "--image_size=32", "--teacher_options=",
          "--student_options="], "other.mat", "block",
     ),
-    "channels": (["--teacher={files}/grey.keras"], "takes images of 1 channels", "has 3"),
+    "channels": (["--teacher={files}/grey.keras"], "takes images of 1 channels", "--channels 1"),
     "classes": (
         ["--teacher={files}/seven.keras", "--Distillation=Soft_logits"],
         "was trained on 7 classes", "has 4 classes",

@@ -31,6 +31,37 @@ def test_digits_are_the_real_ones(digits):
         np.testing.assert_array_equal(split.labels, found.target[split.rows])
 
 
+def saved(path, channels):
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (40, 6, 5, channels), np.uint8), np.arange(40) % 2
+    np.savez(path, x_train=images, y_train=labels, x_test=images[:8], y_test=labels[:8])
+    return f"npz:{path}", images
+
+
+def test_grey_images_are_repeated_for_networks_of_colours(tmp_path):
+    name, images = saved(tmp_path / "grey.npz", 1)
+    data = dataloader.load(name, channels=3)
+    assert data.image_shape == dataloader.outline(name, channels=3).image_shape == (6, 5, 3)
+    assert data.is_in_memory and len(set(data.channel_mean)) == 1
+    for split in data.splits:
+        assert len(split.fill) == 3
+    found = data.train.images(range(len(data.train)))
+    np.testing.assert_array_equal(found, images[data.train.rows].repeat(3, axis=-1))
+
+
+def test_colours_become_their_luma(tmp_path):
+    name, images = saved(tmp_path / "colours.npz", 3)
+    data = dataloader.load(name, channels=1)
+    found = data.test.images(range(8)).numpy()[..., 0]
+    np.testing.assert_allclose(found, images[:8] @ (0.299, 0.587, 0.114), atol=1)
+    np.testing.assert_array_equal(dataloader.load(name, channels=3).test.images([0]), images[:1])
+
+
+def test_other_channels_are_refused(tmp_path):
+    with pytest.raises(UserError, match="2 channels; expected 3"):
+        dataloader.load(saved(tmp_path / "grey.npz", 1)[0], channels=2)
+
+
 def test_splits_are_disjoint_stratified_and_seeded(digits):
     parts = [digits.train, digits.validation, digits.test]
     assert len(set.union(*map(rows, parts))) == 1797
