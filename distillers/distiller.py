@@ -333,8 +333,8 @@ class Distiller(BuiltModel):
                 self.stage, teacher, student, told, weight, self.epoch.value, weights
             )
             main += added
-            total = main + sum(clipped.values())
-        losses = (main, *clipped.values()) if self._clips() else (total,)
+            total = main + sum(clipped)
+        losses = (main, *clipped) if self._clips() else (total,)
         gradients = self._gradients(tape, losses, variables, metrics)
         metrics["loss"] = tf.math.divide_no_nan(total, share)
         metrics[SKIPPED] = self._apply_if_finite(gradients, variables, statistics, before)
@@ -348,16 +348,17 @@ class Distiller(BuiltModel):
         variables: list[keras.Variable],
         metrics: dict[str, tf.Tensor],
     ) -> list[tf.Tensor | None]:
-        """The global batch's gradients, with weight decay. Those of all losses but the first are
-        clipped against the first's, each by its own bound: the paper's ``g = g0 + clip(g1)``."""
+        """The global batch's gradients, with weight decay. Those of all losses but the first, one
+        for each clip group, are clipped against the first's: the paper's ``g = g0 + clip(g1)``."""
         g0, *rest = (
             replicas.global_sum_present(tape.gradient(loss, variables)) for loss in losses
         )
         if not rest:
             return with_weight_decay(g0, variables, self.weight_decay)
         g0 = with_weight_decay(g0, variables, self.weight_decay)
-        epochs = [self._epochs_since(began) for began in self.stage.opens.values()]
-        bounds = self.stage.bounds
+        groups = self.stage.clip_groups
+        epochs = [self._epochs_since(group.begins) for group in groups]
+        bounds = [group.bound for group in groups]
         combined, metrics["clip_share"] = clipped_combination(g0, rest, epochs, bounds)
         # Adapters and the like, which the main loss does not reach, have not decayed yet.
         alone = [g if main is None else None for g, main in zip(combined, g0, strict=True)]

@@ -21,13 +21,13 @@ class Parts(NamedTuple):
 
     Attributes:
         added: to the main loss.
-        clipped: the losses whose gradients are clipped against the main loss's, by the bound that
-            they have, in the order of the stage's `bounds`.
+        clipped: for each of the stage's `clip_groups` the loss whose gradient is clipped against
+            the main loss's.
         metrics: to be logged, per image.
     """
 
     added: tf.Tensor
-    clipped: dict[float, tf.Tensor]
+    clipped: tuple[tf.Tensor, ...]
     metrics: dict[str, tf.Tensor]
 
 
@@ -86,9 +86,10 @@ def distillation_losses(
         epoch: int32 scalar.
         weights: of the terms' losses in this epoch.
     """
-    added, clipped = tf.constant(0.0), dict.fromkeys(stage.bounds, tf.constant(0.0))
+    added = tf.constant(0.0)
+    clipped = {group.bound: tf.constant(0.0) for group in stage.clip_groups}
     if not stage.terms:
-        return Parts(added, clipped, {})
+        return Parts(added, (), {})
     metrics: dict[str, tf.Tensor] = {"distillation_loss": 0.0, "weighted_distillation_loss": 0.0}
     for term, factor in zip(stage.terms, weights, strict=True):
         loss, logged, own = _term_loss(term, teacher, student, batch, weight, epoch)
@@ -100,7 +101,7 @@ def distillation_losses(
         metrics["weighted_distillation_loss"] += factor * logged
         metrics[f"{term.name}_loss"] = logged
         metrics |= {f"{term.prefix}{name}": value for name, value in own.items()}
-    return Parts(added, clipped, metrics)
+    return Parts(added, tuple(clipped.values()), metrics)
 
 
 def _term_loss(

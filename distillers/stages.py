@@ -40,6 +40,20 @@ class Term:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClipGroup:
+    """Terms whose gradients are clipped as one, ``clip_by_norm(g1, bound ||g0|| sigmoid(epoch))``.
+
+    Attributes:
+        bound: the largest norm of their gradient, in norms of the main task's.
+        begins: the number of the stage from whose first epoch on it rises: that in which the first
+            of the terms began.
+    """
+
+    bound: float
+    begins: int
+
+
+@dataclasses.dataclass(frozen=True)
 class RunStage:
     """A stage of a run with one method or a sum of several.
 
@@ -76,21 +90,14 @@ class RunStage:
         return any(clipped) and (self.main_weight > 0 or not all(clipped))
 
     @property
-    def opens(self) -> dict[float, int]:
-        """For each of the `bounds` the number of the stage since which it rises: that in which the
-        first of its terms began."""
-        found: dict[float, int] = {}
+    def clip_groups(self) -> tuple[ClipGroup, ...]:
+        """The clipped terms: those of the same bound are clipped as one."""
+        begins: dict[float, int] = {}
         for term in self.terms:
             if term.clips:
                 bound = term.stage.clip
-                found[bound] = min(term.begins, found.get(bound, term.begins))
-        return found
-
-    @property
-    def bounds(self) -> tuple[float, ...]:
-        """The largest norms of clipped gradients, in norms of the main task's, each once. Terms of
-        the same bound are clipped as one, terms of different bounds each by its own."""
-        return tuple(self.opens)
+                begins[bound] = min(term.begins, begins.get(bound, term.begins))
+        return tuple(ClipGroup(*each) for each in begins.items())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,16 +70,19 @@ def align_taps(
         candidates: at least ``num_dfv``; None means ``num_dfv + 1``, as published.
         gradient, orientation, solver: see `op_util.singular_vectors`.
     """
-    tried = [min(candidates or num_dfv + 1, *x.shape[1:]) for x in student]
-    wanted = [
+    offered = [min(candidates or num_dfv + 1, *x.shape[1:]) for x in student]
+    compared = [
         min(num_dfv, *x.shape[1:], *y.shape[1:]) for x, y in zip(student, teacher, strict=True)
     ]
-    counts, exact = [*tried, *wanted], None
-    if orientation == "canonical" and student[0].dtype != tf.float64:
-        exact = [*wanted, *wanted]  # `_trusted` checks that the chosen candidates are exact enough
+    # Candidates beyond those may be rough where `_trusted` checks the ones that are chosen.
+    may_be_rough = orientation == "canonical" and student[0].dtype != tf.float64
     teacher = [tf.cast(y, at_least_float32(x).dtype) for x, y in zip(student, teacher, strict=True)]
     found = decompose(
-        [*student, *teacher], counts, exact=exact, orientation=orientation, solver=solver
+        [*student, *teacher],
+        [*offered, *compared],
+        exact=[*compared, *compared] if may_be_rough else None,
+        orientation=orientation,
+        solver=solver,
     )
     return [
         _aligned(maps, *both, gradient, orientation, solver)

@@ -63,13 +63,14 @@ def cropped(images: tf.Tensor, uniform: tf.Tensor, augmentation: Augmentation) -
         augmentation: see `Augmentation`.
     """
     smallest = augmentation.smallest_crop
-    area = smallest + uniform[:, 0] * (1 - smallest)
-    stretch = tf.exp((2 * uniform[:, 1] - 1) * (math.log(_ASPECT) / 2))
+    size_draw, aspect_draw, top_draw, left_draw, mirror_draw = tf.unstack(uniform, axis=1)
+    area = smallest + size_draw * (1 - smallest)
+    stretch = tf.exp((2 * aspect_draw - 1) * (math.log(_ASPECT) / 2))
     tall, wide = (tf.minimum(1.0, tf.sqrt(area) * factor) for factor in (stretch, 1 / stretch))
-    top, left = uniform[:, 2] * (1 - tall), uniform[:, 3] * (1 - wide)
+    top, left = top_draw * (1 - tall), left_draw * (1 - wide)
     first, last = left, left + wide
     if augmentation.flip:
-        is_mirrored = uniform[:, 4] < 0.5
+        is_mirrored = mirror_draw < 0.5
         first, last = (
             tf.where(is_mirrored, one, other) for one, other in ((last, first), (first, last))
         )

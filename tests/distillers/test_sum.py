@@ -119,7 +119,8 @@ def test_metrics_of_each_member_have_its_name():
 
 def test_each_bound_is_there_once():
     def bounds(name):
-        return [stage.bounds for stage in distiller_of(distillers.create(name)).stages]
+        stages = distiller_of(distillers.create(name)).stages
+        return [tuple(group.bound for group in stage.clip_groups) for stage in stages]
 
     assert bounds("OFD(clip=0.2)") == [(0.2,)] and bounds("SSKD_SVD") == [(1,)]
     assert bounds("OFD(clip=0.2)+SSKD_SVD") == [(0.2, 1)]
@@ -147,7 +148,8 @@ def test_a_warm_up_goes_on_through_another_methods_stages():
             distiller.epoch.assign(epoch)
             since = distiller._epochs_since(term.begins)
             shares.append(float(weight_in_epoch(term, since, 8)) / 3)
-            opening = part.stage.opens[term.stage.clip]
+            begins = {group.bound: group.begins for group in part.stage.clip_groups}
+            opening = begins[term.stage.clip]
             assert int(distiller._epochs_since(opening)) == epoch
     np.testing.assert_allclose(shares, [0.25, 0.5, 0.75, 1, 1, 1, 1, 1])
 
