@@ -1,5 +1,6 @@
 """Networks that settings name, as they come from their files."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -65,3 +66,18 @@ def test_a_pretrained_encoder_is_the_teacher_without_logits(run):
     stored = load_teacher(Settings(Distillation="AT", teacher=text), DATA, text)
     assert not stored.has_logits and stored.model.output_shape == (None, DATA.classes)
     assert_same_map(stored.model, encoder)
+
+
+@pytest.mark.parametrize("make", [
+    make_student, lambda settings, data: load_teacher(settings, data, None).model,
+])
+def test_the_seed_decides_the_weights_of_networks_to_be_trained(make):
+    settings = Settings(
+        net="MobileNet", teacher_options=("width=4", "first=4"),
+        student_options=("width=4", "first=4"),
+    )
+    first, again, other = (
+        make(dataclasses.replace(settings, seed=seed), DATA).get_weights() for seed in (1, 1, 2)
+    )
+    assert all(map(np.array_equal, first, again))
+    assert not all(map(np.array_equal, first, other))

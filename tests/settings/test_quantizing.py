@@ -8,7 +8,7 @@ import nets
 from registry import UserError
 from settings.distillation import Settings
 from settings.quantizing import check_quantization, quantized_setup
-from settings.run_setup import prepare
+from settings.run_setup import compile_for, prepare
 
 CLASSES = 4
 
@@ -94,3 +94,15 @@ def test_a_method_that_does_not_fit_is_refused_before_training(settings_of):
     with pytest.raises(UserError, match="the teacher has 1, the student 2"):
         check_quantization(prepare(settings_of(**unequal)))
     check_quantization(prepare(settings_of(**changed, quantize_distillation="Soft_logits")))
+
+
+def test_a_copy_is_trained_by_adam_at_its_own_rate(settings_of, tmp_path):
+    setup = prepare(settings_of(
+        optimizer="sgd", learning_rate=0.05, schedule="constant", quantize_learning_rate=3e-3,
+        quantize_epochs=3,
+    ))
+    copy = quantized_setup(setup, tmp_path / "quantized")
+    compile_for(copy, copy.settings.epochs)
+    assert copy.settings.epochs == 3
+    assert isinstance(copy.distiller.optimizer, keras.optimizers.Adam)
+    np.testing.assert_allclose(float(copy.distiller.optimizer.learning_rate), 3e-3, rtol=1e-6)
