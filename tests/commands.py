@@ -10,7 +10,6 @@ import pytest
 from absl import flags
 
 from dataloader import digit_scenes
-from experiment.command.main import run
 
 
 @contextlib.contextmanager
@@ -53,17 +52,6 @@ def run_script(monkeypatch, capsys, *words):
     out, err = capsys.readouterr()
     assert not end.value.code, err
     return out
-
-
-def caller(name, define, main, monkeypatch, capsys):
-    """``call(*arguments)`` gives status, out and err of the script `name`, whose flags are made by
-    ``define()``."""
-
-    def begin():
-        define()
-        run(main)
-
-    return script_caller(name, begin, monkeypatch, capsys)
 
 
 def script_caller(name, begin, monkeypatch, capsys):

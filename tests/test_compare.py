@@ -15,6 +15,7 @@ from absl import flags
 
 import compare
 from experiment.grid.runs import FAILED, FINISHED, WAITING, Outcome, Run
+from experiment.grid.shards import Shard
 from experiment.report import tables
 from experiment.report.comparison import (
     markdown_text,
@@ -520,3 +521,36 @@ def test_a_real_comparison_finished_continued_and_refused(tmp_path, monkeypatch)
         flags.FLAGS(["compare.py", *words, "--dry_run"])
         with pytest.raises(UserError, match="networks have changed since the run in .*FSP/seed0"):
             compare.main(*compare.given())
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    ("sharing", "division"),
+    [({"takeover_seconds": 77.0}, ("Claims", 77.0)), ({"shard": "2/3"}, ("Shards", Shard(2, 3)))],
+)
+def test_how_runs_are_shared_out_is_as_set(tmp_path, monkeypatch, sharing, division, overwrite):
+    found = {"cleared": False}
+    runs = [Run("None", 0, tmp_path / "c/None/seed0", (), {})]
+    for name, double in {
+        "plan": lambda *_: runs,
+        "survey": lambda runs, overwrite: found.update(surveyed=overwrite) or [],
+        "check_data": lambda *_: None,
+        "check_methods": lambda *_: None,
+        "join": lambda folder, settings, reports, overwrite: found.update(joined=overwrite),
+        "clear": lambda runs: found.update(cleared=True),
+        "Claims": lambda seconds: ("Claims", seconds),
+        "Shards": lambda shard: ("Shards", shard),
+        "divide": lambda workers, gpus: ("places", workers),
+        "write_report": lambda *_: None,
+        "terminal_text": lambda *_: "",
+        "execute": lambda *_, **given: found.update(given),
+    }.items():
+        monkeypatch.setattr(compare, name, double)
+    comparison = compare.Comparison(
+        compare_dir=str(tmp_path / "c"), workers=3, overwrite=overwrite, **sharing
+    )
+    assert compare.main(comparison, Settings()) == 0
+    assert found == {
+        "surveyed": overwrite, "joined": overwrite, "cleared": overwrite,
+        "division": division, "places": ("places", 3),
+    }

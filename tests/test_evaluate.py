@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -15,6 +17,7 @@ from registry import UserError
 from settings import evaluation
 from targets import scoring
 from targets.encoders import open_encoder
+from targets.target import Material
 from tests.commands import script_caller
 from tests.dataloader.pictures import picture, save
 from tests.targets import small
@@ -463,3 +466,68 @@ def test_an_evaluation_from_python_is_that_of_the_command_line(script, tmp_path)
     names = ("command", "python")
     first, second = [(tmp_path / name / "settings.json").read_text() for name in names]
     assert first == second
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "deviation"),
+    [("data", 60, 70), ("none", 0, 1), ("unit", 0, 255), ("tf", 127.5, 127.5)],
+)
+def test_a_file_takes_images_as_the_flag_says(tmp_path, name, mean, deviation):
+    small.encoder().model.save(tmp_path / "small.keras")
+    settings = evaluation.Settings(
+        encoder=(f"{tmp_path}/small.keras",), encoder_preprocessing=name, targets="clustering",
+    ).spelled()
+    (encoder,) = evaluate.open_encoders(settings, 0, Material(small.data()))
+    images = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 3)).astype("float32")
+    expected = (images - mean) / deviation
+    np.testing.assert_allclose(encoder.standardize(images), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_hyper_parameters_of_targets_arrive(monkeypatch):
+    asked = {}
+
+    def asked_of(name, found):
+        def score(*_, **given):
+            asked[name] = given
+            return found
+
+        return score
+
+    # By their modules' names, as `targets` has functions of these names.
+    modules = {name: sys.modules[f"targets.{name}"]
+               for name in ("classification", "detection", "clustering")}
+    monkeypatch.setattr(modules["classification"], "classification", asked_of("classification", {}))
+    monkeypatch.setattr(modules["clustering"], "clustering", asked_of("clustering", {}))
+    detections = SimpleNamespace(metrics=lambda: {})
+    monkeypatch.setattr(modules["detection"], "detect", asked_of("detection", detections))
+    settings = evaluation.Settings(
+        encoder=("x",), hyper_parameters={
+            "fine_tuning_steps": 7, "fractions": (0.2, 0.5), "detection_steps": 9,
+            "train_encoder": True, "metric_steps": 11, "restarts": 3,
+        },
+    ).spelled()
+    found = scoring.score(settings.create_targets(), small.encoder(), Material(), 5)
+    assert {name for name, _ in found} == set(asked)
+    assert asked == {
+        "classification": {"seed": 5, "steps": 7, "fractions": (0.2, 0.5)},
+        "detection": {"seed": 5, "steps": 9, "trains_encoder": True},
+        "clustering": {"seed": 5, "tuning_steps": 11, "restarts": 3},
+    }
+
+
+def test_heads_are_trained_in_batches_of_the_size_as_set(monkeypatch):
+    asked = {}
+
+    def heads(encoder, tasks, images, batches, held_out, **given):
+        sizes = [max(len(batch["image"]) for batch in part) for part in (batches, held_out)]
+        asked.update(given, sizes=sizes)
+        return {task.name: {"loss": 2.0} for task in tasks}
+
+    monkeypatch.setattr(evaluate, "retrained_heads", heads)
+    settings = evaluation.Settings(
+        encoder=("x",), bias=True, bias_batch_size=24, bias_epochs=3, seed=5, seeds=1
+    )
+    (task,) = evaluate.TASKS.create("rotation", {})
+    run = evaluate.TrainedOn("x", (small.encoder(),), {"rotation": task}, None)
+    assert evaluate.task_losses(settings, run, "rotation", small.data()) == [2.0]
+    assert asked == {"sizes": [24, 24], "epochs": 3, "seed": 5, "steps_per_epoch": 4}

@@ -1,5 +1,6 @@
 """The script as a person at the keyboard sees it: what it writes and refuses."""
 
+import dataclasses
 import json
 import re
 
@@ -190,3 +191,28 @@ def test_a_keras_file_of_raw_images_is_a_plain_keras_model(tmp_path):
     model = keras.saving.load_model(tmp_path / "raw.keras", safe_mode=True)
     found = model.predict(images(3, 40), verbose=0)
     np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_settings_arrive_at_the_export(tmp_path, monkeypatch):
+    path = save_run(tmp_path / "run")
+    found = {}
+
+    def write_files(formats, networks, images, folder, min_agreement):
+        found.update(formats=formats, images=images, min_agreement=min_agreement)
+        raise UserError("enough is known")
+
+    monkeypatch.setattr(exporting, "write_files", write_files)
+    monkeypatch.setattr("experiment.export.format.Format.check_packages", lambda form: None)
+    (tmp_path / "data.npz").rename(tmp_path / "moved.npz")
+    given = export_settings.Settings(
+        run=str(path), formats="keras,onnx", min_agreement=0.77, test_images=33,
+        dataset=f"npz:{tmp_path / 'moved.npz'}", hyper_parameters={"opset": 13},
+    )
+    with pytest.raises(UserError, match="enough is known"):
+        export.export(given)
+    assert found["min_agreement"] == 0.77
+    assert len(found["images"].test) == 33
+    assert [form.name for form in found["formats"]] == ["keras", "onnx"]
+    assert found["formats"][1].opset == 13
+    with pytest.raises(UserError, match="data.npz"):
+        export.export(dataclasses.replace(given, dataset=None))

@@ -234,6 +234,96 @@ def test_from_python_a_plan_is_printed_and_several_seeds_are_refused(files, tmp_
     assert not any(tmp_path.iterdir())
 
 
+def plan_of(files, **changed):
+    """Settings of a run of three tasks, and its data."""
+    settings = pretraining.Settings(**{
+        "dataset": f"npz:{files}/good.npz", "net": "MobileNet_student",
+        "net_options": ("width=8", "first=8"), "tasks": "rotation,instance,inpainting",
+        "targets": "", "batch_size": 12, "epochs": 8, **changed,
+    }).spelled()
+    return settings, settings.load_data(needs_classes=False)
+
+
+def test_the_seed_decides_weights_and_order_and_is_that_of_the_views(files):
+    def beginning(seed):
+        settings, data = plan_of(files, seed=seed)
+        encoder = pretrain_tte.make_encoder(settings, data)
+        batches = pretrain_tte.training_batches(settings, data)
+        return encoder.model.get_weights(), [np.array(batch["index"]) for batch in batches.take(3)]
+
+    for first, again, other in zip(*map(beginning, (3, 3, 4)), strict=True):
+        assert all(map(np.array_equal, first, again))
+        assert not all(map(np.array_equal, first, other))
+    assert pretrain_tte.make_model(*plan_of(files, seed=3)).seed == 3
+
+
+def unit_vectors(images, tasks, width):
+    """Vectors of length 1."""
+    found = np.random.default_rng(0).normal(size=(images, tasks, width)).astype("float32")
+    return tf.constant(found / np.linalg.norm(found, axis=-1, keepdims=True))
+
+
+def test_the_model_trains_as_set(files):
+    chosen = {"regularizer_weight": 0.3, "tasks_per_image": 2, "weight_decay": 0.02}
+    temporal = {
+        "memory_decay": 0.8, "memory_dtype": "float16", "ensemble_temperature": 0.3,
+        "ensemble_weight": 0.7,
+    }
+    settings, data = plan_of(files, hyper_parameters=temporal, **chosen)
+    model = pretrain_tte.make_model(settings, data)
+    assert {name: getattr(model, name) for name in chosen} == chosen
+    memory = model.ensemble.memory
+    assert (memory.decay, memory.memory.dtype) == (0.8, "float16")
+    assert memory.memory.shape[0] == len(data.train)
+    weights = [float(model.ensemble.weight(tf.constant(epoch))) for epoch in range(8)]
+    # The largest from a quarter of the epochs on.
+    np.testing.assert_allclose(weights[2:], 0.7, rtol=1e-6)
+    assert 0 < weights[1] < 0.69
+    embeddings = unit_vectors(3, 2, memory.memory.shape[-1])
+    index, tasks = tf.constant([4, 0, 9]), tf.constant([[0, 1], [1, 2], [0, 2]])
+    memory.update(index, embeddings, tasks)
+    loss, _ = model.ensemble.loss(embeddings, index, tf.constant(7), tasks)
+    ensemble = tf.math.l2_normalize(tf.reduce_mean(embeddings, axis=1), axis=-1)
+    logits = np.einsum("btd,jd->btj", embeddings, ensemble) / 0.3
+    own = np.einsum("btb->bt", logits)
+    expected = np.mean(np.log(np.exp(logits).sum(axis=-1)) - own)
+    np.testing.assert_allclose(loss, 0.7 * expected, rtol=2e-3)  # the memory is in float16
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_images_are_changed_as_set_before_the_tasks_and_in_them(files, monkeypatch, flip):
+    settings, data = plan_of(files, flip=flip, crop_padding=3)
+    found = {}
+    monkeypatch.setattr(dataloader, "training_batches", lambda *_, **named: found.update(named))
+    monkeypatch.setattr(
+        pretrain_tte, "MultiTask", lambda encoder, tasks, images, **_: found.update(images=images)
+    )
+    pretrain_tte.training_batches(settings, data)
+    pretrain_tte.make_model(settings, data)
+    assert found["augmentation"] == dataloader.Augmentation(flip, 0.0, 3)
+    assert found["epochs"] == 8
+    assert found["images"].flip is flip
+
+
+def test_the_optimizer_is_as_set(files, monkeypatch):
+    settings, _ = plan_of(
+        files, optimizer="sgd", momentum=0.7, learning_rate=0.02, schedule="cosine",
+        warmup_epochs=2.0, jit_compile=True, regularizer="none", ensemble="none",
+    )
+    work = pretrain_tte.prepare(settings)
+    monkeypatch.setattr(pretrain_tte.training, "fit", lambda *_, **named: named)
+    member = SimpleNamespace(team=SimpleNamespace(is_chief=False))
+    named = pretrain_tte.fit(settings, work, member)
+    assert (named["last_epoch"], named["steps_per_epoch"]) == (8, 3)  # 36 images
+    optimizer = work.model.optimizer
+    assert isinstance(optimizer, keras.optimizers.SGD)
+    assert (optimizer.momentum, optimizer.nesterov) == (0.7, True)
+    assert work.model.jit_compile is True
+    for step, rate in ((0, 0.02 / 6), (6, 0.02), (15, 0.01), (24, 0.0)):
+        optimizer.iterations.assign(step)
+        np.testing.assert_allclose(float(optimizer.learning_rate), rate, rtol=1e-5, atol=1e-9)
+
+
 def test_dry_run_tells_the_memorys_size(script, files, tmp_path):
     arguments = (*SMALL, f"--dataset=npz:{files}/good.npz", f"--train_dir={tmp_path / 'run'}",
                  "--batch_size=16", "--dry_run")

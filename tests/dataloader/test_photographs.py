@@ -9,13 +9,17 @@ import dataloader
 from dataloader import Augmentation, MemoryImages, Split, mixing, photographs, randaugment
 from registry import UserError
 
-RANDOM = np.random.default_rng(0)
 COUNT = 21
 
 
-def pictures(count=6, height=24, width=20, channels=3):
+@pytest.fixture
+def random():
+    return np.random.default_rng(0)
+
+
+def pictures(count=6, height=24, width=20, channels=3, seed=0):
     """Smooth images, in which a shift of half a pixel shows."""
-    coarse = RANDOM.integers(0, 256, [count, 5, 5, channels]).astype(np.uint8)
+    coarse = np.random.default_rng(seed).integers(0, 256, [count, 5, 5, channels]).astype(np.uint8)
     return tf.cast(tf.round(tf.image.resize(coarse, [height, width])), tf.uint8).numpy()
 
 
@@ -35,9 +39,9 @@ def sampled(image, rows, columns):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_crop_is_cut_and_enlarged_by_hand(channels):
+def test_a_crop_is_cut_and_enlarged_by_hand(channels, random):
     images = pictures(channels=channels)
-    uniform = RANDOM.random([6, 4]).astype(np.float32)
+    uniform = random.random([6, 4]).astype(np.float32)
     boxes = photographs.crop_boxes(0.2, uniform).numpy().astype(float)
     found = photographs.crop(tf.constant(images), 0.2, uniform).numpy()
     height, width = images.shape[1:3]
@@ -55,8 +59,8 @@ def test_the_whole_image_is_a_crop():
     np.testing.assert_array_equal(photographs.crop(tf.constant(images), 1.0, uniform), images)
 
 
-def test_crops_lie_inside_and_have_the_area_and_form_that_was_asked_for():
-    uniform = RANDOM.random([20_000, 4]).astype(np.float32)
+def test_crops_lie_inside_and_have_the_area_and_form_that_was_asked_for(random):
+    uniform = random.random([20_000, 4]).astype(np.float32)
     top, left, tall, wide = photographs.crop_boxes(0.08, uniform).numpy().T
     area, ratio = tall * wide, wide / tall
     np.testing.assert_allclose(area, 0.08 + 0.92 * uniform[:, 0], rtol=1e-5)
@@ -67,9 +71,9 @@ def test_crops_lie_inside_and_have_the_area_and_form_that_was_asked_for():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_jitter_by_hand(channels):
+def test_jitter_by_hand(channels, random):
     images = pictures(channels=channels)
-    uniform = RANDOM.random([6, 3]).astype(np.float32)
+    uniform = random.random([6, 3]).astype(np.float32)
     found = photographs.jitter(tf.constant(images), 0.6, uniform).numpy()
     for image, result, draws in zip(images, found, uniform, strict=True):
         bright, contrast, saturation = 0.4 + 1.2 * draws.astype(float)
@@ -162,7 +166,7 @@ def mixtures(share, cuts, place=(0.5, 0.5)):
 
 
 def test_mixup_is_a_weighted_mean():
-    ours, theirs = pictures(1), pictures(1)
+    ours, theirs = pictures(1), pictures(1, seed=1)
     found, share = mixing.mix(tf.constant(ours), tf.constant(theirs), mixtures(0.7, False))
     assert abs(found.numpy() - (0.7 * ours + 0.3 * theirs)).max() <= 0.51
     assert share.numpy() == pytest.approx([0.7])

@@ -1,7 +1,12 @@
-"""What is asked of several losses alike."""
+"""Logits, and what is asked of several losses alike."""
 
 import numpy as np
 import tensorflow as tf
+
+
+def logits(seed, images=7, scale=3.0):
+    """The teacher's and the student's, float64 ``[2, images, 5]``."""
+    return np.random.default_rng(seed).normal(size=(2, images, 5)) * scale
 
 
 def gradients(method, teacher, student, **context):

@@ -38,7 +38,8 @@ def unit(x):
 class ByHand:
     """What CRD computes and remembers, image by image in float64; draws are all rows."""
 
-    def __init__(self, loss):
+    def __init__(self, loss, momentum=0.5):
+        self.momentum = momentum
         self.layers = [[np.array(w, np.float64) for w in layer.weights] for layer in loss.layers]
         self.teacher_rows, self.student_rows = self.layers[2][:2]
         self.labels = np.full(ROWS, -1)
@@ -78,7 +79,7 @@ class ByHand:
         for i, index in enumerate(indices):
             if index not in moved:
                 moved[index] = [
-                    unit((rows[index] + vectors[i]) / 2)
+                    unit(self.momentum * rows[index] + (1 - self.momentum) * vectors[i])
                     for vectors, rows in (
                         (teacher, self.teacher_rows), (student, self.student_rows)
                     )
@@ -88,11 +89,12 @@ class ByHand:
         return loss
 
 
-def test_losses_and_memory_equal_loops():
+@pytest.mark.parametrize("momentum", [0.5, 0.9])
+def test_losses_and_memory_equal_loops(momentum):
     """Three steps: unlabelled images, an image that comes again, and a smaller last batch in which
     one is twice."""
-    crd = built()
-    by_hand, memory = ByHand(crd), crd.layers[2]
+    crd = built(memory_momentum=momentum)
+    by_hand, memory = ByHand(crd, momentum), crd.layers[2]
     for step, (indices, labels) in enumerate(
         [
             (INDICES, LABELS),

@@ -8,13 +8,9 @@ from scipy.special import log_softmax, softmax
 import distillers
 from registry import UserError
 from tests.distillers.harness import run_method_test
-from tests.distillers.losses import assert_finite_in_bfloat16, gradients
+from tests.distillers.losses import assert_finite_in_bfloat16, gradients, logits
 
 Hard_logits = distillers.get("Hard_logits")
-
-
-def logits(seed, scale=3.0):
-    return np.random.default_rng(seed).normal(size=(2, 7, 5)) * scale
 
 
 def test_loss_and_gradient_are_those_of_labels():

@@ -8,13 +8,9 @@ from scipy.special import softmax
 import distillers
 from registry import UserError
 from tests.distillers.harness import run_method_test
-from tests.distillers.losses import assert_finite_in_bfloat16, assert_gradient, gradients
+from tests.distillers.losses import assert_finite_in_bfloat16, assert_gradient, gradients, logits
 
 LogitStd = distillers.get("LogitStd")
-
-
-def logits(seed, scale=3.0):
-    return np.random.default_rng(seed).normal(size=(2, 7, 5)) * scale
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])

@@ -9,11 +9,15 @@ from distillers import DKD, Distiller, NoDistillation
 from distillers.batch import Batch, as_batch, cross_entropy, main_cross_entropy
 
 CLASSES, COUNT = 5, 6
-RANDOM = np.random.default_rng(0)
-LOGITS = RANDOM.normal(size=(COUNT, CLASSES)).astype(np.float32)
+LOGITS = np.random.default_rng(0).normal(size=(COUNT, CLASSES)).astype(np.float32)
 LABELS = np.array([0, 1, 2, -1, 4, -1], np.int32)
 OTHERS = np.array([3, 1, -1, 2, 0, -1], np.int32)
 SHARES = np.array([0.5, 0.8, 0.7, 0.6, 1.0, 0.9], np.float32)
+
+
+@pytest.fixture
+def random():
+    return np.random.default_rng(0)
 
 
 def log_softmax(logits):
@@ -73,10 +77,10 @@ def network():
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
-def test_a_step_minimises_it(smoothing):
+def test_a_step_minimises_it(smoothing, random):
     """SGD's step by the gradient of the loss written down here; validation is not smoothed."""
     student = network()
-    images = RANDOM.normal(size=(COUNT, 8, 8, 3)).astype(np.float32)
+    images = random.normal(size=(COUNT, 8, 8, 3)).astype(np.float32)
     data = {"image": images, "label": LABELS, "other_label": OTHERS, "share": SHARES}
     before = [tf.constant(weight) for weight in student.get_weights()]
     with tf.GradientTape() as tape:
@@ -103,8 +107,8 @@ def test_a_step_minimises_it(smoothing):
     assert plain["main_loss"] == pytest.approx(-log.mean(), rel=1e-4)
 
 
-def test_a_method_is_told_the_larger_parts_label():
-    images = RANDOM.normal(size=(COUNT, 8, 8, 3)).astype(np.float32)
+def test_a_method_is_told_the_larger_parts_label(random):
+    images = random.normal(size=(COUNT, 8, 8, 3)).astype(np.float32)
     losses = []
     for more in ({}, {"other_label": OTHERS, "share": SHARES}):
         keras.utils.set_random_seed(1)

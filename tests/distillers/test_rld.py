@@ -8,14 +8,10 @@ from scipy.special import softmax
 import distillers
 from registry import UserError
 from tests.distillers.harness import run_method_test
-from tests.distillers.losses import assert_finite_in_bfloat16, assert_gradient, gradients
+from tests.distillers.losses import assert_finite_in_bfloat16, assert_gradient, gradients, logits
 
 RLD = distillers.get("RLD")
 LABELS = np.array([3, 0, -1, 4, 1, -1, 2], "int32")
-
-
-def logits(seed, scale=3.0):
-    return np.random.default_rng(seed).normal(size=(2, 7, 5)) * scale
 
 
 def by_loop(teacher, student, alpha, beta, temperature, alpha_temperature):

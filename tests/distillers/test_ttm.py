@@ -9,13 +9,9 @@ import distillers
 from distillers.soft_logits import soft_cross_entropy
 from registry import UserError
 from tests.distillers.harness import run_method_test
-from tests.distillers.losses import assert_finite_in_bfloat16, assert_gradient, gradients
+from tests.distillers.losses import assert_finite_in_bfloat16, assert_gradient, gradients, logits
 
 TTM = distillers.get("TTM")
-
-
-def logits(seed, scale=3.0):
-    return np.random.default_rng(seed).normal(size=(2, 7, 5)) * scale
 
 
 @pytest.mark.parametrize("power", [0.1, 1.0, 2.5])

@@ -13,16 +13,12 @@ from distillers.wkd_l import wasserstein_distance
 from nets import feature_extractor
 from registry import UserError
 from tests.distillers.harness import run_method_test
-from tests.distillers.losses import assert_finite_in_bfloat16, assert_gradient, gradients
+from tests.distillers.losses import assert_finite_in_bfloat16, assert_gradient, gradients, logits
 from tests.distillers.models import network, outputs
 
 WKD_L = distillers.get("WKD_L")
 LABELS = np.array([3, 0, -1, 4, 1, -1, 2], "int32")
 CLASSIFIER = np.random.default_rng(9).normal(size=(5, 8))
-
-
-def logits(seed, scale=3.0):
-    return np.random.default_rng(seed).normal(size=(2, 7, 5)) * scale
 
 
 def costs():
@@ -59,7 +55,7 @@ def test_loss_equals_a_loop_over_labelled_images(values):
 
 
 def test_distance_is_that_of_the_cheapest_transport():
-    p, q = (softmax(x[:1], axis=1) for x in logits(1, 1.0))
+    p, q = (softmax(x[:1], axis=1) for x in logits(1, scale=1.0))
     cost = costs()
     marginals = np.concatenate([
         np.kron(np.eye(5), np.ones(5)), np.kron(np.ones(5), np.eye(5)),

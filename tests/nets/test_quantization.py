@@ -15,7 +15,10 @@ from nets.quantization import (
 )
 from registry import UserError
 
-RANDOM = np.random.default_rng(0)
+
+@pytest.fixture
+def random():
+    return np.random.default_rng(0)
 
 
 def rounded_weights(kernel):
@@ -49,8 +52,8 @@ def fill(model, seed=1):
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 4, 6), (7, 5), (3, 3, 8)])
-def test_weights_are_rounded_by_channel(shape):
-    kernel = RANDOM.normal(size=shape).astype("float32")
+def test_weights_are_rounded_by_channel(shape, random):
+    kernel = random.normal(size=shape).astype("float32")
     kernel[..., 2] *= 100
     kernel[..., 1] = 0
     kernel[..., 1].flat[0] = 1e-3
@@ -65,8 +68,8 @@ def test_weights_are_rounded_by_channel(shape):
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1.3, 4.1), (0.0, 6.0), (-2.0, 0.0), (0.7, 2.0)])
-def test_activations_are_rounded_within_their_range(low, high):
-    values = RANDOM.normal(0, 3, (4, 5, 5, 2)).astype("float32")
+def test_activations_are_rounded_within_their_range(low, high, random):
+    values = random.normal(0, 3, (4, 5, 5, 2)).astype("float32")
     layer = FakeQuantize(dtype="float32")
     layer.build(values.shape)
     layer.set_weights([np.float32(low), np.float32(high)])
@@ -89,14 +92,14 @@ def test_activations_are_rounded_within_their_range(low, high):
         np.testing.assert_allclose(gradients[2] * scale, clipped, atol=3)
 
 
-def test_a_network_computes_as_in_numpy():
+def test_a_network_computes_as_in_numpy(random):
     keras.utils.set_random_seed(0)
     image = keras.Input((6, 5, 3))
     maps = keras.layers.Conv2D(4, 1, use_bias=False)(image)
     maps = keras.layers.ReLU()(keras.layers.BatchNormalization()(maps))
     logits = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(maps))
     model = fill(keras.Model(image, logits, name="small"))
-    images = RANDOM.normal(size=(8, 6, 5, 3)).astype("float32")
+    images = random.normal(size=(8, 6, 5, 3)).astype("float32")
     found = quantize(model, [images])
     fakes = list(ranges(found).values())
     assert len(fakes) == 4  # image, ReLU, pooled, logits
@@ -141,11 +144,11 @@ def mixed_network():
     return fill(keras.Model(image, keras.layers.Dense(5)(keras.layers.ReLU()(vector))))
 
 
-def test_folding_batch_normalization_changes_nothing():
+def test_folding_batch_normalization_changes_nothing(random):
     model = mixed_network()
     before = [each.copy() for each in model.get_weights()]
     folded = fold_batch_normalization(model)
-    images = RANDOM.normal(size=(4, 8, 8, 3)).astype("float32")
+    images = random.normal(size=(4, 8, 8, 3)).astype("float32")
     expected = model(images, training=False)
     np.testing.assert_allclose(folded(images), expected, rtol=1e-4, atol=1e-4)
     kinds = {type(layer) for layer in folded.layers}
@@ -155,12 +158,12 @@ def test_folding_batch_normalization_changes_nothing():
         np.testing.assert_array_equal(now, then)
 
 
-def test_a_layer_that_is_called_twice_keeps_one_kernel():
+def test_a_layer_that_is_called_twice_keeps_one_kernel(random):
     image = keras.Input((4, 4, 3))
     shared, normal = keras.layers.Conv2D(3, 1), keras.layers.BatchNormalization()
     model = fill(keras.Model(image, keras.layers.Flatten()(normal(shared(normal(shared(image)))))))
     folded = fold_batch_normalization(model)
-    images = RANDOM.normal(size=(2, 4, 4, 3)).astype("float32")
+    images = random.normal(size=(2, 4, 4, 3)).astype("float32")
     np.testing.assert_allclose(folded(images), model(images), rtol=1e-4, atol=1e-4)
     assert len(folded.weights) == 4  # kernel and bias of the layer, scale and offset
 
@@ -171,10 +174,10 @@ def test_a_layer_that_is_called_twice_keeps_one_kernel():
      ("VGG_stride_student", {"width": 4}), ("MobileNet_student", {"width": 8, "first": 8}),
      ("ResNeXt_student", {})],
 )
-def test_networks_of_this_project_give_about_the_same(name, options):
+def test_networks_of_this_project_give_about_the_same(name, options, random):
     keras.utils.set_random_seed(0)
     model = fill(nets.build(name, (16, 16, 3), 10, **options))
-    images = RANDOM.normal(size=(16, 16, 16, 3)).astype("float32")
+    images = random.normal(size=(16, 16, 16, 3)).astype("float32")
     found = nets.quantize(model, [images[:8], images[8:]])
     expected = model(images, training=False).numpy()
     assert found.name == model.name
@@ -191,7 +194,7 @@ def test_networks_of_this_project_give_about_the_same(name, options):
     )
 
 
-def test_parts_of_a_network_may_have_layers_of_the_same_names():
+def test_parts_of_a_network_may_have_layers_of_the_same_names(random):
     def block(name, channels):
         given = keras.Input((8, 8, channels))
         maps = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name="conv")(given)
@@ -201,7 +204,7 @@ def test_parts_of_a_network_may_have_layers_of_the_same_names():
     maps = block("b2", 4)(block("b1", 3)(image))
     flat = keras.layers.Flatten()(maps)
     model = keras.Model(image, keras.layers.Dense(5, name="conv")(flat), name="blocks")
-    images = RANDOM.normal(size=(8, 8, 8, 3)).astype("float32")
+    images = random.normal(size=(8, 8, 8, 3)).astype("float32")
     found = quantize(model, [images])
     expected = model(images).numpy()
     assert np.abs(found(images) - expected).max() < 0.1 * np.ptp(expected)
@@ -213,9 +216,9 @@ def test_parts_of_a_network_may_have_layers_of_the_same_names():
         assert np.abs(ours - theirs).max() < 0.1 * np.max(theirs)
 
 
-def test_what_is_saved_is_what_was_trained(tmp_path):
-    model = quantize(mixed_network(), [RANDOM.normal(size=(4, 8, 8, 3)).astype("float32")])
-    images = RANDOM.normal(size=(4, 8, 8, 3)).astype("float32")
+def test_what_is_saved_is_what_was_trained(tmp_path, random):
+    model = quantize(mixed_network(), [random.normal(size=(4, 8, 8, 3)).astype("float32")])
+    images = random.normal(size=(4, 8, 8, 3)).astype("float32")
     expected = model(images)
     model.save(tmp_path / "model.keras")
     np.testing.assert_array_equal(nets.load(tmp_path / "model.keras").model(images), expected)
@@ -231,10 +234,10 @@ def test_what_is_saved_is_what_was_trained(tmp_path):
             np.testing.assert_allclose(rounded_weights(kernel), kernel, rtol=1e-5, atol=1e-7)
 
 
-def test_it_trains_to_a_smaller_loss():
+def test_it_trains_to_a_smaller_loss(random):
     keras.utils.set_random_seed(0)
-    model = quantize(mixed_network(), [RANDOM.normal(size=(4, 8, 8, 3)).astype("float32")])
-    images = RANDOM.normal(size=(32, 8, 8, 3)).astype("float32")
+    model = quantize(mixed_network(), [random.normal(size=(4, 8, 8, 3)).astype("float32")])
+    images = random.normal(size=(32, 8, 8, 3)).astype("float32")
     labels = np.arange(32) % 5
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss)

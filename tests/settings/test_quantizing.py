@@ -8,7 +8,7 @@ import nets
 from registry import UserError
 from settings.distillation import Settings
 from settings.quantizing import check_quantization, quantized_setup
-from settings.run_setup import prepare
+from settings.run_setup import compile_for, prepare
 
 CLASSES = 4
 
@@ -108,3 +108,15 @@ def test_the_classifier_of_the_copy_is_found(settings_of, method):
         quantize_distillation=method, quantize_epochs=2, teacher_taps=("last",),
         student_taps=("last",),
     )))
+
+
+def test_a_copy_is_trained_by_adam_at_its_own_rate(settings_of, tmp_path):
+    setup = prepare(settings_of(
+        optimizer="sgd", learning_rate=0.05, schedule="constant", quantize_learning_rate=3e-3,
+        quantize_epochs=3,
+    ))
+    copy = quantized_setup(setup, tmp_path / "quantized")
+    compile_for(copy, copy.settings.epochs)
+    assert copy.settings.epochs == 3
+    assert isinstance(copy.distiller.optimizer, keras.optimizers.Adam)
+    np.testing.assert_allclose(float(copy.distiller.optimizer.learning_rate), 3e-3, rtol=1e-6)

@@ -1,4 +1,4 @@
-"""What is said of a given teacher, and of how training images are changed."""
+"""What a run is made of: that it is as set, and what is said of a given teacher and of images."""
 
 import dataclasses
 
@@ -9,6 +9,7 @@ import pytest
 import dataloader
 import nets
 import train_w_distill
+from experiment.run import devices
 from registry import UserError
 from settings.distillation import Settings
 from settings.networks import (
@@ -24,6 +25,7 @@ from settings.run_setup import (
     describe_augmentation,
     prepare,
     score_teacher,
+    training_batches,
 )
 
 BRIGHTNESS = np.array([20.0, 90.0, 160.0, 230.0])
@@ -58,12 +60,12 @@ def files(tmp_path):
 
 
 def settings_of(files, **changed):
-    return Settings(
-        dataset=f"npz:{files}/shades.npz", epochs=1, batch_size=16,
-        teacher_model=str(files / "teacher.keras"), net="VGG_stride",
-        validation_fraction=0, recipe="paper",
-        **{"Distillation": "Soft_logits", "student_options": ("width=4",), **changed},
-    ).spelled()
+    return Settings(**{
+        "dataset": f"npz:{files}/shades.npz", "epochs": 1, "batch_size": 16,
+        "teacher_model": str(files / "teacher.keras"), "net": "VGG_stride",
+        "validation_fraction": 0, "recipe": "paper", "Distillation": "Soft_logits",
+        "student_options": ("width=4",), **changed,
+    }).spelled()
 
 
 def test_a_teacher_is_scored_before_training(files):
@@ -311,3 +313,94 @@ def test_large_images_are_judged_in_smaller_batches(files, size, taken, batch_si
     setup = prepare(dataclasses.replace(settings, batch_size=batch_size))
     data = dataclasses.replace(setup.data, image_shape=(size, size, 3))
     assert dataclasses.replace(setup, data=data).at_once(500) == expected
+
+
+def beginning(files, **changed):
+    """The student's weights, the order of the images and the training split of a run."""
+    settings = settings_of(files, validation_fraction=0.25, **changed)
+    setup = prepare(settings)
+    order = [np.array(batch["index"]) for batch in training_batches(settings, setup.data)]
+    images = setup.data.train.images(range(len(setup.data.train)))
+    return setup.distiller.student.get_weights(), order, [np.array(images)]
+
+
+def test_the_seed_decides_weights_and_order_and_the_data_seed_the_split(files):
+    def same(one, other):
+        return all(map(np.array_equal, one, other))
+
+    weights, order, split = beginning(files, seed=1, data_seed=1)
+    for one, other in zip(
+        beginning(files, seed=1, data_seed=1, Distillation="None"), (weights, order, split),
+        strict=True,
+    ):
+        assert same(one, other)  # whatever the method
+    others = beginning(files, seed=2, data_seed=1)
+    assert not same(others[0], weights)
+    assert not same(others[1], order)
+    assert same(others[2], split)
+    others = beginning(files, seed=1, data_seed=2)
+    assert same(others[0], weights)
+    assert same(others[1], order)
+    assert not same(others[2], split)
+
+
+def test_the_distiller_trains_as_set(files):
+    chosen = {"weight_decay": 0.02, "label_smoothing": 0.15, "main_loss": "none"}
+    distiller = prepare(settings_of(files, **chosen)).distiller
+    assert {name: getattr(distiller, name) for name in chosen} == chosen
+
+
+def rates(optimizer, steps):
+    """The learning rates of the optimizer's first steps."""
+    found = []
+    for step in range(steps):
+        optimizer.iterations.assign(step)
+        found.append(float(optimizer.learning_rate))
+    return found
+
+
+def test_the_optimizer_is_sgd_as_set_and_its_rate_warms_up_to_half_a_cosine(files):
+    setup = prepare(settings_of(
+        files, optimizer="sgd", momentum=0.7, learning_rate=0.03, schedule="cosine",
+        warmup_epochs=1.4, epochs=4, jit_compile=True,
+    ))
+    compile_for(setup, 4)
+    optimizer = setup.distiller.optimizer
+    assert isinstance(optimizer, keras.optimizers.SGD)
+    assert (optimizer.momentum, optimizer.nesterov) == (0.7, True)
+    assert setup.distiller.jit_compile is True
+    steps = np.arange(4 * 5)  # 80 images in batches of 16
+    warmup = 7  # 1.4 of the 4 epochs
+    expected = np.where(
+        steps < warmup,
+        0.03 * (1 + steps * (warmup - 1) / warmup) / warmup,
+        0.03 * (1 + np.cos(np.pi * (steps - warmup) / (len(steps) - warmup))) / 2,
+    )
+    np.testing.assert_allclose(rates(optimizer, 20), expected, rtol=1e-5, atol=1e-9)
+    compile_for(setup, 2)  # a stage of half the run has half the warm-up
+    first = rates(setup.distiller.optimizer, 5)
+    np.testing.assert_allclose(first[0], 0.03 / 4, rtol=1e-5)
+    np.testing.assert_allclose(first[4], 0.03, rtol=1e-5)
+
+
+def test_the_optimizer_is_adam_at_a_constant_rate_as_set(files):
+    setup = prepare(settings_of(
+        files, optimizer="adam", learning_rate=0.002, schedule="constant", warmup_epochs=0.0,
+    ))
+    compile_for(setup, 1)
+    assert isinstance(setup.distiller.optimizer, keras.optimizers.Adam)
+    np.testing.assert_allclose(rates(setup.distiller.optimizer, 5), 0.002, rtol=1e-6)
+    assert setup.distiller.jit_compile is False
+
+
+@pytest.mark.parametrize(("mixed", "dtype"), [(True, "bfloat16"), (False, "float32")])
+def test_networks_compute_in_the_precision_as_set(files, mixed, dtype):
+    with devices.callers_precision():
+        distiller = prepare(settings_of(files, mixed_precision=mixed)).distiller
+    convolutions = [
+        layer for layer in distiller.student.layers if isinstance(layer, keras.layers.Conv2D)
+    ]
+    assert {layer.compute_dtype for layer in convolutions} == {dtype}
+    assert {variable.dtype for variable in distiller.student.trainable_variables} == {
+        "float32"
+    }

@@ -56,6 +56,33 @@ def test_centre_l1_equals_a_loop():
     assert float(centre_l1(one, other, np.zeros_like(centres))) == 0
 
 
+def test_the_loss_is_that_of_heat_offsets_and_a_tenth_of_sizes():
+    data = scenes()
+    detector = Detector(small.encoder(32), (32, 32), 2, trains_encoder=False, seed=0)
+    made = [encode(box, label, image_size=(32, 32), grid=detector.grid, classes=2)
+            for box, label in zip(data.train.boxes[:3], data.train.labels[:3], strict=True)]
+    heat, sizes, offsets, centres = (
+        np.stack([getattr(each, key) for each in made])
+        for key in ("heat", "sizes", "offsets", "centres")
+    )
+    images = data.train.images[:3]
+    found = {
+        name: maps.numpy().astype(float)
+        for name, maps in detector._maps(tf.constant(images), training=True).items()
+    }
+    p = 1 / (1 + np.exp(-found["heat"]))
+    hits = np.where(heat == 1, (1 - p) ** 2 * np.log(p), 0)
+    misses = np.where(heat == 1, 0, (1 - heat.astype(float)) ** 4 * p**2 * np.log(1 - p))
+    of_sizes, of_offsets = (
+        np.sum(np.abs(found[name] - wanted)[centres == 1])
+        for name, wanted in (("sizes", sizes), ("offsets", offsets))
+    )
+    assert np.sum(centres) == 3 and min(of_sizes, of_offsets) > 0.1
+    expected = (-np.sum(hits + misses) + 0.1 * of_sizes + of_offsets) / 3
+    loss = detector.loss(tf.constant(images), heat, sizes, offsets, centres)
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("name", "size"),
     [("VGG_student", (64, 96)), ("MobileNet_student", (64, 64)), ("ResNeXt_student", (32, 48))],

@@ -120,7 +120,24 @@ def test_operations_that_cannot_be_counted_have_no_number(written, monkeypatch):
     assert cells[5] == "-" and "multiply-adds" in (folder / "card.md").read_text()
 
 
-def test_times_are_medians_of_calls():
-    calls = []
-    assert 0 <= seconds_of(calls.append, TEST[:1]) < 0.01
-    assert 5 <= len(calls) <= 60 and calls[0] is calls[-1]
+@pytest.mark.parametrize(
+    ("seconds", "calls"),
+    [
+        ([1.0, 1.0, 0.25, 0.5, 0.25], 5),  # at least five,
+        ([0.25, 0.25, 0.25, 0.5, 0.25, 0.625], 6),  # for two seconds,
+        ([1 / 64] * 30 + [1 / 16] * 20, 50),  # at most fifty
+    ],
+)
+def test_times_are_medians_of_calls(monkeypatch, seconds, calls):
+    """After two calls that are not counted, however long they take."""
+    clock, batches = [7.0], []
+
+    def predict(batch):
+        counted = len(batches) - 2
+        clock[0] += seconds[counted] if counted >= 0 else 100.0
+        batches.append(batch)
+
+    monkeypatch.setattr("experiment.export.measurement.time.perf_counter", lambda: clock[0])
+    assert seconds_of(predict, TEST[:1]) == pytest.approx(np.median(seconds[:calls]))
+    assert len(batches) == calls + 2
+    assert all(batch is batches[0] for batch in batches)

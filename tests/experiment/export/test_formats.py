@@ -1,6 +1,7 @@
 """Each format: written, run again by its own interpreter, and compared with the SavedModel."""
 
 import importlib.util
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -146,3 +147,22 @@ def test_settings_of_formats_are_checked():
     form = FORMATS.get("onnx")(opset=15)
     assert plugins.create(FORMATS, form.specification()).opset == 15
     assert plugins.create(FORMATS, FORMATS.get("onnx")().specification()).opset is None
+
+
+@pytest.mark.parametrize("opset", [None, 13])
+def test_onnx_is_of_the_version_as_set(opset, tmp_path):
+    asked = {}
+
+    class Model:
+        def __call__(self, images):
+            asked["images"] = images.shape
+
+        def export(self, path, **given):
+            asked.update(given, path=path)
+
+    made = SimpleNamespace(serving_model=Model, image_shape=(16, 16, 3))
+    FORMATS.get("onnx")(opset=opset).convert(made, tmp_path / "student.onnx")
+    assert asked == {
+        "images": (1, 16, 16, 3), "path": str(tmp_path / "student.onnx"), "format": "onnx",
+        "opset_version": opset, "verbose": False,
+    }

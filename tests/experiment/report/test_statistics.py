@@ -10,12 +10,15 @@ from experiment.report.statistics import (
     spread,
 )
 
-RANDOM = np.random.default_rng(0)
+
+@pytest.fixture
+def random():
+    return np.random.default_rng(0)
 
 
 @pytest.mark.parametrize("count", [2, 3, 10])
-def test_spread_is_numpys(count):
-    values = RANDOM.normal(size=count)
+def test_spread_is_numpys(count, random):
+    values = random.normal(size=count)
     found = spread([*values, None])
     assert found.count == count
     assert found.mean == pytest.approx(np.mean(values))
@@ -34,9 +37,9 @@ def test_spread_as_text():
     assert spread([None]).text(100) == "-"
 
 
-def test_gains_are_paired_by_seed():
-    values = dict(enumerate(RANDOM.normal(size=4)))
-    baseline = dict(enumerate(RANDOM.normal(size=4)))
+def test_gains_are_paired_by_seed(random):
+    values = dict(enumerate(random.normal(size=4)))
+    baseline = dict(enumerate(random.normal(size=4)))
     gains = np.array(list(values.values())) - list(baseline.values())
     found = paired_gain(values, baseline)
     assert found.mean == pytest.approx(np.mean(gains))
@@ -45,8 +48,8 @@ def test_gains_are_paired_by_seed():
     assert paired_gain({0: 1.0}, {}).count == 0
 
 
-def test_median_ratio():
-    above, below = RANDOM.uniform(1, 2, 5), RANDOM.uniform(1, 2, 4)
+def test_median_ratio(random):
+    above, below = random.uniform(1, 2, 5), random.uniform(1, 2, 4)
     assert median_ratio(above, [*below, None]) == pytest.approx(np.median(above) / np.median(below))
     assert median_ratio([], below) is None
     assert median_ratio(above, [None]) is None
@@ -63,8 +66,8 @@ def test_the_interval_is_students():
     assert interval(spread([2.0, 2.0])) == (2.0, 2.0)
 
 
-def test_deviations_above():
-    values = RANDOM.normal(size=5)
+def test_deviations_above(random):
+    values = random.normal(size=5)
     expected = (3.0 - np.mean(values)) / np.std(values, ddof=1)
     assert deviations_above(3.0, spread(values)) == pytest.approx(expected)
     assert deviations_above(3.0, spread([1.0])) is None

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 
 from pretext.tasks.colorization import colour_classes, square_of
 from registry import UserError
@@ -79,6 +79,21 @@ def test_loss_by_loop():
     places = np.ndindex(*target[0].shape)
     expected = -np.mean([log_shares[place][target[0].numpy()[place]] for place in places])
     np.testing.assert_allclose(task.loss(tf.constant(output, tf.float32), target), expected, 1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.38, 2.0])
+def test_the_colour_shown_is_the_annealed_mean_of_the_classes(temperature):
+    """The score is the root mean square distance to it."""
+    task = Example("colorization", (32, 32, 3), temperature=temperature)
+    _, target = views(task, images(2, (32, 32, 3)))
+    task.build((4, 4, 8), 16)
+    output = np.random.default_rng(0).normal(size=task.predict(tf.zeros([2, 16])).shape)
+    centres = colour_classes(0.1).centres.astype(np.float64)
+    shown = softmax(output / temperature, axis=-1) @ centres
+    squared = np.sum((shown - target[1].numpy()) ** 2, axis=-1)
+    expected = np.sqrt(squared.mean(axis=(1, 2)))
+    score = task.score(tf.constant(output, tf.float32), target)
+    np.testing.assert_allclose(score, expected, rtol=1e-5)
 
 
 def test_grey_is_refused():
