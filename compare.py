@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import re
 import shlex
 import sys
@@ -418,7 +419,7 @@ def plan_run(
         settings=determining_settings(spelled, method),
         needs=teacher if method.needs_teacher else None,
         results=RESULTS,
-        networks=nets.fingerprints(spelled.network_files()),
+        networks=functools.partial(nets.fingerprints, spelled.network_files()),
         teacher_stays=not method.trains_teacher,
     )
 

@@ -582,7 +582,7 @@ def seed_run(settings: Settings, seed: int) -> Run:
                f"--train_dir={own.train_dir}")
     return Run(
         own.method(), seed, own.folder(), command, compared(own), results=report.RESULTS,
-        networks=nets.fingerprints(own.network_files()),
+        networks=functools.partial(nets.fingerprints, own.network_files()),
     )
 
 

@@ -14,7 +14,8 @@ import pytest
 from absl import flags
 
 import compare
-from experiment.grid.runs import FAILED, FINISHED, WAITING, Outcome, Run
+from experiment.grid.claims import clear
+from experiment.grid.runs import FAILED, FINISHED, WAITING, Outcome, Run, survey
 from experiment.report import tables
 from experiment.report.comparison import (
     markdown_text,
@@ -417,7 +418,7 @@ def test_a_comparison_of_own_networks_goes_on_with_these_alone(tmp_path, capsys)
                 for run in compare.plan(*given):
                     with RunFolder(run.folder) as folder:
                         folder.open(run.settings)
-                        folder.keep_facts(NETWORKS, run.networks)
+                        folder.keep_facts(NETWORKS, run.networks())
             return compare.main(*given)
 
     assert main() == 0
@@ -426,6 +427,36 @@ def test_a_comparison_of_own_networks_goes_on_with_these_alone(tmp_path, capsys)
     keras.Model(image, keras.layers.Dense(10)(pooled)).save(tmp_path / "teacher.keras")
     with pytest.raises(UserError, match="the networks have changed .*c/teacher began: student_mod"):
         main()
+
+
+def carried_out(run):
+    """The outcome of a run that is carried out in this moment, by a stub."""
+    with RunFolder(run.folder) as folder:
+        folder.open(run.settings, networks=run.networks())
+        folder.finish(summary(0.5, 100.0, 0.6))
+    outcome = Outcome(run)
+    outcome.finish()
+    return outcome
+
+
+@pytest.mark.parametrize("found", ["checkpoint-3.npz", "student.keras"])
+def test_students_are_told_by_the_teacher_that_taught_them(tmp_path, found):
+    """And not by what its folder held when the comparison began: half of a training, or what
+    --overwrite removed."""
+    comparison = compare.Comparison(Distillation="AT", compare_dir=str(tmp_path), seeds=1)
+    place = tmp_path / "teacher"
+    with RunFolder(place) as folder:
+        folder.open({})
+        folder.output(found).write_text("a teacher of before")
+    teacher, student = compare.plan(comparison, Settings())
+    clear([teacher])
+    (place / "student.keras").write_text("the teacher")
+    outcome = carried_out(student)
+    assert (outcome.status, outcome.error) == (FINISHED, "")
+    assert survey([student])[0].status == FINISHED
+    (place / "student.keras").write_text("another teacher")
+    with pytest.raises(UserError, match="the networks have changed"):
+        survey([student])
 
 
 def test_runs_of_other_data_are_not_compared(tmp_path, monkeypatch):
