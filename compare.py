@@ -155,6 +155,7 @@ from experiment.report.comparison import (
     write_report,
 )
 from experiment.run.folder import DATA, RunFolder
+from settings.formats import create_formats
 from settings.networks import create_method
 from settings.run_setup import make_setup, prepare
 
@@ -420,6 +421,7 @@ def plan_run(
         needs=teacher if method.needs_teacher else None,
         results=RESULTS,
         networks=functools.partial(nets.fingerprints, spelled.network_files()),
+        files=tuple(form.file for form in create_formats(spelled.export)),
         teacher_stays=not method.trains_teacher,
     )
 

@@ -429,6 +429,12 @@ def test_a_comparison_of_own_networks_goes_on_with_these_alone(tmp_path, capsys)
         main()
 
 
+def test_a_run_is_finished_when_its_exported_files_are_there():
+    comparison = compare.Comparison(Distillation="AT", compare_dir="c", seeds=1)
+    teacher, student = compare.plan(comparison, Settings(export="keras,saved_model"))
+    assert (list(teacher.files), list(student.files)) == ([], ["student-raw.keras", "export/1"])
+
+
 def carried_out(run):
     """The outcome of a run that is carried out in this moment, by a stub."""
     with RunFolder(run.folder) as folder:

@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment.grid.runs import FAILED, FINISHED, LOG, Outcome, Run
-from experiment.run.folder import PARTIAL, SETTINGS, SUMMARY, RunFolder
+from experiment.run.folder import PARTIAL, SETTINGS, RunFolder
 from registry import UserError
 
 EXPIRY_SECONDS = 120.0
@@ -319,7 +319,7 @@ class Claims:
                 outcome.holder = last.holder
                 return
         self._next[run.folder] = number + 1
-        if (run.folder / SUMMARY).exists():
+        if not run.missing:
             outcome.finish()
             remove_claims(run.folder)
         elif RunFolder(run.folder).is_in_use():
@@ -335,7 +335,7 @@ class Claims:
             claim = Claim(path, self._expiry_seconds, self._machine)
         except FileExistsError:
             return None
-        if _is_finished(folder):  # And its claims were removed, since `look`.
+        if _is_finished(outcome.run):  # And its claims were removed, since `look`.
             claim.release()
             remove_claims(folder)
             return None
@@ -411,14 +411,14 @@ def clear(runs: Sequence[Run], claims: Claims | None = None) -> None:
         remove_claims(run.folder)
 
 
-def _is_finished(folder: Path) -> bool:
+def _is_finished(run: Run) -> bool:
     """Whether a run is finished, as the file server says now."""
-    if (folder / SETTINGS).exists():
+    if (run.folder / SETTINGS).exists():
         # A client of NFS may remember for a minute that there was no summary, but not where it has
         # itself changed the folder since.
-        with tempfile.TemporaryFile(dir=folder, prefix=PARTIAL):
+        with tempfile.TemporaryFile(dir=run.folder, prefix=PARTIAL):
             pass
-    return (folder / SUMMARY).exists()
+    return not run.missing
 
 
 def _number(path: Path) -> int:

@@ -23,7 +23,7 @@ from experiment.grid.claims import Claims
 from experiment.grid.display import Display
 from experiment.grid.places import Place
 from experiment.grid.runs import FAILED, FINISHED, LOG, UNFINISHED, Outcome, Run
-from experiment.run.folder import SETTINGS, SUMMARY
+from experiment.run.folder import SETTINGS
 from experiment.run.interruption import Interrupted, Signals
 
 _TIED = Path(__file__).with_name("tied.py")
@@ -268,12 +268,13 @@ def _judge(outcome: Outcome, status: int, lines: Sequence[str], interrupted: boo
         interrupted: whether it was asked to stop.
     """
     outcome.error = ""
-    if status == 0 and (outcome.run.folder / SUMMARY).exists():
+    missing = outcome.run.missing
+    if status == 0 and not missing:
         outcome.finish()
     elif interrupted:
         outcome.status = UNFINISHED
     elif status == 0:
-        outcome.status, outcome.error = FAILED, f"ended well, but without {SUMMARY}"
+        outcome.status, outcome.error = FAILED, f"ended well, but without {', '.join(missing)}"
     else:
         outcome.status, outcome.error = FAILED, last_error(lines, status)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiment.run.folder import RunFolder
+from experiment.run.folder import SUMMARY, RunFolder
 from registry import UserError
 
 LOG = "run.log"
@@ -36,6 +36,8 @@ class Run:
         networks: gives what tells the networks that it is given as files, as they are now (see
             `RunFolder.check_facts`). Another run may write them, or write them anew, after this
             one was planned.
+        files: names in the folder of what the run writes after its summary, such as exported files:
+            while one is missing the run is not finished.
         teacher_stays: whether the run leaves its teacher as it was, so that what it measures of it
             is the same in all runs.
     """
@@ -48,12 +50,18 @@ class Run:
     needs: Run | None = None
     results: Mapping[str, Any] = field(default_factory=dict)
     networks: Callable[[], Mapping[str, str]] = dict
+    files: Sequence[str] = ()
     teacher_stays: bool = True
 
     @property
     def name(self) -> str:
         """For people."""
         return f"{self.group}, seed {self.seed}"
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of the files that the finished run has, and that are not there."""
+        return [name for name in (SUMMARY, *self.files) if not (self.folder / name).exists()]
 
     @property
     def open_log(self) -> Path:
@@ -132,6 +140,8 @@ def survey(runs: Sequence[Run], overwrite: bool = False) -> list[Outcome]:
         folder = RunFolder(run.folder)
         state = folder.state(run.settings, overwrite, run.networks())
         status = {"new": WAITING, "resumed": UNFINISHED, "finished": FINISHED}[state]
+        if status == FINISHED and run.missing:
+            status = UNFINISHED
         summary = folder.summary(run.results) if status == FINISHED else None
         outcomes.append(Outcome(run, status, summary))
     return outcomes

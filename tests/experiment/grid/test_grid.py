@@ -62,6 +62,27 @@ def test_what_is_finished_is_not_run_again(tmp_path):
     assert shown.splitlines()[0] == "1 of 2 runs are finished already"
 
 
+def exporting(folder):
+    return dataclasses.replace(fake(folder, "A", 1, "export"), files=("student.bin",))
+
+
+def test_a_run_is_not_finished_while_a_file_is_missing_that_it_exports(tmp_path):
+    run = exporting(tmp_path)
+    outcomes, _, _ = carry_out([run])
+    assert outcomes[0].status == FAILED
+    assert outcomes[0].error == "ended well, but without student.bin"
+    outcomes, changes, _ = carry_out([run])
+    assert outcomes[0].status == FINISHED and len(changes) == 1
+    _, changes, _ = carry_out([run])
+    assert not changes
+
+
+def test_a_finished_grid_can_be_asked_for_files(tmp_path):
+    carry_out([fake(tmp_path, "A", 1)])
+    outcomes, changes, _ = carry_out([exporting(tmp_path)])
+    assert outcomes[0].status == FINISHED and len(changes) == 1
+
+
 @pytest.mark.parametrize(
     ("what", "error"),
     [
