@@ -56,7 +56,7 @@ OF_SUBMISSION = ("submit", "jobs", "job_options", "overwrite", "dry_run")
 def define() -> None:
     """Define the flags: those of train_w_distill.py, some of them replaced by this script's own."""
     distillation.define()
-    for name in ("Distillation", "overwrite", "dry_run", "images_per_second"):
+    for name in ("Distillation", "overwrite", "dry_run", "images_per_second", "list_layers"):
         delattr(flags.FLAGS, name)
     define_flags(Comparison)
     flags.FLAGS["train_dir"].help = "not here: each run has its folder in --compare_dir"
@@ -155,6 +155,7 @@ from experiment.report.comparison import (
     write_report,
 )
 from experiment.run.folder import DATA, RunFolder
+from settings.checks import check_setup
 from settings.formats import create_formats
 from settings.networks import create_method
 from settings.run_setup import make_setup, prepare
@@ -234,8 +235,9 @@ def check_methods(
     outcomes: Sequence[Outcome],
     data: dataloader.Data | None = None,
 ) -> None:
-    """Make the networks of each method that has no run yet: what does not fit is refused before
-    hours are spent on the other methods.
+    """Make the networks of each method that has no run yet, and check what its runs do besides
+    training: what does not fit is refused before hours are spent on the teacher and the other
+    methods.
 
     Args:
         comparison, settings, outcomes: all of it.
@@ -246,7 +248,9 @@ def check_methods(
     """
     begun = {each.run.group for each in outcomes if each.status != WAITING}
     setup = None
-    for name, each in settings_by_method(comparison, settings).items():
+    methods = settings_by_method(comparison, settings)
+    methods = with_one_cache(methods, directory(comparison, settings))
+    for name, each in methods.items():
         if name in begun:
             continue
         try:
@@ -255,6 +259,7 @@ def check_methods(
                 setup = prepare(own, data=data)
             else:  # of the same data
                 setup = make_setup(own, setup.data, setup.strategy, own.teacher_file())
+            check_setup(setup)
         except UserError as error:
             raise UserError(f"run {name}: {error}") from None
 

@@ -349,6 +349,14 @@ def test_the_jobs_of_slurm_are_the_same_command(tmp_path, monkeypatch, capsys):
     assert place == "    output in c/jobs" and not list(tmp_path.iterdir())
 
 
+def test_flags_of_a_single_run_that_trains_nothing_are_not_there():
+    with own_flags(compare.define):
+        assert not {"images_per_second", "list_layers"} & set(flags.FLAGS)
+        with pytest.raises(flags.UnrecognizedFlagError, match="list_layers"):
+            flags.FLAGS(["compare.py", "--list_layers"])
+        compare.given()
+
+
 def test_a_shard_lists_its_own_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     out = run_script(
@@ -380,11 +388,21 @@ def test_what_does_not_go_together_on_several_machines(given, message):
     [
         (("--teacher=missing.keras",), r"run FSP: missing\.keras does not exist"),
         (("--student_taps=stage1", "--teacher_taps=stage1"), "run FSP: .*at least 2, but got 1"),
+        (("--quantize=int8", "--student_model={files}/swish.keras"),
+         r"run None: layer 'odd' \(Conv2D\) cannot be quantised: its activation is silu"),
+        (("--export=litert-int8", "--train_images=50"),
+         "run None: --export litert-int8 calibrates on 100 training images"),
     ],
 )
 def test_what_does_not_fit_one_method_is_refused_before_another_is_trained(
-    tmp_path, monkeypatch, given, message
+    tmp_path, tmp_path_factory, monkeypatch, given, message
 ):
+    files = tmp_path_factory.mktemp("files")
+    image = keras.Input((32, 32, 3))
+    maps = keras.layers.Conv2D(8, 3, activation="swish", name="odd")(image)
+    logits = keras.layers.Dense(10)(keras.layers.Flatten()(maps))
+    keras.Model(image, logits).save(files / "swish.keras")
+    given = [word.format(files=files) for word in given]
     monkeypatch.chdir(tmp_path)
     words = ["--Distillation=None,FSP", "--net=MobileNet", "--train_images=200", "--epochs=1"]
     with own_flags(compare.define):
