@@ -176,13 +176,16 @@ def main(comparison: Comparison, settings: Settings) -> int:
         shard = Shard.parse(comparison.shard or "1/1")
         print(jobs.text() if jobs else listing(shard.part(outcomes)))
         return 0
+    if jobs:
+        jobs.check()
     data = check_data(comparison, settings, outcomes)
     check_methods(comparison, settings, outcomes, data)
     del data  # of which each run has its own
     places = () if jobs else find_places(comparison.workers)
-    join(folder, FOLDER_SETTINGS, REPORTS, comparison.overwrite)
     if comparison.overwrite:
+        folder.check_unused()
         clear(runs)
+    join(folder, FOLDER_SETTINGS, REPORTS, comparison.overwrite)
     if jobs:
         print(f"submitted job {jobs.submit()}: {jobs.text()}")
         return 0

@@ -559,9 +559,10 @@ def repeat(settings: Settings) -> int:
     if settings.dry_run:
         print(listing(outcomes))
         return 0
-    join(folder, SEEDS_SETTINGS, SEEDS_REPORTS, settings.overwrite)
     if settings.overwrite:
+        folder.check_unused()
         clear(runs)
+    join(folder, SEEDS_SETTINGS, SEEDS_REPORTS, settings.overwrite)
     execute(outcomes, report.in_short, lambda: None)
     with reporting(folder) as place:
         summary = write_scores(scores_of_seeds(outcomes), RunFolder(place))

@@ -453,6 +453,33 @@ def test_a_run_is_finished_when_its_exported_files_are_there():
     assert (list(teacher.files), list(student.files)) == ([], ["student-raw.keras", "export/1"])
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [(["--submit=slurm"], "needs the package submitit"), ([], "in use by another process")],
+)
+def test_what_is_refused_removes_nothing(tmp_path, monkeypatch, given, message):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    monkeypatch.setattr(compare, "check_methods", lambda *_: None)  # which takes a while
+    words = ["--Distillation=None", "--seeds=2", f"--compare_dir={tmp_path}", "--overwrite"]
+    with own_flags(compare.define):
+        flags.FLAGS(["compare.py", *words, *given])
+        given = compare.given()
+    runs = compare.plan(*given)
+    with RunFolder(tmp_path) as folder:
+        folder.open(compare.FOLDER_SETTINGS)
+        folder.output("comparison.md").touch()
+    for run in runs:
+        carried_out(run)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    with RunFolder(runs[-1].folder) as folder:
+        folder.open(runs[-1].settings)
+        before.pop(runs[-1].folder / ".lock")
+        with pytest.raises(UserError, match=message):
+            compare.main(*given)
+    after = {path: path.stat().st_mtime_ns for path in before if path.exists()}
+    assert after == before
+
+
 def carried_out(run):
     """The outcome of a run that is carried out in this moment, by a stub."""
     with RunFolder(run.folder) as folder:

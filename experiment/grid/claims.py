@@ -392,7 +392,8 @@ class Claims:
 
 def clear(runs: Sequence[Run], claims: Claims | None = None) -> None:
     """Remove what former runs left in the folders, all of it before the first one is run again:
-    else an interruption would leave old runs beside new ones, and nothing to tell them by.
+    else an interruption would leave old runs beside new ones, and nothing to tell them by. Nothing
+    is removed where one of the folders is in use.
 
     Args:
         runs: the runs.
@@ -402,6 +403,8 @@ def clear(runs: Sequence[Run], claims: Claims | None = None) -> None:
         UserError: another process is working in one of the folders, or it holds no run.
     """
     (claims or Claims()).check_unclaimed(runs)
+    for run in runs:  # A process without a claim is one whose holder was killed, or a shard's.
+        RunFolder(run.folder).check_unused()
     for run in runs:
         for path in (run.open_log, run.failure, run.folder / LOG):
             path.unlink(missing_ok=True)
