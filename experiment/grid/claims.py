@@ -78,6 +78,12 @@ def remove_claims(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _tidy(folder: Path) -> None:
+    """Remove the claims of a finished run; what cannot be removed now, the next call removes."""
+    with contextlib.suppress(OSError):
+        remove_claims(folder)
+
+
 @dataclass(frozen=True)
 class Entry:
     """What a claim's file says.
@@ -211,7 +217,7 @@ class Claim:
         """Note how the attempt ended; what is not finished may be tried again by the next call
         (failed) or by anyone (interrupted)."""
         if outcome.status == FINISHED:
-            remove_claims(outcome.run.folder)
+            _tidy(outcome.run.folder)
             os.close(self._descriptor)
         elif outcome.status == FAILED:
             self._note(error=outcome.error)
@@ -321,7 +327,7 @@ class Claims:
         self._next[run.folder] = number + 1
         if not run.missing:
             outcome.finish()
-            remove_claims(run.folder)
+            _tidy(run.folder)
         elif RunFolder(run.folder).is_in_use():
             # By someone without a claim: the process of a killed holder, which saves its state.
             outcome.holder = "another process"
@@ -335,9 +341,14 @@ class Claims:
             claim = Claim(path, self._expiry_seconds, self._machine)
         except FileExistsError:
             return None
-        if _is_finished(outcome.run):  # And its claims were removed, since `look`.
+        try:
+            finished = _is_finished(outcome.run)
+        except OSError:
             claim.release()
-            remove_claims(folder)
+            raise
+        if finished:  # And its claims were removed, since `look`.
+            claim.release()
+            _tidy(folder)
             return None
         self._held.append(claim)
         return claim
