@@ -35,6 +35,7 @@ from typing import Any
 
 from experiment.run.failures import TRACEBACK, describe, write_traceback
 from experiment.run.json_values import fits
+from experiment.run.processor import DECIDES
 from experiment.run.workers import ALONE, Team
 from registry import UserError
 from regular_files import read_bytes
@@ -174,6 +175,18 @@ def _shown(settings: Mapping[str, Any], name: str) -> str:
     if name not in settings:
         return "(not set)"
     return "(default)" if settings[name] is None else json.dumps(settings[name])
+
+
+def _hint_of_processor(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What to do where a run was begun on a machine whose processor decided otherwise."""
+    kept, now = old.get(DECIDES), new.get(DECIDES)
+    if not isinstance(kept, bool) or kept == now:
+        return ""
+    flag = f"--{DECIDES}" if kept else f"--no{DECIDES}"
+    return (
+        f" (where {DECIDES} is not given, the processor decides: give {flag} to go on with that "
+        "run on this machine)"
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -342,6 +355,7 @@ class RunFolder:
             raise UserError(
                 f"{self.path} holds a run with other settings: {'; '.join(different)}; give these "
                 "settings again, or another folder, or --overwrite to remove that run"
+                f"{_hint_of_processor(kept, settings)}"
             )
         return "finished" if (self.path / SUMMARY).exists() else "resumed"
 

@@ -63,6 +63,17 @@ def test_other_settings_are_named_and_nothing_changes(tmp_path):
     assert (tmp_path / "run" / "settings.json").read_bytes() == before
 
 
+@pytest.mark.parametrize(("kept", "flag"), [(True, "--mixed"), (False, "--nomixed")])
+def test_a_machine_whose_processor_decides_otherwise_is_told_what_to_give(tmp_path, kept, flag):
+    with RunFolder(tmp_path) as run:
+        run.open({"mixed_precision": kept, "epochs": 1})
+    with pytest.raises(UserError, match=f"the processor decides: give {flag}_precision to go on"):
+        RunFolder(tmp_path).state({"mixed_precision": not kept, "epochs": 1})
+    with pytest.raises(UserError, match="epochs: 1 -> 2") as refused:
+        RunFolder(tmp_path).state({"mixed_precision": kept, "epochs": 2})
+    assert "the processor decides" not in str(refused.value)
+
+
 def test_overwrite_removes_only_what_the_run_wrote(tmp_path):
     path = tmp_path / "run"
     with RunFolder(path) as run:
