@@ -24,6 +24,7 @@ A finished run needs no claims, so its holder removes them.
 from __future__ import annotations
 
 import contextlib
+import enum
 import errno
 import fcntl
 import json
@@ -230,6 +231,14 @@ class Claim:
         os.close(self._descriptor)
 
 
+class _Life(enum.Enum):
+    """Whether the holder of a claim still works on the run."""
+
+    ALIVE = enum.auto()
+    GONE = enum.auto()
+    UNKNOWN = enum.auto()  # yet: its claim has to be watched for longer
+
+
 @dataclass
 class _Sighting:
     """Since when, by this process's clock, a claim is as it is; and whether it ever was renewed."""
@@ -293,7 +302,7 @@ class Claims:
                 self.look(outcome)
                 continue
             with contextlib.suppress(OSError):  # The next call will do it.
-                if all(self._is_alive(each) is False for each in self._entries(outcome.run)):
+                if all(self._life(each) is _Life.GONE for each in self._entries(outcome.run)):
                     remove_claims(outcome.run.folder)  # A holder was killed while it did so.
 
     def waits_for(self, outcome: Outcome) -> bool:
@@ -306,7 +315,7 @@ class Claims:
         run = outcome.run
         try:
             last = next(iter(self._entries(run)[-1:]), None)
-            alive = last and self._is_alive(last)
+            life = self._life(last) if last else _Life.GONE
         except PermissionError:  # That does not pass.
             raise
         except OSError as error:
@@ -317,11 +326,11 @@ class Claims:
         # What had failed before this process began is tried again; later failures are not.
         before = self._first.setdefault(run.folder, number if last and last.error else 0)
         if last is not None:
-            if last.error and (number > before or alive):
+            if last.error and (number > before or life is _Life.ALIVE):
                 outcome.status, outcome.error = FAILED, last.error
                 outcome.holder = last.holder
                 return
-            if alive is not False:
+            if life is not _Life.GONE:
                 outcome.holder = last.holder
                 return
         self._next[run.folder] = number + 1
@@ -366,15 +375,14 @@ class Claims:
         """
         undecided = list(runs)
         while undecided:
-            states = {run: [(each, self._is_alive(each)) for each in self._entries(run)[-1:]]
-                      for run in undecided}
-            for run, found in states.items():
-                for entry, alive in found:
-                    if alive:
-                        raise UserError(
-                            f"{run.folder} is in use by {entry.holder}; end that process first"
-                        )
-            undecided = [run for run, found in states.items() if any(a is None for _, a in found)]
+            last = {run: entry for run in undecided for entry in self._entries(run)[-1:]}
+            lives = {run: self._life(entry) for run, entry in last.items()}
+            for run, life in lives.items():
+                if life is _Life.ALIVE:
+                    raise UserError(
+                        f"{run.folder} is in use by {last[run].holder}; end that process first"
+                    )
+            undecided = [run for run, life in lives.items() if life is _Life.UNKNOWN]
             time.sleep(self.poll_seconds if undecided else 0)
 
     def _entries(self, run: Run) -> list[Entry]:
@@ -382,23 +390,23 @@ class Claims:
         read = (Entry.read(path) for _, path in sorted(claims_of(run.folder).items()))
         return [entry for entry in read if entry is not None]
 
-    def _is_alive(self, entry: Entry) -> bool | None:
-        """Whether the holder of a claim still works; None: not known yet."""
+    def _life(self, entry: Entry) -> _Life:
+        """Whether the holder of a claim still works on the run."""
         if entry.released:
-            return False
+            return _Life.GONE
         locked = None
         if entry.facts.get("locked") and entry.facts["machine"] == self._machine:
             locked = entry.is_locked()
             if not locked:
-                return False
+                return _Life.GONE
         seen = self._sightings.setdefault(entry.path, _Sighting(entry.renewed))
         if seen.renewed != entry.renewed:
             self._sightings[entry.path] = _Sighting(entry.renewed, was_renewed=True)
-            return True
+            return _Life.ALIVE
         expiry = entry.facts.get("expiry_seconds", self._expiry_seconds)
         if seen.is_old(expiry):
-            return False
-        return True if seen.was_renewed or locked else None
+            return _Life.GONE
+        return _Life.ALIVE if seen.was_renewed or locked else _Life.UNKNOWN
 
 
 def clear(runs: Sequence[Run], claims: Claims | None = None) -> None:
