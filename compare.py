@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import re
 import shlex
 import sys
@@ -55,7 +56,7 @@ OF_SUBMISSION = ("submit", "jobs", "job_options", "overwrite", "dry_run")
 def define() -> None:
     """Define the flags: those of train_w_distill.py, some of them replaced by this script's own."""
     distillation.define()
-    for name in ("Distillation", "overwrite", "dry_run", "images_per_second"):
+    for name in ("Distillation", "overwrite", "dry_run", "images_per_second", "list_layers"):
         delattr(flags.FLAGS, name)
     define_flags(Comparison)
     flags.FLAGS["train_dir"].help = "not here: each run has its folder in --compare_dir"
@@ -154,6 +155,8 @@ from experiment.report.comparison import (
     write_report,
 )
 from experiment.run.folder import DATA, RunFolder
+from settings.checks import check_setup
+from settings.formats import create_formats
 from settings.networks import create_method
 from settings.run_setup import make_setup, prepare
 
@@ -173,13 +176,16 @@ def main(comparison: Comparison, settings: Settings) -> int:
         shard = Shard.parse(comparison.shard or "1/1")
         print(jobs.text() if jobs else listing(shard.part(outcomes)))
         return 0
+    if jobs:
+        jobs.check()
     data = check_data(comparison, settings, outcomes)
     check_methods(comparison, settings, outcomes, data)
     del data  # of which each run has its own
     places = () if jobs else find_places(comparison.workers)
-    join(folder, FOLDER_SETTINGS, REPORTS, comparison.overwrite)
     if comparison.overwrite:
+        folder.check_unused()
         clear(runs)
+    join(folder, FOLDER_SETTINGS, REPORTS, comparison.overwrite)
     if jobs:
         print(f"submitted job {jobs.submit()}: {jobs.text()}")
         return 0
@@ -232,8 +238,9 @@ def check_methods(
     outcomes: Sequence[Outcome],
     data: dataloader.Data | None = None,
 ) -> None:
-    """Make the networks of each method that has no run yet: what does not fit is refused before
-    hours are spent on the other methods.
+    """Make the networks of each method that has no run yet, and check what its runs do besides
+    training: what does not fit is refused before hours are spent on the teacher and the other
+    methods.
 
     Args:
         comparison, settings, outcomes: all of it.
@@ -244,7 +251,9 @@ def check_methods(
     """
     begun = {each.run.group for each in outcomes if each.status != WAITING}
     setup = None
-    for name, each in settings_by_method(comparison, settings).items():
+    methods = settings_by_method(comparison, settings)
+    methods = with_one_cache(methods, directory(comparison, settings))
+    for name, each in methods.items():
         if name in begun:
             continue
         try:
@@ -253,6 +262,7 @@ def check_methods(
                 setup = prepare(own, data=data)
             else:  # of the same data
                 setup = make_setup(own, setup.data, setup.strategy, own.teacher_file())
+            check_setup(setup)
         except UserError as error:
             raise UserError(f"run {name}: {error}") from None
 
@@ -418,7 +428,8 @@ def plan_run(
         settings=determining_settings(spelled, method),
         needs=teacher if method.needs_teacher else None,
         results=RESULTS,
-        networks=nets.fingerprints(spelled.network_files()),
+        networks=functools.partial(nets.fingerprints, spelled.network_files()),
+        files=tuple(form.file for form in create_formats(spelled.export)),
         teacher_stays=not method.trains_teacher,
     )
 

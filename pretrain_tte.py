@@ -579,9 +579,10 @@ def repeat(settings: Settings) -> int:
     if settings.dry_run:
         print(listing(outcomes))
         return 0
-    join(folder, SEEDS_SETTINGS, SEEDS_REPORTS, settings.overwrite)
     if settings.overwrite:
+        folder.check_unused()
         clear(runs)
+    join(folder, SEEDS_SETTINGS, SEEDS_REPORTS, settings.overwrite)
     execute(outcomes, report.in_short, lambda: None)
     with reporting(folder) as place:
         summary = write_scores(scores_of_seeds(outcomes), RunFolder(place))
@@ -602,7 +603,7 @@ def seed_run(settings: Settings, seed: int) -> Run:
                f"--train_dir={own.train_dir}")
     return Run(
         own.method(), seed, own.folder(), command, compared(own), results=report.RESULTS,
-        networks=nets.fingerprints(own.network_files()),
+        networks=functools.partial(nets.fingerprints, own.network_files()),
     )
 
 

@@ -49,15 +49,16 @@ from experiment.run.export import check_export, export_saved_model, named_classi
 from experiment.run.folder import DATA, RunFolder
 from experiment.run.variables import numbered
 from op_util.accuracy import agreements, top_k_hits
+from settings.checks import check_setup
 from settings.common import (
     describe_workers,
     gather_workers,
     last_learning_rate,
 )
-from settings.exporting import check_formats, export_run, open_run
+from settings.exporting import export_run, open_run
 from settings.formats import create_formats
 from settings.networks import class_difference, create_method, load_teacher, make_student
-from settings.quantizing import check_quantization, quantized_setup
+from settings.quantizing import quantized_setup
 from settings.run_setup import (
     EVALUATION_BATCH,
     Setup,
@@ -77,7 +78,6 @@ from settings.teacher_cache import (
     batches_to_measure,
     describe_answers,
     keep_answers,
-    plan_answers,
 )
 
 PICTURED_IMAGES = 6
@@ -121,9 +121,7 @@ def train(settings: Settings) -> dict[str, Any]:
             print(f"{folder.path} is finished; --overwrite would start it anew")
         else:
             setup = dataclasses.replace(prepare(settings, team), given=given)
-            check_quantization(setup)
-            check_formats(setup)
-            plan_answers(setup)  # refuses what has no room on the disk
+            check_setup(setup)
             if not setup.teacher_is_trained:
                 settings_of_teacher(setup, folder)  # likewise what cannot train it
             with folder, dataloader.naming_damage(*setup.data.splits):
@@ -467,12 +465,10 @@ def plan(settings: Settings) -> str:
     networks = nets.fingerprints(settings.network_files())
     state = folder.state(determining_settings(settings, method), settings.overwrite, networks)
     setup = prepare(settings)
-    check_quantization(setup)
-    check_formats(setup)
+    kept = check_setup(setup)
     stages = {part.stage.name: part.last for part in setup.distiller.parts(settings.epochs)}
     if settings.quantize != "none":
         stages[settings.quantize] = settings.epochs + settings.quantize_epochs
-    kept = plan_answers(setup)
     throughput, origin = settings.images_per_second, "as given"
     if throughput is None:
         throughput, origin = measure(setup, batches_to_measure(setup, kept))

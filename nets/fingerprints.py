@@ -14,17 +14,29 @@ from .encoders import ENCODER_FILE
 from .stored import RUN_FILES
 
 _OF_FOLDERS = (ENCODER_FILE, RUN_FILES[0], "saved_model.pb", "variables/variables.*")
+_OF_RUNS = "settings.json"  # what every run folder has, from the beginning of the run
 _NOT_OF_NETWORK = ("metadata.json", CLASS_NAMES)  # of a .keras file: when it was saved, for one
 _DIGITS = 16
 
 
 def fingerprints(paths: Mapping[str, str | None]) -> dict[str, str]:
-    """The `fingerprint` of each path at which there is a file or a folder, by its name: others are
-    names of networks."""
+    """The `fingerprint` of each path at which there is a network, by its name. Others are names of
+    networks, or folders of runs that have not written their network yet."""
     return {
         name: fingerprint(path) for name, path in paths.items()
-        if path and (Path(path).is_file() or Path(path).is_dir())
+        if path and (Path(path).is_file() or _is_folder_of_network(Path(path)))
     }
+
+
+def _is_folder_of_network(path: Path) -> bool:
+    """Whether `path` is a folder, and not of a run that has not written its network yet, whose
+    checkpoints come and go."""
+    return path.is_dir() and (bool(_network_files(path)) or not (path / _OF_RUNS).exists())
+
+
+def _network_files(folder: Path) -> list[Path]:
+    """The files of a folder that are known to make up a network."""
+    return sorted(file for pattern in _OF_FOLDERS for file in folder.glob(pattern))
 
 
 def fingerprint(path: str | os.PathLike) -> str:
@@ -38,8 +50,7 @@ def fingerprint(path: str | os.PathLike) -> str:
     path = Path(path)
     files = [path]
     if path.is_dir():
-        files = sorted(file for pattern in _OF_FOLDERS for file in path.glob(pattern))
-        files = files or sorted(file for file in path.rglob("*") if file.is_file())
+        files = _network_files(path) or sorted(file for file in path.rglob("*") if file.is_file())
     digest = hashlib.sha256()
     for file in files:
         stat = file.stat()

@@ -5,10 +5,10 @@ which layers a model holds at any depth. Whatever needs that asks this module, a
 reads a private attribute of a Keras object (tests/test_structure.py looks for them). Written for
 Keras 3.15. What each function relies on, and what to do when a new Keras changes it:
 
-- `producer`, `call_of`, `calls_before`, `operations_before`, `output_layer_of`: a symbolic tensor
-  has ``_keras_history`` (operation, node_index, tensor_index), an operation has
-  ``_inbound_nodes``, and a node has ``operation``, ``arguments``, ``input_tensors`` and
-  ``output_tensors``. Only `_history` and `_node` read these: find their new names in
+- `producer`, `call_of`, `calls_before`, `operations_before`, `output_layer_of`, `innermost`,
+  `inner_output`: a symbolic tensor has ``_keras_history`` (operation, node_index, tensor_index), an
+  operation has ``_inbound_nodes``, and a node has ``operation``, ``arguments``, ``input_tensors``
+  and ``output_tensors``. Only `_history` and `_node` read these: find their new names in
   ``keras/src/ops/{symbolic_arguments,node,operation}.py``.
 - `reserve_names`: `keras.backend.get_uid`, by which Keras numbers what gets no name, is public.
 - `numbered_anew`: the numbers by name are a global attribute of Keras, ``object_name_uids``

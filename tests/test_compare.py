@@ -14,7 +14,8 @@ import pytest
 from absl import flags
 
 import compare
-from experiment.grid.runs import FAILED, FINISHED, WAITING, Outcome, Run
+from experiment.grid.claims import clear
+from experiment.grid.runs import FAILED, FINISHED, WAITING, Outcome, Run, survey
 from experiment.grid.shards import Shard
 from experiment.report import tables
 from experiment.report.comparison import (
@@ -349,6 +350,14 @@ def test_the_jobs_of_slurm_are_the_same_command(tmp_path, monkeypatch, capsys):
     assert place == "    output in c/jobs" and not list(tmp_path.iterdir())
 
 
+def test_flags_of_a_single_run_that_trains_nothing_are_not_there():
+    with own_flags(compare.define):
+        assert not {"images_per_second", "list_layers"} & set(flags.FLAGS)
+        with pytest.raises(flags.UnrecognizedFlagError, match="list_layers"):
+            flags.FLAGS(["compare.py", "--list_layers"])
+        compare.given()
+
+
 def test_a_shard_lists_its_own_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     out = run_script(
@@ -380,11 +389,21 @@ def test_what_does_not_go_together_on_several_machines(given, message):
     [
         (("--teacher=missing.keras",), r"run FSP: missing\.keras does not exist"),
         (("--student_taps=stage1", "--teacher_taps=stage1"), "run FSP: .*at least 2, but got 1"),
+        (("--quantize=int8", "--student_model={files}/swish.keras"),
+         r"run None: layer 'odd' \(Conv2D\) cannot be quantised: its activation is silu"),
+        (("--export=litert-int8", "--train_images=50"),
+         "run None: --export litert-int8 calibrates on 100 training images"),
     ],
 )
 def test_what_does_not_fit_one_method_is_refused_before_another_is_trained(
-    tmp_path, monkeypatch, given, message
+    tmp_path, tmp_path_factory, monkeypatch, given, message
 ):
+    files = tmp_path_factory.mktemp("files")
+    image = keras.Input((32, 32, 3))
+    maps = keras.layers.Conv2D(8, 3, activation="swish", name="odd")(image)
+    logits = keras.layers.Dense(10)(keras.layers.Flatten()(maps))
+    keras.Model(image, logits).save(files / "swish.keras")
+    given = [word.format(files=files) for word in given]
     monkeypatch.chdir(tmp_path)
     words = ["--Distillation=None,FSP", "--net=MobileNet", "--train_images=200", "--epochs=1"]
     with own_flags(compare.define):
@@ -418,7 +437,7 @@ def test_a_comparison_of_own_networks_goes_on_with_these_alone(tmp_path, capsys)
                 for run in compare.plan(*given):
                     with RunFolder(run.folder) as folder:
                         folder.open(run.settings)
-                        folder.keep_facts(NETWORKS, run.networks)
+                        folder.keep_facts(NETWORKS, run.networks())
             return compare.main(*given)
 
     assert main() == 0
@@ -427,6 +446,69 @@ def test_a_comparison_of_own_networks_goes_on_with_these_alone(tmp_path, capsys)
     keras.Model(image, keras.layers.Dense(10)(pooled)).save(tmp_path / "teacher.keras")
     with pytest.raises(UserError, match="the networks have changed .*c/teacher began: student_mod"):
         main()
+
+
+def test_a_run_is_finished_when_its_exported_files_are_there():
+    comparison = compare.Comparison(Distillation="AT", compare_dir="c", seeds=1)
+    teacher, student = compare.plan(comparison, Settings(export="keras,saved_model"))
+    assert (list(teacher.files), list(student.files)) == ([], ["student-raw.keras", "export/1"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [(["--submit=slurm"], "needs the package submitit"), ([], "in use by another process")],
+)
+def test_what_is_refused_removes_nothing(tmp_path, monkeypatch, given, message):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    monkeypatch.setattr(compare, "check_methods", lambda *_: None)  # which takes a while
+    words = ["--Distillation=None", "--seeds=2", f"--compare_dir={tmp_path}", "--overwrite"]
+    with own_flags(compare.define):
+        flags.FLAGS(["compare.py", *words, *given])
+        given = compare.given()
+    runs = compare.plan(*given)
+    with RunFolder(tmp_path) as folder:
+        folder.open(compare.FOLDER_SETTINGS)
+        folder.output("comparison.md").touch()
+    for run in runs:
+        carried_out(run)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    with RunFolder(runs[-1].folder) as folder:
+        folder.open(runs[-1].settings)
+        before.pop(runs[-1].folder / ".lock")
+        with pytest.raises(UserError, match=message):
+            compare.main(*given)
+    after = {path: path.stat().st_mtime_ns for path in before if path.exists()}
+    assert after == before
+
+
+def carried_out(run):
+    """The outcome of a run that is carried out in this moment, by a stub."""
+    with RunFolder(run.folder) as folder:
+        folder.open(run.settings, networks=run.networks())
+        folder.finish(summary(0.5, 100.0, 0.6))
+    outcome = Outcome(run)
+    outcome.finish()
+    return outcome
+
+
+@pytest.mark.parametrize("found", ["checkpoint-3.npz", "student.keras"])
+def test_students_are_told_by_the_teacher_that_taught_them(tmp_path, found):
+    """And not by what its folder held when the comparison began: half of a training, or what
+    --overwrite removed."""
+    comparison = compare.Comparison(Distillation="AT", compare_dir=str(tmp_path), seeds=1)
+    place = tmp_path / "teacher"
+    with RunFolder(place) as folder:
+        folder.open({})
+        folder.output(found).write_text("a teacher of before")
+    teacher, student = compare.plan(comparison, Settings())
+    clear([teacher])
+    (place / "student.keras").write_text("the teacher")
+    outcome = carried_out(student)
+    assert (outcome.status, outcome.error) == (FINISHED, "")
+    assert survey([student])[0].status == FINISHED
+    (place / "student.keras").write_text("another teacher")
+    with pytest.raises(UserError, match="the networks have changed"):
+        survey([student])
 
 
 def test_runs_of_other_data_are_not_compared(tmp_path, monkeypatch):

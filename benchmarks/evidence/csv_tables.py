@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiment.run.folder import write_text
 from registry import UserError
 
 Rows = Iterable[Mapping[str, str]]
@@ -45,10 +47,11 @@ def replace(
         row for row in read(path)
         if row["table"] != table or (run and tuple(row[column] for column in run) not in new)
     ]
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*others, *rows])
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([*others, *rows])
+    write_text(path, text.getvalue())  # entirely or not at all: the other rows are nowhere else
 
 
 def as_text(value: Any) -> str:
@@ -96,7 +99,7 @@ def write_tables(pages: Path, updated: Callable[[str], str]) -> list[Path]:
         text = page.read_text()
         new = updated(text)
         if new != text:
-            page.write_text(new)
+            write_text(page, new)
             changed.append(page)
     return changed
 

@@ -31,6 +31,7 @@ from registry import UserError  # noqa: E402
 RESULTS = Path(__file__).with_name("encoders.csv")
 PAGES = ROOT / "docs" / "results"
 COLUMNS = ("table", "encoder", "seed", "target", "metric", "value", "machine")
+RANDOM = "random:"  # begins the name of an encoder with fresh weights
 TRAINING = ("epochs", "seconds")  # of the summary of an encoder's run
 
 
@@ -53,8 +54,9 @@ def collect(
     if not file.is_file():
         raise UserError(f"{directory} holds no targets.json; expected an --out_dir of evaluate.py")
     found = json.loads(file.read_text())
+    short = short_names(list(found["targets"]))
     rows = [
-        {"table": table, "encoder": short_name(name), "machine": machine, **row}
+        {"table": table, "encoder": short[name], "machine": machine, **row}
         for name, scores in found["targets"].items()
         for row in encoder_rows(found["encoders"][name], found["seeds"], scores)
     ]
@@ -62,9 +64,11 @@ def collect(
     return len(found["targets"])
 
 
-def short_name(encoder: str) -> str:
-    """As evaluate.py names an encoder, without the network whose fresh weights are meant."""
-    return "random" if encoder.startswith("random:") else Path(encoder).name
+def short_names(encoders: Sequence[str]) -> dict[str, str]:
+    """The encoders as evaluate.py names them, which tells them apart. One with fresh weights is
+    called random, without its network, where it is the only one."""
+    random = [name for name in encoders if name.startswith(RANDOM)]
+    return {name: "random" if random == [name] else name for name in encoders}
 
 
 def encoder_rows(

@@ -38,8 +38,8 @@ def include(run: Path, name: str, folder: Path = FOLDER) -> dict:
         "dataset": _without_folder(summary["dataset"]),
         "method": summary["method"],
         "recipe": {key: settings[key] for key in RECIPE},
-        "top1_last_epoch": summary["student_top1_last"],
-        "top5_last_epoch": summary["student_top5_last"],
+        "top1": summary["student_top1"],  # of the weights in the file
+        "top5": summary["student_top5"],
         "parameters": summary["parameters"],
         "flops": summary["flops"],
         "preprocessing": summary["preprocessing"],

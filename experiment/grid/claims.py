@@ -24,6 +24,7 @@ A finished run needs no claims, so its holder removes them.
 from __future__ import annotations
 
 import contextlib
+import enum
 import errno
 import fcntl
 import json
@@ -40,7 +41,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment.grid.runs import FAILED, FINISHED, LOG, Outcome, Run
-from experiment.run.folder import PARTIAL, SETTINGS, SUMMARY, RunFolder
+from experiment.run.folder import PARTIAL, SETTINGS, RunFolder
 from registry import UserError
 
 EXPIRY_SECONDS = 120.0
@@ -76,6 +77,12 @@ def remove_claims(folder: Path) -> None:
     """Remove all claims of a run folder, that of the holder last."""
     for _, path in sorted(claims_of(folder).items()):
         path.unlink(missing_ok=True)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove the claims of a finished run; what cannot be removed now, the next call removes."""
+    with contextlib.suppress(OSError):
+        remove_claims(folder)
 
 
 @dataclass(frozen=True)
@@ -211,7 +218,7 @@ class Claim:
         """Note how the attempt ended; what is not finished may be tried again by the next call
         (failed) or by anyone (interrupted)."""
         if outcome.status == FINISHED:
-            remove_claims(outcome.run.folder)
+            _tidy(outcome.run.folder)
             os.close(self._descriptor)
         elif outcome.status == FAILED:
             self._note(error=outcome.error)
@@ -222,6 +229,14 @@ class Claim:
         """Say that this process works on the run no more."""
         self._note(released=True)
         os.close(self._descriptor)
+
+
+class _Life(enum.Enum):
+    """Whether the holder of a claim still works on the run."""
+
+    ALIVE = enum.auto()
+    GONE = enum.auto()
+    UNKNOWN = enum.auto()  # yet: its claim has to be watched for longer
 
 
 @dataclass
@@ -287,7 +302,7 @@ class Claims:
                 self.look(outcome)
                 continue
             with contextlib.suppress(OSError):  # The next call will do it.
-                if all(self._is_alive(each) is False for each in self._entries(outcome.run)):
+                if all(self._life(each) is _Life.GONE for each in self._entries(outcome.run)):
                     remove_claims(outcome.run.folder)  # A holder was killed while it did so.
 
     def waits_for(self, outcome: Outcome) -> bool:
@@ -300,7 +315,7 @@ class Claims:
         run = outcome.run
         try:
             last = next(iter(self._entries(run)[-1:]), None)
-            alive = last and self._is_alive(last)
+            life = self._life(last) if last else _Life.GONE
         except PermissionError:  # That does not pass.
             raise
         except OSError as error:
@@ -311,17 +326,17 @@ class Claims:
         # What had failed before this process began is tried again; later failures are not.
         before = self._first.setdefault(run.folder, number if last and last.error else 0)
         if last is not None:
-            if last.error and (number > before or alive):
+            if last.error and (number > before or life is _Life.ALIVE):
                 outcome.status, outcome.error = FAILED, last.error
                 outcome.holder = last.holder
                 return
-            if alive is not False:
+            if life is not _Life.GONE:
                 outcome.holder = last.holder
                 return
         self._next[run.folder] = number + 1
-        if (run.folder / SUMMARY).exists():
+        if not run.missing:
             outcome.finish()
-            remove_claims(run.folder)
+            _tidy(run.folder)
         elif RunFolder(run.folder).is_in_use():
             # By someone without a claim: the process of a killed holder, which saves its state.
             outcome.holder = "another process"
@@ -335,9 +350,14 @@ class Claims:
             claim = Claim(path, self._expiry_seconds, self._machine)
         except FileExistsError:
             return None
-        if _is_finished(folder):  # And its claims were removed, since `look`.
+        try:
+            finished = _is_finished(outcome.run)
+        except OSError:
             claim.release()
-            remove_claims(folder)
+            raise
+        if finished:  # And its claims were removed, since `look`.
+            claim.release()
+            _tidy(folder)
             return None
         self._held.append(claim)
         return claim
@@ -355,15 +375,14 @@ class Claims:
         """
         undecided = list(runs)
         while undecided:
-            states = {run: [(each, self._is_alive(each)) for each in self._entries(run)[-1:]]
-                      for run in undecided}
-            for run, found in states.items():
-                for entry, alive in found:
-                    if alive:
-                        raise UserError(
-                            f"{run.folder} is in use by {entry.holder}; end that process first"
-                        )
-            undecided = [run for run, found in states.items() if any(a is None for _, a in found)]
+            last = {run: entry for run in undecided for entry in self._entries(run)[-1:]}
+            lives = {run: self._life(entry) for run, entry in last.items()}
+            for run, life in lives.items():
+                if life is _Life.ALIVE:
+                    raise UserError(
+                        f"{run.folder} is in use by {last[run].holder}; end that process first"
+                    )
+            undecided = [run for run, life in lives.items() if life is _Life.UNKNOWN]
             time.sleep(self.poll_seconds if undecided else 0)
 
     def _entries(self, run: Run) -> list[Entry]:
@@ -371,28 +390,29 @@ class Claims:
         read = (Entry.read(path) for _, path in sorted(claims_of(run.folder).items()))
         return [entry for entry in read if entry is not None]
 
-    def _is_alive(self, entry: Entry) -> bool | None:
-        """Whether the holder of a claim still works; None: not known yet."""
+    def _life(self, entry: Entry) -> _Life:
+        """Whether the holder of a claim still works on the run."""
         if entry.released:
-            return False
+            return _Life.GONE
         locked = None
         if entry.facts.get("locked") and entry.facts["machine"] == self._machine:
             locked = entry.is_locked()
             if not locked:
-                return False
+                return _Life.GONE
         seen = self._sightings.setdefault(entry.path, _Sighting(entry.renewed))
         if seen.renewed != entry.renewed:
             self._sightings[entry.path] = _Sighting(entry.renewed, was_renewed=True)
-            return True
+            return _Life.ALIVE
         expiry = entry.facts.get("expiry_seconds", self._expiry_seconds)
         if seen.is_old(expiry):
-            return False
-        return True if seen.was_renewed or locked else None
+            return _Life.GONE
+        return _Life.ALIVE if seen.was_renewed or locked else _Life.UNKNOWN
 
 
 def clear(runs: Sequence[Run], claims: Claims | None = None) -> None:
     """Remove what former runs left in the folders, all of it before the first one is run again:
-    else an interruption would leave old runs beside new ones, and nothing to tell them by.
+    else an interruption would leave old runs beside new ones, and nothing to tell them by. Nothing
+    is removed where one of the folders is in use.
 
     Args:
         runs: the runs.
@@ -402,6 +422,8 @@ def clear(runs: Sequence[Run], claims: Claims | None = None) -> None:
         UserError: another process is working in one of the folders, or it holds no run.
     """
     (claims or Claims()).check_unclaimed(runs)
+    for run in runs:  # A process without a claim is one whose holder was killed, or a shard's.
+        RunFolder(run.folder).check_unused()
     for run in runs:
         for path in (run.open_log, run.failure, run.folder / LOG):
             path.unlink(missing_ok=True)
@@ -411,14 +433,14 @@ def clear(runs: Sequence[Run], claims: Claims | None = None) -> None:
         remove_claims(run.folder)
 
 
-def _is_finished(folder: Path) -> bool:
+def _is_finished(run: Run) -> bool:
     """Whether a run is finished, as the file server says now."""
-    if (folder / SETTINGS).exists():
+    if (run.folder / SETTINGS).exists():
         # A client of NFS may remember for a minute that there was no summary, but not where it has
         # itself changed the folder since.
-        with tempfile.TemporaryFile(dir=folder, prefix=PARTIAL):
+        with tempfile.TemporaryFile(dir=run.folder, prefix=PARTIAL):
             pass
-    return (folder / SUMMARY).exists()
+    return not run.missing
 
 
 def _number(path: Path) -> int:

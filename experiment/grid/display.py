@@ -111,6 +111,10 @@ class Display:
         parts = [self._place(outcome), what, by and f"({by})", self._left()]
         self._line("  ".join(part for part in parts if part))
 
+    def warn(self, text: str) -> None:
+        """Something went wrong that ends no run."""
+        self._line(f"warning: {text}")
+
     def interrupted(self) -> None:
         """The grid was asked to stop, and has."""
         left = sum(outcome.status != FINISHED for outcome in self._outcomes)

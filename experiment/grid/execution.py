@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import selectors
@@ -13,9 +14,9 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -23,7 +24,8 @@ from experiment.grid.claims import Claims
 from experiment.grid.display import Display
 from experiment.grid.places import Place
 from experiment.grid.runs import FAILED, FINISHED, LOG, UNFINISHED, Outcome, Run
-from experiment.run.folder import SETTINGS, SUMMARY
+from experiment.run.failures import describe
+from experiment.run.folder import SETTINGS
 from experiment.run.interruption import Interrupted, Signals
 
 _TIED = Path(__file__).with_name("tied.py")
@@ -89,7 +91,8 @@ def execute(
     Other processes may execute the same runs at the same time: each run is executed by one of them,
     and the others wait for it. In a terminal a line runs along with the last one that a process
     printed; each run that ends leaves a line. SIGTERM and Ctrl-C are passed on to the processes,
-    which are waited for; a second one kills them.
+    which are waited for; a second one kills them. Where this process itself fails, they are asked
+    to end, and waited for too.
 
     Args:
         outcomes: of `survey`.
@@ -101,6 +104,7 @@ def execute(
 
     Raises:
         Interrupted: asked to stop; one line about it was printed.
+        OSError: the last report could not be written.
     """
     display = Display(outcomes, stream or sys.stdout, len(places))
     with Signals() as signals, (division or Claims()) as entered:
@@ -140,7 +144,9 @@ class _Execution:
         self._abort = threading.Event()
         self._running: dict[Future, _Attempt] = {}
         self._look_at = 0.0
-        self._reported = self._statuses()
+        self._reported: list[str] | None = self._statuses()
+        self._unreported: OSError | None = None
+        self._warned: set[str] = set()
 
     def carry_out(self, places: Sequence[Place]) -> None:
         """Execute runs until all have ended, or no more are to begin."""
@@ -170,7 +176,11 @@ class _Execution:
             self._look(outcome)
             if outcome.has_ended or outcome.holder or not self._is_ready(outcome):
                 continue
-            hold = self._division.take(outcome)
+            try:
+                hold = self._division.take(outcome)
+            except OSError as error:
+                self._fail(outcome, describe(error))
+                continue
             if hold is not None:
                 self._display.begin(outcome)
                 return _Attempt(outcome, hold, place, self._signals, self._abort)
@@ -179,12 +189,21 @@ class _Execution:
 
     def _look(self, outcome: Outcome) -> None:
         """See what another process did with the run, or whether it cannot be begun."""
-        self._show_ended(lambda: self._division.look(outcome))
+        try:
+            self._show_ended(lambda: self._division.look(outcome))
+        except PermissionError:  # That does not pass.
+            raise
+        except OSError as error:
+            outcome.holder = outcome.holder or f"cannot be read: {describe(error)}"
         needed = self._by_run.get(outcome.run.needs)
         if needed is not None and needed.status == FAILED and not outcome.has_ended:
-            outcome.status, outcome.error = FAILED, f"needs {needed.run.name}, which failed"
-            self._report()
-            self._display.end(outcome, self._describe)
+            self._fail(outcome, f"needs {needed.run.name}, which failed")
+
+    def _fail(self, outcome: Outcome, error: str) -> None:
+        """Note that a run could not be begun, and show it."""
+        outcome.status, outcome.error = FAILED, error
+        self._report()
+        self._display.end(outcome, self._describe)
 
     def _show_ended(self, look: Callable[[], None]) -> None:
         """Call `look`, and show the runs that it finds ended."""
@@ -211,7 +230,7 @@ class _Execution:
             return []
         ended, _ = wait(self._running, timeout=_REFRESH_SECONDS, return_when=FIRST_COMPLETED)
         for attempt in self._running.values():
-            self._display.show(attempt.outcome, attempt.last_line)
+            self._display.show(attempt.outcome, attempt.tail.last_line)
         return [self._end(self._running.pop(future), future) for future in ended]
 
     def _is_awaited(self, outcome: Outcome) -> bool:
@@ -222,12 +241,19 @@ class _Execution:
 
     def _end(self, attempt: _Attempt, future: Future) -> Place:
         """Note how an attempt ended, and show it; its place."""
-        status, lines, seconds = future.result()
         outcome = attempt.outcome
-        outcome.process_seconds = seconds
-        if not attempt.stopped:
-            _judge(outcome, status, lines, self._signals.received is not None)
-        self._division.end(attempt.hold, outcome)
+        try:
+            status, outcome.process_seconds = future.result()
+            if not attempt.stopped:
+                lines = attempt.tail.lines
+                _judge(outcome, status, lines, self._signals.received is not None)
+        except OSError as error:  # This run cannot be begun, or read; others may.
+            outcome.status, outcome.error = FAILED, describe(error)
+        self._warn("what a run printed is not in its log", attempt.log_fault)
+        try:
+            self._division.end(attempt.hold, outcome)
+        except OSError as error:
+            self._warn("others may not know how a run ended", error)
         self._look_at = 0.0
         self._report()
         self._display.end(outcome, self._describe, stopped=attempt.stopped)
@@ -237,8 +263,22 @@ class _Execution:
         return [outcome.status for outcome in self._outcomes]
 
     def _report(self) -> None:
-        self._reported = self._statuses()
-        self._changed()
+        """Report how far all runs are. A report that cannot be written, on a full disk say, does
+        not end the runs: the next one may be."""
+        statuses = self._statuses()
+        try:
+            self._changed()
+        except OSError as error:
+            self._reported, self._unreported = None, error
+            self._warn("the report is tried again when the next run ends", error)
+        else:
+            self._reported, self._unreported = statuses, None
+
+    def _warn(self, consequence: str, error: OSError | None) -> None:
+        """Show once what an error leads to that ends no run."""
+        if error is not None and consequence not in self._warned:
+            self._warned.add(consequence)
+            self._display.warn(f"{describe(error)}; {consequence}")
 
     def _report_what_others_did(self) -> None:
         """Have the last report be about all runs, whoever wrote one last: two processes that end at
@@ -250,6 +290,10 @@ class _Execution:
             if self._statuses() == self._reported:
                 return
             self._report()
+            if self._unreported is not None:
+                if self._signals.received is not None:
+                    return
+                raise self._unreported
 
 
 def _send(child: subprocess.Popen, number: int) -> None:
@@ -268,14 +312,99 @@ def _judge(outcome: Outcome, status: int, lines: Sequence[str], interrupted: boo
         interrupted: whether it was asked to stop.
     """
     outcome.error = ""
-    if status == 0 and (outcome.run.folder / SUMMARY).exists():
+    missing = outcome.run.missing
+    if status == 0 and not missing:
         outcome.finish()
     elif interrupted:
         outcome.status = UNFINISHED
     elif status == 0:
-        outcome.status, outcome.error = FAILED, f"ended well, but without {SUMMARY}"
+        outcome.status, outcome.error = FAILED, f"ended well, but without {', '.join(missing)}"
     else:
         outcome.status, outcome.error = FAILED, last_error(lines, status)
+
+
+class _Tail:
+    """The last lines that a process printed.
+
+    Attributes:
+        lines: the complete ones; after `end` all.
+        last_line: the last one that is not empty.
+    """
+
+    def __init__(self) -> None:
+        self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self.last_line = ""
+        self._rest = b""
+
+    def add(self, chunk: bytes) -> None:
+        """The process printed `chunk`. Each state of a line that runs along is a line."""
+        *complete, self._rest = (self._rest + chunk).replace(b"\r", b"\n").split(b"\n")
+        for line in complete:
+            self._append(line)
+
+    def end(self) -> None:
+        """The process prints no more."""
+        if self._rest:
+            self._append(self._rest)
+
+    def _append(self, line: bytes) -> None:
+        text = line.decode(errors="replace").rstrip()
+        self.lines.append(text)
+        self.last_line = text or self.last_line
+
+
+class _Log:
+    """A file for what a process prints. Where it cannot be written, on a full disk say, the process
+    goes on without it. A context manager.
+
+    Args:
+        path: of the file, to which is appended.
+
+    Attributes:
+        fault: what hindered the last writing that failed; None where all succeeded.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path):
+        self.fault: OSError | None = None
+        self._path = path
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed where this is left)
+        self._show_life_at = 0.0
+
+    def __enter__(self) -> _Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._noting_faults():
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _noting_faults(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.fault = error
+
+    def write(self, chunk: bytes) -> None:
+        """Append what the process printed."""
+        with self._noting_faults():
+            self._file.write(chunk)
+
+    def show_life(self) -> None:
+        """Say to others that the process lives, also where it prints nothing."""
+        if time.monotonic() > self._show_life_at:
+            self._show_life_at = time.monotonic() + _SIGN_SECONDS
+            with self._noting_faults():
+                os.utime(self._file.fileno())
+
+    def move_behind(self, path: Path) -> None:
+        """Append the file, once it is closed, to that at `path`."""
+        with self._noting_faults():
+            with open(path, "ab") as former, open(self._path, "rb") as new:
+                shutil.copyfileobj(new, former)
+            self._path.unlink()
 
 
 @dataclass
@@ -287,8 +416,9 @@ class _Attempt:
         hold: that allows the attempt.
         place: where.
         signals: passed on to the process.
-        abort: set where all is to end at once.
-        last_line: that the process printed.
+        abort: set where this process cannot go on: all that it started are asked to end.
+        tail: what the process printed last.
+        log_fault: why the log lacks some of it; None where it does not.
         stopped: why the process was ended, the hold being lost; "" where it was not.
     """
 
@@ -297,20 +427,25 @@ class _Attempt:
     place: Place
     signals: Signals
     abort: threading.Event
-    last_line: str = ""
+    tail: _Tail = field(default_factory=_Tail)
+    log_fault: OSError | None = None
     stopped: str = ""
+    _was_asked: bool = False
 
-    def carry_out(self) -> tuple[int, Sequence[str], float]:
-        """Exit status and last lines of the process, all of which go to the log too; and how many
-        seconds it took."""
+    def carry_out(self) -> tuple[int, float]:
+        """Exit status of the process, and how many seconds it took. What it prints goes to the log
+        and, the last of it, to `tail`.
+
+        Raises:
+            OSError: the process could not be started, or the log not be opened.
+        """
         run, began = self.outcome.run, time.monotonic()
         run.folder.parent.mkdir(parents=True, exist_ok=True)
-        with open(run.open_log, "ab") as log:
+        with _Log(run.open_log) as log:
             log.write(f"$ {shlex.join(run.command)}\n".encode())
-            log.flush()
             child = self._start(run)
             try:
-                lines = self._follow(child, log)
+                self._follow(child, log)
                 self.stopped = self.stopped or self.hold.lost
             finally:
                 _send(child, signal.SIGKILL)
@@ -318,10 +453,9 @@ class _Attempt:
                 child.stdin.close()
                 child.stdout.close()
         if (run.folder / SETTINGS).exists() and not self.stopped:
-            with open(run.folder / LOG, "ab") as log, open(run.open_log, "rb") as new:
-                shutil.copyfileobj(new, log)
-            run.open_log.unlink()
-        return child.returncode, lines, time.monotonic() - began
+            log.move_behind(run.folder / LOG)
+        self.log_fault = log.fault
+        return child.returncode, time.monotonic() - began
 
     def _start(self, run: Run) -> subprocess.Popen:
         # A process group of its own: Ctrl-C in a terminal would reach it twice, which means
@@ -334,36 +468,32 @@ class _Attempt:
             process_group=0,
         )
 
-    def _follow(self, child: subprocess.Popen, log: Any) -> Sequence[str]:
-        """Copy what `child` prints into `log` until it ends; its last lines."""
-        lines: deque[str] = deque(maxlen=_KEPT_LINES)
-        rest = b""
-        passed_on, sign_at = False, 0.0
+    def _follow(self, child: subprocess.Popen, log: _Log) -> None:
+        """Copy what `child` prints into log and tail until it ends, and end it where it must."""
         with selectors.DefaultSelector() as selector:
             selector.register(child.stdout, selectors.EVENT_READ)
             while True:
-                self.stopped = self.stopped or self.hold.lost
-                if self.stopped or self.abort.is_set():
-                    # It must not write any more, not even to save its state.
-                    _send(child, signal.SIGKILL)
-                elif self.signals.received is not None and not passed_on:
-                    _send(child, self.signals.received)
-                    passed_on = True
-                if time.monotonic() > sign_at:
-                    os.utime(log.fileno())
-                    sign_at = time.monotonic() + _SIGN_SECONDS
+                self._steer(child)
+                log.show_life()
                 timeout = _REFRESH_SECONDS if selector.get_map() else _END_SECONDS
                 if selector.select(timeout):
                     chunk = os.read(child.stdout.fileno(), 1 << 16)
                     if not chunk:
                         selector.unregister(child.stdout)
                     log.write(chunk)
-                    log.flush()
-                    *complete, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
-                    lines.extend(line.decode(errors="replace").rstrip() for line in complete)
+                    self.tail.add(chunk)
                 elif child.poll() is not None and not selector.select(0):  # nor has it just written
                     break
-                self.last_line = next((line for line in reversed(lines) if line), "")
-        if rest:
-            lines.append(rest.decode(errors="replace").rstrip())
-        return lines
+        self.tail.end()
+
+    def _steer(self, child: subprocess.Popen) -> None:
+        """End `child` where it must not go on, or ask it to end, once."""
+        self.stopped = self.stopped or self.hold.lost
+        if self.stopped:
+            # It must not write any more, not even to save its state.
+            _send(child, signal.SIGKILL)
+            return
+        number = self.signals.received or (signal.SIGTERM if self.abort.is_set() else None)
+        if number is not None and not self._was_asked:
+            _send(child, number)
+            self._was_asked = True

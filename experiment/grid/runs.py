@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiment.run.folder import RunFolder
+from experiment.run.folder import SUMMARY, RunFolder
 from registry import UserError
 
 LOG = "run.log"
@@ -33,8 +33,11 @@ class Run:
         settings: what its script gives to `RunFolder.open`.
         needs: a run that has to be finished before.
         results: the entries that the summary of the finished run has to have, with their types.
-        networks: what tells the networks that it is given as files (see
-            `RunFolder.check_facts`).
+        networks: gives what tells the networks that it is given as files, as they are now (see
+            `RunFolder.check_facts`). Another run may write them, or write them anew, after this
+            one was planned.
+        files: names in the folder of what the run writes after its summary, such as exported files:
+            while one is missing the run is not finished.
         teacher_stays: whether the run leaves its teacher as it was, so that what it measures of it
             is the same in all runs.
     """
@@ -46,13 +49,19 @@ class Run:
     settings: Mapping[str, Any]
     needs: Run | None = None
     results: Mapping[str, Any] = field(default_factory=dict)
-    networks: Mapping[str, str] = field(default_factory=dict)
+    networks: Callable[[], Mapping[str, str]] = dict
+    files: Sequence[str] = ()
     teacher_stays: bool = True
 
     @property
     def name(self) -> str:
         """For people."""
         return f"{self.group}, seed {self.seed}"
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of the files that the finished run has, and that are not there."""
+        return [name for name in (SUMMARY, *self.files) if not (self.folder / name).exists()]
 
     @property
     def open_log(self) -> Path:
@@ -101,7 +110,7 @@ class Outcome:
         other settings, is a failure."""
         folder = RunFolder(self.run.folder)
         try:
-            folder.state(self.run.settings, networks=self.run.networks)
+            folder.state(self.run.settings, networks=self.run.networks())
             self.summary = folder.summary(self.run.results)
             self.status, self.error = FINISHED, ""
         except UserError as error:
@@ -129,8 +138,10 @@ def survey(runs: Sequence[Run], overwrite: bool = False) -> list[Outcome]:
     outcomes = []
     for run in runs:
         folder = RunFolder(run.folder)
-        state = folder.state(run.settings, overwrite, run.networks)
+        state = folder.state(run.settings, overwrite, run.networks())
         status = {"new": WAITING, "resumed": UNFINISHED, "finished": FINISHED}[state]
+        if status == FINISHED and run.missing:
+            status = UNFINISHED
         summary = folder.summary(run.results) if status == FINISHED else None
         outcomes.append(Outcome(run, status, summary))
     return outcomes

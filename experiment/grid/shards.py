@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from experiment.grid.runs import FAILED, FINISHED, LOG, Outcome, Run
 from experiment.run.durations import rough_duration
-from experiment.run.folder import SUMMARY, RunFolder, write_text
+from experiment.run.folder import RunFolder, write_text
 from registry import UserError
 
 PATIENCE_SECONDS = 3600.0
@@ -115,7 +115,7 @@ class Shards:
             outcome.holder = "another process" if in_use else ""
             return
         outcome.holder = str(self._shard_of[run])
-        if (run.folder / SUMMARY).exists():
+        if not run.missing:
             outcome.finish()
         elif (failure := self._failure(run)) is not None:
             outcome.status, outcome.error = FAILED, failure

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -40,23 +41,42 @@ class Jobs:
             f"    output in {self.folder}"
         )
 
+    def check(self) -> None:
+        """Refuse what can be refused before Slurm is asked. Writes nothing.
+
+        Raises:
+            UserError: submitit is not installed, Slurm is not there, or there is no such option.
+        """
+        with _refusals():
+            self._executor()
+
     def submit(self) -> str:
         """Submit the jobs; their number in Slurm.
 
         Raises:
-            UserError: submitit is not installed, Slurm is not there or refuses, or there is no such
-                option.
+            UserError: see `check`; or Slurm refuses.
         """
-        submitit = _submitit()
-        try:
-            executor = submitit.SlurmExecutor(self.folder)
-            executor.update_parameters(**{"job_name": "grid", **self.options})
-            task = submitit.helpers.CommandFunction(list(self.command), cwd=os.getcwd())
+        with _refusals():
+            executor = self._executor()
+            task = _submitit().helpers.CommandFunction(list(self.command), cwd=os.getcwd())
             with executor.batch():
                 jobs = [executor.submit(task) for _ in range(self.count)]
-        except (RuntimeError, ValueError, TypeError, OSError) as error:
-            raise UserError(f"cannot submit to Slurm: {error}") from None
         return jobs[0].job_id.partition("_")[0]
+
+    def _executor(self) -> Any:
+        """submitit's, with the options."""
+        executor = _submitit().SlurmExecutor(self.folder)
+        executor.update_parameters(**{"job_name": "grid", **self.options})
+        return executor
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Tell the user what submitit or Slurm refuses."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, OSError) as error:
+        raise UserError(f"cannot submit to Slurm: {error}") from None
 
 
 def parse_options(words: Sequence[str]) -> dict[str, int | str]:

@@ -69,7 +69,8 @@ class BiasEntry(TypedDict):
 
 
 def bias_table(bias: Mapping[str, Mapping[str, BiasEntry]]) -> str:
-    """A table of the bias of each task in each multi-task run, at most 80 columns wide.
+    """A table of the bias of each task in each multi-task run, at most 80 columns wide. It shows
+    long names as [1], [2], ..., which are explained first.
 
     Args:
         bias: by run and task: ``bias``, ``multi`` and ``single``, each with one value per seed.
@@ -78,14 +79,18 @@ def bias_table(bias: Mapping[str, Mapping[str, BiasEntry]]) -> str:
         "Bias: held-out loss of a task on the encoder trained on several tasks, divided by that on "
         "the encoder trained on the task alone, minus one, with new heads on both, %."
     )
+    labels = tables.labels(list(bias))
     rows = [
         {
-            "encoder": name, "task": task, "bias": _text(found["bias"], 100, sign=True),
+            "encoder, task": f"{labels[name]}, {task}",  # also before columns that go on below
+            "bias": _text(found["bias"], 100, sign=True),
             "loss, several": _text(found["multi"]), "loss, alone": _text(found["single"]),
         }
         for name, tasks in bias.items() for task, found in tasks.items()
     ]
-    return "\n".join(["", textwrap.fill(about, tables.WIDTH), "", tables.table(rows)])
+    return "\n".join([
+        *tables.legend(labels), "", textwrap.fill(about, tables.WIDTH), "", tables.table(rows)
+    ])
 
 
 def _text(values: Sequence[float | None], scale: float = 1.0, sign: bool = False) -> str:

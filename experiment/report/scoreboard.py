@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol, TypedDict
 
 import numpy as np
@@ -51,7 +51,6 @@ class Targets(Protocol):
 
 # Metrics that differ by less than this count as equal; the difference is rounding.
 _EQUAL = 1e-9
-_LONGEST_NAME = 40
 
 
 def summarized(scores: Scores) -> dict[str, dict[str, dict[str, Any]]]:
@@ -119,14 +118,8 @@ def table(summary: Summary, targets: Targets) -> str:
     The tables are at most 80 columns wide. They show long names as [1], [2], ..., which are
     explained first.
     """
-    short = _short_names(list(summary))
-    parts = [
-        textwrap.fill(
-            f"{label} {name}", tables.WIDTH, initial_indent="\n" if label == "[1]" else "",
-            subsequent_indent="    ", break_on_hyphens=False,
-        )
-        for name, label in short.items() if label != name
-    ]
+    short = tables.labels(list(summary))
+    parts = tables.legend(short)
     summary = {short[name]: encoder for name, encoder in summary.items()}
     for target, metrics in _present(summary).items():
         columns = targets.get(target).columns_of(metrics)
@@ -139,12 +132,6 @@ def table(summary: Summary, targets: Targets) -> str:
         about = _about_ranks(summary, targets)
         parts += ["", textwrap.fill(about, tables.WIDTH), "", tables.table(rows)]
     return "\n".join(parts)
-
-
-def _short_names(names: Sequence[str]) -> dict[str, str]:
-    """A label for each name: the name itself, or ``[number]`` if it is too long for a table."""
-    long = [name for name in names if len(name) > _LONGEST_NAME]
-    return {name: f"[{long.index(name) + 1}]" if name in long else name for name in names}
 
 
 def _about_ranks(summary: Summary, targets: Targets) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 WIDTH = 80
 _GAP = "  "
+_LONGEST_NAME = 40  # in a column
 
 
 def wrapped(row: Mapping[str, Any]) -> str:
@@ -39,6 +40,24 @@ def _text(value: Any) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+
+
+def labels(names: Sequence[str]) -> dict[str, str]:
+    """A label for each name: the name itself, or ``[number]`` if it is too long for a table."""
+    long = [name for name in names if len(name) > _LONGEST_NAME]
+    return {name: f"[{long.index(name) + 1}]" if name in long else name for name in names}
+
+
+def legend(labels: Mapping[str, str]) -> list[str]:
+    """Lines, after an empty one, that say which name each ``[number]`` of `labels` stands for; none
+    where there is no such label."""
+    return [
+        textwrap.fill(
+            f"{label} {name}", WIDTH, initial_indent="\n" if label == "[1]" else "",
+            subsequent_indent="    ", break_on_hyphens=False,
+        )
+        for name, label in labels.items() if label != name
+    ]
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:

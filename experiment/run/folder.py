@@ -35,6 +35,7 @@ from typing import Any
 
 from experiment.run.failures import TRACEBACK, describe, write_traceback
 from experiment.run.json_values import fits
+from experiment.run.processor import DECIDES
 from experiment.run.workers import ALONE, Team
 from registry import UserError
 from regular_files import read_bytes
@@ -68,6 +69,18 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> list[Path]:
+    """What a killed process left of files that it was writing at `path`, whose name may be a
+    pattern."""
+    found = (path.parent.glob(start + path.name) for start in (PARTIAL, f"{PARTIAL}old-"))
+    return [each for several in found for each in several]
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether `path` is an empty folder, and no link to one."""
+    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
 
 
 @contextlib.contextmanager
@@ -162,6 +175,18 @@ def _shown(settings: Mapping[str, Any], name: str) -> str:
     if name not in settings:
         return "(not set)"
     return "(default)" if settings[name] is None else json.dumps(settings[name])
+
+
+def _hint_of_processor(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What to do where a run was begun on a machine whose processor decided otherwise."""
+    kept, now = old.get(DECIDES), new.get(DECIDES)
+    if not isinstance(kept, bool) or kept == now:
+        return ""
+    flag = f"--{DECIDES}" if kept else f"--no{DECIDES}"
+    return (
+        f" (where {DECIDES} is not given, the processor decides: give {flag} to go on with that "
+        "run on this machine)"
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -330,6 +355,7 @@ class RunFolder:
             raise UserError(
                 f"{self.path} holds a run with other settings: {'; '.join(different)}; give these "
                 "settings again, or another folder, or --overwrite to remove that run"
+                f"{_hint_of_processor(kept, settings)}"
             )
         return "finished" if (self.path / SUMMARY).exists() else "resumed"
 
@@ -462,9 +488,7 @@ class RunFolder:
     def _remove_partial(self) -> None:
         """Remove what a killed process left of files that it was writing."""
         for name in self._written():
-            *parents, last = PurePosixPath(name).parts
-            place = self.path.joinpath(*parents)
-            for path in [*place.glob(PARTIAL + last), *place.glob(f"{PARTIAL}old-{last}")]:
+            for path in _partial(self.path / name):
                 _remove(path)
 
     def _unwritable(self, error: OSError) -> UserError:
@@ -492,12 +516,25 @@ class RunFolder:
 
     def is_in_use(self) -> bool:
         """Whether another process works in the folder."""
+        with self._existing_lock() as lock:
+            return lock is not None and not _lock(lock)
+
+    def check_unused(self) -> None:
+        """Raise UserError where another process works in the folder."""
+        with self._existing_lock() as lock:
+            if lock is not None:
+                self._lock_alone(lock)
+
+    @contextlib.contextmanager
+    def _existing_lock(self) -> Iterator[int | None]:
+        """The open file of the lock; None: nobody can have locked it."""
         try:
             lock = os.open(self.path / _LOCK, os.O_RDWR)
         except OSError:
-            return False
+            yield None
+            return
         try:
-            return not _lock(lock)
+            yield lock
         finally:
             os.close(lock)
 
@@ -505,24 +542,25 @@ class RunFolder:
         # Opening must not truncate: it would wipe the number of the process that has the lock.
         lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            free = _lock(lock)
-            deadline = time.monotonic() + _LOOK_SECONDS
-            while not free and time.monotonic() < deadline:
-                time.sleep(_LOOK_SECONDS / 10)
-                free = _lock(lock)
-        except OSError:
+            self._lock_alone(lock)
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"process {os.getpid()}\n".encode(), 0)
+        except BaseException:  # Left open, it would be locked for this process's next try too.
             os.close(lock)
             raise
-        if not free:
-            holder = os.read(lock, 32).decode(errors="replace").strip()
-            os.close(lock)
-            raise UserError(
-                f"{self.path} is in use by another process{f' ({holder})' if holder else ''}; "
-                "wait for it or give another folder"
-            )
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"process {os.getpid()}\n".encode(), 0)
         self._lock = lock
+
+    def _lock_alone(self, lock: int) -> None:
+        """Lock an open file until it is closed. Raises UserError where another process has it."""
+        deadline = time.monotonic() + _LOOK_SECONDS
+        while not _lock(lock):
+            if time.monotonic() > deadline:
+                holder = os.pread(lock, 32, 0).decode(errors="replace").strip()
+                raise UserError(
+                    f"{self.path} is in use by another process{f' ({holder})' if holder else ''}; "
+                    "wait for it or give another folder"
+                )
+            time.sleep(_LOOK_SECONDS / 10)
 
     def close(self) -> None:
         """Give the lock back."""
@@ -601,18 +639,22 @@ class RunFolder:
         for name in names:
             if name.endswith(_RUN):
                 RunFolder(self.path / name)._remove_run()
-                continue
-            *parents, last = PurePosixPath(name).parts
-            place = self.path.joinpath(*parents)
-            for path in list(place.glob(last)):
-                if not path.is_dir():
-                    path.unlink()
-            for path in [*place.glob(PARTIAL + last), place / f"{PARTIAL}old-{last}"]:
-                _remove(path)
-            while place != self.path and place.is_dir() and not any(place.iterdir()):
-                place.rmdir()
-                place = place.parent
+            else:
+                self._remove_output(self.path / name)
         (self.path / _WRITTEN).unlink(missing_ok=True)
+
+    def _remove_output(self, path: Path) -> None:
+        """Remove what the run wrote at `path`, whose name may be a pattern, and the folders that
+        are empty then. A link to a folder stays: someone put it there."""
+        for file in list(path.parent.glob(path.name)):
+            if not file.is_dir():
+                file.unlink()
+        for partial in _partial(path):
+            _remove(partial)
+        place = path.parent
+        while place != self.path and _is_empty(place):
+            place.rmdir()
+            place = place.parent
 
     def _remove_run(self) -> None:
         """Remove a run that is a part of another one. Where its folder has foreign files they stay,
@@ -621,4 +663,7 @@ class RunFolder:
             return
         self._clear()
         if {entry.name for entry in self.path.iterdir()} == {SETTINGS, _LOCK}:
-            _remove(self.path)
+            for name in (SETTINGS, _LOCK):
+                (self.path / name).unlink()
+            if _is_empty(self.path):
+                self.path.rmdir()

@@ -18,7 +18,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from registry import UserError
@@ -73,18 +73,24 @@ class Link:
             self._connection.sendall(_HEADER.pack(kind, len(content)) + content)
 
     def beat(self) -> None:
-        """Show that this side is alive, unless it is sending something at the moment."""
+        """Show that this side is alive, unless it is sending something at the moment, or the other
+        side reads nothing. Never waits."""
         if self._sending.acquire(blocking=False):
             try:
                 with contextlib.suppress(OSError):
-                    self._connection.sendall(_HEADER.pack(_BEAT, 0))
+                    if self._is(select.POLLOUT):
+                        self._connection.sendall(_HEADER.pack(_BEAT, 0))
             finally:
                 self._sending.release()
 
     def is_closed(self) -> bool:
         """Whether the other side has gone, whatever it sent before and nobody has read."""
+        return self._is(getattr(select, "POLLRDHUP", select.POLLHUP))
+
+    def _is(self, state: int) -> bool:
+        """Whether the connection is now in a state that `select.poll` knows."""
         looking = select.poll()
-        looking.register(self._connection, getattr(select, "POLLRDHUP", select.POLLHUP))
+        looking.register(self._connection, state)
         return bool(looking.poll(0))
 
     def _read(self, size: int) -> bytes:
@@ -301,14 +307,27 @@ class Links:
         if self._is_over.is_set():
             return
         self._is_over.set()
+        last = (_FAREWELL, b"") if failure is None else (_FAILURE, failure.encode())
+        self._tell(self._links.values(), *last)
         for link in self._links.values():
-            link.send(*((_FAREWELL, b"") if failure is None else (_FAILURE, failure.encode())))
             link.finish()
         until = time.monotonic() + _LEAVE_SECONDS
         for listener in self._listeners:  # each ends once the other side has read that
             listener.join(max(until - time.monotonic(), 0))
         for link in self._links.values():
             link.close()
+
+    def _tell(self, links: Iterable[Link], kind: bytes, content: bytes) -> None:
+        """Send a last message, to all at the same time, and wait for a while only: a worker that is
+        stopped, rather than ended, reads nothing, so that sending to it would take for ever."""
+        senders = [
+            threading.Thread(target=link.send, args=(kind, content), daemon=True) for link in links
+        ]
+        for sender in senders:
+            sender.start()
+        until = time.monotonic() + _LEAVE_SECONDS
+        for sender in senders:
+            sender.join(max(until - time.monotonic(), 0))
 
     def _name(self, number: int) -> str:
         return f"worker {number} ({self._addresses[number]})"
@@ -347,9 +366,8 @@ class Links:
         with self._ending:
             if self._is_over.is_set():
                 return
-            for other, link in self._links.items():
-                if other != number:
-                    link.send(_LOSS, text.encode())
+            others = [link for other, link in self._links.items() if other != number]
+            self._tell(others, _LOSS, text.encode())
             self._end(text)
 
     def _end(self, text: str) -> None:

@@ -1,7 +1,9 @@
 """The table of encoders comes from encoders.csv, which comes from a finished evaluation."""
 
+import errno
 import importlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -30,9 +32,9 @@ def evaluation(tmp_path):
     (tmp_path / "scores").mkdir()
     (tmp_path / "scores" / "targets.json").write_text(json.dumps({
         "seeds": [0, 1],
-        "encoders": {f"runs/{name}": str(tmp_path / name) for name in SCORES},
+        "encoders": {name: str(tmp_path / name) for name in SCORES},
         "targets": {
-            f"runs/{name}": {"classification": {
+            name: {"classification": {
                 metric: {"values": values} for metric, values in metrics.items()
             }}
             for name, metrics in SCORES.items()
@@ -71,7 +73,7 @@ def test_scores_of_another_folder_can_be_added(results, evaluation, tmp_path):
     results.collect("cifar", evaluation, "a laptop", file)
     before = results.read(file)
     found = json.loads((evaluation / "targets.json").read_text())
-    found["targets"] = {"random:runs/TTE": found["targets"]["runs/pixels"]}
+    found["targets"] = {"random:runs/TTE": found["targets"]["pixels"]}
     found["encoders"] = {"random:runs/TTE": "random:runs/TTE"}
     (evaluation / "targets.json").write_text(json.dumps(found))
     assert results.collect("cifar", evaluation, "a server", file, add=True) == 1
@@ -80,6 +82,30 @@ def test_scores_of_another_folder_can_be_added(results, evaluation, tmp_path):
     assert {(row["encoder"], row["machine"]) for row in rows[len(before) :]} == {
         ("random", "a server")
     }
+
+
+def test_encoders_of_the_same_last_name_are_told_apart(results, evaluation, tmp_path):
+    file, names = tmp_path / "encoders.csv", ["a/seed0", "b/seed0", "random:a", "random:b"]
+    found = json.loads((evaluation / "targets.json").read_text())
+    found["targets"] = dict.fromkeys(names, found["targets"]["pixels"])
+    found["encoders"] = {name: name for name in names}
+    (evaluation / "targets.json").write_text(json.dumps(found))
+    assert results.collect("cifar", evaluation, "a laptop", file) == 4
+    assert list(dict.fromkeys(row["encoder"] for row in results.read(file))) == names
+
+
+def test_a_table_that_cannot_be_written_stays_as_it_was(results, evaluation, tmp_path, monkeypatch):
+    file = tmp_path / "encoders.csv"
+    results.collect("cifar", evaluation, "a laptop", file)
+    before = file.read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        results.collect("other", evaluation, "a laptop", file)
+    assert file.read_bytes() == before
 
 
 def test_what_is_not_there_is_refused(results, tmp_path, capsys):

@@ -31,6 +31,8 @@ VALUES = {
     ("CRD", "negatives"): (3, 6),  # of 8 images
     ("CRD", "samples"): (8, 12),
     ("FitNet", "hint_tap"): (1, 2),
+    ("KD_EID", "candidates"): (1, 3),
+    ("KD_SVD", "candidates"): (1, 3),
     ("KD_SVD", "num_dfv"): (1, 2),
 }
 # Fields of which two values do the same.

@@ -34,6 +34,16 @@ def test_a_folder_is_recognised_by_its_network(tmp_path):
     assert found() == before
 
 
+def test_a_run_that_has_no_network_yet_is_not_recognised(tmp_path):
+    (tmp_path / "settings.json").write_text("{}")
+    (tmp_path / "checkpoint.npz").write_bytes(b"half of the training")
+    assert nets.fingerprints({"run": str(tmp_path)}) == {}
+    (tmp_path / "student.keras").write_bytes(b"weights")
+    before = nets.fingerprints({"run": str(tmp_path)})
+    (tmp_path / "checkpoint.npz").unlink()
+    assert list(before) == ["run"] and nets.fingerprints({"run": str(tmp_path)}) == before
+
+
 def test_a_network_that_is_saved_again_is_the_same(tmp_path):
     image = keras.Input((4,))
     model = keras.Model(image, keras.layers.Dense(2, name="logits")(image))

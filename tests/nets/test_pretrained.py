@@ -13,7 +13,7 @@ from registry import UserError
 @pytest.mark.parametrize("name", included_names())
 def test_each_network_is_what_its_card_says(name):
     file, card = included_file(f"{PREFIX}{name}")
-    assert card["name"] == name and 0 < card["top1_last_epoch"] <= 1
+    assert card["name"] == name and 0 < card["top1"] <= 1
     assert {"recipe", "preprocessing", "parameters", "dataset"} <= card.keys()
     stored = nets.load(f"{PREFIX}{name}")
     assert stored.has_logits

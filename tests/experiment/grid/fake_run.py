@@ -5,8 +5,9 @@
 SETTINGS: JSON. WHAT: fine, fault (an exception), mistake (before there is a run folder), nothing
 (ends well without a summary), killed (by SIGKILL), wait (until it is told to stop, of which it
 notes how often; the next call is fine), slow (fine, after a second), short (fine, after a little
-while). A file ``well`` beside the folder makes all of them fine. Each start leaves a line in the
-file ``FOLDER.starts``.
+while), export (the first call is fine, the next one also leaves a file student.bin). A file
+``well`` beside the folder makes all of them fine. Each start leaves a line in the file
+``FOLDER.starts``.
 """
 
 import json
@@ -52,6 +53,8 @@ with RunFolder(folder) as run:
             time.sleep(0.3)  # a second signal would end the process here
             run.output("saved").write_text(signal.Signals(signals.received).name)
         sys.exit(128 + signals.received)
+    if what == "export" and begun == "finished":
+        run.output("student.bin").touch()
     if what in SECONDS:
         time.sleep(SECONDS[what])
     if what != "nothing":

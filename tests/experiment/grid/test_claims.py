@@ -306,6 +306,19 @@ def test_a_claim_of_a_machine_that_was_suspended_is_lost(tmp_path, monkeypatch):
     assert "could not be renewed" in claim.lost
 
 
+def test_clear_removes_nothing_where_a_process_without_a_claim_is_still_at_work(tmp_path):
+    runs = [fake(tmp_path, "A"), fake(tmp_path, "B")]
+    for run in runs:
+        finish(run)
+    with RunFolder(runs[1].folder) as folder:
+        folder.open(runs[1].settings)
+        with pytest.raises(UserError, match="B/seed0 is in use by another process"):
+            clear(runs)
+    assert [each.status for each in survey(runs)] == [FINISHED, FINISHED]
+    clear(runs)
+    assert [each.status for each in survey(runs)] == [UNFINISHED, UNFINISHED]
+
+
 def test_clear_refuses_while_another_process_works_on_a_run(tmp_path):
     run = fake(tmp_path, "A")
     finish(run)

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from experiment.grid import display
-from experiment.grid.claims import clear
+from experiment.grid.claims import Claims, clear
 from experiment.grid.display import seconds_left
-from experiment.grid.execution import last_error
+from experiment.grid.execution import execute, last_error
+from experiment.grid.places import Place
 from experiment.grid.runs import (
     FAILED,
     FINISHED,
@@ -60,6 +62,27 @@ def test_what_is_finished_is_not_run_again(tmp_path):
     assert [outcome.status for outcome in outcomes] == [FINISHED, FINISHED]
     assert len(changes) == 1
     assert shown.splitlines()[0] == "1 of 2 runs are finished already"
+
+
+def exporting(folder):
+    return dataclasses.replace(fake(folder, "A", 1, "export"), files=("student.bin",))
+
+
+def test_a_run_is_not_finished_while_a_file_is_missing_that_it_exports(tmp_path):
+    run = exporting(tmp_path)
+    outcomes, _, _ = carry_out([run])
+    assert outcomes[0].status == FAILED
+    assert outcomes[0].error == "ended well, but without student.bin"
+    outcomes, changes, _ = carry_out([run])
+    assert outcomes[0].status == FINISHED and len(changes) == 1
+    _, changes, _ = carry_out([run])
+    assert not changes
+
+
+def test_a_finished_grid_can_be_asked_for_files(tmp_path):
+    carry_out([fake(tmp_path, "A", 1)])
+    outcomes, changes, _ = carry_out([exporting(tmp_path)])
+    assert outcomes[0].status == FINISHED and len(changes) == 1
 
 
 @pytest.mark.parametrize(
@@ -185,6 +208,68 @@ def test_the_process_of_a_killed_grid_saves_and_ends_and_the_grid_goes_on(tmp_pa
     assert done.returncode == 0 and "failed" not in done.stdout
     assert (tmp_path / "A/seed2/saved").read_text() == "SIGTERM"
     assert json.loads((tmp_path / "A/seed2/summary.json").read_text())["begun"] == "resumed"
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_report_that_cannot_be_written_ends_no_run_and_is_tried_again(tmp_path):
+    runs = [fake(tmp_path, "A", 1, "short"), fake(tmp_path, "A", 2), fake(tmp_path, "A", 3)]
+    outcomes, stream, written = survey(runs), io.StringIO(), []
+
+    def report():
+        statuses = [outcome.status for outcome in outcomes]
+        if statuses.count(FINISHED) < 3:
+            full()
+        written.append(statuses)
+
+    execute(outcomes, str, report, stream, places=[Place(), Place()])
+    assert written == [[FINISHED] * 3]
+    warnings = [line for line in stream.getvalue().splitlines() if line.startswith("warning")]
+    assert warnings == [
+        "warning: the disk is full: [Errno 28] No space left on device; free some space; the "
+        "report is tried again when the next run ends"
+    ]
+
+
+def test_who_cannot_write_the_last_report_is_told(tmp_path):
+    outcomes = survey([fake(tmp_path, "A", 1)])
+    with pytest.raises(OSError, match="No space left"):
+        execute(outcomes, str, full, io.StringIO())
+    assert outcomes[0].status == FINISHED
+
+
+def test_a_run_without_a_log_or_a_claim_fails_alone(tmp_path, monkeypatch):
+    runs = [fake(tmp_path, "A", 1), fake(tmp_path, "A", 2), fake(tmp_path, "A", 3)]
+    runs[0].open_log.mkdir(parents=True)
+    take = Claims.take
+    monkeypatch.setattr(
+        Claims, "take", lambda *given: full() if given[1].run is runs[1] else take(*given)
+    )
+    outcomes, changes, _ = carry_out(runs)
+    assert [outcome.status for outcome in outcomes] == [FAILED, FAILED, FINISHED]
+    assert "Is a directory" in outcomes[0].error and "the disk is full" in outcomes[1].error
+    assert changes[-1] == [FAILED, FAILED, FINISHED]
+
+
+def test_a_log_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "utime", full)
+    outcomes, _, shown = carry_out([fake(tmp_path, "A", 1)])
+    assert outcomes[0].status == FINISHED and "what a run printed is not in its log" in shown
+
+
+def test_the_runs_of_a_grid_that_cannot_go_on_save_their_state(tmp_path, monkeypatch):
+    run = fake(tmp_path, "A", 1, "wait")
+
+    def show(*_):
+        if run.open_log.exists() and "accuracy" in run.open_log.read_text():
+            raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(display.Display, "show", show)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        carry_out([run])
+    assert (run.folder / "saved").read_text() == "SIGTERM"
 
 
 def test_a_run_whose_summary_lacks_results_has_failed(tmp_path):

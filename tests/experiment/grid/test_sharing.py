@@ -48,7 +48,7 @@ def carry_out_alone(folder, waiting):
     shown, _ = single.communicate(timeout=90)
     assert single.returncode == 0
     assert "7 of 8 runs finished" in reports(folder)["comparison.md"]
-    assert "Against None" in shown
+    assert "Compared with None" in shown
     return shown.partition(END)[2]
 
 

@@ -38,8 +38,9 @@ def test_text_says_what_would_be_submitted(tmp_path):
 
 def test_what_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(UserError, match=r"package submitit, .*requirements-slurm\.txt"):
-        jobs(tmp_path).submit()
+    for ask in (jobs(tmp_path).check, jobs(tmp_path).submit):
+        with pytest.raises(UserError, match=r"package submitit, .*requirements-slurm\.txt"):
+            ask()
 
 
 def test_jobs_are_submitted_as_an_array(tmp_path, monkeypatch):
@@ -47,12 +48,14 @@ def test_jobs_are_submitted_as_an_array(tmp_path, monkeypatch):
     submitit = pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(UserError, match=r"cannot submit to Slurm: Could not detect .srun"):
-        jobs(tmp_path / "jobs").submit()
+        jobs(tmp_path / "jobs").check()
     for name in ("srun", "sbatch"):
         (tmp_path / name).write_text(SBATCH)
         (tmp_path / name).chmod(0o755)
     with pytest.raises(UserError, match=r"Unavailable parameter\(s\): \['partitoin'\]"):
-        jobs(tmp_path / "jobs", partitoin="gpu").submit()
+        jobs(tmp_path / "jobs", partitoin="gpu").check()
+    jobs(tmp_path / "jobs", partition="gpu", time=240).check()
+    assert not (tmp_path / "jobs").exists()
     assert jobs(tmp_path / "jobs", partition="gpu", time=240, gpus_per_node=1).submit() == "4711"
     script = (tmp_path / "sbatch.script").read_text()
     assert {"#SBATCH --array=0-2%3", "#SBATCH --partition=gpu", "#SBATCH --time=240",

@@ -63,6 +63,17 @@ def test_other_settings_are_named_and_nothing_changes(tmp_path):
     assert (tmp_path / "run" / "settings.json").read_bytes() == before
 
 
+@pytest.mark.parametrize(("kept", "flag"), [(True, "--mixed"), (False, "--nomixed")])
+def test_a_machine_whose_processor_decides_otherwise_is_told_what_to_give(tmp_path, kept, flag):
+    with RunFolder(tmp_path) as run:
+        run.open({"mixed_precision": kept, "epochs": 1})
+    with pytest.raises(UserError, match=f"the processor decides: give {flag}_precision to go on"):
+        RunFolder(tmp_path).state({"mixed_precision": not kept, "epochs": 1})
+    with pytest.raises(UserError, match="epochs: 1 -> 2") as refused:
+        RunFolder(tmp_path).state({"mixed_precision": kept, "epochs": 2})
+    assert "the processor decides" not in str(refused.value)
+
+
 def test_overwrite_removes_only_what_the_run_wrote(tmp_path):
     path = tmp_path / "run"
     with RunFolder(path) as run:
@@ -88,6 +99,24 @@ def test_overwrite_removes_only_what_the_run_wrote(tmp_path):
     assert left == {".lock", "settings.json", "checkpoints/mine.txt", "notes.txt"}
     assert not (path / "export").exists()
     assert json.loads((path / "settings.json").read_text()) == {"epochs": 4}
+
+
+def test_overwrite_keeps_links_to_folders_elsewhere(tmp_path):
+    """On a larger disk, say."""
+    with RunFolder(tmp_path / "run") as run:
+        run.open({})
+        for name in ("logs", "teacher"):
+            (tmp_path / "elsewhere" / name).mkdir(parents=True)
+            (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere" / name)
+        run.output("logs/deep/a.txt").touch()
+        with run.inside("teacher") as teacher:
+            teacher.open({})
+            teacher.output("student.keras").touch()
+        run.finish({})
+    with RunFolder(tmp_path / "run") as run:
+        assert run.open({}, overwrite=True) == "new"
+    assert (tmp_path / "run/logs").is_symlink() and (tmp_path / "run/teacher").is_symlink()
+    assert not list((tmp_path / "elsewhere").rglob("*/*"))
 
 
 def test_means_may_be_rounded_otherwise_on_another_machine(tmp_path):
@@ -300,6 +329,20 @@ def test_whether_another_process_works_in_the_folder(tmp_path):
         run.open({})
         assert RunFolder(tmp_path / "run").is_in_use()
     assert not RunFolder(tmp_path / "run").is_in_use()
+
+
+def test_a_full_disk_is_not_taken_for_another_process(tmp_path, monkeypatch):
+    with RunFolder(tmp_path / "run") as run, monkeypatch.context() as full:
+
+        def pwrite(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        full.setattr(os, "pwrite", pwrite)
+        for _ in range(2):  # The first try must not keep the second one out.
+            with pytest.raises(UserError, match="cannot write into .*No space left on device"):
+                run.open({})
+    with RunFolder(tmp_path / "run") as run:
+        assert run.open({}) == "new"
 
 
 def test_pipes_and_folders_in_place_of_files_are_refused_by_name(tmp_path):
