@@ -318,7 +318,8 @@ def load_material(
             others = ",".join(target.name for target in own if not target.needs_scenes)
             raise UserError(
                 f"detection is in images of {scenes.image_shape[-1]} channels, {data.name} has "
-                f"{data.image_shape[-1]}: give --targets {others}"
+                f"{data.image_shape[-1]}: give --channels {scenes.image_shape[-1]}, or --targets "
+                f"{others}"
             )
         check_backbone(encoder, scenes)
     material = Material(data, scenes)

@@ -118,7 +118,7 @@ def check_channels(encoder: Representation, image_shape: Sequence[int]) -> None:
     if image_shape[-1] not in (1, taken[-1]):
         raise UserError(
             f"encoder {encoder.name} takes images of {taken[-1]} channels, but the data's have "
-            f"{image_shape[-1]}: give an encoder for such images"
+            f"{image_shape[-1]}: give --channels {taken[-1]}, or an encoder for such images"
         )
 
 
