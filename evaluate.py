@@ -167,6 +167,8 @@ class Scoring:
 def open_all(settings: Settings) -> Scoring:
     """Load the data and the encoders. Raises UserError if they do not fit."""
     data = settings.load_data() if settings.needs("classes") else None
+    if data is not None and settings.flip is not None:
+        data = dataclasses.replace(data, default_flip=settings.flip)
     scenes = settings.load_scenes() if settings.needs("scenes") else None
     material = Material(data, scenes)
     for note in (
@@ -421,7 +423,8 @@ def check_same_images(run: TrainedOn, data: dataloader.Data) -> None:
         own, given = ("x".join(map(str, shape)) for shape in (run.image_shape, data.image_shape))
         raise UserError(
             f"--bias measures on images like those of training, and {run.name} was trained on "
-            f"{own}, {data.name} has {given}: give --dataset and --image_size as in training"
+            f"{own}, {data.name} has {given}: give --dataset, --image_size and --channels as in "
+            "training"
         )
 
 

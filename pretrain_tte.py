@@ -75,7 +75,7 @@ from targets.target import TARGETS, Material
 
 SCRIPT = Path(__file__).resolve()
 HELD_OUT_IMAGES, HELD_OUT_BATCH = 512, 64
-MEASURED_IMAGES, LEAST_MEASURED_IMAGES = 64, 8
+MEASURED_IMAGES, LEAST_MEASURED_IMAGES = 64, 32
 CHECKED_IMAGES = 256
 PICTURED_IMAGES = 8
 RANDOM, PIXELS = "random", "pixels"
@@ -268,6 +268,7 @@ def make_model(settings: Settings, data: dataloader.Data) -> MultiTask:
     smallest = nets.minimum_size(encoder.name) or min(data.image_shape[:2])
     tasks = settings.create("tasks")
     sample = spread_sample(data.train, CHECKED_IMAGES).image.numpy()
+    measured = measured_images(settings, tf.distribute.get_strategy())
     (balance,), (regularizer,), (own_ensemble,) = map(
         settings.create, ("balance", "regularizer", "ensemble")
     )
@@ -284,7 +285,7 @@ def make_model(settings: Settings, data: dataloader.Data) -> MultiTask:
         tasks_per_image=settings.tasks_per_image,
         weight_decay=settings.weight_decay,
         seed=settings.seed,
-        sample=spread_sample(data.train, MEASURED_IMAGES),
+        sample=spread_sample(data.train, measured),
     )
     for task in tasks:
         task.check_images(sample)
@@ -346,7 +347,8 @@ def fit(settings: Settings, work: Work, folder: RunFolder) -> dict[str, Any]:
     validation, validation_steps = shared(work, held_out)
     callbacks: list[keras.callbacks.Callback] = []
     if folder.team.is_chief:
-        callbacks.append(BiasLog(model, spread_sample(data.train, measured_images(settings, work))))
+        measured = measured_images(settings, work.strategy)
+        callbacks.append(BiasLog(model, spread_sample(data.train, measured)))
     if folder.team.is_chief and any(task.kind == "generative" for task in model.tasks):
         folder.output(EVENTS)
         sample = spread_sample(held_out, PICTURED_IMAGES)
@@ -375,9 +377,10 @@ def fit(settings: Settings, work: Work, folder: RunFolder) -> dict[str, Any]:
     )
 
 
-def measured_images(settings: Settings, work: Work) -> int:
-    """How many images gradients are measured on: no more than a device holds in training."""
-    own = settings.batch_size // devices.replicas(work.strategy)
+def measured_images(settings: Settings, strategy: tf.distribute.Strategy) -> int:
+    """How many images gradients are measured on: as many as a device holds in training, within
+    bounds."""
+    own = settings.batch_size // devices.replicas(strategy)
     return min(MEASURED_IMAGES, max(own, LEAST_MEASURED_IMAGES))
 
 

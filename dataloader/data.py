@@ -132,14 +132,6 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def of_channels(self, channels: int) -> Split:
-        """The same images with so many channels, see `ConvertedImages`."""
-        if self.store.shape[-1] == channels:
-            return self
-        return replace(
-            self, store=ConvertedImages(self.store, channels), fill=(0,) * channels
-        )
-
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""

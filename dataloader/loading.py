@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dataloader.data import Data, Split
+from dataloader.data import ConvertedImages, Data, Split
 from dataloader.splitting import keep_labels, validation_rows
 from dataloader.statistics import all_constant, channel_statistics
 from registry import Registry, UserError, nearest
@@ -173,14 +173,19 @@ def _check_classes(source: Source) -> None:
 
 
 def _of_channels(source: Source, channels: int) -> Source:
-    """`source` with images of so many channels, 1 or 3."""
-    if source.train.image_shape[-1] == channels:
+    """`source` with images of so many channels, 1 or 3. Raises UserError where it has others."""
+    own = source.train.image_shape[-1]
+    if own == channels:
         return source
-    validation = source.validation and source.validation.of_channels(channels)
-    return replace(
-        source, train=source.train.of_channels(channels), validation=validation,
-        test=source.test.of_channels(channels), channel_statistics=None,
-    )
+    if own not in (1, 3):
+        raise UserError(f"{source.name} has images of {own} channels: leave --channels out")
+    splits = {"train": source.train, "test": source.test, "validation": source.validation}
+    stores: dict[int, ConvertedImages] = {}  # Splits may share one.
+    for name, split in splits.items():
+        if split is not None:
+            store = stores.setdefault(id(split.store), ConvertedImages(split.store, channels))
+            splits[name] = replace(split, store=store, fill=(0,) * channels)
+    return replace(source, **splits, channel_statistics=None)
 
 
 def _absent_classes(source: Source, labels: np.ndarray) -> str:

@@ -31,7 +31,8 @@ class Standardize:
             image = tf.image.resize(image, self.size, antialias=True)
         if self.reverses:
             image = tf.reverse(image, axis=[-1])
-        return (image - tf.constant(self.mean)) / tf.constant(self.deviation)
+        mean, deviation = (tf.constant(each, tf.float32) for each in (self.mean, self.deviation))
+        return (image - mean) / deviation
 
 
 _KNOWN = {

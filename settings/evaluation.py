@@ -53,6 +53,11 @@ class Settings(SceneSettings):
         "learning rate", group=DATA, minimum=0, maximum=0.9,
     )
 
+    flip: bool | None = option(
+        None, "mirror half of the images in fine-tuning (default: where a mirrored image is as "
+        "good)", group=DATA,
+    )
+
     bias: bool = option(
         False, "instead of target tasks, measure how much worse the multi-task runs in --encoder "
         "serve each task than the single-task runs", group=BIAS,

@@ -84,8 +84,8 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
         choices=("all", "seen"),
     )
     flip: bool | None = option(
-        None, "mirror half of the images, before and in the tasks (default: where a mirrored image "
-        "is as good)", group=DATA,
+        None, "mirror half of the images, before and in the tasks, and in fine-tuning on target "
+        "tasks (default: where a mirrored image is as good)", group=DATA,
     )
     crop_padding: int = option(
         0, "before the tasks, pad images by this many pixels and crop back at random", group=DATA,
@@ -235,7 +235,7 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
         regularizer."""
         if self.tasks_per_image is None:
             return
-        if self.jit_compile:
+        if self.jit_compile and self.tasks_per_image < tasks:
             raise UserError(
                 "--jit_compile needs the same number of images in each task at each step: leave it "
                 f"or --tasks_per_image {self.tasks_per_image} out"

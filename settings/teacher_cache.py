@@ -18,6 +18,7 @@ import tensorflow as tf
 from experiment.run.durations import duration, rough_duration
 from experiment.run.interruption import Interrupted, Signals
 from experiment.run.teacher_answers import TEACHER, TeacherAnswers, key_folder, size_text
+from nets import Standardize
 from nets.keras_graph import all_layers
 from settings.run_setup import Setup, augmentation_of, teacher_preprocessing, training_batches
 
@@ -65,7 +66,8 @@ def plan_answers(setup: Setup) -> AnswersPlan | None:
         {name: int(shape.shape[-1]) for name, shape in shapes.items()},
     )
     missing = answers.missing(setup.read_answers(), settings.epochs)
-    answers.check_room(len(missing))
+    if key is not None or not top.exists():  # else some or all may be kept: under which key?
+        answers.check_room(len(missing))
     return AnswersPlan(answer, key, answers, missing)
 
 
@@ -104,6 +106,14 @@ def describe_answers(setup: Setup, planned: AnswersPlan) -> str:
 # Which answers
 
 
+def _stated(preprocessing: Standardize) -> dict[str, Any]:
+    """A preprocessing, as keys have stated it since before channels could be reversed."""
+    stated = dataclasses.asdict(preprocessing)
+    if not preprocessing.reverses:
+        del stated["reverses"]
+    return stated
+
+
 def make_answer(setup: Setup, names: list[str]) -> Any:
     """The `tf.function` from a batch's images to the teacher's features `names`."""
     image = training_batches(setup.settings, setup.data).element_spec["image"]
@@ -130,7 +140,7 @@ def make_key(setup: Setup) -> dict[str, Any]:
             "network": network_fingerprint(setup.teacher.model),
             "embedding": outputs.embedding,
             "logits": outputs.logits,
-            "preprocessing": dataclasses.asdict(preprocessing),
+            "preprocessing": _stated(preprocessing),
         },
         "data": {
             "name": data.name,

@@ -33,18 +33,19 @@ class Clustering(Target):
         "unseen_tuned_recall_1": "tuned, unseen R@1",
     }
     ranked = ("nmi", "recall_1", "unseen_nmi", "unseen_recall_1")
-    explanation = (
-        "k-means and nearest neighbours on the test images; unseen: the second half of the classes"
-    )
+    explanation = "k-means and nearest neighbours on the test images"
 
     metric_steps: int = option(200, minimum=0)
     restarts: int = option(10, minimum=1)
 
     @classmethod
     def explain(cls, metrics: Collection[str]) -> str:
-        tuned = any("tuned" in metric for metric in metrics)
-        more = "; tuned: after metric fine-tuning on the first half" if tuned else ""
-        return cls.explanation + more
+        parts = [cls.explanation]
+        if any("unseen" in metric for metric in metrics):
+            parts.append("unseen: the second half of the classes")
+        if any("tuned" in metric for metric in metrics):
+            parts.append("tuned: after metric fine-tuning on the first half")
+        return "; ".join(parts)
 
     def check_material(self, material: Material) -> None:
         if len(np.unique(material.data.test.labels)) < 2:

@@ -60,8 +60,8 @@ def open_encoder(
             encoder = with_fresh_weights(load(name), seed)
         elif os.sep in name:
             raise UserError(
-                f"encoder {text}: {name} does not exist; expected a run folder or a registered "
-                "network"
+                f"encoder {text}: {name} does not exist; expected a run folder or a network of "
+                "--net"
             )
         else:
             options = nets.parse_options(net_options)

@@ -213,7 +213,8 @@ def test_bias_of_an_encoder_with_itself_is_zero(script, tmp_path):
     assert found["reconstruction"]["bias"][0] == pytest.approx(multi / single - 1)
     assert multi != single and "rotation" in done.out
     planned = script(
-        f"--encoder={several},{alone}", "--bias", "--dry_run", f"--out_dir={tmp_path}/planned"
+        f"--encoder={several},{alone}", "--bias", "--dry_run", f"--out_dir={tmp_path}/planned",
+        "--image_size=16",
     )
     assert planned.status == 0 and not (tmp_path / "planned").exists()
     assert "several: no run of reconstruction alone is given; left out" in planned.out
@@ -528,6 +529,6 @@ def test_heads_are_trained_in_batches_of_the_size_as_set(monkeypatch):
         encoder=("x",), bias=True, bias_batch_size=24, bias_epochs=3, seed=5, seeds=1
     )
     (task,) = evaluate.TASKS.create("rotation", {})
-    run = evaluate.TrainedOn("x", (small.encoder(),), {"rotation": task}, None)
+    run = evaluate.TrainedOn("x", (small.encoder(),), {"rotation": task}, (16, 16, 3), None)
     assert evaluate.task_losses(settings, run, "rotation", small.data()) == [2.0]
     assert asked == {"sizes": [24, 24], "epochs": 3, "seed": 5, "steps_per_epoch": 4}

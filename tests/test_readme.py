@@ -248,7 +248,8 @@ def test_what_it_names_exists():
 
 
 def test_flags_it_names_exist(monkeypatch, capsys):
-    known = {"help", "flagfile", "logdir", "strict", "dist", "noNAME", "noflip"}
+    known = {"help", "flagfile", "logdir", "strict", "dist"}
+    known |= {"noNAME", "noflip", "nomixed_precision"}
     scripts = [*SCRIPTS, *dict.fromkeys(command[1] for command in benchmarks())]
     for script in scripts:
         # A benchmark finds its neighbours beside itself.

@@ -327,7 +327,7 @@ class Claims:
         before = self._first.setdefault(run.folder, number if last and last.error else 0)
         if last is not None:
             if last.error and (number > before or life is _Life.ALIVE):
-                outcome.status, outcome.error = FAILED, last.error
+                outcome.fail(last.error)
                 outcome.holder = last.holder
                 return
             if life is not _Life.GONE:

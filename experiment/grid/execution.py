@@ -318,9 +318,9 @@ def _judge(outcome: Outcome, status: int, lines: Sequence[str], interrupted: boo
     elif interrupted:
         outcome.status = UNFINISHED
     elif status == 0:
-        outcome.status, outcome.error = FAILED, f"ended well, but without {', '.join(missing)}"
+        outcome.fail(f"ended well, but without {', '.join(missing)}")
     else:
-        outcome.status, outcome.error = FAILED, last_error(lines, status)
+        outcome.fail(last_error(lines, status))
 
 
 class _Tail:

@@ -2,7 +2,7 @@
 
 What is finished is not run again, what was cut off goes on, what failed is tried again; a run that
 fails does not stop the others. A run is whatever leaves ``settings.json`` and, once it is finished,
-``summary.json`` in its folder (see `experiment.run.folder`).
+``summary.json`` in its folder (see `experiment.run.folder`), and after that the `Run.files`.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Outcome:
     Attributes:
         run: the run.
         status: ``"waiting"``, ``"unfinished"`` (cut off), ``"finished"`` or ``"failed"``.
-        summary: of a finished run, else None.
+        summary: of a run whose training is finished, else None.
         error: why it failed, in one line.
         process_seconds: that its process took; 0 where it was not run in this call.
         holder: who else works on it, or did, for people; "" where nobody does.
@@ -116,6 +116,13 @@ class Outcome:
         except UserError as error:
             self.status, self.error = FAILED, str(error)
 
+    def fail(self, error: str) -> None:
+        """Note why the run failed. What it reported counts all the same, where only a file that it
+        was to write after that is missing."""
+        if SUMMARY not in self.run.missing:
+            self.finish()
+        self.status, self.error = FAILED, error
+
     def seconds(self) -> float | None:
         """How long the whole run took: its training by the summary, or its process with all that
         comes before and after, which one that went on where another stopped has only a part of.
@@ -142,7 +149,7 @@ def survey(runs: Sequence[Run], overwrite: bool = False) -> list[Outcome]:
         status = {"new": WAITING, "resumed": UNFINISHED, "finished": FINISHED}[state]
         if status == FINISHED and run.missing:
             status = UNFINISHED
-        summary = folder.summary(run.results) if status == FINISHED else None
+        summary = folder.summary(run.results) if state == "finished" else None
         outcomes.append(Outcome(run, status, summary))
     return outcomes
 

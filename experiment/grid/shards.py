@@ -118,7 +118,7 @@ class Shards:
         if not run.missing:
             outcome.finish()
         elif (failure := self._failure(run)) is not None:
-            outcome.status, outcome.error = FAILED, failure
+            outcome.fail(failure)
         elif run in self._needed and self._is_given_up(run):
             outcome.status = FAILED
             outcome.error = (

@@ -42,6 +42,7 @@ SCORES = {  # columns of ``runs.csv``, and what a run's summary calls them
     "seconds": "seconds", "teacher_top1": "teacher_top1", "parameters": "parameters",
     "flops": "flops",
 }
+LEAST_DEVIATION = 1e-3  # of a gain over seeds: with few test images two may be equal by chance
 CLEAR = 2  # a teacher this many of the baseline's deviations above it is clearly better
 
 
@@ -174,7 +175,7 @@ def _about_methods(outcomes: Sequence[Outcome]) -> str:
     """Which methods are clearly better or worse than the student alone: by the confidence interval
     of the gain with the same seed."""
     groups: dict[str, list[str]] = {
-        "better": [], "worse": [], "not clearly different": [], "one seed only": []
+        "better": [], "worse": [], "not clearly different": [], "one seed in common": []
     }
     methods = students(outcomes)
     baseline = metrics(methods[BASELINE], "student_top1_last")
@@ -182,9 +183,9 @@ def _about_methods(outcomes: Sequence[Outcome]) -> str:
         gain = paired_gain(metrics(each, "student_top1_last"), baseline)
         if name == BASELINE or gain.mean is None:
             continue
-        low, high = interval(gain) or (None, None)
+        low, high = interval(gain, least_deviation=LEAST_DEVIATION) or (None, None)
         if low is None:
-            key = "one seed only"
+            key = "one seed in common"
         else:
             key = "better" if low > 0 else "worse" if high < 0 else "not clearly different"
         groups[key].append(name)

@@ -74,12 +74,20 @@ def median_ratio(
     return statistics.median(above) / statistics.median(below)
 
 
-def interval(found: Spread, confidence: float = 0.95) -> tuple[float, float] | None:
-    """The confidence interval of a mean, by Student's t; None for fewer than two values."""
+def interval(
+    found: Spread, confidence: float = 0.95, least_deviation: float = 0.0
+) -> tuple[float, float] | None:
+    """The confidence interval of a mean, by Student's t; None for fewer than two values.
+
+    Args:
+        found: mean and deviation of the values.
+        confidence: in (0, 1).
+        least_deviation: a smaller deviation counts as this one: a few coarse values may be equal.
+    """
     if found.mean is None or found.deviation is None:
         return None
     quantile = stdtrit(found.count - 1, (1 + confidence) / 2)
-    half = quantile * found.deviation / math.sqrt(found.count)
+    half = quantile * max(found.deviation, least_deviation) / math.sqrt(found.count)
     return found.mean - half, found.mean + half
 
 

@@ -162,12 +162,13 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Each setting that differs, as ``name: old -> new``; entries of nested ones as ``a.b``."""
+    """Each setting that differs, as ``name: old -> new``; entries of nested ones as ``a.b``. One
+    that is not there is like one that is not set: settings are added to the scripts."""
     old, new = _flat(plain_values(old)), _flat(plain_values(new))
     return [
         f"{name}: {_shown(old, name)} -> {_shown(new, name)}"
         for name in [*old, *(name for name in new if name not in old)]
-        if name not in old or name not in new or old[name] != new[name]
+        if old.get(name) != new.get(name)
     ]
 
 

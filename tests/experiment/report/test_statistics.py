@@ -64,6 +64,8 @@ def test_the_interval_is_students():
     assert interval(spread(values)) == pytest.approx(expected)
     assert interval(spread([1.0])) is None
     assert interval(spread([2.0, 2.0])) == (2.0, 2.0)
+    wider = interval(spread([2.0, 2.0]), least_deviation=0.1)  # 12.7062 0.1 / sqrt(2)
+    assert wider == pytest.approx((1.101536, 2.898464), abs=1e-5)
 
 
 def test_deviations_above(random):

@@ -53,13 +53,13 @@ def test_other_settings_are_named_and_nothing_changes(tmp_path):
     before = (tmp_path / "run" / "settings.json").read_bytes()
     with pytest.raises(UserError) as error:
         RunFolder(tmp_path / "run").open(
-            {"epochs": 4, "nested": {"seed": 2, "same": 2}, "new": None}
+            {"epochs": 4, "nested": {"seed": 2, "same": 2}, "new": None, "added": 5}
         )
     message = str(error.value)
     for part in ("epochs: 3 -> 4", "nested.seed: 1 -> 2", 'gone: "x" -> (not set)',
-                 "new: (not set) -> (default)"):
+                 "added: (not set) -> 5"):
         assert part in message
-    assert "same" not in message and "\n" not in message
+    assert "same" not in message and "new" not in message and "\n" not in message
     assert (tmp_path / "run" / "settings.json").read_bytes() == before
 
 
