@@ -106,7 +106,7 @@ def describe_answers(setup: Setup, planned: AnswersPlan) -> str:
 # Which answers
 
 
-def _stated(preprocessing: Standardize) -> dict[str, Any]:
+def _as_before(preprocessing: Standardize) -> dict[str, Any]:
     """A preprocessing, as keys have stated it since before channels could be reversed."""
     stated = dataclasses.asdict(preprocessing)
     if not preprocessing.reverses:
@@ -140,7 +140,7 @@ def make_key(setup: Setup) -> dict[str, Any]:
             "network": network_fingerprint(setup.teacher.model),
             "embedding": outputs.embedding,
             "logits": outputs.logits,
-            "preprocessing": _stated(preprocessing),
+            "preprocessing": _as_before(preprocessing),
         },
         "data": {
             "name": data.name,

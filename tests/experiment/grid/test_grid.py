@@ -73,6 +73,8 @@ def test_a_run_is_not_finished_while_a_file_is_missing_that_it_exports(tmp_path)
     outcomes, _, _ = carry_out([run])
     assert outcomes[0].status == FAILED
     assert outcomes[0].error == "ended well, but without student.bin"
+    assert outcomes[0].summary is not None, "what was trained counts all the same"
+    assert survey([run])[0].summary == outcomes[0].summary
     outcomes, changes, _ = carry_out([run])
     assert outcomes[0].status == FINISHED and len(changes) == 1
     _, changes, _ = carry_out([run])
