@@ -7,8 +7,6 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from scipy.special import stdtrit
-
 
 @dataclass(frozen=True)
 class Spread:
@@ -84,6 +82,8 @@ def interval(
         confidence: in (0, 1).
         least_deviation: a smaller deviation counts as this one: a few coarse values may be equal.
     """
+    from scipy.special import stdtrit  # the documentation is built without it
+
     if found.mean is None or found.deviation is None:
         return None
     quantile = stdtrit(found.count - 1, (1 + confidence) / 2)
