@@ -290,6 +290,14 @@ def test_runs_that_were_trained_on_other_data_are_told(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(("flip", "expected"), [(None, False), (True, True)])
+def test_images_are_mirrored_in_fine_tuning_as_the_flag_says(flip, expected):
+    settings = evaluation.Settings(
+        encoder=("pixels",), targets="clustering", flip=flip, image_size=8
+    ).spelled()
+    assert evaluate.open_all(settings).material.data.default_flip == expected  # of the digits
+
+
 def test_a_seed_that_is_not_finished_is_refused_before_another_is_scored(script, tmp_path):
     save_run(tmp_path / "run" / "seed0", small.encoder())
     (tmp_path / "run" / "seed1").mkdir()
