@@ -620,9 +620,16 @@ def finished(tmp_path_factory, deterministic):
     return SimpleNamespace(folder=folder, out=out, err=err)
 
 
+def without_collapse(err: str) -> str:
+    """What a run writes to stderr, without the warning that embeddings have not spread yet: after
+    six steps they are close to its threshold, on whose side depends on the number of threads."""
+    lines = err.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("warning: after epoch "))
+
+
 @pytest.mark.slow
 def test_what_is_printed(finished):
-    assert finished.err == ""
+    assert without_collapse(finished.err) == ""
     lines = finished.out.splitlines()
     what = f"own with {METHOD} on 240 images"
     words = " ".join(finished.out.split())
@@ -796,11 +803,12 @@ def test_killed_and_gone_on_with_is_never_killed(finished, deterministic, tmp_pa
     assert stop_at(begin(), folder, place, signal.SIGKILL) == (-signal.SIGKILL, "")
     place = "checkpoints/000001-00000[2-5].npz"
     status, err = stop_at(begin(), folder, place, signal.SIGTERM)
+    err = without_collapse(err)
     assert status == 143 and err.startswith("interrupted (SIGTERM) after") and err.count("\n") == 1
     assert not (folder / "summary.json").exists()
     process = begin()
     err = process.communicate(timeout=300)[1]
-    assert (process.returncode, err) == (0, "")
+    assert (process.returncode, without_collapse(err)) == (0, "")
     of_it = [f"checkpoints/{EPOCHS:06d}-000000.npz"]
     assert_same_run(finished.folder, folder, of_it, "encoder.keras")
 
