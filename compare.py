@@ -43,7 +43,7 @@ from settings.distillation import (
     given_settings,
 )
 
-ANSWERS = "teacher_answers"  # in the folder of the comparison, where they are kept
+CACHE = "teacher_cache"  # in the folder of the comparison, where they are kept
 SCRIPT = Path(__file__).resolve().with_name("train_w_distill.py")
 # The folder of the comparison is one like a run's. Its runs have settings of their own.
 FOLDER_SETTINGS = {"grid": "compare.py"}
@@ -386,7 +386,7 @@ def recipe_of(settings: Settings) -> dict[str, Any]:
 
 
 def with_one_cache(methods: dict[str, Settings], folder: Path) -> dict[str, Settings]:
-    """The settings with one place for the teacher's answers, where these are kept: the first run
+    """The settings with one place for the teacher's outputs, where these are kept: the first run
     computes what any method reads.
 
     Raises:
@@ -398,7 +398,7 @@ def with_one_cache(methods: dict[str, Settings], folder: Path) -> dict[str, Sett
     return methods | {
         name: dataclasses.replace(
             each,
-            cache_dir=each.cache_dir or str(folder / ANSWERS),
+            cache_dir=each.cache_dir or str(folder / CACHE),
             cache_outputs=tuple(sorted({*read, *each.cache_outputs})),
         )
         for name, each in kept.items()

@@ -76,8 +76,8 @@ from settings.run_setup import (
 )
 from settings.teacher_cache import (
     batches_to_measure,
-    describe_answers,
-    keep_answers,
+    describe_cache,
+    fill_cache,
 )
 
 PICTURED_IMAGES = 6
@@ -158,7 +158,7 @@ def complete(setup: Setup, folder: RunFolder) -> None:
     print(f"training {setup.distiller.student.name} {how} in {folder.path}")
     for note in [*score_teacher(setup), *notes(setup)]:
         print(textwrap.fill(note, tables.WIDTH - 1, subsequent_indent="  "))
-    setup = keep_answers(setup)
+    setup = fill_cache(setup)
     progress = fit(setup, folder)
     scores = score(setup, folder)
     if setup.team.is_chief:
@@ -485,7 +485,7 @@ def plan(settings: Settings) -> str:
         origin=origin,
         recipe=describe_recipe(setup),
         workers=workers,
-        answers=kept and describe_answers(setup, kept),
+        cache=kept and describe_cache(setup, kept),
     )
 
 

@@ -3,7 +3,7 @@
     python benchmarks/teacher_cache.py
 
 Goes through the training batches of every method as its training does, in one process: alone; with
-the teacher run on each; and with the answers that are kept, computed by the first method and found
+the teacher run on each; and with the outputs that are kept, computed by the first method and found
 by the others. Nothing is trained. All flags of train_w_distill.py hold; by default the untrained
 networks of --net see a few digits.
 """
@@ -35,7 +35,7 @@ from experiment.command.main import run
 from experiment.report import tables
 from settings.distillation import CACHED, Settings
 from settings.run_setup import Setup, prepare, taught_batches, training_batches
-from settings.teacher_cache import keep_answers, make_answer
+from settings.teacher_cache import fill_cache, make_teacher_function
 
 METHODS = ("Soft_logits", "DKD", "DIST", "LogitStd", "MLKD", "TTM", "RKD", "PKT")
 EPOCHS, IMAGES, BATCH = 2, 640, 128
@@ -58,7 +58,7 @@ def time_grid(settings: Settings, folder: str) -> Iterator[dict[str, Any]]:
 
     Args:
         settings: of all runs but for the method.
-        folder: for the answers.
+        folder: of the cache.
     """
     for method in METHODS:
         setup = prepare(dataclasses.replace(
@@ -72,17 +72,17 @@ def time_grid(settings: Settings, folder: str) -> Iterator[dict[str, Any]]:
 def time_method(setup: Setup) -> dict[str, float]:
     """The seconds of one method's batches in all epochs."""
     batches = training_batches(setup.settings, setup.data)
-    answer = make_answer(setup, setup.read_answers())
-    answer(next(iter(batches))["image"])  # TensorFlow prepares itself
+    outputs_of = make_teacher_function(setup, setup.read_outputs())
+    outputs_of(next(iter(batches))["image"])  # TensorFlow prepares itself
     alone = seconds(lambda: go_through(batches))
-    with_teacher = seconds(lambda: go_through(batches, lambda batch: answer(batch["image"])))
+    with_teacher = seconds(lambda: go_through(batches, lambda batch: outputs_of(batch["image"])))
     began = time.perf_counter()
-    setup = keep_answers(setup)
+    setup = fill_cache(setup)
     keeping = time.perf_counter() - began
     return {
         "batches": alone,
         "with teacher": with_teacher,
-        "with answers": seconds(lambda: go_through(taught_batches(setup))),
+        "with cache": seconds(lambda: go_through(taught_batches(setup))),
         "keeping them": keeping,
     }
 

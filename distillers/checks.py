@@ -26,7 +26,7 @@ def needs_teacher_itself(method: Any, names: Iterable[str]) -> str | None:
     return None
 
 
-def check_answers(method: Any, names: Iterable[str]) -> None:
+def check_given_outputs(method: Any, names: Iterable[str]) -> None:
     """Raise UserError unless a method can learn from the teacher's features `names` that a batch
     brings."""
     reason = needs_teacher_itself(method, names)

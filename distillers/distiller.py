@@ -21,7 +21,7 @@ from distillers.batch import (
     with_indices,
     without_labels,
 )
-from distillers.checks import check_answers
+from distillers.checks import check_given_outputs
 from distillers.keras_loss import KerasLoss
 from distillers.loss import Loss, Trains
 from distillers.method import Method
@@ -431,8 +431,8 @@ class Distiller(BuiltModel):
         if not self.stage.distils:
             return {}
         if batch.teacher:
-            check_answers(self.method, batch.teacher)
-            return {name: tf.cast(answer, tf.float32) for name, answer in batch.teacher.items()}
+            check_given_outputs(self.method, batch.teacher)
+            return {name: tf.cast(each, tf.float32) for name, each in batch.teacher.items()}
         if any(term.loss.method.trains_teacher for term in self.stage.terms):
             return self._teacher(batch.image, training=True)
         return tf.nest.map_structure(tf.stop_gradient, self._teacher(batch.image))

@@ -194,8 +194,8 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
         "feature maps", group=METHOD,
     )
     cache_dir: str | None = option(
-        None, "with --cache_teacher: where they are kept (default: runs/teacher_answers; of "
-        "compare.py: teacher_answers in --compare_dir)", group=METHOD, same_run=True, is_path=True,
+        None, "with --cache_teacher: where they are kept (default: runs/teacher_cache; of "
+        "compare.py: teacher_cache in --compare_dir)", group=METHOD, same_run=True, is_path=True,
     )
     cache_outputs: tuple[str, ...] = option(
         (), "with --cache_teacher: what else to keep while the teacher runs, for other methods "
@@ -285,9 +285,9 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
                 paths[name] = None
         return paths
 
-    def answers_folder(self) -> Path:
-        """Where the teacher's answers are kept."""
-        return Path(self.cache_dir or Path("runs") / "teacher_answers")
+    def cache_folder(self) -> Path:
+        """Where the teacher's outputs are kept."""
+        return Path(self.cache_dir or Path("runs") / "teacher_cache")
 
     def teacher_model_is_trained(self) -> bool:
         """Whether the teacher's model comes from a file, with its weights, which stay."""

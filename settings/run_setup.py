@@ -21,7 +21,7 @@ from distillers import Distiller, Method, Sum
 from distillers.networks import Preprocessing
 from distillers.stages import Part
 from experiment.run import devices
-from experiment.run.teacher_answers import TeacherAnswers
+from experiment.run.teacher_cache import TeacherCache
 from experiment.run.workers import ALONE, Team
 from op_util.accuracy import top_k_hits
 from op_util.schedules import schedule
@@ -63,7 +63,7 @@ class Setup:
         teacher: None where the method needs none.
         teacher_is_trained: False where a teacher has to be trained first.
         given: the settings before the recipe filled them; None: not known.
-        answers: of the teacher, computed before; None: it is run in training.
+        cache: the teacher's outputs, computed before; None: it is run in training.
         preprocessing: of the student; None: what the settings say of it.
     """
 
@@ -75,7 +75,7 @@ class Setup:
     teacher: nets.Stored | None
     teacher_is_trained: bool
     given: Settings | None = None
-    answers: TeacherAnswers | None = None
+    cache: TeacherCache | None = None
     preprocessing: nets.Standardize | None = None
 
     @property
@@ -106,7 +106,7 @@ class Setup:
         compares logits does."""
         return self.settings.main_loss != "none" or self.distiller.method.does_read("logits")
 
-    def read_answers(self) -> list[str]:
+    def read_outputs(self) -> list[str]:
         """The names of the teacher's features that the method reads."""
         members = self.distiller.method.members
         return sorted({reading.key for member in members for reading in member.readings})
@@ -248,14 +248,14 @@ def teacher_preprocessing(
 
 
 def taught_batches(setup: Setup, epoch: int = 0, step: int = 0) -> Any:
-    """The batches from this one on, shared out over all devices, or with the teacher's answers
+    """The batches from this one on, shared out over all devices, or with the teacher's outputs
     where they are kept."""
-    if setup.answers is None:
+    if setup.cache is None:
         own = functools.partial(training_batches, setup.settings, setup.data, epoch, step)
         return devices.shared_out(setup.strategy, own)
     batches = training_batches(setup.settings, setup.data, epoch, step)
-    return setup.answers.add_to(
-        batches, setup.read_answers(), epochs=setup.settings.epochs, steps=setup.steps,
+    return setup.cache.add_to(
+        batches, setup.read_outputs(), epochs=setup.settings.epochs, steps=setup.steps,
         epoch=epoch, step=step,
     )
 

@@ -1,4 +1,4 @@
-"""Keeping the teacher's answers (``--cache_teacher``): under which key, and computing them."""
+"""Keeping the teacher's outputs (``--cache_teacher``): under which key, and computing them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from experiment.run.durations import duration, rough_duration
 from experiment.run.interruption import Interrupted, Signals
-from experiment.run.teacher_answers import TEACHER, TeacherAnswers, key_folder, size_text
+from experiment.run.teacher_cache import TEACHER, TeacherCache, key_folder, size_text
 from nets import Standardize
 from nets.keras_graph import all_layers
 from settings.run_setup import Setup, augmentation_of, teacher_preprocessing, training_batches
@@ -29,24 +29,24 @@ UNKNOWN = "KEY"  # in place of the key's folder, as long as the teacher has to b
 
 
 @dataclasses.dataclass(frozen=True)
-class AnswersPlan:
+class CachePlan:
     """What is to be kept of a teacher.
 
     Attributes:
-        answer: from a batch's images to the answers that are to be kept, float32 ``[B, width]`` by
-            name.
-        key: all that the answers depend on; None: the teacher is not yet trained.
-        answers: the files.
+        outputs_of: from a batch's images to the outputs that are to be kept, float32 ``[B, width]``
+            by name.
+        key: all that the outputs depend on; None: the teacher is not yet trained.
+        cache: the files.
         missing: the epochs that have to be computed.
     """
 
-    answer: Callable[[tf.Tensor], dict[str, tf.Tensor]]
+    outputs_of: Callable[[tf.Tensor], dict[str, tf.Tensor]]
     key: dict[str, Any] | None
-    answers: TeacherAnswers
+    cache: TeacherCache
     missing: list[int]
 
 
-def plan_answers(setup: Setup) -> AnswersPlan | None:
+def plan_cache(setup: Setup) -> CachePlan | None:
     """What is to be kept of the teacher: what the method reads and what the settings name; None:
     nothing. Writes nothing.
 
@@ -56,45 +56,46 @@ def plan_answers(setup: Setup) -> AnswersPlan | None:
     settings = setup.settings
     if not settings.cache_teacher or setup.teacher is None:
         return None
-    answer = make_answer(setup, sorted({*setup.read_answers(), *settings.cache_outputs}))
+    names = sorted({*setup.read_outputs(), *settings.cache_outputs})
+    outputs_of = make_teacher_function(setup, names)
     key = make_key(setup) if setup.teacher_is_trained else None
-    top = settings.answers_folder()
-    shapes = answer.get_concrete_function().structured_outputs
-    answers = TeacherAnswers(
+    top = settings.cache_folder()
+    shapes = outputs_of.get_concrete_function().structured_outputs
+    cache = TeacherCache(
         top / UNKNOWN if key is None else key_folder(top, key),
         len(setup.data.train),
         {name: int(shape.shape[-1]) for name, shape in shapes.items()},
     )
-    missing = answers.missing(setup.read_answers(), settings.epochs)
+    missing = cache.missing(setup.read_outputs(), settings.epochs)
     if key is not None or not top.exists():  # else some or all may be kept: under which key?
-        answers.check_room(len(missing))
-    return AnswersPlan(answer, key, answers, missing)
+        cache.check_room(len(missing))
+    return CachePlan(outputs_of, key, cache, missing)
 
 
-def keep_answers(setup: Setup) -> Setup:
-    """Compute what is missing of the teacher's answers; the same setup with the answers. Where they
+def fill_cache(setup: Setup) -> Setup:
+    """Compute what is missing of the teacher's outputs; the same setup with the cache. Where they
     are not to be kept, nothing happens.
 
     Raises:
-        UserError: there is no room on the disk, or an answer is beyond the range of float16.
+        UserError: there is no room on the disk, or an output is beyond the range of float16.
         Interrupted: asked to stop; epochs that were finished are kept.
     """
-    planned = plan_answers(setup)
+    planned = plan_cache(setup)
     if planned is None:
         return setup
-    print(f"teacher's answers: {describe_answers(setup, planned)}", flush=True)
+    print(f"teacher's outputs: {describe_cache(setup, planned)}", flush=True)
     if planned.missing:
-        planned.answers.begin(planned.key)
+        planned.cache.begin(planned.key)
         compute(setup, planned)
-    return dataclasses.replace(setup, answers=planned.answers)
+    return dataclasses.replace(setup, cache=planned.cache)
 
 
-def describe_answers(setup: Setup, planned: AnswersPlan) -> str:
+def describe_cache(setup: Setup, planned: CachePlan) -> str:
     """What is kept, how large it is and how long it takes, in words."""
-    epochs, missing, answers = setup.settings.epochs, len(planned.missing), planned.answers
+    epochs, missing, cache = setup.settings.epochs, len(planned.missing), planned.cache
     what = (
-        f"{' and '.join(answers.widths)} of {answers.images:,} images in {epochs} epochs, "
-        f"{size_text(answers.size(epochs))} in {answers.folder}"
+        f"{' and '.join(cache.widths)} of {cache.images:,} images in {epochs} epochs, "
+        f"{size_text(cache.size(epochs))} in {cache.folder}"
     )
     if not missing:
         return f"{what}, computed before"
@@ -103,7 +104,7 @@ def describe_answers(setup: Setup, planned: AnswersPlan) -> str:
     return f"{what}; computing {left} of them takes about {rough_duration(seconds)}"
 
 
-# Which answers
+# Which outputs
 
 
 def _as_before(preprocessing: Standardize) -> dict[str, Any]:
@@ -114,20 +115,20 @@ def _as_before(preprocessing: Standardize) -> dict[str, Any]:
     return stated
 
 
-def make_answer(setup: Setup, names: list[str]) -> Any:
+def make_teacher_function(setup: Setup, names: list[str]) -> Any:
     """The `tf.function` from a batch's images to the teacher's features `names`."""
     image = training_batches(setup.settings, setup.data).element_spec["image"]
 
     @tf.function(input_signature=[image], autograph=False)
-    def answer(image: tf.Tensor) -> dict[str, tf.Tensor]:
+    def outputs_of(image: tf.Tensor) -> dict[str, tf.Tensor]:
         features = setup.distiller.teacher_features(image)
         return {name: features[name] for name in names}
 
-    return answer
+    return outputs_of
 
 
 def make_key(setup: Setup) -> dict[str, Any]:
-    """All that the answers depend on: the teacher, the images, and how these are shown.
+    """All that the outputs depend on: the teacher, the images, and how these are shown.
 
     The batch size is a part of it, as sums are rounded differently in batches of another size.
     """
@@ -220,63 +221,63 @@ def _stated(value: Any) -> Any:
 # Computing
 
 
-def compute(setup: Setup, planned: AnswersPlan) -> None:
+def compute(setup: Setup, planned: CachePlan) -> None:
     """Compute and write the epochs that are missing, in the batches of the training.
 
     Each process takes them in an order of its own, so that several at once share the work: an epoch
     that another has finished meanwhile is passed over.
     """
-    answers, epochs = planned.answers, planned.missing
+    cache, epochs = planned.cache, planned.missing
     began = shown = time.monotonic()
     with Signals() as signals:
         order = np.random.default_rng().permutation(epochs)  # whatever the seed
         for done, epoch in enumerate(map(int, order), start=1):
-            if all(answers.has(name, epoch) for name in answers.widths):
+            if all(cache.has(name, epoch) for name in cache.widths):
                 continue
-            answers.write(epoch, _answered(setup, planned, epoch, signals))
+            cache.write(epoch, _outputs_of_epoch(setup, planned, epoch, signals))
             now = time.monotonic()
             if now - shown > REPORT_SECONDS:
                 shown, left = now, (now - began) * (len(epochs) / done - 1)
-                print(f"teacher's answers: {done} of {len(epochs)} epochs, {duration(left)} left",
+                print(f"teacher's outputs: {done} of {len(epochs)} epochs, {duration(left)} left",
                       flush=True)
         _stop_if_asked(signals)
 
 
-def _answered(
-    setup: Setup, planned: AnswersPlan, epoch: int, signals: Signals
+def _outputs_of_epoch(
+    setup: Setup, planned: CachePlan, epoch: int, signals: Signals
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Indices and answers of an epoch's batches."""
+    """Indices and outputs of an epoch's batches."""
     for batch in training_batches(setup.settings, setup.data, epoch).take(setup.steps):
         _stop_if_asked(signals)
-        found = planned.answer(batch["image"])
+        found = planned.outputs_of(batch["image"])
         yield batch["index"].numpy(), {name: value.numpy() for name, value in found.items()}
 
 
 def _stop_if_asked(signals: Signals) -> None:
     if signals.received:
-        print("interrupted while computing the teacher's answers; whole epochs are kept: rerun the "
+        print("interrupted while computing the teacher's outputs; whole epochs are kept: rerun the "
               "same command to resume", file=sys.stderr, flush=True)
         raise Interrupted(signals.received)
 
 
-def _seconds_of_step(setup: Setup, planned: AnswersPlan) -> float:
-    """That a batch and the teacher's answers to it take, measured on a few."""
+def _seconds_of_step(setup: Setup, planned: CachePlan) -> float:
+    """That a batch and the teacher's outputs to it take, measured on a few."""
     batches = iter(training_batches(setup.settings, setup.data).repeat())
-    planned.answer(next(batches)["image"])  # TensorFlow prepares itself
+    planned.outputs_of(next(batches)["image"])  # TensorFlow prepares itself
     began = time.monotonic()
     for batch in itertools.islice(batches, MEASURED_STEPS):
-        for value in planned.answer(batch["image"]).values():
+        for value in planned.outputs_of(batch["image"]).values():
             value.numpy()  # waits for the device
     return (time.monotonic() - began) / MEASURED_STEPS
 
 
-def batches_to_measure(setup: Setup, planned: AnswersPlan | None) -> tf.data.Dataset:
-    """The batches of the training, by which to measure how long a step takes: where answers are to
+def batches_to_measure(setup: Setup, planned: CachePlan | None) -> tf.data.Dataset:
+    """The batches of the training, by which to measure how long a step takes: where outputs are to
     be kept, with zeros in their place."""
     batches = training_batches(setup.settings, setup.data)
     if planned is None:
         return batches
-    names, widths = setup.read_answers(), planned.answers.widths
+    names, widths = setup.read_outputs(), planned.cache.widths
 
     def joined(batch: dict[str, Any]) -> dict[str, Any]:
         size = tf.shape(batch["index"])[0]

@@ -296,7 +296,7 @@ def test_runs_share_the_teachers_answers(tmp_path):
         return compare.plan(comparison, Settings(cache_teacher=True, **given))
 
     teacher, none, *runs = plan("None,DKD,RKD")
-    shared = {f"--cache_dir={tmp_path / 'teacher_answers'}", "--cache_outputs=embedding,logits"}
+    shared = {f"--cache_dir={tmp_path / 'teacher_cache'}", "--cache_outputs=embedding,logits"}
     for run in runs:
         assert {"--cache_teacher", *shared} <= set(run.command)
         assert run.settings["cache_teacher"]

@@ -768,7 +768,7 @@ def test_presets(script, tmp_path, name):
             SMALL,
             ["--Distillation=Soft_logits", "--net=VGG", "--teacher_epochs=2",
              "--teacher_net=MobileNet_teacher", "--student_net=mobilenet-student",
-             "--cache_teacher", "--cache_dir={files}/answers"],
+             "--cache_teacher", "--cache_dir={files}/cache"],
         ),
     ],
     ids=lambda words: " ".join(words[:2]) if isinstance(words, list) else words[-1],

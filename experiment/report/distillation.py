@@ -35,7 +35,7 @@ def plan_table(
     origin: str,
     recipe: str,
     workers: str | None = None,
-    answers: str | None = None,
+    cache: str | None = None,
 ) -> str:
     """What a run would do (``--dry_run``).
 
@@ -54,7 +54,7 @@ def plan_table(
         origin: where the throughput is from.
         recipe: how it is trained.
         workers: which of several this process is; None: it is alone.
-        answers: of the teacher, what is kept of them; None: nothing.
+        cache: what is kept of the teacher's outputs; None: nothing.
     """
     seconds = steps * settings.batch_size / throughput
     notes = distiller.notes
@@ -66,7 +66,7 @@ def plan_table(
         f"{len(data.test)} test images {'x'.join(map(str, data.image_shape))}, "
         f"{data.classes} classes",
         "teacher": teacher,
-        **({"teacher's answers": answers} if answers else {}),
+        **({"teacher's outputs": cache} if cache else {}),
         "student": f"{distiller.student.name}, {parameters:,} parameters",
         "method": settings.Distillation,
         "hyper-parameters": ", ".join(f"{k}={v}" for k, v in hyper_parameters.items()) or "none",

@@ -1,4 +1,4 @@
-"""Training from kept answers of the teacher equals training from answers computed anew."""
+"""Training from cached outputs of the teacher equals training from outputs computed anew."""
 
 import dataclasses
 import os
@@ -16,13 +16,13 @@ import train_w_distill
 from distillers.distiller import Distiller
 from distillers.registration import METHODS
 from experiment.run.interruption import Interrupted
-from experiment.run.teacher_answers import KEY, TEACHER
+from experiment.run.teacher_cache import KEY, TEACHER
 from registry import UserError
 from settings import teacher_cache
 from settings.distillation import Settings
 from settings.networks import create_method
 from settings.run_setup import compile_for, prepare, taught_batches
-from settings.teacher_cache import keep_answers, make_key, plan_answers
+from settings.teacher_cache import fill_cache, make_key, plan_cache
 from tests.virtual_devices import compared
 
 CLASSES, IMAGES, EPOCHS = 4, 44, 2
@@ -67,7 +67,7 @@ def make_settings(files, tmp_path):
             "batch_size": 16, "crop_padding": 2, "validation_fraction": 0.0, "recipe": "paper",
             "teacher_model": f"{files}/teacher.keras", "teacher_taps": TAPS,
             "student_model": f"{files}/student.keras", "student_taps": TAPS,
-            "cache_teacher": True, "cache_dir": str(tmp_path / "answers"),
+            "cache_teacher": True, "cache_dir": str(tmp_path / "cache"),
         }
         return Settings(**{**given, **changed}).spelled()
 
@@ -90,8 +90,8 @@ def assert_same(one, other):
         np.testing.assert_array_equal(a, b)
 
 
-def round_answers(monkeypatch):
-    """Let the teacher be run in each step, and its answers be rounded to float16."""
+def round_outputs(monkeypatch):
+    """Let the teacher be run in each step, and its outputs be rounded to float16."""
     run_teacher = Distiller._features_to_learn_from
 
     def rounded(self, batch):
@@ -105,19 +105,19 @@ def round_answers(monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["Soft_logits", "RKD+DKD"])
-def test_same_bits_as_with_answers_computed_anew(make_settings, monkeypatch, method):
-    setup = keep_answers(prepare(make_settings(Distillation=method)))
+def test_same_bits_as_with_outputs_computed_anew(make_settings, monkeypatch, method):
+    setup = fill_cache(prepare(make_settings(Distillation=method)))
     teacher = setup.teacher.model
     teacher.set_weights([np.full_like(value, np.nan) for value in teacher.get_weights()])
     kept = train(setup)  # the teacher is not asked
     assert all(np.isfinite(value).all() for value in tf.nest.flatten(kept))
-    round_answers(monkeypatch)
+    round_outputs(monkeypatch)
     assert_same(kept, train(prepare(make_settings(Distillation=method, cache_teacher=False))))
 
 
 @pytest.mark.parametrize("changed", [{}, {"mixup": 0.4}, {"mixed_precision": True}], ids=str)
-def test_answers_are_those_to_the_augmented_images(make_settings, changed):
-    setup = keep_answers(prepare(make_settings(**changed)))
+def test_outputs_are_those_to_the_augmented_images(make_settings, changed):
+    setup = fill_cache(prepare(make_settings(**changed)))
     keras.config.set_dtype_policy("float32")
     batches = list(taught_batches(setup))
     assert len(batches) == EPOCHS * setup.steps
@@ -127,29 +127,29 @@ def test_answers_are_those_to_the_augmented_images(make_settings, changed):
 
 
 def test_a_run_goes_on_in_the_middle_of_an_epoch(make_settings):
-    setup = keep_answers(prepare(make_settings()))
+    setup = fill_cache(prepare(make_settings()))
     whole = list(taught_batches(setup).as_numpy_iterator())
     rest = list(taught_batches(setup, epoch=1, step=1).as_numpy_iterator())
     assert_same(whole[setup.steps + 1 :], rest)
 
 
 def test_further_runs_find_what_is_there(make_settings, capsys, monkeypatch):
-    first = keep_answers(prepare(make_settings(cache_outputs=("embedding",))))
+    first = fill_cache(prepare(make_settings(cache_outputs=("embedding",))))
     said = " ".join(capsys.readouterr().out.split())
-    assert "answers: embedding and logits of 44 images in 2 epochs, 2.82 kB in" in said
+    assert "outputs: embedding and logits of 44 images in 2 epochs, 2.82 kB in" in said
     assert "computing all of them takes about" in said
-    assert (first.answers.folder / KEY).exists()
+    assert (first.cache.folder / KEY).exists()
     computed = []
     compute = teacher_cache.compute
     monkeypatch.setattr(teacher_cache, "compute", lambda setup, planned: (
         computed.append(planned.missing), compute(setup, planned)
     ))
     for method in ("RKD", "DKD+Soft_logits", "CRD"):
-        again = keep_answers(prepare(make_settings(Distillation=method)))
-        assert again.answers.folder == first.answers.folder
+        again = fill_cache(prepare(make_settings(Distillation=method)))
+        assert again.cache.folder == first.cache.folder
         assert "computed before" in capsys.readouterr().out
     assert not computed
-    keep_answers(prepare(make_settings(epochs=3, learning_rate=0.5)))
+    fill_cache(prepare(make_settings(epochs=3, learning_rate=0.5)))
     assert computed == [[2]]
 
 
@@ -163,7 +163,7 @@ def test_further_runs_find_what_is_there(make_settings, capsys, monkeypatch):
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_what_changes_the_answers_has_another_key(make_settings, files, changed):
+def test_what_changes_the_outputs_has_another_key(make_settings, files, changed):
     if "brighter" in str(changed) and not (files / "brighter.npz").exists():
         content = dict(np.load(files / "data.npz"))
         content["x_train"][5, 3, 3, 0] ^= 1  # the least that can change
@@ -219,26 +219,26 @@ def test_a_networks_fingerprint_is_of_its_whole_graph(one, other, tmp_path):
     assert fingerprint(again[0]) == fingerprint(again[1])
 
 
-def test_interrupted_answers_go_on(make_settings, monkeypatch, capsys):
+def test_interrupted_outputs_go_on(make_settings, monkeypatch, capsys):
     setup = prepare(make_settings(epochs=4))
-    answered = teacher_cache._answered
+    outputs_of_epoch = teacher_cache._outputs_of_epoch
 
     def kill_in_the_second(setup, planned, epoch, signals):
-        finished = [n for n in range(4) if planned.answers.has("logits", n)]
-        for number, batch in enumerate(answered(setup, planned, epoch, signals)):
+        finished = [n for n in range(4) if planned.cache.has("logits", n)]
+        for number, batch in enumerate(outputs_of_epoch(setup, planned, epoch, signals)):
             if finished and number == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(teacher_cache, "_answered", kill_in_the_second)
+        patch.setattr(teacher_cache, "_outputs_of_epoch", kill_in_the_second)
         with pytest.raises(Interrupted):
-            keep_answers(setup)
+            fill_cache(setup)
     assert "rerun the same command to resume" in capsys.readouterr().err
-    planned = plan_answers(setup)
+    planned = plan_cache(setup)
     assert len(planned.missing) == 3
-    assert not list(planned.answers.folder.rglob(".partial-*"))
-    kept = keep_answers(setup).answers
+    assert not list(planned.cache.folder.rglob(".partial-*"))
+    kept = fill_cache(setup).cache
     assert kept.missing(["logits"], 4) == []
     assert "computing 3 epochs of them takes" in capsys.readouterr().out
 
@@ -253,7 +253,7 @@ def test_a_dry_run_says_the_size_and_writes_nothing(make_settings, tmp_path, cap
 
 def test_a_full_disk_is_refused_before_anything_is_written(make_settings, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=703))
-    with pytest.raises(UserError, match="take 704 bytes, and .*answers has 703 bytes free"):
+    with pytest.raises(UserError, match="take 704 bytes, and .*cache has 703 bytes free"):
         train_w_distill.train(make_settings(train_dir=str(tmp_path / "run")))
     assert list(tmp_path.iterdir()) == []
 
@@ -281,7 +281,7 @@ def test_methods_that_need_the_teacher_itself_are_refused_by_name():
         ("DML", "but DML trains the teacher"),
     ],
 )
-def test_all_of_a_sum_must_do_with_the_answers(method, reason):
+def test_all_of_a_sum_must_do_with_the_outputs(method, reason):
     with pytest.raises(UserError, match=reason):
         create_method(Settings(Distillation=method, cache_teacher=True))
 

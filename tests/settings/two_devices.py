@@ -1,4 +1,4 @@
-"""Trains from kept answers of a teacher on one device and on two, and prints how far the students
+"""Trains from cached outputs of a teacher on one device and on two, and prints how far the students
 are apart (JSON).
 
     python two_devices.py 2 FOLDER
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import dataloader
 from distillers import Distiller, create
-from experiment.run.teacher_answers import TeacherAnswers
+from experiment.run.teacher_cache import TeacherCache
 from tests.distillers.models import CLASSES, network, outputs
 from tests.virtual_devices import compare_all
 
@@ -28,10 +28,10 @@ def train(strategy, folder):
     batches = dataloader.training_batches(
         split, BATCH, seed=0, epochs=EPOCHS, augmentation=dataloader.Augmentation(True, 0.0, 1)
     )
-    answers = TeacherAnswers(Path(folder), IMAGES, {"logits": CLASSES})
-    for epoch in answers.missing(["logits"], EPOCHS):
+    cache = TeacherCache(Path(folder), IMAGES, {"logits": CLASSES})
+    for epoch in cache.missing(["logits"], EPOCHS):
         logits = random.normal(size=(IMAGES, CLASSES)).astype("float32")
-        answers.write(epoch, [(np.arange(IMAGES), {"logits": logits})])
+        cache.write(epoch, [(np.arange(IMAGES), {"logits": logits})])
     with strategy.scope():
         student, teacher = network(1, "student"), network(2, "teacher")
         distiller = Distiller(
@@ -40,7 +40,7 @@ def train(strategy, folder):
             student_preprocessing=lambda image: tf.cast(image, tf.float32) / 255,
         )
         distiller.compile(keras.optimizers.SGD(0.01))
-    data = answers.add_to(batches, ["logits"], epochs=EPOCHS, steps=STEPS, epoch=0, step=0)
+    data = cache.add_to(batches, ["logits"], epochs=EPOCHS, steps=STEPS, epoch=0, step=0)
     distiller.fit(data, epochs=EPOCHS, steps_per_epoch=STEPS, shuffle=False, verbose=0)
     return np.concatenate([np.ravel(value) for value in student.get_weights()])
 

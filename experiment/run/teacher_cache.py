@@ -1,6 +1,6 @@
-"""What a teacher answers to every training image of every epoch, kept in files.
+"""The outputs of a teacher for every training image of every epoch, kept in files.
 
-Order and augmentation of the training images are functions of (seed, epoch, index), so the answers
+Order and augmentation of the training images are functions of (seed, epoch, index), so the outputs
 can be computed once, before training, and serve every run that shows the same images. They lie in a
 folder of their own for all that they depend on, the key:
 
@@ -31,7 +31,7 @@ from registry import UserError
 
 KEY = "key.json"
 TYPE = np.dtype(np.float16)
-TEACHER = "teacher"  # among what a batch holds: the answers by name
+TEACHER = "teacher"  # among what a batch holds: the outputs by name
 ABANDONED = 24 * 3600.0  # seconds after which an unfinished file is taken for a killed process's
 _DIGITS = 16  # hexadecimal, of the key's SHA-256 sum
 
@@ -54,13 +54,13 @@ def size_text(size: int) -> str:
 
 
 @dataclass(frozen=True)
-class TeacherAnswers:
+class TeacherCache:
     """The files of one key.
 
     Attributes:
         folder: of the key.
         images: number of training images.
-        widths: for each kind of answers, such as ``"logits"``, how many numbers an image has.
+        widths: for each kind of outputs, such as ``"logits"``, how many numbers an image has.
     """
 
     folder: Path
@@ -80,12 +80,12 @@ class TeacherAnswers:
         return found.dtype == TYPE and found.shape == (self.images, self.widths[name])
 
     def missing(self, names: Iterable[str], epochs: int) -> list[int]:
-        """Those of the first `epochs` epochs in which a kind of answers is missing."""
+        """Those of the first `epochs` epochs in which a kind of outputs is missing."""
         names = list(names)
         return [epoch for epoch in range(epochs) if not all(self.has(n, epoch) for n in names)]
 
     def size(self, epochs: int) -> int:
-        """Bytes of all answers in so many epochs."""
+        """Bytes of all outputs in so many epochs."""
         return epochs * self.images * sum(self.widths.values()) * TYPE.itemsize
 
     def check_room(self, epochs: int) -> None:
@@ -94,7 +94,7 @@ class TeacherAnswers:
         needed, free = self.size(epochs), shutil.disk_usage(existing).free
         if needed > free:
             raise UserError(
-                f"the teacher's answers in {epochs} epochs take {size_text(needed)}, and "
+                f"the teacher's outputs in {epochs} epochs take {size_text(needed)}, and "
                 f"{self.folder.parent} has {size_text(free)} free: give --cache_dir on another "
                 "disk, or leave --cache_teacher out"
             )
@@ -118,20 +118,20 @@ class TeacherAnswers:
 
         Args:
             epoch: counted from 0.
-            batches: indices ``[B]`` and answers ``[B, width]`` by name, which together have each
+            batches: indices ``[B]`` and outputs ``[B, width]`` by name, which together have each
                 image once.
 
         Raises:
-            UserError: a finite answer is beyond the range of float16.
+            UserError: a finite output is beyond the range of float16.
         """
         names = [name for name in self.widths if not self.has(name, epoch)]
         seen = np.zeros(self.images, np.int64)
         with contextlib.ExitStack() as stack:
             rows = {name: stack.enter_context(self._rows(name, epoch)) for name in names}
-            for index, answers in batches:
+            for index, outputs in batches:
                 np.add.at(seen, index, 1)
                 for name in names:
-                    rows[name].write(index, _as_float16(name, answers[name]))
+                    rows[name].write(index, _as_float16(name, outputs[name]))
             if not np.all(seen == 1):
                 raise RuntimeError(f"epoch {epoch} does not show each image once")
 
@@ -149,13 +149,13 @@ class TeacherAnswers:
         self, batches: tf.data.Dataset, names: Sequence[str], *, epochs: int, steps: int,
         epoch: int, step: int,
     ) -> tf.data.Dataset:
-        """Batches with the answers to their images under ``"teacher"``, float32 ``[B, width]`` by
+        """Batches with the teacher's outputs under ``"teacher"``, float32 ``[B, width]`` by
         name.
 
         Args:
             batches: dicts with ``"index"``, from a step of an epoch on to the end of the last. A
                 step may be several elements, the parts of several devices.
-            names: which kinds of answers.
+            names: which kinds of outputs.
             epochs, steps: of the run, and of an epoch.
             epoch, step: of the first batch.
         """
@@ -174,11 +174,11 @@ class TeacherAnswers:
         @_not_converted
         def joined(number: tf.Tensor, batch: dict[str, Any]) -> dict[str, Any]:
             found = tf.numpy_function(read, [number, batch["index"]], [tf.float32] * len(names))
-            answers = {
+            outputs = {
                 name: tf.ensure_shape(rows, (None, self.widths[name]))
                 for name, rows in zip(names, found, strict=True)
             }
-            return {**batch, TEACHER: answers}
+            return {**batch, TEACHER: outputs}
 
         return (
             batches.enumerate(begun * parts)
@@ -202,14 +202,14 @@ class _Rows:
             self.file.write(row.tobytes())
 
 
-def _as_float16(name: str, answers: np.ndarray) -> np.ndarray:
+def _as_float16(name: str, outputs: np.ndarray) -> np.ndarray:
     """Rounded; what is not finite stays so. Raises UserError where a number is too large."""
     with np.errstate(over="ignore"):
-        rounded = answers.astype(TYPE)
-    lost = np.isfinite(answers) & ~np.isfinite(rounded)
+        rounded = outputs.astype(TYPE)
+    lost = np.isfinite(outputs) & ~np.isfinite(rounded)
     if np.any(lost):
         raise UserError(
-            f"the teacher's {name} reach {np.abs(answers[lost]).max():.3g}, more than float16 "
+            f"the teacher's {name} reach {np.abs(outputs[lost]).max():.3g}, more than float16 "
             f"holds ({np.finfo(TYPE).max:.0f}): leave --cache_teacher out"
         )
     return rounded

@@ -1,4 +1,4 @@
-"""Files of a teacher's answers: written whole, read by epoch and index, added to batches."""
+"""Files of a teacher's outputs: written whole, read by epoch and index, added to batches."""
 
 import os
 import shutil
@@ -9,11 +9,11 @@ import pytest
 import tensorflow as tf
 
 from experiment.run import folder
-from experiment.run.teacher_answers import (
+from experiment.run.teacher_cache import (
     ABANDONED,
     KEY,
     TEACHER,
-    TeacherAnswers,
+    TeacherCache,
     key_folder,
     size_text,
 )
@@ -24,8 +24,8 @@ STEPS = 3  # of an epoch
 
 
 @pytest.fixture
-def answers(tmp_path):
-    return TeacherAnswers(tmp_path / "key", IMAGES, WIDTHS)
+def cache(tmp_path):
+    return TeacherCache(tmp_path / "key", IMAGES, WIDTHS)
 
 
 def value(epoch, name):
@@ -45,100 +45,100 @@ def batches_of(epoch):
         yield index, {name: value(epoch, name)[index].astype(np.float32) for name in WIDTHS}
 
 
-def everything(answers):
-    return sorted(p.relative_to(answers.folder).as_posix() for p in answers.folder.rglob("*.npy"))
+def everything(cache):
+    return sorted(p.relative_to(cache.folder).as_posix() for p in cache.folder.rglob("*.npy"))
 
 
-def test_rows_are_in_the_order_of_the_indices(answers):
-    answers.write(1, batches_of(1))
-    assert everything(answers) == ["embedding/epoch_0001.npy", "logits/epoch_0001.npy"]
+def test_rows_are_in_the_order_of_the_indices(cache):
+    cache.write(1, batches_of(1))
+    assert everything(cache) == ["embedding/epoch_0001.npy", "logits/epoch_0001.npy"]
     for name in WIDTHS:
-        found = np.load(answers.path(name, 1))
+        found = np.load(cache.path(name, 1))
         assert found.dtype == np.float16
         np.testing.assert_array_equal(found, value(1, name))
-    assert answers.missing(WIDTHS, epochs=3) == [0, 2]
-    content = sum(np.load(answers.path(name, 1)).nbytes for name in WIDTHS)
-    assert answers.size(epochs=1) == content
+    assert cache.missing(WIDTHS, epochs=3) == [0, 2]
+    content = sum(np.load(cache.path(name, 1)).nbytes for name in WIDTHS)
+    assert cache.size(epochs=1) == content
 
 
-def test_an_epoch_that_is_cut_off_leaves_nothing(answers):
+def test_an_epoch_that_is_cut_off_leaves_nothing(cache):
     def cut_off():
         yield next(batches_of(0))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        answers.write(0, cut_off())
-    assert everything(answers) == []
+        cache.write(0, cut_off())
+    assert everything(cache) == []
 
 
-def test_an_epoch_has_each_image_once(answers):
+def test_an_epoch_has_each_image_once(cache):
     index, found = next(batches_of(0))
     for batches in ([(index, found)], [*batches_of(0), (index, found)]):
         with pytest.raises(RuntimeError, match="each image once"):
-            answers.write(0, batches)
-    assert everything(answers) == []
+            cache.write(0, batches)
+    assert everything(cache) == []
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "of another width"])
-def test_a_damaged_file_is_computed_again(answers, damage):
-    answers.write(0, batches_of(0))
-    file = answers.path("logits", 0)
+def test_a_damaged_file_is_computed_again(cache, damage):
+    cache.write(0, batches_of(0))
+    file = cache.path("logits", 0)
     if damage == "of another width":
         np.save(file, np.zeros([IMAGES, 4], np.float16))
     else:
         file.write_bytes(file.read_bytes()[: 0 if damage == "empty" else -2])
-    assert answers.missing(["embedding"], 1) == []
-    assert answers.missing(WIDTHS, 1) == [0]
-    answers.write(0, batches_of(0))
+    assert cache.missing(["embedding"], 1) == []
+    assert cache.missing(WIDTHS, 1) == [0]
+    cache.write(0, batches_of(0))
     np.testing.assert_array_equal(np.load(file), value(0, "logits"))
 
 
-def test_two_processes_may_write_the_same(answers, monkeypatch):
+def test_two_processes_may_write_the_same(cache, monkeypatch):
     def while_another_writes():
         first, *rest = batches_of(0)
         yield first
         with monkeypatch.context() as patch:
             patch.setattr(folder.os, "getpid", lambda: -1)
-            answers.write(0, batches_of(0))
+            cache.write(0, batches_of(0))
         yield from rest
 
-    answers.write(0, while_another_writes())
-    assert len(everything(answers)) == 2
-    np.testing.assert_array_equal(np.load(answers.path("logits", 0)), value(0, "logits"))
+    cache.write(0, while_another_writes())
+    assert len(everything(cache)) == 2
+    np.testing.assert_array_equal(np.load(cache.path("logits", 0)), value(0, "logits"))
 
 
-def test_what_killed_processes_left_is_removed_once_it_is_old(answers):
-    old, new = (answers.folder / "logits" / f"{folder.PARTIAL}host-{n}-epoch" for n in (1, 2))
+def test_what_killed_processes_left_is_removed_once_it_is_old(cache):
+    old, new = (cache.folder / "logits" / f"{folder.PARTIAL}host-{n}-epoch" for n in (1, 2))
     old.parent.mkdir(parents=True)
     for file in (old, new):
         file.touch()
     os.utime(old, (0, old.stat().st_mtime - ABANDONED - 1))
-    answers.begin({"seed": 3})
+    cache.begin({"seed": 3})
     assert not old.exists() and new.exists()
-    assert '"seed": 3' in (answers.folder / KEY).read_text()
+    assert '"seed": 3' in (cache.folder / KEY).read_text()
 
 
-def test_what_float16_cannot_hold_is_refused(answers):
+def test_what_float16_cannot_hold_is_refused(cache):
     def large(number):
         for index, found in batches_of(0):
             found["logits"][0] = number
             yield index, found
 
     with pytest.raises(UserError, match="logits reach 7e.04, more than float16 holds"):
-        answers.write(0, large(7e4))
-    answers.write(0, large(np.inf))  # as the teacher says
-    assert np.isinf(np.load(answers.path("logits", 0))).any()
+        cache.write(0, large(7e4))
+    cache.write(0, large(np.inf))  # as the teacher says
+    assert np.isinf(np.load(cache.path("logits", 0))).any()
 
 
-def test_a_full_disk_is_refused_before(answers, monkeypatch):
-    needed = answers.size(epochs=4)
+def test_a_full_disk_is_refused_before(cache, monkeypatch):
+    needed = cache.size(epochs=4)
     usage = SimpleNamespace(free=needed)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
-    answers.check_room(4)
+    cache.check_room(4)
     usage.free = needed - 1
     with pytest.raises(UserError, match="in 4 epochs take 280 bytes, .* has 279 bytes free: give"):
-        answers.check_room(4)
-    assert not answers.folder.exists()
+        cache.check_room(4)
+    assert not cache.folder.exists()
 
 
 def test_sizes_in_words():
@@ -179,10 +179,10 @@ def dataset(epoch=0, step=0, parts=1):
 @pytest.mark.parametrize(
     ("epoch", "step", "parts"), [(0, 0, 1), (1, 2, 1), (2, 2, 1), (1, 1, 2), (3, 0, 1)]
 )
-def test_batches_get_the_answers_of_their_epoch_and_images(answers, epoch, step, parts):
+def test_batches_get_the_outputs_of_their_epoch_and_images(cache, epoch, step, parts):
     for one in range(EPOCHS):
-        answers.write(one, batches_of(one))
-    data = answers.add_to(
+        cache.write(one, batches_of(one))
+    data = cache.add_to(
         dataset(epoch, step, parts), ["logits"], epochs=EPOCHS, steps=STEPS, epoch=epoch, step=step
     )
     assert data.element_spec[TEACHER]["logits"] == tf.TensorSpec([None, 3], tf.float32)
