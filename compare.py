@@ -158,7 +158,7 @@ from experiment.run.folder import DATA, RunFolder
 from settings.checks import check_setup
 from settings.formats import create_formats
 from settings.networks import create_method
-from settings.run_setup import make_setup, prepare
+from settings.run_setup import load_data, make_setup, prepare
 
 
 def main(comparison: Comparison, settings: Settings) -> int:
@@ -225,7 +225,7 @@ def check_data(
         return None
     first = next(iter(settings_by_method(comparison, settings).values()))
     first = dataclasses.replace(first, strategy="none").spelled()
-    data = first.load_data(first.labelled_per_class)
+    data = load_data(first)
     facts = data.facts()
     for folder in begun:
         folder.check_facts(DATA, facts)

@@ -52,7 +52,7 @@ def export(settings: Settings) -> str:
         return plan(settings)
     formats = settings.checked().create_formats()
     folder = RunFolder(settings.run)
-    opened = open_run(folder.path, formats, settings.dataset, settings.test_images)
+    opened = open_run(folder.path, formats, settings.test_images, **settings.of_host())
     with folder:
         folder.open(folder.settings())
         return export_run(opened, folder, settings.min_agreement)
@@ -61,7 +61,7 @@ def export(settings: Settings) -> str:
 def plan(settings: Settings) -> str:
     """What would be written. Raises UserError as `export` does before it writes anything."""
     formats = settings.checked().create_formats()
-    opened = open_run(settings.run, formats, settings.dataset, settings.test_images)
+    opened = open_run(settings.run, formats, settings.test_images, **settings.of_host())
     student = opened.networks["student"].model
     return (
         f"{student.name} into {settings.run}: {', '.join(file_names(settings))}; these and "

@@ -67,6 +67,7 @@ from settings.run_setup import (
     describe_augmentation,
     describe_recipe,
     evaluation,
+    load_data,
     make_setup,
     measure,
     prepare,
@@ -117,26 +118,38 @@ def train(settings: Settings) -> dict[str, Any]:
         determining = determining_settings(settings, create_method(settings))
         folder = RunFolder(settings.folder(), team)
         networks = nets.fingerprints(settings.network_files())
+        data = None
         if folder.state(determining, settings.overwrite, networks) == "finished":
             print(f"{folder.path} is finished; --overwrite would start it anew")
         else:
             setup = dataclasses.replace(prepare(settings, team), given=given)
-            check_setup(setup)
+            data = setup.data
+            with dataloader.naming_damage(*data.splits):
+                check_setup(setup)
             if not setup.teacher_is_trained:
                 settings_of_teacher(setup, folder)  # likewise what cannot train it
-            with folder, dataloader.naming_damage(*setup.data.splits):
+            with folder, dataloader.naming_damage(*data.splits):
                 if folder.open(determining, settings.overwrite, networks) != "finished":
                     complete(setup, folder)
         summary = folder.summary(RESULTS)
         print(final_table(summary, folder.path))
         if settings.export and team.is_chief:
-            write_formats(settings, folder)
+            write_formats(settings, folder, data)
     return summary
 
 
-def write_formats(settings: Settings, folder: RunFolder) -> None:
-    """Write the student of a finished run in the formats that the settings name, and the card."""
-    opened = open_run(folder.path, create_formats(settings.export))
+def write_formats(
+    settings: Settings, folder: RunFolder, data: dataloader.Data | None = None
+) -> None:
+    """Write the student of a finished run in the formats that the settings name, and the card.
+
+    Args:
+        settings: of the run.
+        folder: of the run.
+        data: of the run, where they are loaded already.
+    """
+    of_host = {name: getattr(settings, name) for name in ("data_dir", "in_memory")}
+    opened = open_run(folder.path, create_formats(settings.export), data=data, **of_host)
     with folder:
         folder.open(folder.settings())
         print(export_run(opened, folder, settings.min_agreement))
@@ -506,7 +519,7 @@ def list_layers(settings: Settings) -> str:
     a teacher where a method has one or a flag names it."""
     names_teacher = settings.teacher_model or settings.teacher_net or settings.teacher
     settings = settings.named()
-    data = settings.load_data()
+    data = load_data(settings)
     networks = {}
     if settings.has_teacher() or names_teacher:
         networks[TEACHER] = load_teacher(settings, data, settings.teacher_file()).model

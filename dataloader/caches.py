@@ -15,13 +15,16 @@ from regular_files import read_bytes
 def cache_file(kind: str, place: str | Path) -> Path:
     """The file in which to keep what is known of the data at `place`.
 
-    It lies in ``$XDG_CACHE_HOME`` or ``~/.cache``, never among the data.
+    It lies in ``$XDG_CACHE_HOME`` or ``~/.cache``, never among the data. Without a home nothing is
+    kept.
 
     Args:
         kind: what is kept, for the file's name.
         place: a path, or a text that begins with one.
     """
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not os.path.isabs(caches):  # nobody's home: a place where nothing can be kept
+        caches = os.devnull
     name = hashlib.sha256(os.fsencode(os.path.realpath(place))).hexdigest()
     return Path(caches) / "sskd-tte" / f"{kind}-{name}.json"
 

@@ -82,10 +82,12 @@ class FileImages:
         def by_pillow(contents: bytes) -> np.ndarray:
             return pixels(contents, channels, self._white)
 
+        # Stateless: with --deterministic, stateful functions would be called one after the other.
+        is_plain = tf.numpy_function(is_ordinary, [contents], tf.bool, stateful=False)
         image = tf.cond(
-            tf.ensure_shape(tf.numpy_function(is_ordinary, [contents], tf.bool), ()),
+            tf.ensure_shape(is_plain, ()),
             lambda: decoded(contents, channels),
-            lambda: tf.numpy_function(by_pillow, [contents], tf.uint8),
+            lambda: tf.numpy_function(by_pillow, [contents], tf.uint8, stateful=False),
         )
         return tf.ensure_shape(image, (None, None, channels))
 
@@ -202,14 +204,16 @@ def _size_of(file: str) -> tuple[int, int]:
 
 def outline(request: Request) -> Outline:
     """By the names of the files, and the size of the first image."""
-    top = Path(request.argument).expanduser()
+    top = Path(os.path.expanduser(request.argument))
     found, _ = _listed(top)
     files, labels = _joined(found, top)
     count = len(labels[0])
     if len(labels) == 1:
         count -= round(TEST_SHARE * count)
     size = request.image_size or _size_of(files[0])
-    return Outline(count, (*size, 3), has_validation=found.validation is not None)
+    # Without a test part, the validation images are the test images (see `_source`).
+    has_validation = found.test is not None and found.validation is not None
+    return Outline(count, (*size, 3), has_validation)
 
 
 @register("folder", argument="DIR", lazy=True, outline=outline)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dataloader.data import ConvertedImages, Data, Split
+from dataloader.data import ConvertedImages, Data, Split, naming_damage
 from dataloader.splitting import keep_labels, validation_rows
 from dataloader.statistics import all_constant, channel_statistics
 from registry import Registry, UserError, nearest
@@ -307,12 +307,14 @@ def load(
     if labelled_per_class is not None:
         labels = keep_labels(train.labels, labelled_per_class, seed, source.class_names)
         train = replace(train, labels=labels)
-    if all_constant(train):
+    with naming_damage(train):
+        is_constant = all_constant(train)
+        mean, deviation = source.channel_statistics or channel_statistics(train)
+    if is_constant:
         logging.getLogger(__name__).warning(
             "%s: every training image is of a single colour: is that how they are meant?",
             source.name,
         )
-    mean, deviation = source.channel_statistics or channel_statistics(train)
     fill = tuple(round(value) for value in mean)
     return Data(
         name=source.name,
@@ -345,7 +347,7 @@ def outline(
         UserError: the set is not known or not there.
     """
     make, argument, facts = _source(name)
-    folder = Path(data_dir).expanduser() if data_dir is not None else None
+    folder = Path(os.path.expanduser(data_dir)) if data_dir is not None else None
     request = Request(argument, folder, image_size, seed)
     if "outline" in facts:
         found = facts["outline"](request)

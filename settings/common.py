@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import dataloader
 
 DATA, TRAINING, RUN = "data", "training", "run"
+IN_MEMORY = ("auto", "yes", "no")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class DataSettings(Options):
     )
     in_memory: str = option(
         "auto", "hold images of folder:DIR and tensorflow-datasets in memory; auto: where they "
-        "take up to a quarter of what is free", group=DATA, choices=("auto", "yes", "no"),
+        "take up to a quarter of what is free", group=DATA, choices=IN_MEMORY,
         same_run=True,
     )
     image_size: int | None = option(

@@ -307,6 +307,11 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
         without_labels = self.teacher_epochs is None and self.main_loss == "none"
         return self.is_pretrained("teacher") and (without_labels or self.teacher_epochs == 0)
 
+    def needs_classes(self) -> bool:
+        """Whether anything is trained by labels, so that each class needs an image."""
+        trains_teacher = self.has_teacher() and not self.teacher_is_ready()
+        return self.main_loss != "none" or trains_teacher
+
     def fine_tunes(self) -> bool:
         """Whether the student is fine-tuned alone: it then gets a classifier for the data."""
         return any(name == "None" and float(given.get("head_share", 0)) > 0

@@ -11,6 +11,7 @@ from experiment.command.options import define_flags as define_options
 from experiment.command.options import from_flags, option
 from experiment.export.format import Format
 from registry import UserError
+from settings.common import IN_MEMORY
 from settings.formats import (
     EXPORT,
     FORMATS,
@@ -48,6 +49,14 @@ class Settings(ExportSettings):
     dataset: str | None = option(
         None, "the run's data set, if it has moved", group=EXPORT
     )
+    data_dir: str | None = option(
+        None, "where tensorflow-datasets keeps its data, if not where the run found it",
+        group=EXPORT, is_path=True,
+    )
+    in_memory: str = option(
+        "auto", "as for train_w_distill.py; the run's own choice does not count, as this may be "
+        "another computer", group=EXPORT, choices=IN_MEMORY,
+    )
 
     dry_run: bool = option(
         False, "say what would be written, and write nothing", group=EXPORT
@@ -65,6 +74,11 @@ class Settings(ExportSettings):
         if not self.create_formats():
             raise UserError(f"--formats is empty; expected some of {NAMES}")
         return self
+
+    def of_host(self) -> dict[str, str]:
+        """Where the data are and stay, by the names of the run's settings."""
+        given = {"dataset": self.dataset, "data_dir": self.data_dir, "in_memory": self.in_memory}
+        return {name: value for name, value in given.items() if value is not None}
 
     def create_formats(self) -> list[Format]:
         """The formats. Raises UserError where they are wrong, or no format has one given."""

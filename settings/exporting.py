@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from registry import UserError
 from settings.distillation import TEACHER, Settings
 from settings.formats import TEST_IMAGES, create_formats
 from settings.networks import class_difference, load_teacher, names_classes
-from settings.run_setup import Setup, spread_images, teacher_preprocessing
+from settings.run_setup import Setup, load_data, spread_images, teacher_preprocessing
 
 _SUMMARY = "summary.json"
 _READ_AT_ONCE = 500
@@ -52,16 +53,19 @@ class OpenedRun:
 def open_run(
     path: str | os.PathLike,
     formats: Sequence[Format],
-    dataset: str | None = None,
     test_images: int = TEST_IMAGES,
+    data: dataloader.Data | None = None,
+    **of_host: Any,
 ) -> OpenedRun:
     """Open a finished run. Writes nothing.
 
     Args:
         path: its folder.
         formats: of the files to write.
-        dataset: in place of the run's own; None: the same.
         test_images: to measure on, at most.
+        data: of the run, where they are loaded already.
+        of_host: ``dataset``, ``data_dir`` and ``in_memory`` in place of the run's own, which may
+            have been trained elsewhere.
 
     Raises:
         UserError: there is no such run, its data have other classes or sizes by now, a format is
@@ -70,8 +74,7 @@ def open_run(
     """
     path = Path(path)
     settings = run_settings(path)
-    settings = dataclasses.replace(settings, dataset=dataset or settings.dataset)
-    data = settings.load_data(settings.labelled_per_class)
+    data = data or load_data(dataclasses.replace(settings, **of_host))
     student = _open_student(path)
     _check_data(student, data, path)
     networks = {
@@ -87,8 +90,9 @@ def open_run(
                 "has none: train with --quantize int8, or give the format litert-int8"
             )
     check_calibration(data, formats, "formats")
-    calibration = _calibration_images(data, formats)
-    images = Images(*_test_images(data, test_images), calibration)
+    with dataloader.naming_damage(*data.splits):
+        calibration = _calibration_images(data, formats)
+        images = Images(*_test_images(data, test_images), calibration)
     return OpenedRun(data, networks, images, formats)
 
 

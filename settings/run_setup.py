@@ -159,9 +159,14 @@ def prepare(
     """
     devices.prepare(settings.seed, settings.deterministic, settings.mixed_precision)
     strategy = devices.strategy(settings.strategy, team)
-    data = data or settings.load_data(settings.labelled_per_class)
+    data = data or load_data(settings)
     training_batches(settings, data)
     return make_setup(settings, data, strategy, settings.teacher_file(), team)
+
+
+def load_data(settings: Settings) -> dataloader.Data:
+    """The data of a run. Raises UserError."""
+    return settings.load_data(settings.labelled_per_class, settings.needs_classes())
 
 
 def make_setup(

@@ -123,6 +123,13 @@ def check_channels(encoder: Representation, image_shape: Sequence[int]) -> None:
 
 
 def check_backbone(encoder: Representation, scenes: dataloader.Scenes) -> None:
-    """Raise UserError if a network cannot take images of the scenes' size."""
+    """Raise UserError if a network cannot take images of the scenes' size and channels."""
+    channels, taken = scenes.image_shape[-1], encoder.image_shape[-1]
     if isinstance(encoder, nets.Encoder):
+        if channels not in (1, taken):
+            raise UserError(
+                f"encoder {encoder.name} takes images of {taken} channels, and the scenes of "
+                f"{scenes.name} have {channels}: give an encoder for such images, or --targets "
+                "without detection"
+            )
         nets.copy_encoder(encoder, scenes.image_shape[:2])

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+import dataloader
 import export
 import nets
 from experiment.command.main import run
@@ -17,6 +18,7 @@ from settings import export as export_settings
 from settings import exporting
 from settings import formats as exporting_formats
 from tests.commands import script_caller
+from tests.dataloader.pictures import save
 from tests.experiment.export.networks import DEVIATION, MEAN, NAMES, images, student
 
 
@@ -193,6 +195,59 @@ def test_a_keras_file_of_raw_images_is_a_plain_keras_model(tmp_path):
     np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
 
 
+def noted_loads(monkeypatch):
+    """The keyword arguments of each call of `dataloader.load` from now on."""
+    calls, load = [], dataloader.load
+
+    def noting(name, **given):
+        calls.append(given)
+        return load(name, **given)
+
+    monkeypatch.setattr(dataloader, "load", noting)
+    return calls
+
+
+def test_where_images_stay_is_for_this_computer_to_say(tmp_path, monkeypatch):
+    path = save_run(tmp_path / "run", settings={
+        "Distillation": "None", "dataset": f"npz:{tmp_path / 'data.npz'}", "in_memory": "yes",
+        "data_dir": "/of/the/server", "validation_fraction": 0.0, "hyper_parameters": {},
+    })
+    loaded = noted_loads(monkeypatch)
+    plan = export_settings.Settings(run=str(path), formats="keras", dry_run=True)
+    export.export(plan)
+    export.export(dataclasses.replace(plan, in_memory="yes", data_dir="/here"))
+    assert [(each["in_memory"], str(each["data_dir"])) for each in loaded] == [
+        ("auto", "/of/the/server"), ("yes", "/here"),
+    ]
+
+
+def test_data_that_are_there_are_not_loaded_again(tmp_path, monkeypatch):
+    path = save_run(tmp_path / "run")
+    data = dataloader.load(f"npz:{tmp_path / 'data.npz'}", validation_fraction=0.0)
+    loaded = noted_loads(monkeypatch)
+    opened = exporting.open_run(path, exporting_formats.create_formats("keras"), data=data)
+    assert opened.data is data and not loaded
+
+
+def test_a_damaged_test_image_is_named(tmp_path):
+    path, top = tmp_path / "run", tmp_path / "images"
+    save_run(path, settings={
+        "Distillation": "None", "dataset": f"folder:{top}", "validation_fraction": 0.0,
+        "hyper_parameters": {},
+    })
+    for part, count in (("train", 2), ("test", 1)):
+        for kind in NAMES:
+            for number in range(count):
+                save(images(1, seed=number)[0], top / part / kind / f"{number}.png")
+    assert export.export(export_settings.Settings(run=str(path), formats="keras", dry_run=True))
+    file = top / "test" / NAMES[1] / "0.png"
+    content = file.read_bytes()
+    data = dataloader.load(f"folder:{top}", in_memory="no", validation_fraction=0.0)
+    file.write_bytes(content[:-20])
+    with pytest.raises(UserError, match=rf"{NAMES[1]}/0\.png"):
+        exporting.open_run(path, exporting_formats.create_formats("keras"), data=data)
+
+
 def test_settings_arrive_at_the_export(tmp_path, monkeypatch):
     path = save_run(tmp_path / "run")
     found = {}
@@ -204,15 +259,18 @@ def test_settings_arrive_at_the_export(tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "write_files", write_files)
     monkeypatch.setattr("experiment.export.format.Format.check_packages", lambda form: None)
     (tmp_path / "data.npz").rename(tmp_path / "moved.npz")
+    loaded = noted_loads(monkeypatch)
     given = export_settings.Settings(
         run=str(path), formats="keras,onnx", min_agreement=0.77, test_images=33,
-        dataset=f"npz:{tmp_path / 'moved.npz'}", hyper_parameters={"opset": 13},
+        dataset=f"npz:{tmp_path / 'moved.npz'}", data_dir=str(tmp_path / "sets"),
+        hyper_parameters={"opset": 13},
     )
     with pytest.raises(UserError, match="enough is known"):
         export.export(given)
     assert found["min_agreement"] == 0.77
     assert len(found["images"].test) == 33
     assert [form.name for form in found["formats"]] == ["keras", "onnx"]
+    assert str(loaded[0]["data_dir"]) == str(tmp_path / "sets")
     assert found["formats"][1].opset == 13
     with pytest.raises(UserError, match="data.npz"):
         export.export(dataclasses.replace(given, dataset=None))

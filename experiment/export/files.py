@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from experiment.export.card import Row, compare, size_of
 from experiment.export.conversion import convert
@@ -138,11 +140,26 @@ def _convert_all(
 def predict(network: Network, images: np.ndarray, batch: int = 100) -> np.ndarray:
     """The network's probabilities as it was trained and scored, float32 ``[N, classes]``."""
     found = []
-    for first in range(0, len(images), batch):
-        logits = network.model(network.preprocessing(images[first : first + batch]), training=False)
-        probabilities = keras.ops.softmax(keras.ops.cast(logits, "float32"))
-        found.append(keras.ops.convert_to_numpy(probabilities))
+    with without_tensor_float_32():
+        for first in range(0, len(images), batch):
+            prepared = network.preprocessing(images[first : first + batch])
+            logits = network.model(prepared, training=False)
+            probabilities = keras.ops.softmax(keras.ops.cast(logits, "float32"))
+            found.append(keras.ops.convert_to_numpy(probabilities))
     return np.concatenate(found)
+
+
+@contextlib.contextmanager
+def without_tensor_float_32() -> Iterator[None]:
+    """Within it, GPUs multiply in float32, as the files' interpreters do. Rounded to
+    TensorFloat-32, the reference would differ from a correct file by more than its tolerance."""
+    config = tf.config.experimental
+    was_enabled = config.tensor_float_32_execution_enabled()
+    config.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        config.enable_tensor_float_32_execution(was_enabled)
 
 
 def check_rows(rows: Sequence[Row]) -> None:

@@ -18,7 +18,8 @@ REFUSED = 2  # the exit status after a UserError, see `experiment.command.main.r
 
 
 def run_module(module: str, words: Sequence[str], what: str) -> None:
-    """Run ``python -m module words...`` and wait for its end.
+    """Run ``python -m module words...`` on the CPU alone, and wait for its end. The GPUs' memory is
+    the caller's, and files are measured on one processor, which the card names.
 
     Args:
         module: ends by `experiment.command.main.run`.
@@ -30,6 +31,7 @@ def run_module(module: str, words: Sequence[str], what: str) -> None:
     """
     environment = {
         **os.environ,
+        "CUDA_VISIBLE_DEVICES": "-1",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         _MODULES: ",".join(modules_with_layers()),
     }

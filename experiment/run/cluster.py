@@ -15,6 +15,8 @@ INSTALL = 'pip install "kubernetes<38,>=31"'
 LABELS, HOST = "WORKER_LABELS", "HOST_IP"
 KUBERNETES_PORT = 8470
 _FIRST_PORT, _PORTS = 20000, 20000
+_PORTS_OF_STEP = 32  # of Slurm; a host runs no more tasks of one
+_STEPS_APART = 31  # ranges between the steps of a job: others of about its number start there
 _JOBS = ("chief", "master", "worker")
 _EXPECTED = (
     "expected TF_CONFIG with the addresses of all workers and the number of this one, or a job "
@@ -79,15 +81,21 @@ class _Slurm(tf.distribute.cluster_resolver.SlurmClusterResolver):
     node10 comes before node9, while Slurm numbers tasks in the order of its own list."""
 
     def __init__(self) -> None:
-        job = int(os.environ.get("SLURM_JOB_ID", 0))
-        # Two jobs may share a host. GPUs are Slurm's to give: of them nothing is asked here.
-        super().__init__(
-            port_base=_FIRST_PORT + job % _PORTS, gpus_per_node=0, gpus_per_task=0,
-            auto_set_gpu=False,
-        )
+        job, step = (int(os.environ.get(f"SLURM_{name}_ID", 0)) for name in ("JOB", "STEP"))
+        # Jobs may share a host, and so may steps of one job: each has a range of ports of its own.
+        ranges = _PORTS // _PORTS_OF_STEP
+        first = _FIRST_PORT + (job + _STEPS_APART * step) % ranges * _PORTS_OF_STEP
+        # GPUs are Slurm's to give: of them nothing is asked here.
+        super().__init__(port_base=first, gpus_per_node=0, gpus_per_task=0, auto_set_gpu=False)
 
     def cluster(self) -> Cluster:
         tasks = self._resolve_task_configuration()
+        for host, count in tasks.items():
+            if count > _PORTS_OF_STEP:
+                raise UserError(
+                    f"Slurm starts {count} tasks on {host}; expected at most {_PORTS_OF_STEP}: "
+                    "give one task for each GPU, or for each host"
+                )
         addresses = tuple(
             f"{host}:{self._port_base + number}"
             for host, count in tasks.items() for number in range(count)

@@ -53,13 +53,19 @@ _LOCK = ".lock"
 _RUN = "/"  # ends the name of a folder that is a run of its own, in the list of what was written
 _LOOK_SECONDS = 0.5  # more than for which `is_in_use` of another process has the lock
 # What file systems without locks answer: some of Lustre, of NFS and in user space.
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+# What those answer that cannot force a folder to disk, some of them shared with a virtual machine.
+_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
 def _sync(path: Path) -> None:
+    """Force a file or a folder to disk; a folder only where the file system can."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in _NO_SYNC):
+            raise
     finally:
         os.close(descriptor)
 

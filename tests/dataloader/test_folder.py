@@ -250,6 +250,8 @@ def test_validation_folders(top, name):
     data = load(top, validation_fraction=0.25)
     assert (len(data.train), len(data.validation), len(data.test)) == (6, 2, 2)
     np.testing.assert_array_equal(data.test.images([0, 1]), [picture(50), picture(51)])
+    # The outline too takes them for test images, so validation images are of the training part.
+    assert dataloader.outline(f"folder:{top}", validation_fraction=0.25).train_images == 6
 
 
 def test_two_folders_for_one_part_are_refused(top):
@@ -498,6 +500,48 @@ def test_no_file_is_searched_where_memory_does_not_suffice(top):
     error = tf.errors.ResourceExhaustedError(None, None, "out of memory")
     with pytest.raises(tf.errors.ResourceExhaustedError), dataloader.naming_damage(*data.splits):
         raise error
+
+
+def test_an_image_whose_middle_is_damaged_is_named_at_the_start(top, monkeypatch):
+    """Of large folders on disk few are decoded at first; the statistics then read others."""
+    monkeypatch.setattr("dataloader.folder.DECODED_AT_START", 2)
+    file = top / "train" / "bee" / "1.png"
+    content = bytearray(file.read_bytes())
+    start = content.index(b"IDAT") + 4
+    content[start : start + 40] = bytes(40)
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"1 of \d+ images cannot be read: .*bee/1\.png"):
+        load(top, in_memory="no")
+
+
+def test_images_that_are_not_ordinary_are_decoded_in_parallel(top):
+    """Stateful functions would be called one by one with --deterministic."""
+    store = folder_images([top / "train" / "ant" / "0.png"])
+    graph = store._fetch.get_concrete_function().graph.as_graph_def()
+    nodes = [*graph.node, *(node for each in graph.library.function for node in each.node_def)]
+    kinds = {node.op for node in nodes}
+    assert "PyFuncStateless" in kinds and not kinds & {"PyFunc", "EagerPyFunc"}
+
+
+def folder_images(files):
+    return FileImages(list(map(str, files)), (9, 12, 3), ordinary=False, white=255)
+
+
+def test_without_a_home_nothing_is_kept_and_nothing_fails(top, tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+
+    def nobody(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    monkeypatch.setattr("dataloader.folder.DECODED_AT_START", 2)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert len(load(top).train) == 8
+    assert not list((tmp_path / "here").iterdir())
+    with pytest.raises(UserError, match="no_such_person"):
+        dataloader.outline("folder:~no_such_person/images")
 
 
 def test_facts_tell_other_data(top):

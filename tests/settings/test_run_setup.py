@@ -23,6 +23,7 @@ from settings.run_setup import (
     augmentation_of,
     compile_for,
     describe_augmentation,
+    load_data,
     prepare,
     score_teacher,
     training_batches,
@@ -404,3 +405,18 @@ def test_networks_compute_in_the_precision_as_set(files, mixed, dtype):
     assert {variable.dtype for variable in distiller.student.trainable_variables} == {
         "float32"
     }
+
+
+def test_a_run_without_labels_needs_no_image_of_each_class(tmp_path):
+    """The first images of a folder may all be of its first classes."""
+    x = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), "uint8")
+    y = np.repeat(np.arange(4), 3)
+    np.savez(tmp_path / "sorted.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    settings = Settings(
+        dataset=f"npz:{tmp_path / 'sorted.npz'}", train_images=6, validation_fraction=0.0,
+        main_loss="none", Distillation="SSKD_SVD", teacher=str(tmp_path / "teacher.keras"),
+    )
+    assert len(load_data(settings).train) == 6
+    for changed in ({"main_loss": "cross_entropy"}, {"teacher": None}):
+        with pytest.raises(UserError, match="has no image among the first 6 training images"):
+            load_data(dataclasses.replace(settings, **changed))

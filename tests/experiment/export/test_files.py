@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from matplotlib.image import imread
 
 from experiment.export import card, files
@@ -54,6 +55,26 @@ def written(tmp_path, monkeypatch):
 
     write.reference = reference
     return write
+
+
+def test_the_reference_is_computed_in_float32():
+    """TensorFloat-32 of a GPU would move probabilities by more than the files' tolerance."""
+    config = tf.config.experimental
+    seen = []
+
+    class Watched:
+        def __call__(self, image, training):
+            seen.append(config.tensor_float_32_execution_enabled())
+            if len(seen) == 3:
+                raise ZeroDivisionError
+            return tf.zeros([len(image), 2])
+
+    network = Network(Watched(), Standardize(MEAN, DEVIATION), ("a", "b"))
+    assert config.tensor_float_32_execution_enabled()
+    files.predict(network, TEST, batch=5)
+    with pytest.raises(ZeroDivisionError):
+        files.predict(network, TEST)
+    assert seen == [False] * 3 and config.tensor_float_32_execution_enabled()
 
 
 def test_files_that_answer_as_the_student_are_kept(written):

@@ -39,6 +39,17 @@ def test_it_gets_its_words(tmp_path, monkeypatch):
     assert (tmp_path / "out").read_text() == "a b"
 
 
+def test_it_sees_no_gpu(tmp_path, monkeypatch):
+    """Files are measured on the CPU, which the card names, and the memory of GPUs is in use."""
+    (tmp_path / "looks.py").write_text(
+        "import os, sys\nopen(sys.argv[1], 'w').write(os.environ['CUDA_VISIBLE_DEVICES'])"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    run_module("looks", [str(tmp_path / "out")], "measuring")
+    assert (tmp_path / "out").read_text() == "-1"
+
+
 LAYER = """
 import keras
 

@@ -1,5 +1,6 @@
 """The workers that TF_CONFIG, Slurm and Kubernetes describe."""
 
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -47,14 +48,36 @@ def test_damaged_tf_config(monkeypatch, cluster, kind, index, message):
 def test_slurm_in_its_own_order(monkeypatch):
     """Slurm lists node9 before node10; ranks go through hosts in that order."""
     for name, value in {
-        "SLURM_STEP_NUM_TASKS": 4, "SLURM_PROCID": 2, "SLURM_JOB_ID": 40007,
+        "SLURM_STEP_NUM_TASKS": 4, "SLURM_PROCID": 2, "SLURM_JOB_ID": 632,
         "SLURM_STEP_NODELIST": "node[9-10],gpu1", "SLURM_STEP_TASKS_PER_NODE": "2,1(x2)",
     }.items():
         monkeypatch.setenv(name, str(value))
-    addresses = ("node9:20007", "node9:20008", "node10:20007", "gpu1:20007")
+    # Each step has 32 ports; those of job 632 are the eighth of 625.
+    addresses = ("node9:20224", "node9:20225", "node10:20224", "gpu1:20224")
     assert find_cluster() == Cluster(addresses, 2)
     monkeypatch.delenv("SLURM_PROCID")
     with pytest.raises(UserError, match="SLURM_PROCID not found"):
+        find_cluster()
+
+
+def test_steps_of_slurm_that_share_a_host_share_no_port(monkeypatch):
+    for name, value in {
+        "SLURM_STEP_NUM_TASKS": 32, "SLURM_PROCID": 0, "SLURM_STEP_NODELIST": "node1",
+        "SLURM_STEP_TASKS_PER_NODE": 32,
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    seen = set()
+    for job, step in itertools.product(range(100, 110), range(3)):
+        monkeypatch.setenv("SLURM_JOB_ID", str(job))
+        monkeypatch.setenv("SLURM_STEP_ID", str(step))
+        addresses = find_cluster().addresses
+        assert len({*addresses}) == 32 and seen.isdisjoint(addresses)
+        seen.update(addresses)
+    ports = [int(address.split(":")[1]) for address in seen]
+    assert min(ports) >= 20000 and max(ports) < 40000
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "33")
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "33")
+    with pytest.raises(UserError, match="starts 33 tasks on node1; expected at most 32"):
         find_cluster()
 
 

@@ -2,6 +2,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -219,6 +220,30 @@ def test_second_process_is_refused(tmp_path):
         answer = subprocess.run(command, **options).stdout
         assert f"in use by another process (process {os.getpid()})" in answer
     assert subprocess.run(command, **options).stdout == ""
+
+
+def test_a_file_system_that_cannot_force_folders_to_disk_holds_a_run(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def let_fail(error, of_folders):
+        def failing(descriptor):
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode) == of_folders:
+                raise OSError(error, os.strerror(error))
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", failing)
+
+    let_fail(errno.EINVAL, of_folders=True)
+    with folders.RunFolder(tmp_path / "run") as folder:
+        folder.open({})
+        with folders.replacing(folder.output("export")) as partial:
+            partial.mkdir()
+            (partial / "file").write_text("x")
+    assert (tmp_path / "run" / "export" / "file").read_text() == "x"
+    for error, of_folders in ((errno.EIO, True), (errno.EINVAL, False)):
+        let_fail(error, of_folders)
+        with pytest.raises(OSError), folders.replacing(tmp_path / "other") as partial:
+            partial.write_text("x")
 
 
 def test_replacing_leaves_old_or_new(tmp_path):
