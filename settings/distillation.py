@@ -210,8 +210,8 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
 
     quantize: str = option(
         "none", "int8: after the last epoch, fine-tune a copy of the student by quantisation-aware "
-        "training, distilled from the teacher, or from the student itself where the teacher has "
-        "other classes; export.py --formats litert-qat writes it", group=QUANTIZATION,
+        "training, distilled from the teacher, or from the student itself where there is none or "
+        "it has other classes; export.py --formats litert-qat writes it", group=QUANTIZATION,
         choices=("none", "int8"),
     )
     quantize_epochs: int | None = option(
