@@ -3,7 +3,7 @@ ensembles, targets, and the settings of the scripts.
 
     @register("AT")
     class AT(Method):                        # `Method` is a `Plugin`
-        weight: float = option(1000.0, above=0)
+        weight: float = option(100.0, above=0)
 
 A plug-in is an immutable dataclass. Its fields are its hyper-parameters: each becomes a flag of its
 own type, can be written as ``AT(weight=100)``, and is checked when the plug-in is made.

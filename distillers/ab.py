@@ -12,7 +12,7 @@ from distillers.loss import Combination, Context, Loss, Stage
 from distillers.method import Method
 from distillers.reading import Logits, Maps, Reading
 from distillers.registration import register
-from distillers.soft_logits import soft_cross_entropy
+from distillers.soft_logits import softened_divergence
 from plugins import option
 
 SCALE = 3 / 1000  # of the authors' code
@@ -69,14 +69,14 @@ class AB(Method):
     (``--teacher_taps``, ``--student_taps``).
 
     Args:
-        init_share: of the epochs, for the first stage: RepDistiller's 30 epochs before 240.
+        init_share: share of the epochs for the first stage: RepDistiller's 30 epochs before 240.
         clip: the largest norm of the boundaries' gradient in the first stage, in norms of the main
             task's.
         margin: how far beyond the boundary the student should be, 1 in the authors' code.
         alpha: weight of soft logits in the second stage, next to ``1 - alpha`` of the main loss: 0
             as in RepDistiller; the authors' code for CIFAR-10 has 1, which gains more where the
             classes are the same.
-        temperature: of the soft logits, as in the authors' code.
+        temperature: T of the soft logits, as in the authors' code.
     """
 
     paper = "Heo et al., AAAI 2019, arXiv 1811.03233"
@@ -104,7 +104,7 @@ class AB(Method):
             return boundaries_loss(teacher["maps"], connected, self.margin)
 
         def soft_logits(teacher: Any, student: Any, context: Context) -> tf.Tensor:
-            return soft_cross_entropy(teacher["logits"], student["logits"], self.temperature)
+            return softened_divergence(teacher["logits"], student["logits"], self.temperature)
 
         init = Stage(
             "init", self.init_share, loss=boundaries, layers=connectors.layers,

@@ -9,7 +9,7 @@ import tensorflow as tf
 from distillers.method import Method
 from distillers.reading import Maps
 from distillers.registration import register
-from op_util.vectors import directions
+from op_util.vectors import unit_vectors
 from plugins import option
 
 
@@ -23,7 +23,7 @@ def attention(maps: tf.Tensor) -> tf.Tensor:
         ``[B, H W]``.
     """
     energy = tf.reduce_mean(tf.square(maps), axis=-1)
-    return directions(tf.reshape(energy, [-1, maps.shape[1] * maps.shape[2]]))
+    return unit_vectors(tf.reshape(energy, [-1, maps.shape[1] * maps.shape[2]]))
 
 
 def attention_loss(teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -43,7 +43,7 @@ class AT(Method):
     attention transfer, next to the main task.
 
     Args:
-        weight: of this loss, next to the main loss. RepDistiller's 1000 is for networks with batch
+        weight: weight relative to the main loss. RepDistiller's 1000 is for networks with batch
             normalisation in 240 epochs; it makes others diverge, and harms in few epochs.
     """
 

@@ -145,8 +145,8 @@ def cross_entropy(
         logits: ``[B, classes]``.
         label: int32 ``[B]``, -1 if unlabelled. The cross-entropy of unlabelled images is
             meaningless.
-        smoothing: share of the target that all classes have alike (Szegedy et al., "Rethinking the
-            Inception architecture", CVPR 2016), 0 to below 1.
+        smoothing: probability mass of the target that is spread evenly over all classes (Szegedy et
+            al., "Rethinking the Inception architecture", CVPR 2016), in [0, 1).
     """
     loss = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(label, 0), logits)
     if smoothing:

@@ -13,7 +13,7 @@ from distillers.method import Method
 from distillers.reading import LastMap, Logits, as_taps
 from distillers.registration import register
 from op_util.pooling import adaptive_average_pool
-from op_util.vectors import directions
+from op_util.vectors import unit_vectors
 from plugins import option
 from registry import UserError
 
@@ -40,7 +40,7 @@ def activation_loss(teacher: tf.Tensor, student: tf.Tensor, normalize: bool) -> 
         teacher, student: `class_activations`, ``[B, classes, positions]``.
     """
     if normalize:
-        teacher, student = directions(teacher), directions(student)
+        teacher, student = unit_vectors(teacher), unit_vectors(student)
     return tf.reduce_mean(tf.square(student - teacher))
 
 
@@ -51,10 +51,10 @@ class CAT_KD(Method):  # noqa: N801 (the paper's name)
 
     Networks have to end in GlobalAveragePooling2D of the last tap and a dense layer. Defaults are
     those of the authors' code for VGG13 to MobileNetV2 on CIFAR-100; with networks of one family
-    they do not normalise, and weigh by 0.7 to 15. Departures: they drop the classifiers' offsets
-    from the networks, we from the activation maps alone. They add this loss to the main one; its
-    gradient can be many times the main task's, which students of few steps then hardly learn, so
-    it is clipped against that.
+    they do not normalise, and weigh by 0.7 to 15. Departures: they drop the classifiers' biases
+    from the networks; here only the activation maps leave them out. They add this loss to the main
+    one; its gradient can be many times the main task's, which students of few steps then hardly
+    learn, so it is clipped against that.
 
     Args:
         resolution: positions a side to which activation maps are averaged.

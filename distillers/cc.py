@@ -12,7 +12,7 @@ from distillers.loss import Context, Loss
 from distillers.method import Method
 from distillers.reading import Embedding
 from distillers.registration import register
-from op_util.vectors import directions
+from op_util.vectors import unit_vectors
 from plugins import option
 
 
@@ -28,7 +28,7 @@ def gaussian_kernel(samples: tf.Tensor, gamma: float, order: int) -> tf.Tensor:
     Returns:
         ``[B, B]``.
     """
-    unit = directions(samples)
+    unit = unit_vectors(samples)
     exponent = 2 * gamma * tf.matmul(unit, unit, transpose_b=True)
     series = term = tf.ones_like(exponent)
     for p in range(1, order + 1):
@@ -78,7 +78,7 @@ class CC(Method):
         embedding_size: width behind the linear layers; RepDistiller's.
         gamma: of the Gaussian kernel ``exp(-gamma ||x - y||^2)``; the paper's.
         order: the highest power in the kernel's Taylor series; the paper's.
-        weight: of this loss, next to the main loss; RepDistiller's. With the paper's definition,
+        weight: weight relative to the main loss; RepDistiller's. With the paper's definition,
             AberHu's Knowledge-Distillation-Zoo has 100.
     """
 

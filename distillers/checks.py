@@ -10,8 +10,8 @@ from registry import UserError
 
 
 def needs_teacher_itself(method: Any, names: Iterable[str]) -> str | None:
-    """Why the teacher's features `names` do not do in place of the teacher, in a few words; None:
-    they do.
+    """Why the teacher's precomputed features `names` cannot replace the teacher, in a few words;
+    None if they can.
 
     Args:
         method: a method or a sum.

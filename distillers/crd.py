@@ -18,7 +18,7 @@ from distillers.method import Method, with_context
 from distillers.reading import Embedding
 from distillers.registration import register
 from op_util.draws import uniform_draws
-from op_util.vectors import directions
+from op_util.vectors import unit_vectors
 from plugins import option
 from registry import UserError
 
@@ -98,8 +98,8 @@ class Contrast(NamedTuple):
 
 
 class Memory(keras.layers.Layer):
-    """What is known of each training image, and how many updates there have been. Nothing of it is
-    trained, all of it is saved. Each replica makes the same update.
+    """The stored vectors and labels of all training images, and the number of updates. Nothing here
+    is trained; everything is saved. Each replica makes the same update.
 
     Args:
         rows: how many images.
@@ -178,7 +178,7 @@ class Memory(keras.layers.Layer):
             usable = same & tf.reduce_all(tf.math.is_finite(vectors), axis=1)
             first = tf.argmax(tf.cast(usable, tf.float32), axis=1)  # not of int32 on a GPU
             old, new = tf.gather(rows.value, found.indices), tf.gather(vectors, first)
-            moved = directions(momentum * old + (1 - momentum) * new)
+            moved = unit_vectors(momentum * old + (1 - momentum) * new)
             moved = tf.where(tf.reduce_any(usable, axis=1)[:, None], moved, old)
             rows.value.scatter_update(tf.IndexedSlices(moved, found.indices))
         known = tf.reduce_all(tf.math.is_finite(found.log_sums))
@@ -193,9 +193,11 @@ class CRD(Method):
 
     A trained linear layer on each embedding, and a `Memory` of each training image's vectors; both
     are saved with the training. The negatives of an image are of other classes, as in RepDistiller
-    by default. They are drawn once a step for the whole batch, so an image has fewer of them by as
-    many as are of its own class. Labels are learned as images come; an unlabelled image has only
-    itself excluded from its negatives.
+    by default. Labels are learned as images come; an unlabelled image has only itself excluded from
+    its negatives.
+
+    Departure: negatives are drawn once a step for the whole batch, not for each image, so an image
+    has fewer of them by as many as are of its own class.
 
     Evaluating the loss changes nothing; in training it updates the memory.
 
@@ -206,7 +208,7 @@ class CRD(Method):
         embedding_size: width behind the linear layers.
         samples: number of training images, where the loss is used by itself; 0: as many as the
             training has.
-        weight: of this loss, next to the main loss. This and the others are RepDistiller's.
+        weight: weight relative to the main loss. This and the others are RepDistiller's.
     """
 
     paper = "Tian et al., ICLR 2020, arXiv 1910.10699"
@@ -237,7 +239,7 @@ class CRD(Method):
         ) -> tf.Tensor:
             check_indices(indices, rows)
             labels = tf.fill(tf.shape(indices), -1) if labels is None else labels
-            vectors = directions(embed_teacher(teacher)), directions(embed_student(student))
+            vectors = unit_vectors(embed_teacher(teacher)), unit_vectors(embed_student(student))
             found = memory.contrast(
                 *vectors, indices, tf.cast(labels, tf.int32), self.negatives, self.temperature
             )

@@ -7,7 +7,7 @@ import tensorflow as tf
 from distillers.method import Method
 from distillers.reading import Logits
 from distillers.registration import register
-from op_util.vectors import centred_directions
+from op_util.vectors import centred_unit_vectors
 from plugins import option
 
 
@@ -30,7 +30,7 @@ def correlation_loss(
 
 def pearson_correlation(one: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
     """``rho [N]`` of the rows of two matrices ``[N, M]``; 0 where a row is constant."""
-    return tf.reduce_sum(centred_directions(one) * centred_directions(other), axis=1)
+    return tf.reduce_sum(centred_unit_vectors(one) * centred_unit_vectors(other), axis=1)
 
 
 @register("DIST")
@@ -43,7 +43,7 @@ class DIST(Method):
         temperature: T, divides the logits of both networks before the softmax.
         beta: weight of the relations between classes, within an image.
         gamma: weight of the relations between images, within a class.
-        weight: of this loss, next to the main loss.
+        weight: weight relative to the main loss.
     """
 
     paper = "Huang et al., NeurIPS 2022, arXiv 2205.10536"

@@ -25,7 +25,7 @@ from distillers.checks import check_given_outputs
 from distillers.keras_loss import KerasLoss
 from distillers.loss import Loss, Trains
 from distillers.method import Method
-from distillers.networks import Preprocessing, check_networks, classifier_of, read_networks
+from distillers.networks import Preprocessing, check_networks, classifier_layer, read_networks
 from distillers.none import NoDistillation
 from distillers.objective import (
     distillation_losses,
@@ -92,7 +92,8 @@ class Distiller(BuiltModel):
         main_loss: ``"cross_entropy"``, or ``"none"`` to transfer without any label: no method
             is told one, and those that need them are refused.
         weight_decay: factor of ``||w||^2 / 2``, on all kernels that are trained.
-        label_smoothing: share of the main loss's targets that all classes have alike, 0 to below 1.
+        label_smoothing: probability mass of the main loss's targets that is spread evenly over all
+            classes, in [0, 1).
         samples: number of training images, for methods that keep something for each.
         epochs: of the whole run, which warm-ups are a share of; None: as many as `fit` is called
             with.
@@ -285,7 +286,7 @@ class Distiller(BuiltModel):
         if trains is Trains.NOTHING:
             return []
         if trains is Trains.CLASSIFIER:
-            return classifier_of(self.student).trainable_variables
+            return classifier_layer(self.student).trainable_variables
         if trains is Trains.ALL and self.deployed is self.student:
             return variables
         features = self._student.features

@@ -79,7 +79,7 @@ class DKD(Method):
         beta: weight of the other classes' part (NCKD).
         warmup: share of the run's epochs over which the loss grows to its full weight; 0: none
             (mdistiller: 20 of 240 epochs).
-        weight: of this loss, next to the main loss. None: 1, or 0.1 for a student without
+        weight: weight relative to the main loss. None: 1, or 0.1 for a student without
             normalisation layers, which 1 makes diverge.
         clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
             losses are added as by the authors.

@@ -7,7 +7,7 @@ import tensorflow as tf
 from distillers.method import Method
 from distillers.reading import Logits
 from distillers.registration import register
-from distillers.soft_logits import soft_cross_entropy
+from distillers.soft_logits import softened_divergence
 from plugins import option
 
 
@@ -21,8 +21,8 @@ def mutual_divergence(teacher: tf.Tensor, student: tf.Tensor, temperature: float
         teacher, student: logits ``[B, classes]``.
         temperature: T, above 0.
     """
-    to_student = soft_cross_entropy(tf.stop_gradient(teacher), student, temperature)
-    to_teacher = soft_cross_entropy(tf.stop_gradient(student), teacher, temperature)
+    to_student = softened_divergence(tf.stop_gradient(teacher), student, temperature)
+    to_teacher = softened_divergence(tf.stop_gradient(student), teacher, temperature)
     return to_student + to_teacher
 
 
@@ -35,7 +35,7 @@ class DML(Method):
 
     Args:
         temperature: T, divides the logits of both networks before the softmax; 1 in the paper.
-        weight: of this loss, next to the main losses; 1 in the paper (equations 6 and 7).
+        weight: weight relative to the main losses; 1 in the paper (equations 6 and 7).
     """
 
     paper = "Zhang et al., CVPR 2018, arXiv 1706.00384"

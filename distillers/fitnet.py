@@ -12,7 +12,7 @@ from distillers.loss import Context, Loss, Stage, Trains
 from distillers.method import Method
 from distillers.reading import Logits, Maps, Reading
 from distillers.registration import register
-from distillers.soft_logits import soft_cross_entropy
+from distillers.soft_logits import softened_divergence
 from plugins import option
 from registry import UserError
 
@@ -34,16 +34,17 @@ class FitNet(Method):
     2015.
 
     First the student's layers up to the guided tap learn to predict the teacher's hint, then the
-    whole student learns from soft logits and the main task (algorithm 1). The regressor is a linear
-    1x1 convolution of the guided tap, resized to the hint; the paper's has a kernel as large as the
-    two taps' sizes differ.
+    whole student learns from soft logits and the main task (algorithm 1).
+
+    Departure: the regressor is a linear 1x1 convolution of the guided tap, resized to the hint; the
+    paper's has a kernel as large as the two taps' sizes differ.
 
     Args:
-        hint_share: of the epochs, for the first stage. The paper stops it by validation; this is
-            RepDistiller's share of a first stage, 30 epochs before 240.
+        hint_share: share of the epochs for the first stage. The paper stops it by validation; this
+            is RepDistiller's share of a first stage, 30 epochs before 240.
         hint_tap: number of the tap of both networks, counted from 1; -1: the middle one, as in the
             paper (of an even number the shallower).
-        temperature: of the soft logits in the second stage.
+        temperature: T of the soft logits in the second stage.
         alpha: weight of these soft logits; ``1 - alpha`` is that of the main loss.
     """
 
@@ -85,7 +86,7 @@ class FitNet(Method):
             return hint_loss(hint, resized(tf.cast(regressor(guided), hint.dtype), hint))
 
         def soft_logits(teacher: Any, student: Any, context: Context) -> tf.Tensor:
-            return soft_cross_entropy(teacher["logits"], student["logits"], self.temperature)
+            return softened_divergence(teacher["logits"], student["logits"], self.temperature)
 
         first = Stage(
             "hint", self.hint_share, loss=hints, main_weight=0, trains=Trains.TO_TAPS,

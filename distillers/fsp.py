@@ -13,7 +13,6 @@ from distillers.loss import Combination, Loss, Stage, Trains
 from distillers.method import Method, with_context
 from distillers.reading import Maps, size_text
 from distillers.registration import register
-from distillers.sskd_svd import svd_taps
 from op_util.pooling import adaptive_average_pool
 from plugins import option
 from registry import UserError
@@ -88,15 +87,16 @@ LOSSES = {"sskd_svd": fsp_loss, "repdistiller": averaged_fsp_loss}
 class FSP(Method):
     """Yim, Joo, Bae & Kim, "A gift from knowledge distillation", CVPR 2017.
 
-    By default as Lee, Kim, Song (2018) compare it: next to the main task, its gradient clipped
-    against the main task's, but to a part of that task's norm (`clip`), as at their 1 students of
-    few steps can end below those that learn alone. With `staged`, as its own paper has it: first
-    the layers up to the deepest tap learn this loss alone, then the whole student the main task
-    alone.
+    Departure: by default it is trained as Lee, Kim & Song (2018) compare it: next to the main task,
+    its gradient clipped against the main task's, but to a part of that task's norm (`clip`), as at
+    their 1 students of few steps can end below those that learn alone. With `staged`, as its own
+    paper has it: first the layers up to the deepest tap learn this loss alone, then the whole
+    student the main task alone.
 
     Args:
         staged: whether to train in the paper's two stages.
-        init_share: of the epochs, for the first stage of two: RepDistiller's 30 epochs before 240.
+        init_share: share of the epochs for the first stage of two: RepDistiller's 30 epochs before
+            240.
         clip: the largest norm of this loss's gradient, in norms of the main task's (Lee et al.: 1).
             Without effect if `staged`.
         definition: ``"sskd_svd"``: summed and scaled as in the published code of Lee et al.;
@@ -115,7 +115,8 @@ class FSP(Method):
 
     @property
     def reads(self) -> Maps:  # type: ignore[override]
-        return svd_taps(self.adapter, vectors="skip", mixed=False)
+        channels = "adapt" if self.adapter == "auto" else "equal"
+        return Maps(at_least=2, channels=channels, vectors="skip")
 
     def loss(self, teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]) -> tf.Tensor:
         return LOSSES[self.definition](teacher, student)

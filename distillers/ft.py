@@ -14,7 +14,7 @@ from distillers.loss import Context, Loss, Stage, Trains
 from distillers.method import Method
 from distillers.reading import LastMap, at_one_size
 from distillers.registration import register
-from op_util.vectors import directions
+from op_util.vectors import unit_vectors
 from plugins import option
 from registry import UserError
 
@@ -44,7 +44,7 @@ def factor_loss(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
             of the smaller.
     """
     theirs, ours = (
-        directions(tf.reshape(factor, [-1, math.prod(factor.shape[1:])]))
+        unit_vectors(tf.reshape(factor, [-1, math.prod(factor.shape[1:])]))
         for factor in at_one_size(teacher, student)
     )
     return tf.reduce_mean(tf.abs(ours - theirs))
@@ -64,7 +64,8 @@ class FT(Method):
     square diverges at the learning rates that its student needs.
 
     Args:
-        paraphraser_share: of the epochs, for the first stage: RepDistiller's 30 epochs before 240.
+        paraphraser_share: share of the epochs for the first stage: RepDistiller's 30 epochs before
+            240.
         rate: k, how many channels a factor has for each of the teacher's last map.
         weight: of the factor loss, next to the main loss, for a mean over features: 500 in the
             authors' code. RepDistiller has 200, for factors averaged over channels.

@@ -26,8 +26,8 @@ class HardLogits(Method):
     """Touvron et al., "Training data-efficient image transformers & distillation through
     attention" (DeiT), ICML 2021: hard-label distillation.
 
-    The paper gives this loss a token and a classifier of its own, averaged with the class token's
-    when the network is used; here one classifier learns both.
+    Departure: the paper gives this loss a token and a classifier of its own, averaged with the
+    class token's when the network is used; here one classifier learns both.
 
     Args:
         alpha: weight of this loss; the main loss has ``1 - alpha``.

@@ -10,8 +10,8 @@ from distillers.loss import Combination
 from distillers.method import Method
 from distillers.reading import Logits
 from distillers.registration import register
-from distillers.soft_logits import soft_cross_entropy
-from op_util.vectors import centred_directions
+from distillers.soft_logits import softened_divergence
+from op_util.vectors import centred_unit_vectors
 from plugins import option
 
 
@@ -19,7 +19,7 @@ def z_score(logits: tf.Tensor) -> tf.Tensor:
     """Each row of ``[B, classes]`` minus its mean, over its standard deviation (algorithm 1); 0
     where all of a row are equal. As in the authors' code, the squares are divided by
     ``classes - 1``."""
-    return centred_directions(logits) * math.sqrt(logits.shape[1] - 1)
+    return centred_unit_vectors(logits) * math.sqrt(logits.shape[1] - 1)
 
 
 @register("LogitStd")
@@ -36,8 +36,8 @@ class LogitStd(Method):
         temperature: T, the base temperature, divides the standardized logits of both networks.
         weight: of this loss.
         clip: the largest norm of this loss's gradient, in norms of the weighted main loss's; with
-            1e9, and a label_weight of 0.1, the losses are added as by the authors.
-        label_weight: of the main loss.
+            1e9, and a main_weight of 0.1, the losses are added as by the authors.
+        main_weight: weight of the main loss.
     """
 
     paper = "Sun et al., CVPR 2024, arXiv 2403.01427"
@@ -47,11 +47,7 @@ class LogitStd(Method):
     temperature: float = option(2.0, above=0)
     weight: float = option(9.0, above=0)
     clip: float = option(1.0, above=0)
-    label_weight: float = option(1.0, minimum=0)
-
-    @property
-    def main_weight(self) -> float:
-        return self.label_weight
+    main_weight: float = option(1.0, minimum=0)
 
     def loss(self, teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
-        return soft_cross_entropy(z_score(teacher), z_score(student), self.temperature)
+        return softened_divergence(z_score(teacher), z_score(student), self.temperature)

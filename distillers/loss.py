@@ -27,8 +27,9 @@ class Reduction(enum.Enum):
 class Combination(enum.Enum):
     """How the distillation gradient meets the main task's.
 
-    ADD: the losses are added. CLIP: for each variable, the distillation gradient is clipped to the
-    norm of the main task's, times ``sigmoid(epoch)`` (Lee, Kim & Song 2018, section 3.3).
+    ADD: the losses are added. CLIP: for each variable, the distillation gradient is clipped to
+    ``clip`` times the norm of the main task's, times ``sigmoid(epoch)`` (Lee, Kim & Song 2018,
+    section 3.3, where ``clip`` is 1).
     """
 
     ADD = "add"

@@ -312,4 +312,4 @@ def with_context(
 
 
 def _nothing() -> None:
-    """What a method's extra is where nobody gives it."""
+    """The value of an extra that nobody provides."""

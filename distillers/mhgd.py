@@ -207,8 +207,8 @@ class MHGD(Method):
     the graph.
 
     Args:
-        heads: of the attention network.
-        attention_share: of the epochs, for the first stage: the authors' 40 epochs before 100.
+        heads: number of attention heads.
+        attention_share: share of the epochs for the first stage: the authors' 40 epochs before 100.
         clip: the largest norm of the graph's gradient, in norms of the main task's (theirs is 1).
         drop_heads: whether in the first stage each sample does without some heads, about half.
         adapter: as of `SSKD_SVD`.
@@ -244,7 +244,7 @@ class MHGD(Method):
             teacher: Any, student: Any, *, training: bool, epoch: Any = None, indices: Any = None
         ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
             nodes = [teacher_nodes(as_matrix(tap)) for tap in teacher]
-            kept = self._kept_heads(tf.shape(nodes[0].vectors)[0], epoch, indices)
+            kept = self._kept_heads(nodes[0].vectors, epoch, indices)
             loss, dropped = estimation_loss(attentions, nodes, kept, training)
             return loss, {"dropped_share": dropped}
 
@@ -265,12 +265,21 @@ class MHGD(Method):
         layers = [*attentions, *adapters.layers]
         return Loss(self, [attention, train], layers=layers, notes=[*notes, *adapters.notes])
 
-    def _kept_heads(self, count: tf.Tensor, epoch: Any, indices: Any) -> tf.Tensor:
-        """``[heads, count, 1]``, 1 or 0: a sample keeps the heads whose noise is above its mean."""
-        shape = [self.heads, count, 1]
+    def _kept_heads(self, vectors: tf.Tensor, epoch: Any, indices: Any) -> tf.Tensor:
+        """``[heads, B, 1]``, 1 or 0: a sample keeps the heads whose noise is above its mean.
+
+        Args:
+            vectors: the shallowest nodes' ``[B, D]``, by which batches differ without indices.
+            epoch, indices: of the batch, by which the noise is drawn; None: unknown.
+        """
+        shape = [self.heads, tf.shape(vectors)[0], 1]
         if not self.drop_heads or self.heads == 1:
             return tf.ones(shape)
-        images = tf.reduce_sum(tf.cast(0 if indices is None else indices, tf.int64))
+        if indices is None:
+            bits = tf.bitcast(tf.cast(tf.reduce_sum(vectors), tf.float32), tf.int32)
+            images = tf.cast(bits, tf.int64)
+        else:
+            images = tf.reduce_sum(tf.cast(indices, tf.int64))
         seed = tf.stack([tf.cast(0 if epoch is None else epoch, tf.int64), images])
         noise = tf.random.stateless_normal(shape, seed)
         return tf.cast(noise > tf.reduce_mean(noise, axis=0, keepdims=True), tf.float32)

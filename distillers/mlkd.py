@@ -10,7 +10,7 @@ from distillers.loss import Combination
 from distillers.method import Method
 from distillers.reading import Logits
 from distillers.registration import register
-from distillers.soft_logits import soft_cross_entropy
+from distillers.soft_logits import softened_divergence
 from plugins import option
 from registry import UserError
 
@@ -34,7 +34,7 @@ def multi_level_loss(
     loss = 0.0
     for temperature in temperatures:
         p, q = (tf.nn.softmax(z / temperature) for z in (teacher, student))
-        loss += soft_cross_entropy(teacher, student, temperature) * images
+        loss += softened_divergence(teacher, student, temperature) * images
         loss += relations_loss(p, q) * images
         loss += relations_loss(tf.transpose(p), tf.transpose(q)) * classes
     return loss
@@ -70,7 +70,7 @@ class MLKD(Method):
             0.9 makes diverge.
         clip: the largest norm of this loss's gradient, in norms of the weighted main loss's; with
             1e9 the losses are added.
-        label_weight: of the main loss.
+        main_weight: weight of the main loss.
     """
 
     paper = "Jin et al., CVPR 2023"
@@ -83,15 +83,11 @@ class MLKD(Method):
     temperatures: tuple[float, ...] = option((4.0, 3.0, 5.0, 2.0, 6.0), above=0)
     weight: float | None = option(None, above=0)
     clip: float = option(1.0, above=0)
-    label_weight: float = option(1.0, minimum=0)
+    main_weight: float = option(1.0, minimum=0)
 
     def check(self) -> None:
         if not self.temperatures:
             raise UserError(f"{self.label('temperatures')} must be one or more, such as 4;3;5")
-
-    @property
-    def main_weight(self) -> float:
-        return self.label_weight
 
     def loss(self, teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
         return multi_level_loss(teacher, student, self.temperatures)

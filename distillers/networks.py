@@ -138,13 +138,14 @@ def _default_outputs(
         return outputs_of(model, taps=(last,))
 
 
-def classifier_of(student: keras.Model) -> keras.Layer:
+def classifier_layer(student: keras.Model) -> keras.Layer:
     """The layer that makes a student's logits. Raises UserError where that is no one layer."""
     found = find_classifier(student)
     if found is None:
         raise UserError(
             f"the student {student.name!r} does not end in a layer that gives logits (a Dense), "
-            "which is to be trained first: leave head_share out, or end it in such a layer"
+            "which a stage of this method trains alone: end it in such a layer, or leave out that "
+            "stage"
         )
     return found.layer
 

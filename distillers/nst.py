@@ -10,7 +10,7 @@ from distillers.loss import Combination
 from distillers.method import Method
 from distillers.reading import Maps
 from distillers.registration import register
-from op_util.vectors import directions
+from op_util.vectors import unit_vectors
 from plugins import option
 
 
@@ -18,7 +18,7 @@ def channels(maps: tf.Tensor) -> tf.Tensor:
     """Each channel of maps ``[B, H, W, D]`` as a vector over positions, of length 1:
     ``[B, D, H W]``."""
     rows = tf.reshape(maps, [-1, maps.shape[1] * maps.shape[2], maps.shape[3]])
-    return directions(tf.linalg.matrix_transpose(rows))
+    return unit_vectors(tf.linalg.matrix_transpose(rows))
 
 
 def discrepancy(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
@@ -57,7 +57,7 @@ class NST(Method):
     is clipped against that.
 
     Args:
-        weight: of this loss, next to the main loss (RepDistiller's).
+        weight: weight relative to the main loss (RepDistiller's).
         clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
             losses are added as by the authors.
     """

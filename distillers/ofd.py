@@ -108,7 +108,7 @@ class OFD(Method):
     is clipped against the main task's.
 
     Args:
-        weight: of this loss, next to the main loss. None: 1e-3 (the paper's code for CIFAR-100,
+        weight: weight relative to the main loss. None: 1e-3 (the paper's code for CIFAR-100,
             mdistiller), or 1e-4 for a student without normalisation layers, which learns less at
             1e-3 than alone.
         clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the

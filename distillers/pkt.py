@@ -7,7 +7,7 @@ import tensorflow as tf
 from distillers.method import Method
 from distillers.reading import Embedding
 from distillers.registration import register
-from op_util.vectors import directions
+from op_util.vectors import unit_vectors
 from plugins import option
 
 EPSILON = 1e-7  # added to probabilities before their ratio is taken; the authors' code
@@ -16,7 +16,7 @@ EPSILON = 1e-7  # added to probabilities before their ratio is taken; the author
 def neighbours(samples: tf.Tensor) -> tf.Tensor:
     """``P [B, B]``: ``(1 + cosine) / 2`` between samples ``[B, D]``, each row
     divided by its sum."""
-    unit = directions(samples)
+    unit = unit_vectors(samples)
     # Rounding may take a cosine below -1.
     kernel = tf.maximum(1 + tf.matmul(unit, unit, transpose_b=True), 0) / 2
     return kernel / tf.reduce_sum(kernel, axis=1, keepdims=True)
@@ -41,7 +41,7 @@ class PKT(Method):
     Embeddings of teacher and student may differ in width.
 
     Args:
-        weight: of this loss, next to the main loss; RepDistiller's.
+        weight: weight relative to the main loss; RepDistiller's.
     """
 
     paper = "Passalis & Tefas, ECCV 2018, arXiv 1803.10837"

@@ -138,7 +138,7 @@ class ReviewKD(Method):
     sizes of teacher and student may differ: the fusion brings the student's to the teacher's.
 
     Args:
-        weight: of this loss, next to the main loss. Paper and mdistiller: 0.6 to 8, by the pair of
+        weight: weight relative to the main loss. Paper and mdistiller: 0.6 to 8, by the pair of
             networks; 1 where they name none.
         warmup: share of the run's epochs over which the weight grows to its full size (paper,
             mdistiller: 20 of 240 epochs); 0: it has its full size from the start.

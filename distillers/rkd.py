@@ -8,7 +8,7 @@ from distillers.loss import Combination
 from distillers.method import Method
 from distillers.reading import Embedding
 from distillers.registration import register
-from op_util.vectors import directions, lengths
+from op_util.vectors import lengths, unit_vectors
 from plugins import option
 
 
@@ -27,8 +27,8 @@ def distances(samples: tf.Tensor) -> tf.Tensor:
 
 def angles(samples: tf.Tensor) -> tf.Tensor:
     """``psi_A [B, B, B]``: at ``[i, j, k]`` the cosine at sample i of the angle between j and k
-    (equation 7); 0 where two of them are in one place."""
-    e = directions(differences(samples))
+    (equation 7); 0 where j or k is in the place of i."""
+    e = unit_vectors(differences(samples))
     return tf.matmul(e, e, transpose_b=True)
 
 
@@ -62,9 +62,9 @@ class RKD(Method):
     clipped against that.
 
     Args:
-        distance_weight: of the distances' part; 0 leaves RKD-A.
+        distance_weight: weight of the distances' term; 0 leaves RKD-A.
         angle_weight: of the angles' part; 0 leaves RKD-D.
-        weight: of this loss, next to the main loss.
+        weight: weight relative to the main loss.
         clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
             losses are added as by the authors.
     """

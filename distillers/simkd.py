@@ -84,7 +84,7 @@ class SimKD(Method):
     Where the last maps differ in size, the loss compares them at the smaller, and the teacher's
     classifier gets the size that it was built for.
 
-    Departure: the paper's only loss is that of the maps (``label_weight=0``). In runs of some ten
+    Departure: the paper's only loss is that of the maps (``main_weight=0``). In runs of some ten
     epochs it leaves many students far behind those that are trained alone. So by default the
     deployed model learns the labels too.
 
@@ -92,7 +92,7 @@ class SimKD(Method):
         factor: the teacher's channels per channel within the bottleneck (the paper's 2).
         weight: of the loss. None: 1, as in the paper, or 0.2 for a student without normalisation
             layers, which in short runs learns less at 1.
-        label_weight: of the deployed model's cross-entropy.
+        main_weight: weight of the deployed model's cross-entropy.
     """
 
     paper = "Chen et al., CVPR 2022, arXiv 2203.14001"
@@ -102,11 +102,7 @@ class SimKD(Method):
 
     factor: float = option(2.0, above=0)
     weight: float | None = option(None, above=0)
-    label_weight: float = option(1.0, minimum=0)
-
-    @property
-    def main_weight(self) -> float:
-        return self.label_weight
+    main_weight: float = option(1.0, minimum=0)
 
     def build(self, teacher: Any, student: Any, *, samples: int | None = None) -> Loss:
         notes = self.check_features(teacher, student)

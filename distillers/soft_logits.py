@@ -11,7 +11,7 @@ from op_util.divergence import kl_divergence
 from plugins import option
 
 
-def soft_cross_entropy(teacher: tf.Tensor, student: tf.Tensor, temperature: float) -> tf.Tensor:
+def softened_divergence(teacher: tf.Tensor, student: tf.Tensor, temperature: float) -> tf.Tensor:
     """``T^2 KL(softmax(teacher / T) || softmax(student / T))``, mean over the batch.
 
     Args:
@@ -46,7 +46,7 @@ class SoftLogits(Method):
         return self.alpha
 
     def loss(self, teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
-        return soft_cross_entropy(teacher, student, self.temperature)
+        return softened_divergence(teacher, student, self.temperature)
 
 
 register("KD")(SoftLogits)

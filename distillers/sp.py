@@ -7,7 +7,7 @@ import tensorflow as tf
 from distillers.method import Method
 from distillers.reading import LastMap
 from distillers.registration import register
-from op_util.vectors import directions
+from op_util.vectors import unit_vectors
 from plugins import option
 
 
@@ -15,7 +15,7 @@ def similarities(tap: tf.Tensor) -> tf.Tensor:
     """``G [B, B]``: inner products of the samples ``[B, ...]``, each row of unit length (equations
     2 and 3)."""
     samples = tf.reshape(tap, [tf.shape(tap)[0], -1])
-    return directions(tf.matmul(samples, samples, transpose_b=True))
+    return unit_vectors(tf.matmul(samples, samples, transpose_b=True))
 
 
 def similarity_loss(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:

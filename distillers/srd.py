@@ -17,20 +17,20 @@ EPSILON = 1e-4  # added to variances; the authors' code
 SMALLEST = 1e-30  # sum of powers whose logarithm is taken
 
 
-def normalized(samples: tf.Tensor) -> tf.Tensor:
+def standardized(samples: tf.Tensor) -> tf.Tensor:
     """Samples ``[B, D]`` minus their mean, over their standard deviation: batch normalisation
-    without a scale and an offset."""
+    without learned scale and bias."""
     mean, variance = tf.nn.moments(samples, axes=[0])
     return (samples - mean) * tf.math.rsqrt(variance + EPSILON)
 
 
 def log_sum_loss(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
-    """``log sum (n(student) - n(teacher))^4`` over the batch and all features, n `normalized`.
+    """``log sum (n(student) - n(teacher))^4`` over the batch and all features, n `standardized`.
 
     Args:
         teacher, student: embeddings ``[B, D]`` of equal D.
     """
-    powers = tf.pow(normalized(student) - normalized(teacher), 4)
+    powers = tf.pow(standardized(student) - standardized(teacher), 4)
     # Where nothing differs the logarithm is finite, and there is no gradient.
     return tf.math.log(tf.maximum(tf.reduce_sum(powers), SMALLEST))
 
@@ -50,7 +50,7 @@ class SRD(Method):
     Args:
         projector: ``"linear"``: a dense layer to the teacher's width, trained with the student;
             ``"none"``: none, which needs equal widths.
-        weight: of this loss, next to the main loss.
+        weight: weight relative to the main loss.
         clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
             losses are added as by the authors.
     """

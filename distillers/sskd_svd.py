@@ -55,6 +55,12 @@ class SSKD_SVD(Method):  # noqa: N801 (the paper's name)
     Each tap is compressed to its leading right singular vectors; the student learns the teacher's
     distilled feature vectors (DFV), the radial basis function between vectors of neighbouring taps.
 
+    Departures: the gradient of the singular vectors is exact; the published code's guard zeroes
+    most or all of it (``gradient=published``). The loss is the mean over both relative signs of
+    neighbouring taps' vectors; the published code keeps the signs of the SVD routine
+    (``orientation=as_computed``). Where channels differ, a trained 1x1 convolution adapts the
+    student's tap. A sample that is not finite is dropped.
+
     Args:
         num_dfv: singular vectors of each of the teacher's taps; fewer where a tap has no more.
         gradient: ``"exact"``, or ``"published"`` for what the original code computes instead.

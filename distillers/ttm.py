@@ -41,7 +41,7 @@ class TTM(Method):
 
     Args:
         power: gamma, of the teacher's probabilities; 1 leaves them as they are.
-        weight: of this loss, next to the main loss. None: 45, or 10 for a student without
+        weight: weight relative to the main loss. None: 45, or 10 for a student without
             normalisation layers, which 45 makes diverge.
         clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
             losses are added as by the authors.

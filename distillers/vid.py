@@ -79,7 +79,7 @@ class VID(Method):
     loss is the sum over taps of the mean over batch and features of `surprise`.
 
     Args:
-        weight: of this loss, next to the main loss (RepDistiller's).
+        weight: weight relative to the main loss (RepDistiller's).
         initial_variance: of the teacher's features around the prediction, before training
             (RepDistiller's).
     """

@@ -59,17 +59,17 @@ class WKD_F(Method):  # noqa: N801 (the paper's name)
     `gaussian_distances`.
 
     Defaults are those of the authors' code for ResNet32x4 to ResNet8x4 on CIFAR-100. Departures:
-    maps of other sizes are not resized, as statistics over cells need it not; the weight is
-    constant, where theirs falls to 0 over the last 90 of 240 epochs; they add this loss to the main
-    one, but its gradient can be many times the main task's, which students of few steps then hardly
-    learn, so it is clipped against that.
+    maps of other sizes are not resized, because statistics over cells do not need equal sizes; the
+    weight is constant, where theirs falls to 0 over the last 90 of 240 epochs; they add this loss
+    to the main one, but its gradient can be many times the main task's, which students of few steps
+    then hardly learn, so it is clipped against that.
 
     Args:
         grid: cells a side, each with a mean and a deviation of its own.
-        mean_weight: of the means' part; the deviations' has 1.
+        mean_weight: weight of the means' term; the deviations' is 1.
         projector: of the student's map: ``"auto"``: 1x1 convolution, batch normalisation and ReLU,
             trained with the student; ``"none"``: none, which needs equal channels.
-        weight: of this loss, next to the main loss.
+        weight: weight relative to the main loss.
         clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
             losses are added as by the authors.
     """

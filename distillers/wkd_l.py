@@ -13,7 +13,7 @@ from distillers.reading import Logits
 from distillers.registration import register
 from distillers.samples import mean_over_labelled
 from op_util.divergence import log_softmax_without
-from op_util.vectors import directions
+from op_util.vectors import unit_vectors
 from plugins import option
 from registry import UserError
 
@@ -23,7 +23,7 @@ EPSILON = 1e-8  # added to costs and to the divisors of Sinkhorn's iteration; th
 def class_costs(classifier: tf.Tensor) -> tf.Tensor:
     """``1 - cosine`` of each two rows of a classifier ``[classes, features]``, at least 0:
     ``[classes, classes]``."""
-    rows = directions(classifier)
+    rows = unit_vectors(classifier)
     return tf.maximum(1 - tf.matmul(rows, rows, transpose_b=True), 0) + EPSILON
 
 
@@ -43,7 +43,7 @@ def wasserstein_distance(
         left_out: bool ``[B, classes]``.
         costs: ``[classes, classes]``, symmetric.
         regularization: of the flow's entropy, above 0.
-        iterations: how many.
+        iterations: number of them.
     """
     kernel = tf.exp(-costs / regularization)
     taking_part = tf.cast(~left_out, teacher.dtype)
@@ -79,8 +79,8 @@ class WKD_L(Method):  # noqa: N801 (the paper's name)
         temperature: T, divides the logits of both networks in the distance.
         gamma: weight of the distance.
         regularization: of Sinkhorn's iteration (the authors' lambda).
-        iterations: of Sinkhorn's iteration.
-        weight: of this loss, next to the main loss. None: 1, or 0.1 for a student without
+        iterations: number of Sinkhorn iterations.
+        weight: weight relative to the main loss. None: 1, or 0.1 for a student without
             normalisation layers, which 1 makes diverge.
     """
 

@@ -32,7 +32,7 @@ class WTTM(Method):
 
     Args:
         power: gamma, of the teacher's probabilities; 1 leaves them as they are, and all weights 1.
-        weight: of this loss, next to the main loss.
+        weight: weight relative to the main loss.
         clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
             losses are added as by the authors.
     """

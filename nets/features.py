@@ -1,4 +1,4 @@
-"""What of a network a student is taught by: taps, embedding and logits of any functional model."""
+"""Taps, embedding and logits of any functional model: what a student learns from."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .keras_graph import (
     call_of,
     calls_before,
     inner_output,
+    operations_before,
     output_layer_of,
     reserve_names,
 )
@@ -93,11 +94,12 @@ def feature_extractor(model: keras.Model, outputs: Outputs) -> keras.Model:
 
     Raises:
         UserError: the model is not functional, has no such layer, or gives other than one tensor
-            there.
+            there; or a layer has its channels first.
     """
     model = as_functional(model)
     reserve_names(model)  # it may have been read from a file by Keras itself
     image, given, found = find_tensors(model, _names_of(outputs))
+    _check_channels_last(model, [found[name] for name in _names_of(outputs)])
     embedding = _widened(_as_map(found[outputs.embedding], model))
     if len(embedding.shape) > 2:
         embedding = keras.ops.mean(embedding, axis=tuple(range(1, len(embedding.shape) - 1)))
@@ -108,6 +110,17 @@ def feature_extractor(model: keras.Model, outputs: Outputs) -> keras.Model:
         "outputs": given,
     }
     return keras.Model(image, features, name=f"{model.name}_features")
+
+
+def _check_channels_last(model: keras.Model, tensors: Sequence[keras.KerasTensor]) -> None:
+    """Raise UserError where a layer before `tensors` has channels first."""
+    for operation in operations_before(tensors):
+        if getattr(operation, "data_format", None) == "channels_first":
+            raise UserError(
+                f"layer {operation.name!r} of model {model.name!r} has "
+                "data_format='channels_first', and taps are read as [B, H, W, D]: build the "
+                "network with 'channels_last'"
+            )
 
 
 def _as_map(tensor: keras.KerasTensor, model: keras.Model) -> keras.KerasTensor:

@@ -145,9 +145,9 @@ class BuiltModel(keras.Model):
         pass
 
     def _make_function(self, step_function: Callable[[Any], dict[str, tf.Tensor]]) -> Any:
-        """What takes a step from an iterator. Under a strategy of several workers it leaves the
-        logs those of its own first device: Keras reads the metrics, which are everybody's, at the
-        end of an epoch."""
+        """The function that takes a step from an iterator. With several workers, it returns only
+        the logs of this worker's first device; Keras reads the metrics, which cover all workers, at
+        the end of the epoch."""
         strategy = self.distribute_strategy
         if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             return super()._make_function(step_function)
@@ -291,9 +291,8 @@ def operations_before(tensors: Any) -> list[keras.Operation]:
 
 
 def reserve_names(model: keras.Model) -> None:
-    """See to it that what is made from now on gets other names than the operations of a model have
-    that was read from a file: Keras begins to number anew in each process, and refuses graphs in
-    which two have one name."""
+    """Make sure that new operations get names which `model` does not use. Keras restarts its
+    numbering in each process, and refuses a graph with two operations of one name."""
     for operation in operations_before(model.outputs):
         prefix, number = re.fullmatch(r"(.*?)(?:_(\d{1,6}))?", operation.name).groups()
         while keras.backend.get_uid(prefix) <= int(number or 0):

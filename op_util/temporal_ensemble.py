@@ -11,6 +11,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from op_util.metric_learning import normalised
+from op_util.precision import product
 
 
 def first_occurrence(index: tf.Tensor) -> tf.Tensor:
@@ -25,7 +26,8 @@ def mean_per_image(values: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
     written last.
     """
     same = tf.cast(index[:, None] == index[None, :], values.dtype)
-    total = tf.tensordot(same, values, axes=1)
+    flat = tf.reshape(values, [tf.shape(values)[0], -1])
+    total = tf.reshape(product(same, flat), tf.shape(values))
     times = tf.reshape(tf.reduce_sum(same, axis=1), [-1, *[1] * (values.shape.rank - 1)])
     return tf.gather(total / times, first_occurrence(index))
 

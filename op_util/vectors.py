@@ -14,16 +14,16 @@ import tensorflow as tf
 def lengths(vectors: tf.Tensor) -> tf.Tensor:
     """Euclidean norms ``[..., 1]`` of vectors ``[..., D]``."""
     squares = tf.reduce_sum(tf.square(vectors), axis=-1, keepdims=True)
-    is_any = squares != 0
-    return tf.where(is_any, tf.sqrt(tf.where(is_any, squares, 1)), 0)
+    is_nonzero = squares != 0
+    return tf.where(is_nonzero, tf.sqrt(tf.where(is_nonzero, squares, 1)), 0)
 
 
-def directions(vectors: tf.Tensor) -> tf.Tensor:
+def unit_vectors(vectors: tf.Tensor) -> tf.Tensor:
     """``x / ||x||`` of vectors ``[..., D]``; a zero vector stays zero and gets no gradient."""
     return tf.math.divide_no_nan(vectors, lengths(vectors))
 
 
-def centred_directions(vectors: tf.Tensor) -> tf.Tensor:
+def centred_unit_vectors(vectors: tf.Tensor) -> tf.Tensor:
     """``(x - mean(x)) / ||x - mean(x)||`` of vectors ``[..., D]``; a constant one becomes zero and
     gets no gradient.
 
@@ -33,4 +33,4 @@ def centred_directions(vectors: tf.Tensor) -> tf.Tensor:
     centred = vectors - tf.reduce_mean(vectors, axis=-1, keepdims=True)
     rounding = 8 * np.finfo(vectors.dtype.as_numpy_dtype).eps
     is_constant = lengths(centred) <= rounding * lengths(vectors)
-    return directions(tf.where(is_constant, tf.zeros_like(centred), centred))
+    return unit_vectors(tf.where(is_constant, tf.zeros_like(centred), centred))

@@ -15,7 +15,7 @@ import nets
 from op_util.metric_learning import deviation, effective_rank
 from pretext.batch import Batch
 from pretext.measurement import Measurement
-from pretext.model import WIDTH, MultiTask, metric_name
+from pretext.model import MultiTask, metric_name
 from pretext.task import Images, Task
 
 # Embeddings spread evenly over the sphere have a relative deviation of 1.
@@ -102,7 +102,7 @@ def spread_of(embeddings: tf.Tensor) -> dict[str, tf.Tensor]:
     """
     by_task = tf.transpose(embeddings, [1, 0, 2])
     return {
-        "deviation": math.sqrt(WIDTH) * deviation(by_task),
+        "deviation": math.sqrt(embeddings.shape[-1]) * deviation(by_task),
         "effective_rank": effective_rank(by_task),
     }
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 import replicas
 from nets import Encoder, convolutions_by, copy_encoder, open_convolutions
 from nets.keras_graph import BuiltModel, Untracked, apply_summed
+from nets.layer_losses import weight_losses
 from op_util.convolution import convolve
 from op_util.weight_decay import with_weight_decay
 from pretext.balance import Balance, Step
@@ -284,7 +285,8 @@ class MultiTask(BuiltModel):
             step = Step(self.optimizer.iterations.value, self.epoch.value, terms.samples_by_task)
             factors = self._task_weights() * self.balance.factors(losses, step)
             coupled, logs = self._coupled_terms(answers, batch, terms.samples)
-            shared = coupled + self.balance.penalty()
+            own = weight_losses(self.network)
+            shared = coupled + self.balance.penalty() + sum(own)
             objectives = [*tf.unstack(factors * terms.losses), shared / replicas.count()]
             total = tf.add_n(objectives)
         if self.balance.combines_gradients:
@@ -350,8 +352,8 @@ class MultiTask(BuiltModel):
     def _encode(
         self, inputs: Sequence[Sequence[tf.Tensor]], shared: Sequence[Share] | None
     ) -> list[list[tf.Tensor]]:
-        """The encoder's last maps of all tasks' views; those of one size in one pass. Images that
-        only stand in for none are not shown to it, and have maps of zeros."""
+        """The encoder's last maps of all tasks' views; those of one size in one pass. A stand-in
+        image (see `Share`) is not encoded; its maps are zeros."""
         places = [(task, view) for task, views in enumerate(inputs) for view in range(len(views))]
         maps: dict[tuple[int, int], tf.Tensor] = {}
         for shape, model in self._maps.value.items():

@@ -22,8 +22,8 @@ class Share(NamedTuple):
     """The images of a batch that take part in a task.
 
     Attributes:
-        rows: their places in the batch, int32 ``[b]``, b at least 1; where none takes part, the
-            first image stands in, as some kernels cannot work on no image at all.
+        rows: their places in the batch, int32 ``[b]``, b at least 1: if no image takes part, the
+            first one stands in, because some kernels fail on an empty batch.
         count: how many take part, an int32 scalar; the first of `rows`.
     """
 

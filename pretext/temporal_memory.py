@@ -98,7 +98,8 @@ class TemporalMemory(keras.layers.Layer):
             new, more = updated(rows, embeddings, self.decay), 1
         else:
             chosen = tf.one_hot(tasks, memory.shape[1])  # [B, n, T]
-            placed = tf.einsum("bnt,bnd->btd", chosen, embeddings)
+            # A sum, as a GPU may round matrix products.
+            placed = tf.reduce_sum(chosen[..., None] * embeddings[:, :, None], axis=1)
             is_new = tf.reduce_any(chosen > 0, axis=1)
             new = tf.where(is_new[..., None], updated(rows, placed, self.decay), rows)
             more = tf.cast(is_new, times.dtype)

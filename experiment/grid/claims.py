@@ -2,11 +2,11 @@
 
 Beside the run folder ``seed0`` are its claims, files ``seed0.claim.1``, ``seed0.claim.2`` ...: the
 process that made the one with the highest number holds the run. It renews the claim, that is, sets
-the file's modification time, eight times as often as it would expire. A claim that is not renewed for as long as it says
-has expired, and a process that finds it so makes the next one. A file that must not exist yet is
-made by one process alone on every file system, so of several that try, one gets the run. Nothing
-here relies on file locks or on the clocks of the machines: whether a claim was renewed, a process
-judges by watching the file, and for how long, by its own clock.
+the file's modification time, eight times until it would expire. A claim that is not renewed for as
+long as it says has expired, and a process that finds it so makes the next one. A file that must not
+exist yet is made by one process alone on every file system, so of several that try, one gets the
+run. Nothing here relies on file locks or on the clocks of the machines: whether a claim was
+renewed, a process judges by watching the file, and for how long, by its own clock.
 
 A holder that finds a higher claim than its own, or that cannot renew its own for half the time in
 which it expires, stops working on the run.

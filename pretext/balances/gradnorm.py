@@ -44,18 +44,18 @@ class GradNormWeighting(Weighting):
         super().__init__(tasks, **arguments)
         self.interval = settings.interval
         self._asymmetry, self._rate = settings.asymmetry, settings.rate
-        self.wanted = self.state("factors", (tasks,), "ones")
+        self.present = self.state("factors", (tasks,), "ones")
         self.first_losses = self.state("first_losses", (tasks,))
 
     def current(self) -> tf.Tensor:
-        return tf.convert_to_tensor(self.wanted.value)
+        return tf.convert_to_tensor(self.present.value)
 
     def measured(self, norms: tf.Tensor, losses: tf.Tensor) -> None:
         first_losses = tf.convert_to_tensor(self.first_losses.value)
         is_first = tf.reduce_all(first_losses == 0)
         first_losses = tf.where(is_first, losses, first_losses)
         self.first_losses.assign(first_losses)
-        wanted = gradnorm.weights(norms, losses, first_losses, self._asymmetry)
-        self.wanted.assign(
-            wanted if is_first else gradnorm.moved(self.current(), wanted, self._rate)
+        target = gradnorm.weights(norms, losses, first_losses, self._asymmetry)
+        self.present.assign(
+            target if is_first else gradnorm.moved(self.current(), target, self._rate)
         )

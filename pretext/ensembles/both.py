@@ -21,8 +21,8 @@ class Both(Temporal, Weights):
         ramp_epochs: epochs until the factor is the largest; not set: a quarter of all.
         memory_decay: a, of what an image's memory held before.
         ensemble_temperature: tau, of the cosines to the memories of the batch's images.
-        memory_dtype: in which the memory is held.
-        average_decay: of the weights' average, at each step.
+        memory_dtype: dtype in which the memory is held.
+        average_decay: decay of the weights' average at each step.
     """
 
     def build(self, run: Run) -> EnsembleState:

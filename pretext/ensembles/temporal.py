@@ -23,7 +23,7 @@ class Temporal(Ensemble):
         ramp_epochs: epochs until the factor is the largest; not set: a quarter of all.
         memory_decay: a, of what an image's memory held before.
         ensemble_temperature: tau, of the cosines to the memories of the batch's images.
-        memory_dtype: in which the memory is held.
+        memory_dtype: dtype in which the memory is held.
     """
 
     paper = "Kim, Lee & Song, ICCV Workshops 2019, arXiv 1908.11024"

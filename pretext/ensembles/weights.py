@@ -16,7 +16,7 @@ class Weights(Ensemble):
     average of all trained weights over the steps.
 
     Args:
-        average_decay: of the weights' average, at each step.
+        average_decay: decay of the weights' average at each step.
     """
 
     paper = "Tarvainen & Valpola, NeurIPS 2017, arXiv 1703.01780"

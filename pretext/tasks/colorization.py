@@ -69,7 +69,8 @@ class Colorization(Task):
     As in the paper, colours are classes. The chroma plane (here Cb and Cr of BT.601) is divided
     into squares. The squares that contain displayable colours are predicted at a quarter of the
     image's resolution, and the resulting colour is the classes' annealed mean. Unlike in the paper,
-    rare colours have no larger weight: that would require the statistics of the data in advance.
+    the target is one class, not a soft assignment to the five nearest, and rare colours have no
+    larger weight: that would require the statistics of the data in advance.
 
     Args:
         step: side of the squares; Cb and Cr range from -0.5 to 0.5.

@@ -123,7 +123,8 @@ class Jigsaw(Task):
     The image is cut into cells. From each cell a tile is taken at a random position. It is smaller
     than the cell by an eighth (at least one pixel), so its border does not give away its neighbour.
     The encoder sees each tile separately; h is computed from the features of all tiles. The
-    possible orders are those of `permutations`.
+    possible orders are those of `permutations`. Unlike in the paper, tiles are not normalised one
+    by one, so their brightness and contrast may give an order away.
 
     Tiles smaller than the encoder's minimum size are enlarged to it.
 

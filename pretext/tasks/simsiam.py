@@ -41,7 +41,8 @@ def predictor(name: str, width: int, hidden: int) -> keras.Sequential:
 class SimSiam(TwoViewTask):
     """Chen & He, "Exploring simple Siamese representation learning", CVPR 2021.
 
-    The neck is the paper's projector with a single layer; the head is its predictor.
+    The head is the paper's predictor. The neck is one dense layer; the paper's projector has three,
+    each with batch normalisation.
 
     Args:
         hidden: width of the predictor's hidden layer, by default a quarter of h's as in the paper.

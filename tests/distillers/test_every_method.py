@@ -172,9 +172,9 @@ def test_the_last_stage_has_the_weight_as_given(name):
     assert method.distillation_weight == build(method).stages[-1].weight == 0.7
 
 
-@pytest.mark.parametrize("name", [name for name, _ in fields_called("label_weight")])
+@pytest.mark.parametrize("name", [name for name, _ in fields_called("main_weight")])
 def test_the_main_loss_has_the_label_weight(name):
-    method = make(name, label_weight=0.7)
+    method = make(name, main_weight=0.7)
     assert method.main_weight == build(method).stages[-1].main_weight == 0.7
 
 

@@ -54,7 +54,7 @@ def test_weights_of_the_authors():
 def test_what_makes_no_sense_is_refused():
     with pytest.raises(UserError, match="6 logits, the student 5"):
         LogitStd().build(tf.zeros([2, 6]), tf.zeros([2, 5]))
-    for wrong in ({"temperature": 0.0}, {"weight": 0.0}, {"label_weight": -0.1}):
+    for wrong in ({"temperature": 0.0}, {"weight": 0.0}, {"main_weight": -0.1}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             LogitStd(**wrong)
 

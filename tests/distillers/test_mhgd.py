@@ -89,6 +89,20 @@ def test_graph_loss_equals_numpy():
     np.testing.assert_allclose(loss.compute_loss(teacher, teacher), 0, atol=1e-5)
 
 
+def test_without_indices_too_each_batch_drops_heads_of_its_own():
+    method = distillers.get("MHGD")(heads=8)
+    one, other = (tf.constant(np.random.default_rng(seed).normal(size=(6, 5)), tf.float32)
+                  for seed in (0, 1))
+    kept = method._kept_heads(one, 2, None).numpy()
+    assert kept.shape == (8, 6, 1) and set(np.unique(kept)) == {0.0, 1.0}
+    np.testing.assert_array_equal(kept, method._kept_heads(one, 2, None))
+    assert (kept != method._kept_heads(other, 2, None).numpy()).any()
+    assert (kept != method._kept_heads(one, 3, None).numpy()).any()
+    index = tf.range(6)
+    known = method._kept_heads(one, 2, index).numpy()
+    np.testing.assert_array_equal(known, method._kept_heads(other, 2, index))
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_estimation_loss_equals_numpy(training):
     teacher = taps_of(4)

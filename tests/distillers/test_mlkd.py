@@ -56,7 +56,7 @@ def test_gradient():
 def test_hyper_parameters():
     assert distillers.create("MLKD(temperatures=1;2.5)").temperatures == (1.0, 2.5)
     assert (MLKD().distillation_weight, MLKD().main_weight) == (0.9, 1.0)
-    for wrong in ({"temperatures": ()}, {"temperatures": (1.0, 0.0)}, {"label_weight": -1.0}):
+    for wrong in ({"temperatures": ()}, {"temperatures": (1.0, 0.0)}, {"main_weight": -1.0}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             MLKD(**wrong)
     with pytest.raises(UserError, match="6 logits, the student 5"):

@@ -90,7 +90,7 @@ def test_the_main_loss_is_that_of_the_deployed_model():
     student, teacher = network(1, "student", normalised=False), network(2, "teacher")
     for weight in (0.0, 0.5):
         distiller = Distiller(
-            student, SimKD(weight=1.0, label_weight=weight), teacher, weight_decay=0.0,
+            student, SimKD(weight=1.0, main_weight=weight), teacher, weight_decay=0.0,
             student_outputs=outputs(student), teacher_outputs=outputs(teacher),
         )
         distiller.compile(keras.optimizers.SGD(1e-9))

@@ -49,7 +49,7 @@ def test_a_person_writes_sums_with_plus():
 @pytest.mark.parametrize(
     ("one", "other"),
     [("Soft_logits(alpha=1)", "FSP"), ("FitNet(alpha=1)", "FSP"), ("FitNet", "FSP"),
-     ("Hard_logits(alpha=1)", "AT"), ("LogitStd(label_weight=0)", "RKD"), ("AB(alpha=1)", "FSP")],
+     ("Hard_logits(alpha=1)", "AT"), ("LogitStd(main_weight=0)", "RKD"), ("AB(alpha=1)", "FSP")],
 )
 def test_every_method_of_a_sum_takes_part_whatever_their_order(one, other):
     found = []

@@ -6,7 +6,7 @@ import tensorflow as tf
 from scipy.special import softmax
 
 import distillers
-from distillers.soft_logits import soft_cross_entropy
+from distillers.soft_logits import softened_divergence
 from registry import UserError
 from tests.distillers.harness import run_method_test
 from tests.distillers.losses import assert_finite_in_bfloat16, assert_gradient, gradients, logits
@@ -29,7 +29,7 @@ def test_loss_equals_a_loop(power):
 def test_a_power_is_a_temperature_of_the_teacher_alone():
     teacher, student = (tf.constant(x) for x in logits(1))
     found = TTM(power=0.25).compute_loss(teacher, student)
-    np.testing.assert_allclose(found, soft_cross_entropy(teacher / 4, student, 1.0), rtol=1e-9)
+    np.testing.assert_allclose(found, softened_divergence(teacher / 4, student, 1.0), rtol=1e-9)
 
 
 def test_gradient():

@@ -118,6 +118,16 @@ def test_foreign_model_needs_named_taps():
         nets.outputs_of(foreign(), taps=[])
 
 
+def test_channels_first_is_refused_by_the_layers_name():
+    image = keras.Input((3, 8, 8))
+    maps = keras.layers.Conv2D(4, 3, data_format="channels_first", name="first")(image)
+    maps = keras.layers.Permute((2, 3, 1), name="last")(maps)
+    logits = keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(maps))
+    model = keras.Model(image, logits)
+    with pytest.raises(UserError, match="layer 'first' .*data_format='channels_first'"):
+        nets.feature_extractor(model, nets.outputs_of(model, taps=("last",)))
+
+
 def test_taps_from_deep_to_shallow_are_refused():
     model = foreign()
     with pytest.raises(UserError, match="'deep' comes after 'shallow' in it"):

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from op_util.vectors import centred_directions, directions, lengths
+from op_util.vectors import centred_unit_vectors, lengths, unit_vectors
 
 
 def test_lengths_and_directions():
     x = np.random.default_rng(0).normal(size=(2, 3, 5))
     norms = np.array([[[np.sqrt(sum(v**2 for v in row))] for row in rows] for rows in x])
     np.testing.assert_allclose(lengths(tf.constant(x)), norms, rtol=1e-14)
-    np.testing.assert_allclose(directions(tf.constant(x)), x / norms, rtol=1e-14)
+    np.testing.assert_allclose(unit_vectors(tf.constant(x)), x / norms, rtol=1e-14)
 
 
 def test_gradient_equals_finite_differences_and_is_zero_at_zero():
@@ -19,7 +19,7 @@ def test_gradient_equals_finite_differences_and_is_zero_at_zero():
     x, upstream = random.normal(size=(2, 3, 4))
     x[1] = 0
     step = 1e-6 * random.normal(size=x.shape) * (np.arange(3) != 1)[:, None]
-    for function in (lengths, directions):
+    for function in (lengths, unit_vectors):
         with tf.GradientTape() as tape:
             tape.watch(point := tf.constant(x))
             total = tf.reduce_sum(function(point) * upstream[:, : function(point).shape[-1]])
@@ -40,13 +40,13 @@ def test_a_constant_vector_has_no_direction_whatever_the_rounding(count, dtype):
     """A classifier that begins with zeros gives such probabilities."""
     logits = tf.Variable(tf.zeros([2, count], dtype))
     with tf.GradientTape() as tape:
-        found = centred_directions(tf.nn.softmax(logits))
+        found = centred_unit_vectors(tf.nn.softmax(logits))
         total = tf.reduce_sum(found * tf.range(count, dtype=dtype))
     assert not np.any(found) and not np.any(tape.gradient(total, logits))
 
 
-def test_centred_directions_are_numpys():
+def test_centred_unit_vectors_are_numpys():
     x = np.random.default_rng(0).normal(5, 1, (4, 6)).astype(np.float32)
     centred = x.astype(np.float64) - x.mean(axis=1, keepdims=True, dtype=np.float64)
     expected = centred / np.linalg.norm(centred, axis=1, keepdims=True)
-    np.testing.assert_allclose(centred_directions(tf.constant(x)), expected, atol=1e-5)
+    np.testing.assert_allclose(centred_unit_vectors(tf.constant(x)), expected, atol=1e-5)

@@ -217,6 +217,23 @@ def test_weight_decay_is_of_kernels_that_a_loss_reaches():
         assert (np.abs(extra).max() > 1e-5) == (is_kernel and is_reached), variable.path
 
 
+def test_the_encoders_own_regularizers_are_part_of_the_loss():
+    """Those of a person's own encoder, as in distillation those of the student."""
+    def step_of(factor):
+        own = encoder(normalised=False)
+        kernel = next(v for v in own.model.trainable_variables if v.path.endswith("kernel"))
+        kernel.regularizer = keras.regularizers.L2(factor)
+        before = np.array(kernel)
+        logs = step(multi_task(own_encoder=own, regularizer="none"), rate=1e-2)
+        return before, np.array(kernel), logs["loss"]
+
+    before, plain, loss = step_of(0.0)
+    again, regularized, with_own = step_of(0.5)
+    np.testing.assert_array_equal(again, before)
+    np.testing.assert_allclose(regularized, plain - 1e-2 * 2 * 0.5 * before, atol=1e-6)
+    assert with_own == pytest.approx(loss + 0.5 * np.sum(before**2), rel=1e-4)
+
+
 # What is judged
 
 
