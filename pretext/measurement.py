@@ -52,15 +52,15 @@ class Measurement:
     def _measured(self) -> Measured:
         variables = self._model.network.trainable_variables
         with tf.GradientTape(persistent=True) as tape:
-            answers = self._model.answers(self._sample, Use.MEASURING)
-            losses = self._model.task_terms(answers).losses
+            results = self._model.run_tasks(self._sample, Use.MEASURING)
+            losses = self._model.task_terms(results).losses
             parts = tf.unstack(losses)
         gradients = tf.stack([flat(tape.gradient(part, variables), variables) for part in parts])
         del tape
         products = tf.matmul(gradients, gradients, transpose_b=True)
         norms = tf.sqrt(tf.linalg.diag_part(products))
         cosines = tf.math.divide_no_nan(products, norms[:, None] * norms[None, :])
-        return Measured(losses, norms, cosines, answers.embeddings)
+        return Measured(losses, norms, cosines, results.embeddings)
 
 
 def flat(gradients: Sequence[tf.Tensor | None], variables: Sequence[Any]) -> tf.Tensor:

@@ -32,8 +32,8 @@ WIDTH = 128
 """Of every h and e."""
 
 
-class Answers(NamedTuple):
-    """The tasks' answers to a batch.
+class TaskResults(NamedTuple):
+    """What the tasks made of a batch.
 
     Attributes:
         inputs: the views of each task.
@@ -279,12 +279,12 @@ class MultiTask(BuiltModel):
         variables = self.trainable_variables
         persistent = self.balance.combines_gradients
         with convolutions_by(convolve), tf.GradientTape(persistent=persistent) as tape:
-            answers = self.answers(batch, Use.TRAINING)
-            terms = self.task_terms(answers, weight)
+            results = self.run_tasks(batch, Use.TRAINING)
+            terms = self.task_terms(results, weight)
             losses = replicas.global_sum(terms.losses)
             step = Step(self.optimizer.iterations.value, self.epoch.value, terms.samples_by_task)
             factors = self._task_weights() * self.balance.factors(losses, step)
-            coupled, logs = self._coupled_terms(answers, batch, terms.samples)
+            coupled, logs = self._coupled_terms(results, batch, terms.samples)
             own = weight_losses(self.network)
             shared = coupled + self.balance.penalty() + sum(own)
             objectives = [*tf.unstack(factors * terms.losses), shared / replicas.count()]
@@ -301,10 +301,10 @@ class MultiTask(BuiltModel):
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         batch, weight = replicas.never_empty(as_batch(data), replicas.copies_of(data))
-        answers = self.answers(batch, Use.HELD_OUT)
-        terms, logs = self.task_terms(answers, weight), {}
+        results = self.run_tasks(batch, Use.HELD_OUT)
+        terms, logs = self.task_terms(results, weight), {}
         for task, output, target in zip(
-            self.tasks, answers.outputs, answers.targets, strict=True
+            self.tasks, results.outputs, results.targets, strict=True
         ):
             if task.couples_samples:
                 output, target = replicas.global_batch((output, target), terms.samples)
@@ -313,7 +313,7 @@ class MultiTask(BuiltModel):
 
     # What a step is made of
 
-    def answers(self, batch: Batch, use: Use) -> Answers:
+    def run_tasks(self, batch: Batch, use: Use) -> TaskResults:
         """Each task's view of its images, encoded in training mode, and what its head says.
 
         Args:
@@ -347,7 +347,7 @@ class MultiTask(BuiltModel):
             tf.stack(vectors, axis=1) if shared is None
             else by_image(vectors, shared, self.tasks_per_image)
         )
-        return Answers(inputs, outputs, targets, self.projection(stacked), drawn, shared)
+        return TaskResults(inputs, outputs, targets, self.projection(stacked), drawn, shared)
 
     def _encode(
         self, inputs: Sequence[Sequence[tf.Tensor]], shared: Sequence[Share] | None
@@ -379,46 +379,46 @@ class MultiTask(BuiltModel):
         learns = bool(self.network.trainable_variables)
         return model(self._standardize(255.0 * views), training=learns)
 
-    def task_terms(self, answers: Answers, weight: tf.Tensor | float = 1.0) -> Terms:
+    def task_terms(self, results: TaskResults, weight: tf.Tensor | float = 1.0) -> Terms:
         """This replica's part of each task's loss.
 
         Args:
-            answers: to this replica's part of the batch.
+            results: to this replica's part of the batch.
             weight: how much each of its images counts (see `replicas.never_empty`).
         """
-        local = weight * tf.cast(tf.shape(answers.embeddings)[0], tf.float32)
-        if answers.shared is None:
+        local = weight * tf.cast(tf.shape(results.embeddings)[0], tf.float32)
+        if results.shared is None:
             own = tf.fill([len(self.tasks)], local)
         else:
-            counts = tf.stack([share.count for share in answers.shared])
+            counts = tf.stack([share.count for share in results.shared])
             own = weight * tf.cast(counts, tf.float32)
         samples, by_task = replicas.global_sum([local, own])
         losses = []
         for place, task in enumerate(self.tasks):
-            answer = (answers.outputs[place], answers.targets[place])
+            pair = (results.outputs[place], results.targets[place])
             if task.couples_samples:  # L_t of the global batch, alike on every replica
-                share = answers.shared and answers.shared[place]
-                answer = self._global_answer(answer, share, by_task[place])
+                share = results.shared and results.shared[place]
+                pair = self._global_pair(pair, share, by_task[place])
                 images, part = by_task[place], 1 / replicas.count()
             else:  # a mean over images: this replica's share of them
                 images, part = own[place], tf.math.divide_no_nan(own[place], by_task[place])
-            losses.append(tf.where(images > 0, part * task.loss(*answer), 0))  # of none: NaN
+            losses.append(tf.where(images > 0, part * task.loss(*pair), 0))  # of none: NaN
         return Terms(tf.stack(losses), local, samples, own, by_task)
 
     @staticmethod
-    def _global_answer(answer: Any, share: Share | None, samples: tf.Tensor) -> Any:
+    def _global_pair(pair: Any, share: Share | None, samples: tf.Tensor) -> Any:
         """The global batch's outputs and targets of a task whose loss couples images; of one image
         that stands in where none takes part.
 
         Args:
-            answer: this replica's part.
+            pair: this replica's part.
             share: its images; None: all take part.
             samples: how many take part in all.
         """
         if share is not None:
             count = tf.where(samples > 0, share.count, 1)
-            answer = tf.nest.map_structure(lambda rows: rows[:count], answer)
-        return replicas.global_batch(answer, tf.maximum(samples, 1))
+            pair = tf.nest.map_structure(lambda rows: rows[:count], pair)
+        return replicas.global_batch(pair, tf.maximum(samples, 1))
 
     def _task_weights(self) -> tf.Tensor:
         """Each task's own weight, float32 ``[T]``."""
@@ -430,14 +430,14 @@ class MultiTask(BuiltModel):
         return self._task_weights() * self.balance.current()
 
     def _coupled_terms(
-        self, answers: Answers, batch: Batch, samples: tf.Tensor
+        self, results: TaskResults, batch: Batch, samples: tf.Tensor
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """``gamma R + w E`` of the global batch, and R and E to log."""
         coupled, logs = tf.constant(0.0), {}
         if self.regularizer is None and not self.ensemble.adds_loss:
             return coupled, logs
-        embeddings, index = replicas.global_batch((answers.embeddings, batch.index), samples)
-        drawn = answers.drawn
+        embeddings, index = replicas.global_batch((results.embeddings, batch.index), samples)
+        drawn = results.drawn
         if drawn is not None:
             drawn = replicas.global_batch(drawn, samples)
         if self.regularizer is not None:

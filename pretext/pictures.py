@@ -30,7 +30,7 @@ class PictureLog(keras.callbacks.Callback):
         super().__init__()
         self._multi_task, self._sample, self._folder = model, sample, folder
         self._function = tf.function(
-            lambda: self._multi_task.answers(self._sample, Use.HELD_OUT), autograph=False
+            lambda: self._multi_task.run_tasks(self._sample, Use.HELD_OUT), autograph=False
         )
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -39,8 +39,8 @@ class PictureLog(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         model = self._multi_task
         with model.ensemble.applied(), model.unchanged():
-            answers = self._function()
-        parts = zip(model.tasks, answers.inputs, answers.outputs, answers.targets, strict=True)
+            results = self._function()
+        parts = zip(model.tasks, results.inputs, results.outputs, results.targets, strict=True)
         with self._writer.as_default(step=epoch + 1):
             for task, *part in parts:
                 pictures = task.pictures(*part)

@@ -29,7 +29,7 @@ def test_gradients_are_those_of_each_loss_by_itself_and_measuring_them_changes_n
     gradients, losses = [], []
     for place in range(len(TASKS)):
         with model.unchanged(), tf.GradientTape() as tape:
-            loss = model.task_terms(model.answers(sample(), Use.MEASURING)).losses[place]
+            loss = model.task_terms(model.run_tasks(sample(), Use.MEASURING)).losses[place]
         parts = tape.gradient(loss, model.network.trainable_variables)
         gradients.append(np.concatenate([np.ravel(part) for part in parts]))
         losses.append(float(loss))

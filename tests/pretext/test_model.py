@@ -23,9 +23,9 @@ def one_batch(count=COUNT):
 
 
 def encoder_gradients(model, loss_of):
-    """Gradients of ``loss_of(answers)`` on the encoder's variables, as one vector."""
+    """Gradients of ``loss_of(results)`` on the encoder's variables, as one vector."""
     with tf.GradientTape() as tape:
-        loss = loss_of(model.answers(one_batch(), Use.TRAINING))
+        loss = loss_of(model.run_tasks(one_batch(), Use.TRAINING))
     variables = model.network.trainable_variables
     gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
     return np.concatenate([np.ravel(gradient) for gradient in gradients])
@@ -47,7 +47,7 @@ def test_a_replica_without_images_has_no_say_in_what_is_logged():
     model = multi_task()
     model.compile(run_eagerly=True)
     losses, name = tf.ones(len(model.tasks)), metric_name(model.tasks[0])
-    terms = model.task_terms(model.answers(one_batch(), Use.HELD_OUT))
+    terms = model.task_terms(model.run_tasks(one_batch(), Use.HELD_OUT))
     model._log(losses, {name: tf.constant(0.25)}, terms)
     none = terms._replace(local=tf.constant(0.0), local_by_task=0 * terms.local_by_task)
     logged = model._log(losses, {name: tf.constant(np.nan)}, none)
@@ -71,7 +71,7 @@ def test_the_gradient_of_the_plain_sum_is_the_sum_of_the_single_tasks_gradients(
     own = encoder(normalised=False)
     whole = multi_task(own_encoder=own, balance="none", regularizer="none")
     together = encoder_gradients(
-        whole, lambda answers: tf.reduce_sum(whole.task_terms(answers).losses)
+        whole, lambda results: tf.reduce_sum(whole.task_terms(results).losses)
     )
     alone = np.zeros_like(together)
     values = []
@@ -98,9 +98,9 @@ def test_a_single_task_is_what_it_is_in_company():
         model = multi_task(
             names, own_encoder=encoder(normalised=False), regularizer="none", balance="none"
         )
-        answers = model.answers(one_batch(), Use.TRAINING)
+        results = model.run_tasks(one_batch(), Use.TRAINING)
         place = names.index("rotation")
-        found[names] = answers.inputs[place][0].numpy(), answers.targets[place].numpy()
+        found[names] = results.inputs[place][0].numpy(), results.targets[place].numpy()
     for views, turns in found.values():
         np.testing.assert_array_equal(views, found[TASKS][0])
         np.testing.assert_array_equal(turns, found[TASKS][1])
@@ -126,15 +126,15 @@ def test_the_total_is_what_its_parts_say():
 
 
 def regularizer_of(model):
-    return lambda answers: model.regularizer(answers.embeddings)
+    return lambda results: model.regularizer(results.embeddings)
 
 
 def ensemble_of(model, at_least_known=COUNT):
-    def loss(answers):
+    def loss(results):
         index = one_batch().index
         ensemble, known = model.ensemble.memory.read(index)
         assert int(tf.reduce_sum(tf.cast(known, tf.int32))) >= at_least_known
-        return temporal_ensemble.contrastive_loss(answers.embeddings, ensemble, known, index, 0.1)
+        return temporal_ensemble.contrastive_loss(results.embeddings, ensemble, known, index, 0.1)
 
     return loss
 
@@ -147,7 +147,7 @@ def test_the_regularizer_reaches_the_encoder(regularizer):
 
 def test_the_ensemble_reaches_the_encoder():
     model = multi_task(regularizer="none", memory_of=COUNT)
-    embeddings = model.answers(one_batch(), Use.MEASURING).embeddings
+    embeddings = model.run_tasks(one_batch(), Use.MEASURING).embeddings
     model.ensemble.memory.update(one_batch().index, embeddings)
     assert np.linalg.norm(encoder_gradients(model, ensemble_of(model))) > 1e-3
 
@@ -168,7 +168,7 @@ def test_a_step_on_regularizer_or_ensemble_alone_changes_features(part):
     )
     model.balance = Silent(len(TASKS))
     if memory_of:  # of other views, so that something is left to learn
-        embeddings = model.answers(one_batch(), Use.MEASURING).embeddings
+        embeddings = model.run_tasks(one_batch(), Use.MEASURING).embeddings
         model.ensemble.memory.update(one_batch().index, embeddings)
     before = features(model)
     heads = [np.array(v) for v in model.parts[1].head.trainable_variables]
@@ -256,7 +256,7 @@ def test_views_are_new_in_each_epoch_but_not_the_held_out_ones():
     for epoch in range(2):
         model.epoch.assign(epoch)
         for use, views in seen.items():
-            views.append(model.answers(one_batch(), use).inputs[0][0].numpy())
+            views.append(model.run_tasks(one_batch(), use).inputs[0][0].numpy())
     assert np.abs(seen[Use.TRAINING][0] - seen[Use.TRAINING][1]).max() > 0.1
     np.testing.assert_array_equal(*seen[Use.HELD_OUT])
     assert np.abs(seen[Use.TRAINING][0] - seen[Use.HELD_OUT][0]).max() > 0.1
@@ -344,7 +344,7 @@ def test_bfloat16_is_finite_and_embeddings_are_float32():
     finally:
         keras.config.set_dtype_policy("float32")
     assert np.all(np.isfinite([*logs.values()])) and np.all(np.isfinite(weights(model)))
-    assert model.answers(one_batch(), Use.TRAINING).embeddings.dtype == tf.float32
+    assert model.run_tasks(one_batch(), Use.TRAINING).embeddings.dtype == tf.float32
     assert model.network.layers[1].compute_dtype == "bfloat16"
 
 

@@ -71,17 +71,17 @@ def alone(model, place, batch):
 def test_a_tasks_loss_is_that_of_its_images_alone(per_image):
     model = shared_model(per_image)
     batch = Batch(tf.constant(images(COUNT)), tf.range(COUNT, dtype=tf.int64))
-    answers = model.answers(batch, Use.TRAINING)
+    results = model.run_tasks(batch, Use.TRAINING)
     drawn = drawn_tasks(0, 0, batch.index, len(TASKS), per_image).numpy()
-    np.testing.assert_array_equal(answers.drawn, drawn)
-    terms = model.task_terms(answers)
+    np.testing.assert_array_equal(results.drawn, drawn)
+    terms = model.task_terms(results)
     embeddings = np.zeros([COUNT, per_image, 128])
     for place in range(len(TASKS)):
         rows, slots = np.nonzero(drawn == place)
         loss, vectors = alone(model, place, Batch(*(tf.gather(each, rows) for each in batch)))
         assert float(terms.losses[place]) == pytest.approx(loss, rel=1e-4)
         embeddings[rows, slots] = normalised(vectors @ model.projection.kernel.value)
-    np.testing.assert_allclose(answers.embeddings, embeddings, atol=1e-4)
+    np.testing.assert_allclose(results.embeddings, embeddings, atol=1e-4)
     np.testing.assert_array_equal(
         terms.samples_by_task, [np.sum(drawn == place) for place in range(len(TASKS))]
     )
@@ -152,9 +152,9 @@ def test_the_regularizer_is_between_an_images_own_tasks():
     model = shared_model(2, regularizer="triplet", memory_of=COUNT)
     model.compile(keras.optimizers.SGD(0.01), run_eagerly=True)
     (batch,) = batches(COUNT, COUNT)
-    answers = model.answers(Batch(batch["image"], batch["index"]), Use.TRAINING)
+    results = model.run_tasks(Batch(batch["image"], batch["index"]), Use.TRAINING)
     logs = model.train_step(batch)
-    assert answers.embeddings.shape == (COUNT, 2, 128)
+    assert results.embeddings.shape == (COUNT, 2, 128)
     assert float(logs["regularizer_loss"]) == pytest.approx(
-        float(model.regularizer(answers.embeddings)), rel=1e-4
+        float(model.regularizer(results.embeddings)), rel=1e-4
     )
