@@ -57,7 +57,7 @@ def quantized_setup(setup: Setup, folder: Path, batches: int | None = None) -> S
     distiller.parts(settings.epochs)
     return dataclasses.replace(
         setup, settings=settings, distiller=distiller, teacher=teacher, teacher_is_trained=True,
-        given=None, answers=None, preprocessing=preprocessing,
+        given=None, cache=None, preprocessing=preprocessing,
     )
 
 
