@@ -19,7 +19,7 @@ def check_setup(setup: Setup) -> CachePlan | None:
 
     Raises:
         UserError: the student could not be quantised or exported as the settings say, or there is
-            no room on the disk for the teacher's answers.
+            no room on the disk for the teacher's outputs.
     """
     check_quantization(setup)
     check_formats(setup)

@@ -21,7 +21,7 @@ from settings.distillation import CACHED, Settings
 
 def create_method(settings: Settings) -> Method | Sum:
     """The method with its hyper-parameters. Raises UserError where they are wrong, or the teacher's
-    answers are to be kept and the method needs more."""
+    outputs are to be kept and the method needs more."""
     method = create(settings.Distillation, **settings.hyper_parameters)
     if settings.cache_teacher and method.needs_teacher:
         check_kept(method)
