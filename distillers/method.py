@@ -48,10 +48,10 @@ class Method(Plugin, keras.distillation.DistillationLoss):
         weight_without_normalization: likewise, for a student without normalisation layers, whose
             features and gradients are of another size; None: the same.
 
-    Hyper-parameters of three names have a fixed meaning, and `make_loss` passes them on: ``weight``
-    of this loss (None: `usual_weight`); ``warmup``, the share of the run's epochs over which that
-    weight grows; ``clip`` of ``Combination.CLIP``, the largest norm of this loss's gradient, in
-    norms of the main task's.
+    Hyper-parameters of four names have a fixed meaning, and `make_loss` passes them on: ``weight``
+    of this loss (None: `usual_weight`); ``main_weight`` of the main loss; ``warmup``, the share of
+    the run's epochs over which `weight` grows; ``clip`` of ``Combination.CLIP``, the largest norm
+    of this loss's gradient, in norms of the main task's.
     """
 
     reads: ClassVar[Reading | tuple[Reading, ...]] = Maps()

@@ -1,4 +1,4 @@
-"""Lengths and directions of vectors, with gradients that are finite even at the zero vector.
+"""Lengths of vectors and unit vectors, with gradients that are finite even at the zero vector.
 
 At 0, automatic differentiation of ``||x||`` multiplies an infinite derivative by 0 and gives NaN.
 Here the gradient is 0, one of the norm's subgradients. Zero vectors do occur: as the difference of

@@ -166,7 +166,8 @@ def prepare(
 
 def load_data(settings: Settings) -> dataloader.Data:
     """The data of a run. Raises UserError."""
-    return settings.load_data(settings.labelled_per_class, settings.needs_classes())
+    needs = settings.needs_classes()
+    return settings.load_data(settings.labelled_per_class if needs else None, needs)
 
 
 def make_setup(

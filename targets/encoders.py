@@ -126,7 +126,7 @@ def check_backbone(encoder: Representation, scenes: dataloader.Scenes) -> None:
     """Raise UserError if a network cannot take images of the scenes' size and channels."""
     channels, taken = scenes.image_shape[-1], encoder.image_shape[-1]
     if isinstance(encoder, nets.Encoder):
-        if channels not in (1, taken):
+        if channels not in (1, taken) and (channels, taken) != (3, 1):  # colours can be made grey
             raise UserError(
                 f"encoder {encoder.name} takes images of {taken} channels, and the scenes of "
                 f"{scenes.name} have {channels}: give an encoder for such images, or --targets "

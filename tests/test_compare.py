@@ -290,7 +290,7 @@ def test_all_methods_train_by_one_recipe(tmp_path, monkeypatch, capsys):
     assert " at 0.0005, " in " ".join(said.split())
 
 
-def test_runs_share_the_teachers_answers(tmp_path):
+def test_runs_share_the_teachers_outputs(tmp_path):
     def plan(methods, **given):
         comparison = compare.Comparison(Distillation=methods, compare_dir=str(tmp_path), seeds=1)
         return compare.plan(comparison, Settings(cache_teacher=True, **given))

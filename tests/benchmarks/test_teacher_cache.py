@@ -1,4 +1,4 @@
-"""The benchmark of kept answers runs, as small as can be."""
+"""The benchmark of the teacher's cache runs, as small as can be."""
 
 import importlib
 from pathlib import Path
@@ -8,7 +8,7 @@ from settings.distillation import Settings
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def test_the_first_method_computes_the_answers_for_all(monkeypatch, capsys):
+def test_the_first_method_computes_the_outputs_for_all(monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(BENCHMARKS))  # as for a script
     benchmark = importlib.import_module("teacher_cache")
     monkeypatch.setattr(benchmark, "METHODS", ("Soft_logits", "RKD"))

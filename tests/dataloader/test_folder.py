@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
+import textwrap
 import time
 from pathlib import Path
 
@@ -564,3 +566,27 @@ def test_facts_tell_other_labels_and_other_images_of_each_part(top, part):
         assert changed.facts != split.facts
         assert dataclasses.replace(data, **{part: changed}).facts() != data.facts()
     assert split.take(np.zeros(0, np.int64)).facts[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["turned", "transparent"])
+def test_the_serving_guide_prepares_photos_as_training_does(tmp_path, kind, monkeypatch):
+    """By the lines of the guide itself."""
+    colours = smooth((60, 90))
+    if kind == "turned":
+        file = tmp_path / "train" / "ant" / "photo.jpg"
+        save_turned(colours, file, 6)
+    else:
+        file = tmp_path / "train" / "ant" / "photo.png"
+        alpha = np.where(np.arange(90) < 45, 0, 255).astype(np.uint8)
+        save(np.dstack([colours, np.broadcast_to(alpha, (60, 90))]), file)
+    for other in (("train", "bee"), ("test", "ant"), ("test", "bee")):
+        save(colours, tmp_path.joinpath(*other) / "0.png")
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "serving.md").read_text()
+    (lines,) = re.findall(r"\n((?:    [^\n]*\n|\n)*    images = np.asarray[^\n]*\n)", guide)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(textwrap.dedent(lines).replace("photo.jpg", str(file)), names)
+    trained = load(tmp_path, image_size=(32, 32)).train.images([0]).numpy()
+    difference = np.abs(names["images"].astype(int) - trained)
+    assert names["images"].shape == (1, 32, 32, 3) and difference.max() <= 6
+    assert difference.mean() < 1

@@ -1,4 +1,4 @@
-"""Lengths and directions against NumPy, and their gradients at the zero vector."""
+"""Lengths and unit vectors against NumPy, and their gradients at the zero vector."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import tensorflow as tf
 from op_util.vectors import centred_unit_vectors, lengths, unit_vectors
 
 
-def test_lengths_and_directions():
+def test_lengths_and_unit_vectors():
     x = np.random.default_rng(0).normal(size=(2, 3, 5))
     norms = np.array([[[np.sqrt(sum(v**2 for v in row))] for row in rows] for rows in x])
     np.testing.assert_allclose(lengths(tf.constant(x)), norms, rtol=1e-14)

@@ -417,6 +417,7 @@ def test_a_run_without_labels_needs_no_image_of_each_class(tmp_path):
         main_loss="none", Distillation="SSKD_SVD", teacher=str(tmp_path / "teacher.keras"),
     )
     assert len(load_data(settings).train) == 6
+    assert len(load_data(dataclasses.replace(settings, labelled_per_class=1)).train) == 6
     for changed in ({"main_loss": "cross_entropy"}, {"teacher": None}):
         with pytest.raises(UserError, match="has no image among the first 6 training images"):
             load_data(dataclasses.replace(settings, **changed))

@@ -12,7 +12,7 @@ from registry import UserError
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch):
-    for name in ("TF_CONFIG", "SLURM_STEP_NUM_TASKS", "WORKER_LABELS"):
+    for name in ("TF_CONFIG", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_ID", "WORKER_LABELS"):
         monkeypatch.delenv(name, raising=False)
 
 
