@@ -66,6 +66,11 @@ class Adapters:
         return lambda teacher, student, context: loss(teacher, self(teacher, student), context)
 
 
+def channels_read(adapter: str) -> str:
+    """`Maps.channels` of a method with the hyper-parameter `adapter`, ``"auto"`` or ``"none"``."""
+    return "adapt" if adapter == "auto" else "equal"
+
+
 def linear(tap: Any, channels: int, name: str, use_bias: bool = True) -> keras.layers.Layer:
     """A built linear layer from a tap's channels to `channels`, position by position, float32."""
     if len(tap.shape) == 4:

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from distillers.adapters import Adapters
+from distillers.adapters import Adapters, channels_read
 from distillers.loss import Combination, Loss, Stage, Trains
 from distillers.method import Method, with_context
 from distillers.reading import Maps, size_text
@@ -115,8 +115,7 @@ class FSP(Method):
 
     @property
     def reads(self) -> Maps:  # type: ignore[override]
-        channels = "adapt" if self.adapter == "auto" else "equal"
-        return Maps(at_least=2, channels=channels, vectors="skip")
+        return Maps(at_least=2, channels=channels_read(self.adapter), vectors="skip")
 
     def loss(self, teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]) -> tf.Tensor:
         return LOSSES[self.definition](teacher, student)

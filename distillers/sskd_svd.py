@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from distillers.adapters import channels_read
 from distillers.loss import Combination, Reduction
 from distillers.method import Method
 from distillers.reading import Maps, as_taps
@@ -161,8 +162,7 @@ class DecomposedMaps(Maps):
 
 def svd_taps(adapter: str, **facts: Any) -> DecomposedMaps:
     """What methods of this family read: at least two taps, of equal channels or adapted."""
-    channels = "adapt" if adapter == "auto" else "equal"
-    return DecomposedMaps(at_least=2, channels=channels, **{"mixed": True, **facts})
+    return DecomposedMaps(at_least=2, channels=channels_read(adapter), mixed=True, **facts)
 
 
 def singular_vector_maps(teacher: Any, student: Any) -> dict[str, tuple[list[Any], list[Any]]]:

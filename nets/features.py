@@ -99,7 +99,7 @@ def feature_extractor(model: keras.Model, outputs: Outputs) -> keras.Model:
     model = as_functional(model)
     reserve_names(model)  # it may have been read from a file by Keras itself
     image, given, found = find_tensors(model, _names_of(outputs))
-    _check_channels_last(model, [found[name] for name in _names_of(outputs)])
+    _check_channels_last(model, list(found.values()))
     embedding = _widened(_as_map(found[outputs.embedding], model))
     if len(embedding.shape) > 2:
         embedding = keras.ops.mean(embedding, axis=tuple(range(1, len(embedding.shape) - 1)))

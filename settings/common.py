@@ -18,7 +18,7 @@ from experiment.run.folder import plain_values
 from experiment.run.workers import Team, gathered
 from registry import UserError
 from settings import known
-from settings.known import SCHEDULES, STRATEGIES
+from settings.known import IN_MEMORY, SCHEDULES, STRATEGIES
 
 if TYPE_CHECKING:
     import keras
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import dataloader
 
 DATA, TRAINING, RUN = "data", "training", "run"
-IN_MEMORY = ("auto", "yes", "no")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,6 @@ from experiment.command.options import define_flags as define_options
 from experiment.command.options import from_flags, option
 from experiment.export.format import Format
 from registry import UserError
-from settings.common import IN_MEMORY
 from settings.formats import (
     EXPORT,
     FORMATS,
@@ -20,6 +19,7 @@ from settings.formats import (
     ExportSettings,
     create_formats,
 )
+from settings.known import IN_MEMORY
 from settings.plugin_kinds import define_flags, given_by_flags, resolve
 
 DEFAULT = "litert,litert-int8,onnx"

@@ -14,6 +14,7 @@ from registry import Registry, plain
 
 SCHEDULES: tuple[str, ...] = catalogue.constant("op_util.schedules", "SCHEDULES")
 STRATEGIES: tuple[str, ...] = catalogue.constant("experiment.run.devices", "STRATEGIES")
+IN_MEMORY: tuple[str, ...] = catalogue.constant("dataloader.loading", "IN_MEMORY")
 PREPROCESSING: tuple[str, ...] = catalogue.constant("nets.preprocessing", "PREPROCESSING")
 APPLICATION: str = catalogue.constant("nets.applications", "PREFIX")
 PRESET: str = catalogue.constant("nets.keras_hub_presets", "PREFIX")

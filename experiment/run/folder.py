@@ -52,10 +52,11 @@ _WRITTEN = ".written"
 _LOCK = ".lock"
 _RUN = "/"  # ends the name of a folder that is a run of its own, in the list of what was written
 _LOOK_SECONDS = 0.5  # more than for which `is_in_use` of another process has the lock
+_UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 # What file systems without locks answer: some of Lustre, of NFS and in user space.
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+_NO_LOCKS = (errno.ENOLCK, *_UNSUPPORTED)
 # What those answer that cannot force a folder to disk, some of them shared with a virtual machine.
-_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+_NO_SYNC = (errno.EINVAL, *_UNSUPPORTED)
 
 
 def _sync(path: Path) -> None:

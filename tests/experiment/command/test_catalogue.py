@@ -11,6 +11,7 @@ import pytest
 import dataloader
 import nets
 import plugins
+from dataloader import loading
 from distillers.registration import METHODS
 from experiment.command import catalogue
 from experiment.run import devices
@@ -67,6 +68,7 @@ def test_networks_and_pairs():
 def test_constants():
     assert known.SCHEDULES == SCHEDULES
     assert known.STRATEGIES == devices.STRATEGIES
+    assert known.IN_MEMORY == loading.IN_MEMORY
     assert known.PREPROCESSING == nets.PREPROCESSING
     assert known.is_application("Keras.Applications:x") and not known.is_application("VGG")
     assert known.is_encoder("tte:x") and nets.is_pretrained("tte:x")
