@@ -6,9 +6,9 @@ seeds.
 Every flag of train_w_distill.py may be given and holds for all runs; a method's
 hyper-parameters may also be given with its name, as in
 --Distillation 'None,SSKD_SVD,SSKD_SVD(num_dfv=2)'. If interrupted, rerun the
-same command to resume; it tries again what failed. With further methods or more
-seeds it runs these. The same command on several machines that share the folder
-shares the runs among them.
+same command to resume; it tries again what failed. Add methods or seeds to the
+command, and only the new runs are executed. The same command on several
+machines that share the folder shares the runs among them.
 """
 
 from __future__ import annotations
@@ -178,8 +178,8 @@ def main(comparison: Comparison, settings: Settings) -> int:
         return 0
     if jobs:
         jobs.check()
-    data = check_data(comparison, settings, outcomes)
-    check_methods(comparison, settings, outcomes, data)
+    data = check_data(outcomes)
+    check_methods(outcomes, data)
     del data  # of which each run has its own
     places = () if jobs else find_places(comparison.workers)
     if comparison.overwrite:
@@ -205,66 +205,71 @@ def describe_left_out(folder: Path, runs: Sequence[Run]) -> list[str]:
             "--Distillation, to have them in the report"]
 
 
-def check_data(
-    comparison: Comparison, settings: Settings, outcomes: Sequence[Outcome]
-) -> dataloader.Data | None:
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class TrainingRun(Run):
+    """A run of train_w_distill.py.
+
+    Attributes:
+        given: its settings, spelled out.
+    """
+
+    given: Settings
+
+
+def check_data(outcomes: Sequence[Outcome]) -> dataloader.Data | None:
     """Refuse to compare runs of different data, or to add runs of other data than the first.
 
     Returns:
-        The data, where runs are to be added to others.
+        The data of the methods, where they had to be loaded.
 
     Raises:
         UserError: the data have changed since a run began; it says how.
     """
-    begun = [RunFolder(each.run.folder) for each in outcomes if each.status != WAITING]
-    if not begun:
-        return None
-    for folder in begun[1:]:
-        folder.check_facts(DATA, begun[0].facts(DATA))
-    if all(each.status == FINISHED for each in outcomes):
-        return None
-    first = next(iter(settings_by_method(comparison, settings).values()))
-    first = dataclasses.replace(first, strategy="none").spelled()
-    data = load_data(first)
-    facts = data.facts()
-    for folder in begun:
-        folder.check_facts(DATA, facts)
-    return data
+    loaded = {}
+    # A teacher that is trained by labels has other data than methods that need none.
+    for needs_classes in (True, False):
+        those = [each for each in outcomes if each.run.given.needs_classes() == needs_classes]
+        begun = [RunFolder(each.run.folder) for each in those if each.status != WAITING]
+        for folder in begun[1:]:
+            folder.check_facts(DATA, begun[0].facts(DATA))
+        if begun and any(each.status != FINISHED for each in outcomes):
+            data = load_data(those[0].run.given)
+            facts = data.facts()
+            for folder in begun:
+                folder.check_facts(DATA, facts)
+            loaded[needs_classes] = data
+    return loaded.get(outcomes[-1].run.given.needs_classes())
 
 
-def check_methods(
-    comparison: Comparison,
-    settings: Settings,
-    outcomes: Sequence[Outcome],
-    data: dataloader.Data | None = None,
-) -> None:
+def check_methods(outcomes: Sequence[Outcome], data: dataloader.Data | None = None) -> None:
     """Make the networks of each method that has no run yet, and check what its runs do besides
     training: what does not fit is refused before hours are spent on the teacher and the other
     methods.
 
     Args:
-        comparison, settings, outcomes: all of it.
-        data: of the runs, where they are loaded already.
+        outcomes: of all runs.
+        data: of the methods, where they are loaded already.
 
     Raises:
         UserError: as a run of that method would.
     """
-    begun = {each.run.group for each in outcomes if each.status != WAITING}
+    seen = {each.run.group for each in outcomes if each.status != WAITING}
     setup = None
-    methods = settings_by_method(comparison, settings)
-    methods = with_one_cache(methods, directory(comparison, settings))
-    for name, each in methods.items():
-        if name in begun:
+    for planned in (each.run for each in outcomes):
+        if planned.group in seen or planned.group == TEACHER:
             continue
+        seen.add(planned.group)
+        own = dataclasses.replace(planned.given, strategy="none")
+        if planned.needs:  # this teacher has not been trained yet
+            own = dataclasses.replace(own, teacher=None)
         try:
-            own = dataclasses.replace(each, strategy="none").spelled()
             if setup is None:
                 setup = prepare(own, data=data)
             else:  # of the same data
                 setup = make_setup(own, setup.data, setup.strategy, own.teacher_file())
             check_setup(setup)
         except UserError as error:
-            raise UserError(f"run {name}: {error}") from None
+            raise UserError(f"run {planned.group}: {error}") from None
 
 
 def find_places(workers: int) -> Sequence[Place]:
@@ -313,8 +318,11 @@ def directory(comparison: Comparison, settings: Settings) -> Path:
     return Path(comparison.compare_dir or Path("runs") / name)
 
 
-def plan(comparison: Comparison, settings: Settings) -> list[Run]:
+def plan(comparison: Comparison, settings: Settings) -> list[TrainingRun]:
     """All runs: the teacher's, unless one is given or none needed, then seed by seed the methods'.
+
+    A method that trains its teacher too begins, as in train_w_distill.py, with the teacher that is
+    given, or else with a peer of its own.
 
     Raises:
         UserError: see `settings_by_method`.
@@ -325,22 +333,28 @@ def plan(comparison: Comparison, settings: Settings) -> list[Run]:
     methods = {name: each.with_networks() for name, each in methods.items()}
     methods = with_one_cache(methods, folder)
     teacher_run, teacher = None, settings.teacher_file()
-    taught = [name for name, each in methods.items() if create_method(each).needs_teacher]
-    if taught and not settings.teacher_is_ready():
+    is_ready = settings.teacher_is_ready()
+    made = {name: create_method(each) for name, each in methods.items()}
+    with_peer = [name for name, method in made.items() if method.trains_teacher and not is_ready]
+    taught = [
+        name for name, method in made.items() if method.needs_teacher and name not in with_peer
+    ]
+    if taught and not is_ready:
         alone = settings.of_teacher(folder / TEACHER)
         teacher_run = plan_run(TEACHER, alone, folder / TEACHER, None, recipe_of(alone))
         teacher = str(teacher_run.folder)
-    methods = {
-        name: dataclasses.replace(each, teacher=teacher) if name in taught else alone_of(each)
-        for name, each in methods.items()
-    }
+    for name, each in methods.items():
+        if name in taught:
+            methods[name] = dataclasses.replace(each, teacher=teacher)
+        elif name not in with_peer:
+            methods[name] = alone_of(each)
     methods, recipe = with_one_recipe(methods)
     runs = [
         plan_run(
             name,
             dataclasses.replace(each, seed=seed),
             folder / folder_name(name) / f"seed{seed}",
-            teacher_run,
+            teacher_run if name in taught else None,
             recipe,
         )
         for seed in range(settings.seed, settings.seed + comparison.seeds)
@@ -406,27 +420,32 @@ def with_one_cache(methods: dict[str, Settings], folder: Path) -> dict[str, Sett
 
 
 def plan_run(
-    group: str, settings: Settings, folder: Path, teacher: Run | None, recipe: dict[str, Any]
-) -> Run:
+    group: str,
+    settings: Settings,
+    folder: Path,
+    teacher: TrainingRun | None,
+    recipe: dict[str, Any],
+) -> TrainingRun:
     """A run of train_w_distill.py.
 
     Args:
         group: the method as it is shown.
         settings: of the run.
         folder: its run folder.
-        teacher: the run that trains the teacher; None: there is none.
+        teacher: the run that trains its teacher first; None: there is none.
         recipe: see `recipe_of`.
     """
     settings = dataclasses.replace(settings, train_dir=str(folder))
     spelled = dataclasses.replace(settings, **recipe).spelled()
     method = create_method(settings)
-    return Run(
+    return TrainingRun(
+        given=spelled,
         group=group,
         seed=settings.seed,
         folder=folder,
         command=(sys.executable, str(SCRIPT), *command_line(spelled, settings)),
         settings=determining_settings(spelled, method),
-        needs=teacher if method.needs_teacher else None,
+        needs=teacher,
         results=RESULTS,
         networks=functools.partial(nets.fingerprints, spelled.network_files()),
         files=tuple(form.file for form in create_formats(spelled.export)),

@@ -68,16 +68,11 @@ MAPPED_IMAGES = 1000
 
 def main(settings: Settings) -> None:
     """Score all encoders and print the result."""
-    folder = RunFolder(settings.folder())
-    state = folder.state(compared(settings), settings.overwrite)
-    if settings.dry_run:
-        print(plan(settings))
-        return
-    if state == "finished":
-        print(f"{folder.path} is finished; --overwrite would start it anew")
     summary = evaluate(settings)
+    if settings.dry_run:
+        return
     print(bias_table(summary["bias"]) if settings.bias else table(summary["targets"], TARGETS))
-    print(f"\nin {folder.path}: {', '.join(written(folder.path))}\n")
+    print(f"\nin {settings.folder()}: {', '.join(written(settings.folder()))}\n")
 
 
 @devices.callers_precision()
@@ -93,12 +88,14 @@ def evaluate(settings: Settings) -> dict[str, Any]:
         UserError: settings do not go together, or encoders do not fit the data.
     """
     settings = settings.spelled()
+    folder = RunFolder(settings.folder())
+    networks = nets.fingerprints(settings.network_files())
+    state = folder.state(compared(settings), settings.overwrite, networks)
     if settings.dry_run:
         print(plan(settings))
         return {}
-    folder = RunFolder(settings.folder())
-    networks = nets.fingerprints(settings.network_files())
-    if folder.state(compared(settings), settings.overwrite, networks) == "finished":
+    if state == "finished":
+        print(f"{folder.path} is finished; --overwrite would start it anew")
         return folder.summary(results(settings))
     devices.prepare(settings.seed, settings.deterministic)
     work = open_bias(settings) if settings.bias else open_all(settings)

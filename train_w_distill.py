@@ -32,6 +32,7 @@ import dataclasses
 import functools
 import statistics
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -133,24 +134,22 @@ def train(settings: Settings) -> dict[str, Any]:
                     complete(setup, folder)
         summary = folder.summary(RESULTS)
         print(final_table(summary, folder.path))
-        if settings.export and team.is_chief:
-            write_formats(settings, folder, data)
+        if settings.export:
+            team.ask_chief(lambda: write_formats(settings, folder.path, data))
     return summary
 
 
-def write_formats(
-    settings: Settings, folder: RunFolder, data: dataloader.Data | None = None
-) -> None:
+def write_formats(settings: Settings, run: Path, data: dataloader.Data | None = None) -> None:
     """Write the student of a finished run in the formats that the settings name, and the card.
 
     Args:
         settings: of the run.
-        folder: of the run.
+        run: its folder, which this process alone writes to.
         data: of the run, where they are loaded already.
     """
     of_host = {name: getattr(settings, name) for name in ("data_dir", "in_memory")}
-    opened = open_run(folder.path, create_formats(settings.export), data=data, **of_host)
-    with folder:
+    opened = open_run(run, create_formats(settings.export), data=data, **of_host)
+    with RunFolder(run) as folder:
         folder.open(folder.settings())
         print(export_run(opened, folder, settings.min_agreement))
 

@@ -52,7 +52,7 @@ class Comparison(Options):
     )
     jobs: int = option(4, "jobs that --submit makes", group=SHARING, minimum=1)
     job_options: tuple[str, ...] = option(
-        (), "of each job that --submit makes, NAME=VALUE,... as sbatch has them, such as "
+        (), "sbatch's options for each submitted job, as NAME=VALUE,..., such as "
         "partition=gpu,gpus_per_node=1,cpus_per_task=8,mem=32G,time=240 (minutes; 5 unless given)",
         group=SHARING,
     )

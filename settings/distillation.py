@@ -177,9 +177,9 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
         group=TRAINING, same_run=True,
     )
     teacher_epochs: int | None = option(
-        None, "epochs of a teacher that is trained first (default: --epochs, or else those of the "
-        "recipe that fits it); 0: a pretrained one is used as it is; with a teacher_model from a "
-        "file: the epochs of its fine-tuning",
+        None, "epochs of a teacher that is trained or fine-tuned first (default: --epochs, or else "
+        "its recipe's); 0: use a pretrained teacher as it is. A --teacher_model from a file is "
+        "fine-tuned only if this is above 0",
         group=TRAINING, minimum=0,
     )
     teacher_learning_rate: float | None = option(
@@ -198,8 +198,9 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
         "compare.py: teacher_cache in --compare_dir)", group=METHOD, same_run=True, is_path=True,
     )
     cache_outputs: tuple[str, ...] = option(
-        (), "with --cache_teacher: what else to keep while the teacher runs, for other methods "
-        "(default: what the method reads; of compare.py: what any of its methods reads)",
+        (), "with --cache_teacher: further outputs of the teacher to keep, for methods that are "
+        "run later; what the method reads is always kept, and by compare.py what any of its "
+        "methods reads",
         group=METHOD, same_run=True, choices=CACHED,
     )
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiment.command.main import read
 from experiment.command.options import define_flags as define_options
 from experiment.command.options import from_flags, option
+from experiment.run.folder import SETTINGS, differences, read_results
 from registry import UserError
 from settings import known
 from settings.common import DATA, RUN
@@ -134,8 +135,8 @@ class Settings(SceneSettings):
         for name in self.encoder:
             if self.encoder.count(name) > 1:
                 raise UserError(f"--encoder has {name} twice: give it once")
-            for seed in range(self.seed, self.seed + self.seeds):
-                of_seed(name, seed)
+            seeds = range(self.seed, self.seed + self.seeds)
+            check_same_settings([of_seed(name, seed) for seed in seeds])
 
     def _check_data(self) -> None:
         self.check_scenes()
@@ -199,6 +200,28 @@ def given_settings() -> Settings:
 def read_settings(description: str) -> Settings:
     """The settings that the command line gives, or the end of the process (see `main.read`)."""
     return read(description, define, given_settings)
+
+
+def check_same_settings(runs: Sequence[str]) -> None:
+    """Refuse to average over seeds of different trainings, such as those that a call with
+    --overwrite and fewer seeds has left.
+
+    Args:
+        runs: of one encoder, by seed (see `of_seed`).
+
+    Raises:
+        UserError: their settings differ in more than the seed.
+    """
+    folders = [Path(run.removeprefix(RANDOM)) for run in dict.fromkeys(runs)]
+    files = [folder / SETTINGS for folder in folders if (folder / SETTINGS).is_file()]
+    stated = [{**read_results(file, {}), "seed": None} for file in files]
+    for file, other in zip(files[1:], stated[1:], strict=True):
+        different = differences(stated[0], other)
+        if different:
+            raise UserError(
+                f"{files[0].parent} and {file.parent} are different trainings "
+                f"({'; '.join(different[:3])}): run one of them again, or give other --seeds"
+            )
 
 
 def of_seed(text: str, seed: int) -> str:

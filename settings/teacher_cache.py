@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from experiment.run.durations import duration, rough_duration
-from experiment.run.interruption import Interrupted, Signals
+from experiment.run.interruption import RESUME, Interrupted, Signals
 from experiment.run.teacher_cache import TEACHER, TeacherCache, key_folder, size_text
 from nets import Standardize
 from nets.keras_graph import all_layers
@@ -255,8 +255,8 @@ def _outputs_of_epoch(
 
 def _stop_if_asked(signals: Signals) -> None:
     if signals.received:
-        print("interrupted while computing the teacher's outputs; whole epochs are kept: rerun the "
-              "same command to resume", file=sys.stderr, flush=True)
+        print(f"interrupted while computing the teacher's outputs; whole epochs are kept: {RESUME}",
+              file=sys.stderr, flush=True)
         raise Interrupted(signals.received)
 
 

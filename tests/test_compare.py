@@ -27,8 +27,9 @@ from experiment.report.comparison import (
 )
 from experiment.run.folder import DATA, NETWORKS, RunFolder
 from registry import UserError
-from settings.distillation import Settings
+from settings.distillation import Settings, determining_settings
 from settings.networks import create_method
+from settings.run_setup import load_data
 from tests.commands import own_flags, run_script
 from tests.warm_python import warm_python
 
@@ -38,7 +39,10 @@ LAST = {
     "FSP": [0.43, 0.41, None],  # the third one failed
     "SSKD_SVD(num_dfv=2)": [0.45, 0.46, 0.47],
 }
-SPEED = {"None": [300.0, 310.0, 100.0], "FSP": [150.0, 160.0], "SSKD_SVD(num_dfv=2)": [240.0] * 3}
+SPEED = {
+    "None": [300.0, 310.0, 100.0], "FSP": [150.0, 160.0, 170.0], "Soft_logits": [200.0] * 3,
+    "SSKD_SVD(num_dfv=2)": [240.0] * 3,
+}
 
 
 def summary(last, speed, teacher_top1):
@@ -81,6 +85,26 @@ def test_table_is_numpys():
     gain = np.subtract(LAST["SSKD_SVD(num_dfv=2)"], LAST["None"])
     assert svd["gain"] == f"+{pm(gain)}"
     assert [row["step cost"] for row in table.values()] == ["1.00 x", "1.94 x", "1.25 x"]
+
+
+def test_students_that_were_not_trained_to_classify_have_no_accuracy(tmp_path):
+    """As with --main_loss none and a method that compares maps: their top-1 is about chance."""
+    methods = {"FSP": [0.01] * 3, "Soft_logits": [0.40, 0.42, 0.41]}
+    found = outcomes(methods=methods)
+    for each in found:
+        if each.run.group != "teacher":
+            trained = each.run.group == "Soft_logits"
+            each.summary = {**each.summary, "classification_trained": trained}
+    fsp, soft = method_rows(found)
+    assert (fsp["last epoch"], fsp["best epoch"], fsp["n"]) == ("-", "-", 3)
+    assert soft["last epoch"] == pm(methods["Soft_logits"])
+    said = "Not judged: students of FSP were not trained to classify; score their features"
+    assert verdict(found).startswith(said)
+    assert compare.describe(found[1].summary).startswith("not trained to classify")
+    write_report(found, tmp_path, "python compare.py")
+    written = list(csv.DictReader((tmp_path / "runs.csv").open()))
+    assert {row["top1_last"] for row in written if row["method"] == "FSP"} == {""}
+    assert {row["seconds"] for row in written if row["method"] == "FSP"} == {"60.0"}
 
 
 def test_table_of_nothing_yet():
@@ -288,6 +312,23 @@ def test_all_methods_train_by_one_recipe(tmp_path, monkeypatch, capsys):
     none = next(run for run in compare.plan(comparison, Settings(**given)) if run.group == "None")
     said = run_script(monkeypatch, capsys, *none.command[1:], "--dry_run", "--images_per_second=9")
     assert " at 0.0005, " in " ".join(said.split())
+
+
+def test_a_peer_is_trained_only_where_a_teacher_is_given():
+    """DML is for two networks that learn together, as by train_w_distill.py --Distillation DML."""
+    def plan(methods, **given):
+        comparison = compare.Comparison(Distillation=methods, compare_dir="c", seeds=1)
+        return {run.group: run for run in compare.plan(comparison, Settings(**given))}
+
+    assert "teacher" not in plan("None,DML")
+    runs = plan("None,DML,AT,DML+AT", teacher_options=("width=8",))
+    assert runs["AT"].needs is runs["teacher"]
+    for name in ("DML", "DML+AT"):
+        assert runs[name].needs is None and runs[name].settings["teacher"] is None
+        assert runs[name].settings["teacher_options"] == ("width=8",)
+    alone = Settings(Distillation="DML", teacher_options=("width=8",)).spelled()
+    assert determining_settings(alone, create_method(alone)) == runs["DML"].settings
+    assert plan("DML", teacher="t")["DML"].settings["teacher"] == "t"
 
 
 def test_runs_share_the_teachers_outputs(tmp_path):
@@ -519,31 +560,52 @@ def test_runs_of_other_data_are_not_compared(tmp_path, monkeypatch):
     }
     arrays |= {"x_test": arrays["x_train"][:12], "y_test": arrays["y_train"][:12]}
     np.savez("data.npz", **arrays)
-    outcomes = [
-        Outcome(Run(name, seed, Path(name, f"seed{seed}"), (), {}), status)
-        for name, seed, status in (("None", 0, "finished"), ("AT", 0, "unfinished"),
-                                   ("None", 1, "waiting"))
-    ]
-    with own_flags(compare.define):
-        flags.FLAGS(["compare.py", "--dataset=npz:data.npz", "--Distillation=None,AT"])
-        given = compare.given()
+    comparison = compare.Comparison(Distillation="None,AT", compare_dir=".", seeds=2)
+    settings = Settings(dataset="npz:data.npz", teacher="t")
+    outcomes = [Outcome(run) for run in compare.plan(comparison, settings)]
+    outcomes[0].status, outcomes[1].status = "finished", "unfinished"
     for each in outcomes[:2]:
         with RunFolder(each.run.folder) as folder:
             folder.open({})
-            folder.keep_facts(DATA, given[1].load_data().facts())
-    compare.check_data(*given, outcomes)
+            folder.keep_facts(DATA, settings.load_data().facts())
+    compare.check_data(outcomes)
     np.savez("data.npz", **arrays | {"y_test": arrays["y_test"][::-1]})
     with pytest.raises(UserError, match="have changed since the run in None/seed0 began: test im"):
-        compare.check_data(*given, outcomes)
+        compare.check_data(outcomes)
     for each in outcomes:  # nothing is left to train, and all have seen the same data
         each.status = "finished"
-    compare.check_data(*given, outcomes[:2])
+    compare.check_data(outcomes[:2])
     Path("AT/seed0/data.json").unlink()
     with RunFolder("AT/seed0") as folder:
         folder.open({})
-        folder.keep_facts(DATA, given[1].load_data().facts())
+        folder.keep_facts(DATA, settings.load_data().facts())
     with pytest.raises(UserError, match="have changed since the run in AT/seed0 began: test im"):
-        compare.check_data(*given, outcomes[:2])
+        compare.check_data(outcomes[:2])
+
+
+def test_a_teacher_may_be_trained_by_labels_that_its_students_do_not_need(tmp_path, monkeypatch):
+    """The run of the teacher keeps N labels a class; the students' runs have all images as they
+    are. Both go on, though the facts of their data differ."""
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), np.uint8)
+    np.savez("data.npz", x_train=images, y_train=np.arange(24) % 4, x_test=images[:8],
+             y_test=np.arange(8) % 4)
+    settings = Settings(dataset="npz:data.npz", main_loss="none", labelled_per_class=2)
+    comparison = compare.Comparison(Distillation="SSKD_SVD,AT", compare_dir=".", seeds=1)
+    outcomes = [Outcome(run) for run in compare.plan(comparison, settings)]
+    assert [each.run.group for each in outcomes] == ["teacher", "SSKD_SVD", "AT"]
+    labels = []
+    for each, status in zip(outcomes, ("finished", "unfinished", "waiting"), strict=True):
+        each.status = status
+        if status != "waiting":
+            facts = load_data(each.run.given).facts()
+            labels.append(facts)
+            with RunFolder(each.run.folder) as folder:
+                folder.open({})
+                folder.keep_facts(DATA, facts)
+    assert labels[0] != labels[1]
+    data = compare.check_data(outcomes)
+    assert data.facts() == labels[1]
 
 
 def test_finished_runs_of_other_methods_are_told(tmp_path):

@@ -27,7 +27,7 @@ NETS = {
     "train_w_distill.py": (
         "--net=MobileNet", "--teacher_options=width=8,first=8",
         "--student_options=width=8,first=8", "--Distillation=CRD(negatives=50)",
-        "--teacher_epochs=1", "--main_loss=cross_entropy",
+        "--teacher_epochs=1", "--main_loss=cross_entropy", "--export=litert",
     ),
     "pretrain_tte.py": (
         "--net=MobileNet_student", "--net_options=width=8,first=8", "--targets=",
@@ -95,7 +95,8 @@ def check_loss(found, lost):
     status, _, err = found
     assert status == LOST_STATUS, err[-3000:]
     assert err.count("\n") == 1 and err.startswith(f"error: worker {lost} (")
-    assert "was lost" in err and "start the same command on all workers to resume" in err
+    assert "was lost" in err
+    assert "start the same command (without --overwrite) on all workers to resume" in err
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,11 @@ from absl import flags
 from experiment.command.flag_files import with_flag_files
 from experiment.command.options import help_text
 from experiment.run.failures import describe, write_traceback
-from experiment.run.interruption import Interrupted
+from experiment.run.interruption import RESUME, Interrupted
 from registry import UserError
 
 Settings = TypeVar("Settings")
 _HELP = ("--help", "-help", "-h", "--h")
-_RESUME = "interrupted; rerun the same command to resume from the last checkpoint"
 
 
 def read(
@@ -77,7 +76,7 @@ def run(main: Callable[..., int | None], *settings: Any) -> NoReturn:
     except BrokenPipeError:
         _leave_closed_pipe()
     except KeyboardInterrupt:
-        print(_RESUME, file=sys.stderr, flush=True)
+        print(f"interrupted; {RESUME}", file=sys.stderr, flush=True)
         sys.exit(130)
     except Exception as error:
         failure = describe(error)

@@ -112,7 +112,7 @@ def define_flag(name: str, kind: Any, default: Any, about: str, group: str) -> N
     _DEFINE[plain_kind](name, default, about, module_name=group)
     if plain_kind in (int, float, bool):
         defined = flags.FLAGS[name]
-        defined.parser = _Parser(defined.parser, f"--{name}", kind)
+        defined.parser = _Parser(defined.parser, f"--{name}", kind, default)
 
 
 def base_type(kind: Any) -> type:
@@ -123,17 +123,18 @@ def base_type(kind: Any) -> type:
 
 
 class _Parser(flags.ArgumentParser):
-    """Parses values with `plugins.convert`, which also makes the error messages."""
+    """Parses values with `plugins.convert`, which also makes the error messages. An empty value is
+    the default."""
 
-    def __init__(self, parser: flags.ArgumentParser, label: str, kind: Any):
+    def __init__(self, parser: flags.ArgumentParser, label: str, kind: Any, default: Any):
         super().__init__()
         self.syntactic_help = parser.syntactic_help
         self._flag_type = parser.flag_type()
-        self._label, self._kind = label, kind
+        self._label, self._kind, self._default = label, kind, default
 
     def parse(self, argument: Any) -> Any:
-        if argument == "" and isinstance(self._kind, types.UnionType):
-            return None
+        if argument == "":
+            return self._default
         return convert(argument, self._kind, self._label)
 
     def flag_type(self) -> str:
@@ -143,8 +144,8 @@ class _Parser(flags.ArgumentParser):
 def from_flags(options: type[OptionsType], **further: Any) -> OptionsType:
     """The options given on the command line.
 
-    An empty flag resets an earlier value, so ``--teacher=`` overrides a flagfile. A field without a
-    flag keeps its default.
+    An empty flag resets a number to its default and empties a text, so ``--teacher=`` overrides a
+    file of flags. A field without a flag keeps its default.
 
     Args:
         options: the dataclass.
@@ -215,7 +216,7 @@ def help_text(description: str) -> str:
         lines.append("")
     return "\n".join([
         *lines,
-        "--noNAME turns a switch off. An empty --NAME= resets an earlier value.",
+        "--noNAME turns a switch off. An empty --NAME= resets a number and empties a text.",
         "--flagfile FILE reads flags from a file, one per line; # starts a comment.",
     ])
 

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from experiment.grid.runs import FINISHED, UNFINISHED, WAITING, Outcome, Run
 from experiment.report.statistics import spread
 from experiment.run.durations import rough_duration
+from experiment.run.interruption import RESUME
 
 _REFRESH_SECONDS = 0.5
 _NAMED = 3  # of the runs that are waited for
@@ -118,10 +119,7 @@ class Display:
     def interrupted(self) -> None:
         """The grid was asked to stop, and has."""
         left = sum(outcome.status != FINISHED for outcome in self._outcomes)
-        self._line(
-            f"interrupted, {left} of {len(self._outcomes)} runs left; the same command (without "
-            "--overwrite) goes on"
-        )
+        self._line(f"interrupted, {left} of {len(self._outcomes)} runs left; {RESUME}")
 
     def _place(self, outcome: Outcome) -> str:
         total = str(len(self._outcomes))
@@ -138,7 +136,8 @@ class Display:
         after = seconds_left([each for each in self._outcomes if each.run not in self._began])
         if seconds is None or after is None or not max(seconds - elapsed, after):
             return ""
-        left = max(seconds - elapsed, after) / (self._workers + len(others))
+        runs = sum(not each.has_ended for each in self._outcomes)
+        left = max(seconds - elapsed, after) / min(self._workers + len(others), runs)
         return f"{rough_duration(left)} left"
 
     def _is_time(self) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 from experiment.grid.reports import reporting
 from experiment.grid.runs import FAILED, FINISHED, Outcome
 from experiment.report import tables
+from experiment.report.distillation import NOT_TRAINED, classifies
 from experiment.report.dots import dots
 from experiment.report.statistics import (
     Spread,
@@ -49,6 +50,8 @@ CLEAR = 2  # a teacher this many of the baseline's deviations above it is clearl
 def describe(summary: Mapping[str, Any]) -> str:
     """A short summary of a finished run: the last epoch, and the best one, whose weights are kept,
     where it differs."""
+    if not classifies(summary):
+        return NOT_TRAINED
     last, best = summary["student_top1_last"], summary.get("student_top1_best")
     kept = "" if best in (None, last) else f", {100 * best:.2f} % in its best epoch"
     return f"top-1 {100 * last:.2f} %{kept}"
@@ -62,7 +65,7 @@ def rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
             "seed": outcome.run.seed,
             "status": outcome.status,
             **{
-                column: (outcome.summary or {}).get(key)
+                column: outcome.summary and _entry(outcome.summary, key)
                 for column, key in SCORES.items()
             },
             "folder": str(outcome.run.folder),
@@ -84,9 +87,16 @@ def students(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
 def metrics(outcomes: Sequence[Outcome], key: str) -> dict[int, float | None]:
     """The entry `key` of the finished runs' summaries, by seed."""
     return {
-        outcome.run.seed: outcome.summary[key]
+        outcome.run.seed: _entry(outcome.summary, key)
         for outcome in outcomes if outcome.summary is not None
     }
+
+
+def _entry(summary: Mapping[str, Any], key: str) -> Any:
+    """An entry of a summary; None for the accuracy of a student that was not trained to classify,
+    which is about chance."""
+    unknown = key.startswith("student_top") and not classifies(summary)
+    return None if unknown else summary.get(key)
 
 
 def method_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
@@ -142,6 +152,15 @@ def verdict(outcomes: Sequence[Outcome]) -> str:
 def _not_judged(outcomes: Sequence[Outcome], baseline: Spread) -> str:
     """Why no verdict is possible, or "" if it is."""
     known = teachers(outcomes)
+    untrained = {
+        outcome.run.group: None for outcome in outcomes
+        if outcome.summary is not None and not classifies(outcome.summary)
+    }
+    if untrained:
+        return (
+            f"students of {', '.join(untrained)} were not trained to classify; score their "
+            "features with evaluate.py"
+        )
     if baseline.mean is None:
         return f"there is no finished run of {BASELINE} to compare with"
     if not known:
@@ -258,7 +277,10 @@ def picture(outcomes: Sequence[Outcome], path: Path) -> None:
     teacher = teacher_top1(outcomes)
     dots(
         {
-            name: [100 * value for value in metrics(each, "student_top1_last").values()]
+            name: [
+                100 * value for value in metrics(each, "student_top1_last").values()
+                if value is not None
+            ]
             for name, each in students(outcomes).items()
         },
         path,

@@ -17,6 +17,7 @@ RESULTS = {  # what `final_table` reads of a summary
     "flops": int | None,  # None: their number is not fixed
     **dict.fromkeys(("images_per_second", "seconds"), float),
 }
+NOT_TRAINED = "not trained to classify: evaluate.py scores its features"
 
 
 def plan_table(
@@ -79,6 +80,11 @@ def plan_table(
     })
 
 
+def classifies(summary: Mapping[str, Any]) -> bool:
+    """Whether a student was trained to classify, by labels or by its teacher's logits."""
+    return summary.get("classification_trained", True)
+
+
 def final_table(summary: Mapping[str, Any], folder: Path) -> str:
     """A finished run.
 
@@ -97,8 +103,8 @@ def final_table(summary: Mapping[str, Any], folder: Path) -> str:
         "student top-5": summary["student_top5"],
         "agreement with the teacher": summary["agreement"],
     }
-    if not summary.get("classification_trained", True):
-        scores = {"student": "not trained to classify: evaluate.py scores its features"}
+    if not classifies(summary):
+        scores = {"student": NOT_TRAINED}
     table = tables.table([{
         "method": summary["method"],
         "data": summary["dataset"],

@@ -278,13 +278,11 @@ class RunFolder:
     Attributes:
         path: of this worker's folder.
         team: as given.
-        overwritten: whether `open` removed a former run.
     """
 
     def __init__(self, path: str | os.PathLike, team: Team = ALONE):
         self.team = team
         self.path = Path(path) if team.is_chief else team.scratch()
-        self.overwritten = False
         self._lock: int | None = None
 
     def inside(self, name: str) -> RunFolder:
@@ -485,7 +483,6 @@ class RunFolder:
         if state == "new":
             if (self.path / SETTINGS).exists():
                 self._clear()
-                self.overwritten = True
             write_json(self.path / SETTINGS, settings)
         else:
             self._remove_partial()

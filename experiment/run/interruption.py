@@ -13,6 +13,8 @@ from typing import Any
 COPY_SECONDS = 2.0
 """A second SIGTERM so soon is a copy: a scheduler sends it to all processes of a job, and a grid,
 which gets it too, passes it on to its runs. Who presses Ctrl-C twice means it."""
+RESUME = "rerun the same command (without --overwrite) to resume"
+"""What to do after an interruption. With the flag, the command would begin anew."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -67,6 +69,6 @@ class Signals:
             return
         # No buffered stream: the signal may have come while that was being written to.
         name = signal.Signals(number).name
-        text = f"ended at once ({name}); rerun the same command to resume\n"
+        text = f"ended at once ({name}); {RESUME}\n"
         os.write(sys.__stderr__.fileno(), text.encode())
         os._exit(128 + number)

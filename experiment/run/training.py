@@ -27,7 +27,7 @@ import tensorflow as tf
 from experiment.run import arrays
 from experiment.run.checkpoints import Checkpoints
 from experiment.run.folder import RunFolder, write_text
-from experiment.run.interruption import Interrupted, Signals
+from experiment.run.interruption import RESUME, Interrupted, Signals
 from experiment.run.progress import Progress
 from experiment.run.variables import numbered, read, read_all, restore
 from experiment.run.workers import Rounds
@@ -302,10 +302,7 @@ class _Stage(keras.callbacks.Callback):
         place = f"after {progress['epoch']} epochs"
         if progress["step"]:
             place += f" and {progress['step']} of {self._steps_per_epoch} steps"
-        how = " without --overwrite" if self._folder.overwritten else ""
-        self._report(
-            f"interrupted ({name}) {place}; saved: rerun the same command{how} to resume"
-        )
+        self._report(f"interrupted ({name}) {place}; saved: {RESUME}")
         raise Interrupted(signal_number)
 
 

@@ -31,7 +31,9 @@ CODE = (
     "plugins", "pretext", "registry", "regular_files", "replicas", "settings", "targets",
 )
 ROUND_SECONDS = 2.0
-_RESUME = "start the same command on all workers to resume from the last checkpoint"
+_RESUME = (
+    "start the same command (without --overwrite) on all workers to resume from the last checkpoint"
+)
 _SAME = "start the same command with the same code on all workers"
 
 

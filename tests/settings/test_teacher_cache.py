@@ -234,7 +234,7 @@ def test_interrupted_outputs_go_on(make_settings, monkeypatch, capsys):
         patch.setattr(teacher_cache, "_outputs_of_epoch", kill_in_the_second)
         with pytest.raises(Interrupted):
             fill_cache(setup)
-    assert "rerun the same command to resume" in capsys.readouterr().err
+    assert "rerun the same command (without --overwrite) to resume" in capsys.readouterr().err
     planned = plan_cache(setup)
     assert len(planned.missing) == 3
     assert not list(planned.cache.folder.rglob(".partial-*"))

@@ -38,7 +38,8 @@ def test_each_field_is_a_flag_of_its_type():
     given = parsed("--epochs=5", "--rate=1e-3", "--kind=fancy", "--noswitch", "--names=a,b")
     assert given == Example(5, 1e-3, "fancy", False, ("a", "b"))
     assert parsed() == Example()
-    assert parsed("--rate=2", "--rate=", "--names=a", "--names=").rate is None
+    given = ("--rate=2", "--names=a", "--epochs=7", "--noswitch")
+    assert parsed(*given, "--rate=", "--names=", "--epochs=", "--switch=") == Example()
     assert Example(names="a, b") == Example(names=["a", "b"]) == Example(names=("a", "b"))
 
 

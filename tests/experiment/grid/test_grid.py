@@ -13,7 +13,7 @@ import pytest
 
 from experiment.grid import display
 from experiment.grid.claims import Claims, clear
-from experiment.grid.display import seconds_left
+from experiment.grid.display import Display, seconds_left
 from experiment.grid.execution import execute, last_error
 from experiment.grid.places import Place
 from experiment.grid.runs import (
@@ -188,7 +188,7 @@ def test_asked_to_stop_the_running_process_saves(tmp_path, number):
     assert (tmp_path / "A/seed2/saved").read_text() == number.name
     assert shown.splitlines()[-2:] == [
         "run 2/3  A, seed 2  unfinished  2 min left",
-        "interrupted, 2 of 3 runs left; the same command (without --overwrite) goes on",
+        "interrupted, 2 of 3 runs left; rerun the same command (without --overwrite) to resume",
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
@@ -309,6 +309,16 @@ def test_seconds_left():
     assert seconds_left([*known, outcome("B", WAITING)]) == 120
     known[2].process_seconds = 30.0  # of a run that went on
     assert seconds_left([*known, outcome("B", WAITING)]) == 90
+
+
+@pytest.mark.parametrize(
+    ("workers", "waiting", "said"), [(1, 1, 4), (4, 1, 4), (4, 2, 4), (2, 4, 8)]
+)
+def test_the_last_runs_do_not_get_faster_by_workers_that_have_nothing_to_do(workers, waiting, said):
+    runs = [outcome("A", FINISHED, 240.0), *(outcome("A", WAITING) for _ in range(waiting))]
+    stream = io.StringIO()
+    Display(runs, stream, workers).end(runs[0], lambda summary: "done")
+    assert stream.getvalue().splitlines()[-1].endswith(f"done  {said} min left")
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,6 @@ def test_overwrite_removes_only_what_the_run_wrote(tmp_path):
         (path / "notes.txt").write_text("mine")
     with RunFolder(path) as run:
         assert run.open({"epochs": 4}, overwrite=True) == "new"
-        assert run.overwritten
     left = {str(entry.relative_to(path)) for entry in path.rglob("*") if entry.is_file()}
     assert left == {".lock", "settings.json", "checkpoints/mine.txt", "notes.txt"}
     assert not (path / "export").exists()

@@ -34,7 +34,8 @@ def test_the_first_signal_is_noted_and_the_second_ends_at_once(names, status, no
     assert done.stdout.startswith(f"noted {getattr(signal, names[0]).value}\n")
     assert done.stdout.count("noted") == noted and ("end" in done.stdout) == (status == 0)
     assert done.stderr == (
-        f"ended at once ({names[-1]}); rerun the same command to resume\n" if status else ""
+        f"ended at once ({names[-1]}); rerun the same command (without --overwrite) to resume\n"
+        if status else ""
     )
 
 

@@ -123,7 +123,8 @@ def test_interrupted_in_process_goes_on_and_tells_its_state(tmp_path, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == (
-        "interrupted (SIGINT) after 1 epochs; saved: rerun the same command to resume\n"
+        "interrupted (SIGINT) after 1 epochs; saved: rerun the same command (without --overwrite) "
+        "to resume\n"
     )
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
     names = [path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()]
