@@ -45,19 +45,18 @@ from distillers.stages import (
 )
 from distillers.sum import Sum
 from nets import Outputs, convolutions_by, limited_memory, open_convolutions
-from nets.keras_graph import BuiltModel, Untracked, apply_summed
+from nets.finite_steps import SKIPPED, apply_if_finite, check_skipped, values_of
+from nets.keras_graph import BuiltModel, Untracked
 from nets.layer_losses import collected_losses, weight_losses
 from op_util.accuracy import top_k_hits
 from op_util.convolution import convolve
-from op_util.gradients import clipped_combination, in_one_dtype
+from op_util.gradients import clipped_combination
 from op_util.weight_decay import with_weight_decay
 from registry import UserError
 
 SCORES = ("loss", "main_loss", "accuracy", "top5")
 RISING = ("accuracy", "top5")
-SKIPPED = "skipped_steps"
 STATISTICS = ("moving_mean", "moving_variance", "moving_stddev", "renorm_mean", "renorm_stddev")
-MOST_SKIPPED = 0.2  # of an epoch's steps, before training is given up
 
 
 class Distiller(BuiltModel):
@@ -310,8 +309,7 @@ class Distiller(BuiltModel):
         if not has_mixtures(data):
             batch = batch._replace(share=None, other_label=None)
         variables = self.variables_to_train()
-        statistics = self._batch_statistics()
-        before = [tf.identity(variable.value) for variable in statistics]
+        statistics = values_of(self._batch_statistics())
         with convolutions_by(convolve), tf.GradientTape(persistent=self._clips()) as tape:
             with collected_losses() as of_images:
                 student = self._student(batch.image, training=self.stage.changes_features)
@@ -338,7 +336,7 @@ class Distiller(BuiltModel):
         losses = (main, *clipped) if self._clips() else (total,)
         gradients = self._gradients(tape, losses, variables, metrics)
         metrics["loss"] = tf.math.divide_no_nan(total, share)
-        metrics[SKIPPED] = self._apply_if_finite(gradients, variables, statistics, before)
+        metrics[SKIPPED] = apply_if_finite(self.optimizer, gradients, variables, statistics)
         logits = self._deployed_logits(student, training=False)
         return self._log(logits, batch, metrics, weight, self.label_smoothing)
 
@@ -372,28 +370,6 @@ class Distiller(BuiltModel):
         if self.stages[begins] is not self.stage and self._epochs:
             first = first_epochs(self.stages, self._epochs)[begins]
         return self.epoch.value - first
-
-    def _apply_if_finite(
-        self,
-        gradients: list[tf.Tensor | None],
-        variables: list[keras.Variable],
-        statistics: list[keras.Variable],
-        before: list[tf.Tensor],
-    ) -> tf.Tensor:
-        """Update the variables. Where any gradient is not finite, all count as zero, and batch
-        statistics go back to what they were `before`.
-
-        Returns:
-            1 where the step was skipped, else 0.
-        """
-        present = [gradient for gradient in gradients if gradient is not None]
-        norm = tf.linalg.global_norm(in_one_dtype(present)) if present else 0.0
-        finite = tf.math.is_finite(norm)
-        kept = [None if g is None else tf.where(finite, g, 0) for g in gradients]
-        apply_summed(self.optimizer, kept, variables)
-        for variable, value in zip(statistics, before, strict=True):
-            variable.assign(tf.where(finite, variable.value, value))
-        return tf.cast(~finite, tf.float32)
 
     def _learning_networks(self) -> list[keras.Model]:
         """The student, and a teacher that is trained too."""
@@ -635,13 +611,10 @@ class _EpochCounter(keras.callbacks.Callback):
         self._distiller.epoch.assign(epoch)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        share = (logs or {}).get(SKIPPED, 0.0)
-        if share > MOST_SKIPPED:
-            raise UserError(
-                f"in epoch {epoch + 1} the gradients of {100 * share:.0f} % of the steps were not "
-                "finite: training diverges, or images or teacher are not finite; try a lower "
-                "learning rate or a smaller weight of the method"
-            )
+        check_skipped(
+            epoch, logs, "training diverges, or images or teacher are not finite; try a lower "
+            "learning rate or a smaller weight of the method",
+        )
 
 
 def _with_direction(callback: keras.callbacks.Callback) -> keras.callbacks.Callback:

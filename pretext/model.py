@@ -12,7 +12,8 @@ import tensorflow as tf
 
 import replicas
 from nets import Encoder, convolutions_by, copy_encoder, open_convolutions
-from nets.keras_graph import BuiltModel, Untracked, apply_summed
+from nets.finite_steps import SKIPPED, apply_if_finite, check_skipped, values_of
+from nets.keras_graph import BuiltModel, Untracked
 from nets.layer_losses import weight_losses
 from op_util.convolution import convolve
 from op_util.weight_decay import with_weight_decay
@@ -84,7 +85,9 @@ class MultiTask(BuiltModel):
     (`nets.recompute_batch_statistics`).
 
     Losses, regularizer and ensemble are those of the global batch, however many replicas share it.
-    Batches are dicts with ``image`` and ``index``; labels are never looked at.
+    Batches are dicts with ``image`` and ``index``; labels are never looked at. If a gradient is not
+    finite, the step uses zero gradients and is counted in ``skipped_steps``; `fit` gives up once a
+    fifth of an epoch's steps are of this kind.
 
     Args:
         encoder: to be trained; its network takes images of one size or any.
@@ -242,7 +245,10 @@ class MultiTask(BuiltModel):
         if not self.compiled:
             raise UserError("the model has no optimizer yet: call compile() before fit()")
         counter = keras.callbacks.LambdaCallback(
-            on_epoch_begin=lambda epoch, logs: self.epoch.assign(epoch)
+            on_epoch_begin=lambda epoch, logs: self.epoch.assign(epoch),
+            on_epoch_end=lambda epoch, logs: check_skipped(
+                epoch, logs, "training diverges; try a lower learning rate"
+            ),
         )
         own: list[keras.callbacks.Callback] = [counter]
         if self.balance.interval:
@@ -278,6 +284,7 @@ class MultiTask(BuiltModel):
         batch, weight = replicas.never_empty(as_batch(data), replicas.copies_of(data))
         variables = self.trainable_variables
         persistent = self.balance.combines_gradients
+        kept = values_of(self._changed_by_steps())
         with convolutions_by(convolve), tf.GradientTape(persistent=persistent) as tape:
             results = self.run_tasks(batch, Use.TRAINING)
             terms = self.task_terms(results, weight)
@@ -294,10 +301,16 @@ class MultiTask(BuiltModel):
         else:
             gradients = replicas.global_sum_present(tape.gradient(total, variables))
         gradients = with_weight_decay(gradients, variables, self.weight_decay)
-        apply_summed(self.optimizer, gradients, variables)
+        logs[SKIPPED] = apply_if_finite(self.optimizer, gradients, variables, kept)
         self.ensemble.end_step()
-        loss = tf.stop_gradient(tf.reduce_sum(factors * losses) + shared)
-        return self._log(losses, {**logs, "loss": loss}, terms)
+        logs["loss"] = tf.stop_gradient(tf.reduce_sum(factors * losses) + shared)
+        return self._log(losses, logs, terms)
+
+    def _changed_by_steps(self) -> list[keras.Variable]:
+        """What a step changes beside what is trained: batch statistics and the balance's state."""
+        layers = (self.network, *self.task_layers, self.projection, self.balance)
+        variables = [each for layer in layers for each in layer.non_trainable_variables]
+        return [variable for variable in variables if variable.dtype.startswith("float")]
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         batch, weight = replicas.never_empty(as_batch(data), replicas.copies_of(data))
@@ -490,7 +503,7 @@ class MultiTask(BuiltModel):
     def _training_names(self) -> list[str]:
         names = ["loss", *(f"{task.name}_loss" for task in self.tasks)]
         names += ["regularizer_loss"] if self.regularizer is not None else []
-        return [*names, *self.ensemble.metrics_of_steps]
+        return [*names, *self.ensemble.metrics_of_steps, SKIPPED]
 
     def _held_out_names(self) -> list[str]:
         return [

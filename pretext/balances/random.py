@@ -11,7 +11,7 @@ from pretext.registration import BALANCES
 
 
 def random_factors(tasks: int, seed: int, step: tf.Tensor) -> tf.Tensor:
-    """The softmax of normal random numbers, float32 ``[tasks]`` with sum 1.
+    """The softmax of normal random numbers times their number, float32 ``[tasks]``, 1 on average.
 
     They depend only on the seed and the step.
 
@@ -21,7 +21,7 @@ def random_factors(tasks: int, seed: int, step: tf.Tensor) -> tf.Tensor:
         step: an integer scalar.
     """
     seeds = tf.stack([tf.constant(seed, tf.int64), tf.cast(step, tf.int64)])
-    return tf.nn.softmax(tf.random.stateless_normal([tasks], seeds, alg="philox"))
+    return tasks * tf.nn.softmax(tf.random.stateless_normal([tasks], seeds, alg="philox"))
 
 
 @BALANCES.register("random")
@@ -30,7 +30,8 @@ class Random(Balance):
     learning" (RLW), TMLR 2022.
 
     The factors depend only on the seed and the number of the step, so they are the same on all
-    devices and after a restart.
+    devices and after a restart. Departure: they are 1 on average, the paper's ``1 / T``; so
+    regularizer and ensemble, which the paper does not have, weigh as much as beside other balances.
     """
 
     paper = "Lin et al., TMLR 2022, arXiv 2111.10603"

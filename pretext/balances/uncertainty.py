@@ -28,7 +28,9 @@ class Uncertainty(Balance):
     geometry and semantics", CVPR 2018.
 
     The total is ``sum_t L_t / (2 sigma_t^2) + log sigma_t`` (equation 7). As in the authors' code,
-    ``log sigma_t^2`` is learned; the encoder's optimizer trains it too.
+    ``log sigma_t^2`` is learned; the encoder's optimizer trains it too. Departure: the paper gives
+    losses of classification the factor ``1 / sigma_t^2`` (equation 10); here all tasks have that of
+    regression, half of it.
 
     Args:
         log_variance: initial ``log sigma_t^2`` of each task.

@@ -19,6 +19,10 @@ from pretext.two_views import TwoViewTask
 class BarlowTwins(TwoViewTask):
     """Zbontar et al., "Barlow Twins: self-supervised learning via redundancy reduction", ICML 2021.
 
+    Departures: the paper's projector has three layers with batch normalisation; here neck and head
+    are a dense layer each, with a ReLU between. The views are those of `instance`, without blur and
+    solarisation.
+
     Args:
         redundancy: lambda, the weight of the correlations between different dimensions.
         projection: number of dimensions in which the views are compared (8192 in the paper).

