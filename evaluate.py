@@ -319,7 +319,7 @@ def file_name(name: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainedOn:
+class PretrainingRun:
     """A pre-training run.
 
     Attributes:
@@ -363,8 +363,8 @@ class Bias:
     """
 
     data: dataloader.Data
-    pairs: list[tuple[TrainedOn, str]]
-    single: dict[str, TrainedOn]
+    pairs: list[tuple[PretrainingRun, str]]
+    single: dict[str, PretrainingRun]
 
     def facts(self) -> dict[str, Any]:
         """What tells that the data have changed."""
@@ -381,8 +381,8 @@ def open_bias(settings: Settings) -> Bias:
     """Load the runs. Raises UserError if there is nothing to compare, or they do not fit."""
     seeds = range(settings.seed, settings.seed + settings.seeds)
     names = short_names(settings.encoder)
-    runs = [trained_on(*each, seeds) for each in zip(names, settings.encoder, strict=True)]
-    single: dict[str, TrainedOn] = {}
+    runs = [pretraining_run(*each, seeds) for each in zip(names, settings.encoder, strict=True)]
+    single: dict[str, PretrainingRun] = {}
     for each in runs:
         if len(each.tasks) == 1:
             (task,) = each.tasks
@@ -414,7 +414,7 @@ def open_bias(settings: Settings) -> Bias:
     return Bias(data, pairs, single)
 
 
-def check_same_images(run: TrainedOn, data: dataloader.Data) -> None:
+def check_same_images(run: PretrainingRun, data: dataloader.Data) -> None:
     """Raise UserError unless a run was trained on images of the data's size and channels."""
     if run.image_shape != data.image_shape:
         own, given = ("x".join(map(str, shape)) for shape in (run.image_shape, data.image_shape))
@@ -426,7 +426,7 @@ def check_same_images(run: TrainedOn, data: dataloader.Data) -> None:
 
 
 def check_same_task(
-    name: str, multi: TrainedOn, single: TrainedOn, data: dataloader.Data
+    name: str, multi: PretrainingRun, single: PretrainingRun, data: dataloader.Data
 ) -> None:
     """Raise UserError unless both runs learned the same task: all but its weight is equal."""
     described = []
@@ -444,7 +444,7 @@ def check_same_task(
         )
 
 
-def trained_on(name: str, path: str, seeds: Sequence[int]) -> TrainedOn:
+def pretraining_run(name: str, path: str, seeds: Sequence[int]) -> PretrainingRun:
     """The pre-training run at `path`. Raises UserError if there is none."""
     encoders, tasks, image_shape, flip = [], {}, (), None
     for seed in seeds:
@@ -461,7 +461,7 @@ def trained_on(name: str, path: str, seeds: Sequence[int]) -> TrainedOn:
         asked, image_shape = stated["settings"], tuple(stated["image_shape"])
         created = TASKS.create(asked["tasks"], asked["hyper_parameters"])
         tasks, flip = {task.name: task for task in created}, asked["flip"]
-    return TrainedOn(name, tuple(encoders), tasks, image_shape, flip)
+    return PretrainingRun(name, tuple(encoders), tasks, image_shape, flip)
 
 
 def measure_bias(
@@ -485,7 +485,7 @@ def measure_bias(
 
 
 def task_losses(
-    settings: Settings, run: TrainedOn, task: str, data: dataloader.Data
+    settings: Settings, run: PretrainingRun, task: str, data: dataloader.Data
 ) -> list[float]:
     """The task's loss on the test images, with a new head trained on the frozen encoder, by
     seed."""

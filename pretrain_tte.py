@@ -292,15 +292,9 @@ def make_model(settings: Settings, data: dataloader.Data) -> MultiTask:
     return model
 
 
-def spread_rows(split: dataloader.Split, count: int) -> np.ndarray:
-    """At most `count` rows from all over a split, whose images may be in the order of their
-    classes; int64, in increasing order."""
-    return np.unique(np.linspace(0, len(split) - 1, count).astype(np.int64))
-
-
 def spread_sample(split: dataloader.Split, count: int) -> Batch:
-    """The images of `spread_rows`."""
-    index = spread_rows(split, count)
+    """At most `count` images from all over a split, which may be in the order of its classes."""
+    index = split.spread(count)
     return Batch(split.images(index), tf.constant(index))
 
 
@@ -343,7 +337,7 @@ def fit(settings: Settings, work: Work, folder: RunFolder) -> dict[str, Any]:
         model.compile(settings.make_optimizer(rate), jit_compile=settings.jit_compile)
         model.optimizer.build(model.trainable_variables)
     held_out = data.validation if len(data.validation) else data.test
-    held_out = held_out.take(spread_rows(held_out, HELD_OUT_IMAGES))
+    held_out = held_out.take(held_out.spread(HELD_OUT_IMAGES))
     validation, validation_steps = shared(work, held_out)
     callbacks: list[keras.callbacks.Callback] = []
     if folder.team.is_chief:
@@ -483,7 +477,7 @@ def save(
         encoder.model, directory, image_shape=data.image_shape, outputs=outputs,
         **preprocessing(encoder),
     )
-    images = data.test.images(range(min(CHECKED_IMAGES, len(data.test)))).numpy()
+    images = data.test.images(data.test.spread(CHECKED_IMAGES)).numpy()
     check_export(
         directory, encoder.model, images, prepare=encoder.standardize, outputs=outputs
     )

@@ -73,7 +73,6 @@ from settings.run_setup import (
     measure,
     prepare,
     score_teacher,
-    spread_images,
     taught_batches,
 )
 from settings.teacher_cache import (
@@ -348,7 +347,7 @@ def write_student(setup: Setup, folder: RunFolder) -> nets.Standardize:
         outputs=outputs,
         class_names=data.class_names,
     )
-    images = data.test.images(spread_images(data.test, CHECKED_IMAGES)).numpy()
+    images = data.test.images(data.test.spread(CHECKED_IMAGES)).numpy()
     check_export(directory, student, images, prepare=preprocessing, outputs=outputs)
     return preprocessing
 
@@ -382,7 +381,7 @@ def draw_pictures(setup: Setup, folder: RunFolder) -> None:
     if distiller.teacher is None:
         return
     # From all over the test images, which may be in the order of their classes.
-    images = data.test.images(spread_images(data.test, PICTURED_IMAGES))
+    images = data.test.images(data.test.spread(PICTURED_IMAGES))
     features = (distiller.teacher_features(images), distiller.student_features(images))
     for member in distiller.method.members:
         for name, (teacher, student) in member.pictures(*map(member.select, features)).items():

@@ -410,15 +410,30 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
         self._pair()
         for role in ("teacher", "student"):
             self._check_weights(role)
-            if getattr(self, f"{role}_model") and getattr(self, f"{role}_net"):
-                raise UserError(
-                    f"--{role}_model and --{role}_net both name the {role}; give only one of them"
-                )
-            if _is_file(getattr(self, f"{role}_model")) and getattr(self, f"{role}_options"):
-                raise UserError(
-                    f"--{role}_options are those of a network that is built, and --{role}_model "
-                    f"{getattr(self, f'{role}_model')} is one already: leave the options out"
-                )
+            self._check_network(role)
+        self._check_teacher()
+        self._check_export()
+        self._check_quantization()
+        if self.student_init and not known.is_encoder(self.student_init):
+            given = self.student_init
+            hint = f", such as {known.ENCODER}{given}" if Path(given).is_dir() else ""
+            raise UserError(f"--student_init is {given!r}; expected tte:RUN{hint}")
+        return self
+
+    def _check_network(self, role: str) -> None:
+        """Raise UserError where the network of a role is named twice."""
+        if getattr(self, f"{role}_model") and getattr(self, f"{role}_net"):
+            raise UserError(
+                f"--{role}_model and --{role}_net both name the {role}; give only one of them"
+            )
+        if _is_file(getattr(self, f"{role}_model")) and getattr(self, f"{role}_options"):
+            raise UserError(
+                f"--{role}_options are those of a network that is built, and --{role}_model "
+                f"{getattr(self, f'{role}_model')} is one already: leave the options out"
+            )
+
+    def _check_teacher(self) -> None:
+        """Raise UserError where the teacher is given twice, or is missing."""
         if self.teacher and self.teacher_model_is_trained() and self.teacher != self.teacher_model:
             raise UserError(
                 "--teacher and --teacher_model both give a trained teacher; give only one of them"
@@ -434,24 +449,26 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
                 f"with --main_loss none and no trained --teacher, {learning[0]} has two networks "
                 "that learn nothing but from each other: give a teacher, or leave out --main_loss"
             )
+
+    def _check_export(self) -> None:
+        """Raise UserError where a format needs another student."""
         for form in create_formats(self.export):
             if form.source == QUANTIZED and self.quantize == "none":
                 raise UserError(
                     f"--export {form.name} is made of a student from quantisation-aware training: "
                     "add --quantize int8, or give the format litert-int8"
                 )
-        if self.quantize != "none":
-            list(self.of_quantized(Path()).methods())
-            if self.strategy == "multi_worker":
-                raise UserError(
-                    "--quantize trains on one host, not with --strategy multi_worker: quantise in "
-                    "a run of its own, or give another strategy"
-                )
-        if self.student_init and not known.is_encoder(self.student_init):
-            given = self.student_init
-            hint = f", such as {known.ENCODER}{given}" if Path(given).is_dir() else ""
-            raise UserError(f"--student_init is {given!r}; expected tte:RUN{hint}")
-        return self
+
+    def _check_quantization(self) -> None:
+        """Raise UserError where quantisation-aware training cannot follow."""
+        if self.quantize == "none":
+            return
+        list(self.of_quantized(Path()).methods())
+        if self.strategy == "multi_worker":
+            raise UserError(
+                "--quantize trains on one host, not with --strategy multi_worker: quantise in "
+                "a run of its own, or give another strategy"
+            )
 
     def _check_weights(self, role: str) -> None:
         """Raise UserError unless weights are given for a network that takes them."""

@@ -25,7 +25,7 @@ from registry import UserError
 from settings.distillation import TEACHER, Settings
 from settings.formats import TEST_IMAGES, create_formats
 from settings.networks import class_difference, load_teacher, names_classes
-from settings.run_setup import Setup, load_data, spread_images, teacher_preprocessing
+from settings.run_setup import Setup, load_data, teacher_preprocessing
 
 _SUMMARY = "summary.json"
 _READ_AT_ONCE = 500
@@ -202,7 +202,7 @@ def _test_images(data: dataloader.Data, count: int) -> tuple[np.ndarray, np.ndar
     """At most so many test images, and of large ones a GiB, spread over all, uint8
     ``[N, H, W, C]``; and their classes."""
     most = max(_LEAST, _BYTES // math.prod(data.image_shape))
-    chosen = spread_images(data.test, min(count, most))
+    chosen = data.test.spread(min(count, most))
     return _read(data.test, chosen), data.test.labels[chosen]
 
 
@@ -238,7 +238,7 @@ def _calibration_images(
 ) -> np.ndarray | None:
     """Training images, as many as the formats need, not augmented; None: they need none."""
     needed = max(form.calibrates_on for form in formats)
-    return _read(data.train, spread_images(data.train, needed)) if needed else None
+    return _read(data.train, data.train.spread(needed)) if needed else None
 
 
 def _read(split: dataloader.Split, chosen: np.ndarray) -> np.ndarray:

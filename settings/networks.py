@@ -285,5 +285,5 @@ def class_difference(teacher: nets.Stored, data: dataloader.Data) -> str | None:
             f"{names[number]!r} to it and {data.class_names[number]!r} in the data"
         )
     missing = [name for name in data.class_names if plain(name) not in theirs]
-    known = f"it does not know {missing[0]!r}" if missing else f"it knows {len(names)}"
-    return f"the teacher's classes differ from those of {data.name}: {known}"
+    found = f"it does not know {missing[0]!r}" if missing else f"it knows {len(names)}"
+    return f"the teacher's classes differ from those of {data.name}: {found}"

@@ -133,15 +133,10 @@ class Setup:
         self, preprocess: Callable[[Any], Any], most: int = STATISTICS_IMAGES
     ) -> Iterator[tf.Tensor]:
         """At most so many training images, from all over the data, preprocessed."""
-        images = spread_images(self.data.train, most)
+        images = self.data.train.spread(most)
         size = self.at_once(STATISTICS_BATCH)
         for first in range(0, len(images), size):
             yield preprocess(self.data.train.images(images[first : first + size]))
-
-
-def spread_images(split: dataloader.Split, count: int) -> np.ndarray:
-    """The numbers of at most so many images, evenly spread over a split, int64."""
-    return np.linspace(0, len(split) - 1, min(count, len(split))).astype("int64")
 
 
 def prepare(
@@ -425,8 +420,8 @@ def score_teacher(setup: Setup) -> list[str]:
     top1 = _top1(logits, labels)
     note = f"teacher {given}: top-1 {top1:.4f} on {len(labels):,} images"
     chance, only = 1 / data.classes, np.unique(np.argmax(logits, axis=1))
-    known = chance + 3 * (chance * (1 - chance) / len(labels)) ** 0.5
-    knows = top1 > known
+    above_chance = chance + 3 * (chance * (1 - chance) / len(labels)) ** 0.5
+    knows = top1 > above_chance
     if not knows:
         note += ", which is chance: there is little to learn from it"
     elif len(only) == 1:
@@ -435,7 +430,7 @@ def score_teacher(setup: Setup) -> list[str]:
     if order > top1 + max(MUCH_BETTER, (data.classes / len(labels)) ** 0.5):
         hint = f"with its classes in another order than the data's it would reach {order:.4f}"
     else:
-        hint = _hint(setup, images, labels, top1 + MUCH_BETTER if knows else known)
+        hint = _hint(setup, images, labels, top1 + MUCH_BETTER if knows else above_chance)
     if not hint and (not knows or len(only) == 1):
         hint = "expected a teacher trained on these classes, in this order"
     return [f"{note}; {hint}" if hint else note]
@@ -446,7 +441,7 @@ def _images_to_score(data: dataloader.Data) -> tuple[tf.Tensor, np.ndarray]:
     can be few."""
     splits = [split for split in (data.validation, data.test) if len(split)]
     share = SCORED_IMAGES / sum(map(len, splits))
-    chosen = [spread_images(split, max(1, round(share * len(split)))) for split in splits]
+    chosen = [split.spread(max(1, round(share * len(split)))) for split in splits]
     images = [split.images(rows) for split, rows in zip(splits, chosen, strict=True)]
     labels = [split.labels[rows] for split, rows in zip(splits, chosen, strict=True)]
     return tf.concat(images, axis=0), np.concatenate(labels)

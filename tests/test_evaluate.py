@@ -537,6 +537,6 @@ def test_heads_are_trained_in_batches_of_the_size_as_set(monkeypatch):
         encoder=("x",), bias=True, bias_batch_size=24, bias_epochs=3, seed=5, seeds=1
     )
     (task,) = evaluate.TASKS.create("rotation", {})
-    run = evaluate.TrainedOn("x", (small.encoder(),), {"rotation": task}, (16, 16, 3), None)
+    run = evaluate.PretrainingRun("x", (small.encoder(),), {"rotation": task}, (16, 16, 3), None)
     assert evaluate.task_losses(settings, run, "rotation", small.data()) == [2.0]
     assert asked == {"sizes": [24, 24], "epochs": 3, "seed": 5, "steps_per_epoch": 4}

@@ -488,7 +488,7 @@ def test_held_out_images_are_of_all_classes_also_of_data_sorted_by_class(count, 
     split = dataloader.Split.whole(
         dataloader.MemoryImages(np.zeros([count, 1, 1, 1], np.uint8)), labels
     )
-    rows = pretrain_tte.spread_rows(split, pretrain_tte.HELD_OUT_IMAGES)
+    rows = split.spread(pretrain_tte.HELD_OUT_IMAGES)
     assert len(rows) == min(count, 512) and (np.diff(rows) > 0).all()
     counts = np.bincount(labels[rows], minlength=classes)
     assert counts.max() - counts.min() <= 1

@@ -35,7 +35,7 @@ from typing import Any
 
 from experiment.run.failures import TRACEBACK, describe, write_traceback
 from experiment.run.json_values import fits
-from experiment.run.processor import DECIDES
+from experiment.run.processor import SET_BY_PROCESSOR
 from experiment.run.workers import ALONE, Team
 from registry import UserError
 from regular_files import read_bytes
@@ -187,13 +187,13 @@ def _shown(settings: Mapping[str, Any], name: str) -> str:
 
 def _hint_of_processor(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """What to do where a run was begun on a machine whose processor decided otherwise."""
-    kept, now = old.get(DECIDES), new.get(DECIDES)
+    kept, now = old.get(SET_BY_PROCESSOR), new.get(SET_BY_PROCESSOR)
     if not isinstance(kept, bool) or kept == now:
         return ""
-    flag = f"--{DECIDES}" if kept else f"--no{DECIDES}"
+    flag = f"--{SET_BY_PROCESSOR}" if kept else f"--no{SET_BY_PROCESSOR}"
     return (
-        f" (where {DECIDES} is not given, the processor decides: give {flag} to go on with that "
-        "run on this machine)"
+        f" (where {SET_BY_PROCESSOR} is not given, the processor decides: give {flag} to go on "
+        "with that run on this machine)"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-DECIDES = "mixed_precision"  # the setting whose default depends on the processor
+SET_BY_PROCESSOR = "mixed_precision"  # the setting whose default depends on the processor
 _BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86 and, the last one, of Arm
 
 
