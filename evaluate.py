@@ -15,8 +15,7 @@ interrupted, rerun the same command to resume. From Python:
     python evaluate.py --encoder runs/ALL,runs/ROTATION,runs/JIGSAW --bias
 
 measures how much worse the loss of each task is on the encoder of a run of
-several tasks than on that of a run of this task alone, with new heads. If
-interrupted, it starts anew.
+several tasks than on that of a run of this task alone, with new heads.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ from targets.encoders import (
 )
 from targets.target import TARGETS, Material
 
-SCORES = "scores.json"
+SCORES, LOSSES = "scores.json", "losses.json"
 MAPPED_IMAGES = 1000
 
 
@@ -372,7 +371,7 @@ class Bias:
 
     def run(self, settings: Settings, folder: RunFolder) -> None:
         """Measure and write."""
-        bias = measure_bias(settings, self)
+        bias = measure_bias(settings, self, folder)
         write_json(folder.output("bias.json"), bias)
         folder.finish({"kind": "bias", "dataset": self.data.name, "bias": bias})
 
@@ -465,47 +464,61 @@ def pretraining_run(name: str, path: str, seeds: Sequence[int]) -> PretrainingRu
 
 
 def measure_bias(
-    settings: Settings, work: Bias
+    settings: Settings, work: Bias, folder: RunFolder
 ) -> dict[str, dict[str, dict[str, list[float]]]]:
     """How much worse each run of several tasks serves each of them than the run of that task
     alone: by run and task ``multi`` and ``single``, the losses by seed, and ``bias``."""
-    alone = {
-        task: task_losses(settings, work.single[task], task, work.data)
-        for task in dict.fromkeys(task for _, task in work.pairs)
-    }
     bias: dict[str, dict[str, dict[str, list[float]]]] = {}
     for multi, task in work.pairs:
-        losses = task_losses(settings, multi, task, work.data)
+        losses, alone = (
+            task_losses(settings, run, task, work.data, folder)
+            for run in (multi, work.single[task])
+        )
         bias.setdefault(multi.name, {})[task] = {
             "multi": losses,
-            "single": alone[task],
-            "bias": [task_bias(*pair) for pair in zip(losses, alone[task], strict=True)],
+            "single": alone,
+            "bias": [task_bias(*pair) for pair in zip(losses, alone, strict=True)],
         }
     return bias
 
 
 def task_losses(
-    settings: Settings, run: PretrainingRun, task: str, data: dataloader.Data
+    settings: Settings, run: PretrainingRun, task: str, data: dataloader.Data, folder: RunFolder
 ) -> list[float]:
-    """The task's loss on the test images, with a new head trained on the frozen encoder, by
-    seed."""
-    began = time.monotonic()
-    batch_size = min(settings.bias_batch_size, len(data.train))
-    held_out = dataloader.evaluation_batches(data.test, batch_size)
-    losses = []
-    for seed, encoder in enumerate(run.encoders, start=settings.seed):
-        batches = dataloader.training_batches(
-            data.train, batch_size, seed=seed, epochs=settings.bias_epochs,
-            augmentation=dataloader.Augmentation.none(),
-        )
-        found = retrained_heads(
-            encoder, [run.tasks[task]], run.images(data), batches, held_out,
-            epochs=settings.bias_epochs, seed=seed,
-            steps_per_epoch=dataloader.steps_per_epoch(data.train, batch_size),
-        )
-        losses.append(found[task]["loss"])
-    print(f"{run.name}  {task}  {time.monotonic() - began:.0f} s", flush=True)
+    """A task's loss on each encoder of a run, by seed. Each is kept in ``losses.json`` as soon as
+    it is known, and not computed again."""
+    kept = folder.output(LOSSES)
+    found: dict[str, dict[str, list[float]]] = {}
+    if kept.exists():
+        found = read_results(kept, {"losses": dict[str, dict[str, list[float]]]})["losses"]
+    losses = found.setdefault(run.name, {}).setdefault(task, [])
+    for place in range(len(losses), len(run.encoders)):
+        began = time.monotonic()
+        losses.append(task_loss(settings, run, task, data, place))
+        write_json(kept, {"losses": found})
+        seconds = time.monotonic() - began
+        print(f"{run.name}  seed {settings.seed + place}  {task}  {seconds:.0f} s", flush=True)
     return losses
+
+
+def task_loss(
+    settings: Settings, run: PretrainingRun, task: str, data: dataloader.Data, place: int
+) -> float:
+    """The task's loss on the test images, with a new head trained on the frozen encoder of one
+    seed."""
+    seed = settings.seed + place
+    batch_size = min(settings.bias_batch_size, len(data.train))
+    batches = dataloader.training_batches(
+        data.train, batch_size, seed=seed, epochs=settings.bias_epochs,
+        augmentation=dataloader.Augmentation.none(),
+    )
+    found = retrained_heads(
+        run.encoders[place], [run.tasks[task]], run.images(data), batches,
+        dataloader.evaluation_batches(data.test, batch_size),
+        epochs=settings.bias_epochs, seed=seed,
+        steps_per_epoch=dataloader.steps_per_epoch(data.train, batch_size),
+    )
+    return found[task]["loss"]
 
 
 if __name__ == "__main__":

@@ -256,6 +256,31 @@ def test_bias_is_measured_by_the_tasks_of_the_runs(script, tmp_path, monkeypatch
     assert "several was trained on 16x16x3" in refused.err and "has 20x20x3" in refused.err
 
 
+def test_an_interrupted_bias_goes_on_where_it_was(script, tmp_path, monkeypatch):
+    trained = []
+
+    def heads_and_die(encoder, tasks, *_, seed, **__):
+        if len(trained) == 3:
+            trained.append("died")
+            raise KeyboardInterrupt
+        trained.append((tasks[0].name, seed))
+        return {tasks[0].name: {"loss": 1.0 + len(trained)}}
+
+    monkeypatch.setattr(evaluate, "retrained_heads", heads_and_die)
+    for seed in range(2):
+        save_run(tmp_path / f"several/seed{seed}", small.encoder())
+        save_run(tmp_path / f"alone/seed{seed}", small.encoder(), ("rotation",))
+    words = (f"--encoder={tmp_path}/several,{tmp_path}/alone", "--bias", "--seeds=2",
+             f"--out_dir={tmp_path}/out", *QUICK)
+    assert script(*words).status == 130
+    done = script(*words)
+    assert done.status == 0, done.err
+    assert trained == [("rotation", seed) for seed in (0, 1, 0)] + ["died", ("rotation", 1)]
+    found = json.loads((tmp_path / "out/bias.json").read_text())["several"]["rotation"]
+    assert (found["multi"], found["single"]) == ([2.0, 3.0], [4.0, 6.0])
+    assert found["bias"] == pytest.approx([2 / 4 - 1, 3 / 6 - 1])
+
+
 def test_detection_alone_is_scored_on_the_named_set():
     def scenes(**given):
         return evaluation.Settings(encoder=("x",), **given).spelled().scenes_name()
@@ -538,5 +563,5 @@ def test_heads_are_trained_in_batches_of_the_size_as_set(monkeypatch):
     )
     (task,) = evaluate.TASKS.create("rotation", {})
     run = evaluate.PretrainingRun("x", (small.encoder(),), {"rotation": task}, (16, 16, 3), None)
-    assert evaluate.task_losses(settings, run, "rotation", small.data()) == [2.0]
+    assert evaluate.task_loss(settings, run, "rotation", small.data(), 0) == 2.0
     assert asked == {"sizes": [24, 24], "epochs": 3, "seed": 5, "steps_per_epoch": 4}
