@@ -9,7 +9,9 @@ run, and replaces what the table had before; with ``--add``, what it had of the 
 seeds, so that runs of several folders make one table. ``tables`` brings the tables in
 ``docs/results/`` up to date: each stands between the lines ``<!-- table: TABLE -->`` and
 ``<!-- end of table -->``.
-``picture`` draws gain against cost. Tables and picture are made from ``results.csv`` alone.
+``picture`` draws gain against cost. Tables and picture are made from ``results.csv`` and
+``step_costs.csv`` alone. The latter has the costs of steps that ``step_costs.py`` has measured;
+where it has none, the cost is the ratio of the runs' speeds, whatever else the machine did.
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ from experiment.report.tables import markdown_table  # noqa: E402
 from registry import UserError  # noqa: E402
 
 RESULTS = Path(__file__).with_name("results.csv")
+COSTS = Path(__file__).with_name("step_costs.csv")
+COSTS_COLUMNS = ("table", "method", "milliseconds", "step_cost", "machine")
 PAGES = ROOT / "docs" / "results"
 RECIPE = (  # of a run's settings
     "dataset", "net", "train_images", "labelled_per_class", "main_loss", "epochs", "batch_size",
@@ -146,10 +150,33 @@ def gains_by_method(runs: list[Outcome]) -> dict[str, Any]:
     }
 
 
-def table_text(rows: Iterable[Mapping[str, str]]) -> str:
-    """A table in Markdown: that of compare.py, and by how many standard errors each gain is above
-    zero."""
-    runs = outcomes(in_order(rows))
+def step_costs(
+    rows: Iterable[Mapping[str, str]], costs: Path = COSTS
+) -> dict[str, float | None]:
+    """The time of a step of each method of a table, in steps of None; None where it is not known.
+
+    Args:
+        rows: of the table.
+        costs: the CSV file of what was measured.
+    """
+    rows = list(rows)
+    runs = students(outcomes(rows))
+    speeds = {name: metrics(each, "images_per_second").values() for name, each in runs.items()}
+    measured = {
+        row["method"]: float(row["step_cost"])
+        for row in csv_tables.read(costs) if row["table"] == rows[0]["table"]
+    }
+    return {
+        name: measured.get(name) or median_ratio(speeds.get(BASELINE, []), each)
+        for name, each in speeds.items()
+    }
+
+
+def table_text(rows: Iterable[Mapping[str, str]], costs: Path = COSTS) -> str:
+    """A table in Markdown: that of compare.py, with `step_costs`, and by how many standard errors
+    each gain is above zero."""
+    rows = in_order(rows)
+    runs, by_method = outcomes(rows), step_costs(rows, costs)
     gains = gains_by_method(runs)
     lines = []
     for row in method_rows(runs):
@@ -157,6 +184,8 @@ def table_text(rows: Iterable[Mapping[str, str]]) -> str:
         if row["method"] != BASELINE and gain.deviation:
             errors = f"{gain.mean / (gain.deviation / math.sqrt(gain.count)):.1f}"
         shown = {key: value for key, value in row.items() if key != "failed"}
+        if by_method[row["method"]] is not None:
+            shown["step cost"] = f"{by_method[row['method']]:.2f} x"
         lines.append({**shown, "gain / standard error": errors or "-"})
     return markdown_table(lines)
 
@@ -176,31 +205,27 @@ def write_tables(pages: Path = PAGES, results: Path = RESULTS) -> list[Path]:
     return csv_tables.write_tables(pages, lambda page: with_tables(page, rows))
 
 
-def draw(table: str, path: Path, results: Path = RESULTS) -> None:
+def draw(table: str, path: Path, results: Path = RESULTS, costs: Path = COSTS) -> None:
     """Draw each method's mean gain, with its deviation, against the cost of its step.
 
     Args:
         table: whose rows.
         path: a ``.png``.
-        results: the CSV file.
+        results, costs: the CSV files.
 
     Raises:
         UserError: there is no row of the table.
     """
     from experiment.report.scatter import scatter
 
-    runs = outcomes(row for row in read(results) if row["table"] == table)
-    if not runs:
+    rows = [row for row in read(results) if row["table"] == table]
+    if not rows:
         raise UserError(f"{results.name} has no row of the table {table!r}")
-    gains = gains_by_method(runs)
-    speeds = {
-        name: metrics(each, "images_per_second").values() for name, each in students(runs).items()
-    }
-    costs = {name: median_ratio(speeds.get(BASELINE, []), each) for name, each in speeds.items()}
+    gains, by_method = gains_by_method(outcomes(rows)), step_costs(rows, costs)
     points = {
-        name: (costs[name], 100 * gain.mean, 100 * (gain.deviation or 0))
+        name: (by_method[name], 100 * gain.mean, 100 * (gain.deviation or 0))
         for name, gain in gains.items()
-        if name != BASELINE and gain.mean is not None and costs[name] is not None
+        if name != BASELINE and gain.mean is not None and by_method[name] is not None
     }
     scatter(
         points, path, x_label="time of a training step, in steps of None",
