@@ -51,7 +51,8 @@ class KD_SVD(Method):  # noqa: N801 (the authors' name)
         num_dfv: k, singular vectors of each of the teacher's taps; fewer where a tap has no more.
         candidates: how many of the student's vectors each of them may be compared with; None:
             ``num_dfv + 3``.
-        solver: ``"svd"`` decomposes each map as the name says, ``"auto"`` compresses it first.
+        solver: ``"svd"`` decomposes each map, as published; ``"auto"`` compresses it first, as
+            `KD_EID` does.
         adapter: as of `SSKD_SVD`.
     """
 
@@ -62,7 +63,7 @@ class KD_SVD(Method):  # noqa: N801 (the authors' name)
 
     num_dfv: int = option(1, minimum=1)
     candidates: int | None = option(None, minimum=1)
-    solver: str = option("auto", choices=("auto", "svd"))
+    solver: str = option("svd", choices=("svd", "auto"))
     adapter: str = option("auto", choices=("auto", "none"))
 
     def check(self) -> None:
