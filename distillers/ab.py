@@ -12,7 +12,7 @@ from distillers.loss import Combination, Context, Loss, Stage
 from distillers.method import Method
 from distillers.reading import Logits, Maps, Reading
 from distillers.registration import register
-from distillers.soft_logits import softened_divergence
+from op_util.divergence import softened_divergence
 from plugins import option
 
 SCALE = 3 / 1000  # of the authors' code

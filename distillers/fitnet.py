@@ -12,7 +12,7 @@ from distillers.loss import Context, Loss, Stage, Trains
 from distillers.method import Method
 from distillers.reading import Logits, Maps, Reading
 from distillers.registration import register
-from distillers.soft_logits import softened_divergence
+from op_util.divergence import softened_divergence
 from plugins import option
 from registry import UserError
 

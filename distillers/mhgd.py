@@ -15,7 +15,7 @@ from distillers.method import Method, with_context
 from distillers.reading import Maps
 from distillers.registration import register
 from distillers.samples import sum_over_good
-from distillers.sskd_svd import svd_taps
+from distillers.singular_vectors import svd_taps
 from nets.layers import batch_normalization
 from op_util.alignment import align_taps
 from op_util.matrices import as_matrix

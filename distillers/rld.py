@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from distillers.dkd import decoupled
-from distillers.logit_std import z_score
 from distillers.loss import Combination
 from distillers.method import Method
 from distillers.reading import Logits
 from distillers.registration import register
 from distillers.samples import mean_over_labelled
-from op_util.divergence import kl_divergence, log_softmax_without
+from op_util.divergence import decoupled, kl_divergence, log_softmax_without
+from op_util.vectors import z_score
 from plugins import option
 
 

@@ -8,13 +8,13 @@ from distillers.loss import Combination
 from distillers.method import Method
 from distillers.reading import Logits
 from distillers.registration import register
-from distillers.ttm import transformed_divergence
+from op_util.divergence import transformed_divergence
 from plugins import option
 
 
 def weighted_divergence(teacher: tf.Tensor, student: tf.Tensor, power: float) -> tf.Tensor:
     """``U KL(p^power / U || q)`` with ``U = sum of p^power``, mean over the batch. Args
-    as of `distillers.ttm.transformed_divergence`."""
+    as of `op_util.divergence.transformed_divergence`."""
     divergence, total = transformed_divergence(teacher, student, power)
     return tf.reduce_mean(total * divergence)
 
