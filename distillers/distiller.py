@@ -315,6 +315,7 @@ class Distiller(BuiltModel):
         with convolutions_by(convolve), tf.GradientTape(persistent=self._clips()) as tape:
             with collected_losses() as of_images:
                 student = self._student(batch.image, training=self.stage.changes_features)
+            student = self._with_projection(student)
             with collected_losses() as of_teacher:
                 teacher = self._features_to_learn_from(batch)
             share = share_of_images(batch, weight)
@@ -339,7 +340,7 @@ class Distiller(BuiltModel):
         gradients = self._gradients(tape, losses, variables, metrics)
         metrics["loss"] = tf.math.divide_no_nan(total, share)
         metrics[SKIPPED] = self._apply_if_finite(gradients, variables, statistics, before)
-        logits = self._deployed_logits(student, training=False)
+        logits = self._deployed_logits(student)
         return self._log(logits, batch, metrics, weight, self.label_smoothing)
 
     def _gradients(
@@ -445,15 +446,21 @@ class Distiller(BuiltModel):
         learns."""
         if not self._has_main_loss():
             return tf.constant(0.0)
-        logits = [self._deployed_logits(student, training=True)]
+        logits = [self._deployed_logits(student)]
         if teacher and self.method.trains_teacher:
             logits.append(teacher["logits"])
         return self.stage.main_weight * main_loss(logits, batch, self.label_smoothing)
 
-    def _deployed_logits(self, student: dict[str, Any], *, training: bool) -> tf.Tensor:
-        """The deployed model's logits, of the student's features."""
+    def _with_projection(self, student: dict[str, Any]) -> dict[str, Any]:
+        """The student's features, and what is `projected` of them (see `Loss`), which the loss, the
+        main loss and the logs share."""
+        of = next((loss.projected for loss in self.distillation_losses if loss.projected), None)
+        return {**student, "projected": of(student, training=True)} if of else student
+
+    def _deployed_logits(self, student: dict[str, Any]) -> tf.Tensor:
+        """The deployed model's logits, of the features `_with_projection`."""
         of = next((loss.logits for loss in self.distillation_losses if loss.logits), None)
-        return of(student, training=training) if of else student["logits"]
+        return of(student["projected"]) if of else student["logits"]
 
     # Metrics
 

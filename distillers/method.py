@@ -41,8 +41,8 @@ class Method(Plugin, keras.distillation.DistillationLoss):
             and need not have been trained before.
         metrics: names of what the loss gives besides its value.
         extras: names of further keyword-only parameters of `loss`, such as the teacher's
-            classifier. `build` finds them in symbolic networks; where the loss is called by itself,
-            the caller gives them.
+            classifier. `build` finds them in symbolic networks, or a training step computes them
+            (`Loss.projected`); where the loss is called by itself, the caller gives them.
         usual_weight: of this loss next to the main loss, where a hyper-parameter ``weight`` is
             None.
         weight_without_normalization: likewise, for a student without normalisation layers, whose

@@ -100,6 +100,7 @@ class SimKD(Method):
     reads = (LastMap(sizes="adapted", vectors=True), Logits())
     usual_weight = 1.0
     weight_without_normalization = 0.2
+    extras = ("projected",)
 
     factor: float = option(2.0, above=0)
     weight: float | None = option(None, above=0)
@@ -121,25 +122,31 @@ class SimKD(Method):
         def project(maps: Any, training: bool | None) -> Any:
             return projector(_as_map(maps), training)
 
-        def loss(teacher: Any, student: Any, *, training: bool) -> tf.Tensor:
+        def projected(student: Any, *, training: bool = False) -> tf.Tensor:
+            return project(as_taps(student["maps"])[-1], training)
+
+        def loss(
+            teacher: Any, student: Any, *, training: bool, projected: tf.Tensor | None = None
+        ) -> tf.Tensor:
             theirs = resized(_as_map(teacher["maps"]), size, up="repeat")
-            return reuse_loss(theirs, tf.cast(project(student["maps"], training), theirs.dtype))
+            if projected is None:
+                projected = project(student["maps"], training)
+            return reuse_loss(theirs, tf.cast(projected, theirs.dtype))
 
         def deploy(student: keras.Model) -> keras.Model:
             logits = classify(project(ours, training=None))
             return _deployed(student, ours, logits)
 
-        def logits(student: Any, *, training: bool = False) -> tf.Tensor:
-            return classify(project(as_taps(student["maps"])[-1], training))
-
         weight, weight_notes = self.weight_for(student)
         notes += weight_notes
         stage = Stage(
-            loss=with_context(loss, self.name), weight=weight, main_weight=self.main_weight,
-            trains=Trains.TO_TAPS, taps=(-1,), layers=projector.layers,
+            loss=with_context(loss, self.name, {"projected": lambda: None}), weight=weight,
+            main_weight=self.main_weight, trains=Trains.TO_TAPS, taps=(-1,),
+            layers=projector.layers,
         )
         return Loss(
-            self, [stage], layers=projector.layers, notes=notes, deploy=deploy, logits=logits
+            self, [stage], layers=projector.layers, notes=notes, deploy=deploy,
+            projected=projected, logits=classify,
         )
 
 
