@@ -237,6 +237,13 @@ class Method(Plugin, keras.distillation.DistillationLoss):
         **context: Any,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """The loss, unweighted, and the method's metrics. Arguments as of `compute_loss`."""
+        loss = self.built_alone(teacher_outputs, student_outputs)
+        return loss.compute(
+            teacher_outputs, student_outputs, self.context(**context), loss.stage(stage)
+        )
+
+    def built_alone(self, teacher_outputs: Any, student_outputs: Any) -> Loss:
+        """The loss, built for the outputs at hand. Raises UserError as `compute_loss`."""
         loss = self.build(teacher_outputs, student_outputs)
         if loss.layers:
             raise UserError(
@@ -244,9 +251,7 @@ class Method(Plugin, keras.distillation.DistillationLoss):
                 f"{self.name}(...).build(teacher_outputs, student_outputs), then "
                 "loss.compute_loss(teacher_outputs, student_outputs)"
             )
-        return loss.compute(
-            teacher_outputs, student_outputs, self.context(**context), loss.stage(stage)
-        )
+        return loss
 
     def context(self, **given: Any) -> Context:
         """A `Context` of keyword arguments.
