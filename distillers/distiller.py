@@ -66,9 +66,9 @@ class Distiller(BuiltModel):
     A training step makes one forward pass of each network. Losses and norms are those of the global
     batch, however many replicas share it. The teacher works in inference mode, unless the method
     trains it too, and is not a part of this model's variables; evaluation and prediction are the
-    student's alone (or those of the model that the method makes of it to be deployed). A step whose
-    gradient is not finite counts as one of zero gradient, and in the metric ``skipped_steps``;
-    `fit` gives up once a fifth of an epoch's steps are of this kind.
+    student's alone (or those of the model that the method makes of it to be deployed). If a
+    gradient is not finite, the step uses zero gradients and is counted in ``skipped_steps``; `fit`
+    gives up once a fifth of an epoch's steps are of this kind.
 
     Batches are dicts ``{"image", "label", "index"}`` or pairs ``(image, label)`` with the class's
     number as label; -1 marks an unlabelled image, which feeds the distillation loss only. Where

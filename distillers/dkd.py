@@ -37,9 +37,8 @@ class DKD(Method):
     """Zhao, Cui, Song, Qiu & Liang, "Decoupled knowledge distillation", CVPR 2022.
 
     Defaults are those of mdistiller, the authors' code. An unlabelled image has no target class and
-    is left out of the mean. Departure: they add this loss to the main one; its gradient can be many
-    times the main task's, which students of few steps then hardly learn, so it is clipped against
-    that.
+    is left out of the mean. Departure: the gradient is clipped (see `Combination.CLIP`); the
+    authors add the losses.
 
     Args:
         temperature: T, divides the logits of both networks.

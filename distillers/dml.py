@@ -33,6 +33,9 @@ class DML(Method):
     The teacher is a peer: it need not have been trained, and learns the main task and from the
     student while the student learns from it.
 
+    Departure: both networks are updated at once, from the same predictions. The paper (algorithm 1)
+    updates the first, predicts with it again, and then updates the second.
+
     Args:
         temperature: T, divides the logits of both networks before the softmax; 1 in the paper.
         weight: weight relative to the main losses; 1 in the paper (equations 6 and 7).

@@ -18,9 +18,9 @@ class LogitStd(Method):
     """Sun, Ren, Li, Wang & Cao, "Logit standardization in knowledge distillation", CVPR 2024.
 
     Defaults are those of the authors' code for CIFAR-100: base temperature 2 and weight 9.
-    Departure: they weigh the main loss by 0.1 (as mdistiller in KD) and add this one; students of
-    few steps learn the labels slowly then, so the main loss has its full weight, and this one's
-    gradient is clipped against it.
+    Departures: the main loss has its full weight; theirs is 0.1 (as mdistiller's in KD), with which
+    students of few steps learn the labels slowly. The gradient is clipped (see `Combination.CLIP`);
+    the authors add the losses.
 
     Args:
         temperature: T, the base temperature, divides the standardized logits of both networks.

@@ -30,6 +30,10 @@ class Combination(enum.Enum):
     ADD: the losses are added. CLIP: for each variable, the distillation gradient is clipped to
     ``clip`` times the norm of the main task's, times ``sigmoid(epoch)`` (Lee, Kim & Song 2018,
     section 3.3, where ``clip`` is 1).
+
+    Many methods are clipped here although their authors add the losses: the gradient of such a loss
+    can be many times the main task's, and students of few steps then hardly learn that task. With
+    ``clip=1e9`` nothing is clipped.
     """
 
     ADD = "add"

@@ -43,8 +43,7 @@ class Method(Plugin, keras.distillation.DistillationLoss):
         extras: names of further keyword-only parameters of `loss`, such as the teacher's
             classifier. `build` finds them in symbolic networks, or a training step computes them
             (`Loss.projected`); where the loss is called by itself, the caller gives them.
-        usual_weight: of this loss next to the main loss, where a hyper-parameter ``weight`` is
-            None.
+        usual_weight: the loss's weight if the hyper-parameter `weight` is None.
         weight_without_normalization: likewise, for a student without normalisation layers, whose
             features and gradients are of another size; None: the same.
 

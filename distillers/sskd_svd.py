@@ -54,7 +54,8 @@ class SSKD_SVD(Method):  # noqa: N801 (the paper's name)
     student's tap. A sample that is not finite is dropped.
 
     Args:
-        num_dfv: singular vectors of each of the teacher's taps; fewer where a tap has no more.
+        num_dfv: k, singular vectors of each of the teacher's taps; a tap with fewer reduces k for
+            its pair and all deeper ones.
         gradient: ``"exact"``, or ``"published"`` for what the original code computes instead.
         orientation: of the vectors, whose signs are arbitrary: ``"symmetric"``: the mean of the
             loss over both relative signs of top and bottom; ``"canonical"``: the signs that make

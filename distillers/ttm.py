@@ -16,11 +16,10 @@ from plugins import option
 class TTM(Method):
     """Zheng & Yang, "Knowledge distillation based on transformed teacher matching", ICLR 2024.
 
-    The weight is that of the authors' example (VGG13 to VGG8, CIFAR-100). Departures: they add this
-    loss to the main one; its gradient, 45 times what the divergence gives, makes students diverge
-    at a high rate, so it is clipped against the main task's. And their power is 0.1, which leaves
-    nearly the same probability for every class: a network that has hardly begun to learn is held
-    back by it.
+    The weight is that of the authors' example (VGG13 to VGG8, CIFAR-100). Departures: the
+    gradient is clipped (see `Combination.CLIP`); the authors add the losses, with which students
+    diverge at a high rate. Their power is 0.1, which leaves nearly the same probability for every
+    class and so holds back a network that has hardly begun to learn.
 
     Args:
         power: gamma, of the teacher's probabilities; 1 leaves them as they are.

@@ -1,4 +1,4 @@
-"""WTTM: TTM that counts an image the more, the less certain the teacher is of it."""
+"""WTTM: TTM with a weight per image that grows with the teacher's uncertainty."""
 
 from __future__ import annotations
 
@@ -25,10 +25,9 @@ class WTTM(Method):
     a weight for each image.
 
     The weight is that of the authors' example (VGG13 to VGG8, CIFAR-100, there next to CRD).
-    Departures: they add this loss to the main one; at a high rate its gradient makes students
-    diverge, so it is clipped against the main task's. And their power is 0.2, which leaves nearly
-    the same probability for every class: a network that has hardly begun to learn is held back by
-    it.
+    Departures: the gradient is clipped (see `Combination.CLIP`); the authors add the losses, with
+    which students diverge at a high rate. Their power is 0.2, which leaves nearly the same
+    probability for every class and so holds back a network that has hardly begun to learn.
 
     Args:
         power: gamma, of the teacher's probabilities; 1 leaves them as they are, and all weights 1.
