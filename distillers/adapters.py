@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from distillers.checks import describe
 from distillers.loss import LossFunction
-from op_util.pooling import adaptive_average_pool
+from op_util.pooling import resized
 
 
 class Adapters:
@@ -56,7 +56,8 @@ class Adapters:
         adapted = []
         for layer, theirs, ours in zip(self._layers, teacher, student, strict=True):
             maps = ours if layer is None else tf.cast(layer(ours), ours.dtype)
-            adapted.append(resized(maps, theirs) if self._resize else maps)
+            size = theirs.shape[1:-1] if self._resize else maps.shape[1:-1]
+            adapted.append(resized(maps, size, up="bilinear"))
         return adapted
 
     def before(self, loss: LossFunction) -> LossFunction:
@@ -84,15 +85,3 @@ def linear(tap: Any, channels: int, name: str, use_bias: bool = True) -> keras.l
         )
     layer.build(tap.shape)
     return layer
-
-
-def resized(maps: tf.Tensor, like: Any) -> tf.Tensor:
-    """Maps ``[B, H, W, D]`` at the height and width of `like`: averaged where the size divides,
-    else bilinear. Vectors ``[B, D]`` stay as they are."""
-    size = tuple(like.shape[1:-1])
-    own = tuple(maps.shape[1:-1])
-    if own == size:
-        return maps
-    if all(one % other == 0 for one, other in zip(own, size, strict=True)):
-        return adaptive_average_pool(maps, size)
-    return tf.cast(tf.image.resize(maps, size, antialias=True), maps.dtype)

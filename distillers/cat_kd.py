@@ -52,9 +52,8 @@ class CAT_KD(Method):  # noqa: N801 (the paper's name)
     Networks have to end in GlobalAveragePooling2D of the last tap and a dense layer. Defaults are
     those of the authors' code for VGG13 to MobileNetV2 on CIFAR-100; with networks of one family
     they do not normalise, and weigh by 0.7 to 15. Departures: they drop the classifiers' biases
-    from the networks; here only the activation maps leave them out. They add this loss to the main
-    one; its gradient can be many times the main task's, which students of few steps then hardly
-    learn, so it is clipped against that.
+    from the networks; here only the activation maps leave them out. The gradient is clipped (see
+    `Combination.CLIP`); the authors add the losses.
 
     Args:
         resolution: positions a side to which activation maps are averaged.

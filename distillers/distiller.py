@@ -65,9 +65,9 @@ class Distiller(BuiltModel):
     A training step makes one forward pass of each network. Losses and norms are those of the global
     batch, however many replicas share it. The teacher works in inference mode, unless the method
     trains it too, and is not a part of this model's variables; evaluation and prediction are the
-    student's alone (or those of the model that the method makes of it to be deployed). A step whose
-    gradient is not finite counts as one of zero gradient, and in the metric ``skipped_steps``;
-    `fit` gives up once a fifth of an epoch's steps are of this kind.
+    student's alone (or those of the model that the method makes of it to be deployed). If a
+    gradient is not finite, the step uses zero gradients and is counted in ``skipped_steps``; `fit`
+    gives up once a fifth of an epoch's steps are of this kind.
 
     Batches are dicts ``{"image", "label", "index"}`` or pairs ``(image, label)`` with the class's
     number as label; -1 marks an unlabelled image, which feeds the distillation loss only. Where
@@ -313,6 +313,7 @@ class Distiller(BuiltModel):
         with convolutions_by(convolve), tf.GradientTape(persistent=self._clips()) as tape:
             with collected_losses() as of_images:
                 student = self._student(batch.image, training=self.stage.changes_features)
+            student = self._with_projection(student)
             with collected_losses() as of_teacher:
                 teacher = self._features_to_learn_from(batch)
             share = share_of_images(batch, weight)
@@ -337,7 +338,7 @@ class Distiller(BuiltModel):
         gradients = self._gradients(tape, losses, variables, metrics)
         metrics["loss"] = tf.math.divide_no_nan(total, share)
         metrics[SKIPPED] = apply_if_finite(self.optimizer, gradients, variables, statistics)
-        logits = self._deployed_logits(student, training=False)
+        logits = self._deployed_logits(student)
         return self._log(logits, batch, metrics, weight, self.label_smoothing)
 
     def _gradients(
@@ -421,15 +422,21 @@ class Distiller(BuiltModel):
         learns."""
         if not self._has_main_loss():
             return tf.constant(0.0)
-        logits = [self._deployed_logits(student, training=True)]
+        logits = [self._deployed_logits(student)]
         if teacher and self.method.trains_teacher:
             logits.append(teacher["logits"])
         return self.stage.main_weight * main_loss(logits, batch, self.label_smoothing)
 
-    def _deployed_logits(self, student: dict[str, Any], *, training: bool) -> tf.Tensor:
-        """The deployed model's logits, of the student's features."""
+    def _with_projection(self, student: dict[str, Any]) -> dict[str, Any]:
+        """The student's features, and what is `projected` of them (see `Loss`), which the loss, the
+        main loss and the logs share."""
+        of = next((loss.projected for loss in self.distillation_losses if loss.projected), None)
+        return {**student, "projected": of(student, training=True)} if of else student
+
+    def _deployed_logits(self, student: dict[str, Any]) -> tf.Tensor:
+        """The deployed model's logits, of the features `_with_projection`."""
         of = next((loss.logits for loss in self.distillation_losses if loss.logits), None)
-        return of(student, training=training) if of else student["logits"]
+        return of(student["projected"]) if of else student["logits"]
 
     # Metrics
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import tensorflow as tf
 
 from distillers.loss import Combination
@@ -11,38 +9,8 @@ from distillers.method import Method
 from distillers.reading import Logits
 from distillers.registration import register
 from distillers.samples import mean_over_labelled
-from op_util.divergence import LOW, kl_divergence, log_softmax_without
+from op_util.divergence import decoupled, kl_divergence
 from plugins import option
-
-
-class Decoupled(NamedTuple):
-    """Class probabilities in the parts that DKD compares (section 3.1), as logarithms.
-
-    Attributes:
-        target: of the target class, ``[B]``.
-        others: of all other classes together, ``[B]``.
-        among_others: of each other class, given that it is one of them, ``[B, classes]``; the
-            target class has a log-probability so low that its probability is 0.
-    """
-
-    target: tf.Tensor
-    others: tf.Tensor
-    among_others: tf.Tensor
-
-
-def decoupled(logits: tf.Tensor, is_target: tf.Tensor) -> Decoupled:
-    """The parts of ``softmax(logits)``.
-
-    Args:
-        logits: ``[B, classes]``.
-        is_target: bool ``[B, classes]``, one true in each row.
-    """
-    log_total = tf.reduce_logsumexp(logits, axis=1)
-    target = tf.reduce_sum(tf.where(is_target, logits, 0), axis=1)
-    others = tf.reduce_logsumexp(tf.where(is_target, tf.cast(LOW, logits.dtype), logits), axis=1)
-    return Decoupled(
-        target - log_total, others - log_total, log_softmax_without(logits, is_target)
-    )
 
 
 def decoupled_divergence(
@@ -69,9 +37,8 @@ class DKD(Method):
     """Zhao, Cui, Song, Qiu & Liang, "Decoupled knowledge distillation", CVPR 2022.
 
     Defaults are those of mdistiller, the authors' code. An unlabelled image has no target class and
-    is left out of the mean. Departure: they add this loss to the main one; its gradient can be many
-    times the main task's, which students of few steps then hardly learn, so it is clipped against
-    that.
+    is left out of the mean. Departure: the gradient is clipped (see `Combination.CLIP`); the
+    authors add the losses.
 
     Args:
         temperature: T, divides the logits of both networks.

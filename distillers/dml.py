@@ -7,7 +7,7 @@ import tensorflow as tf
 from distillers.method import Method
 from distillers.reading import Logits
 from distillers.registration import register
-from distillers.soft_logits import softened_divergence
+from op_util.divergence import softened_divergence
 from plugins import option
 
 
@@ -32,6 +32,9 @@ class DML(Method):
 
     The teacher is a peer: it need not have been trained, and learns the main task and from the
     student while the student learns from it.
+
+    Departure: both networks are updated at once, from the same predictions. The paper (algorithm 1)
+    updates the first, predicts with it again, and then updates the second.
 
     Args:
         temperature: T, divides the logits of both networks before the softmax; 1 in the paper.

@@ -6,13 +6,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from distillers.adapters import linear, resized
+from distillers.adapters import linear
 from distillers.checks import describe
 from distillers.loss import Context, Loss, Stage, Trains
 from distillers.method import Method
 from distillers.reading import Logits, Maps, Reading
 from distillers.registration import register
-from distillers.soft_logits import softened_divergence
+from op_util.divergence import softened_divergence
+from op_util.pooling import resized
 from plugins import option
 from registry import UserError
 
@@ -83,7 +84,8 @@ class FitNet(Method):
 
         def hints(teacher: Any, student: Any, context: Context) -> tf.Tensor:
             hint, guided = teacher["maps"][number], student["maps"][number]
-            return hint_loss(hint, resized(tf.cast(regressor(guided), hint.dtype), hint))
+            predicted = tf.cast(regressor(guided), hint.dtype)
+            return hint_loss(hint, resized(predicted, hint.shape[1:-1], up="bilinear"))
 
         def soft_logits(teacher: Any, student: Any, context: Context) -> tf.Tensor:
             return softened_divergence(teacher["logits"], student["logits"], self.temperature)

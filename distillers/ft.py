@@ -66,7 +66,7 @@ class FT(Method):
     Args:
         paraphraser_share: share of the epochs for the first stage: RepDistiller's 30 epochs before
             240.
-        rate: k, how many channels a factor has for each of the teacher's last map.
+        rate: k, channels of a factor per channel of the teacher's last map.
         weight: of the factor loss, next to the main loss, for a mean over features: 500 in the
             authors' code. RepDistiller has 200, for factors averaged over channels.
     """

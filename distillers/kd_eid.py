@@ -7,12 +7,16 @@ from typing import Any
 
 import tensorflow as tf
 
-from distillers.kd_svd import KD_SVD, check_candidates
 from distillers.loss import Combination, Reduction
 from distillers.method import Method
 from distillers.reading import Maps
 from distillers.registration import register
-from distillers.sskd_svd import singular_vector_maps, svd_taps
+from distillers.singular_vectors import (
+    check_candidates,
+    kd_svd_loss,
+    singular_vector_maps,
+    svd_taps,
+)
 from plugins import option
 
 
@@ -51,7 +55,7 @@ class KD_EID(Method):  # noqa: N801 (the authors' name)
     def loss(
         self, teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        return self._kd_svd().loss(teacher, student)
-
-    def _kd_svd(self) -> Any:
-        return KD_SVD(num_dfv=self.num_dfv, candidates=self.candidates, solver="auto")
+        loss, dropped = kd_svd_loss(
+            teacher, student, num_dfv=self.num_dfv, candidates=self.candidates, solver="auto"
+        )
+        return loss, {"dropped_share": dropped}

@@ -11,29 +11,13 @@ from distillers.loss import Combination, Reduction
 from distillers.method import Method
 from distillers.reading import Maps
 from distillers.registration import register
-from distillers.samples import sum_over_good
-from distillers.sskd_svd import singular_vector_maps, svd_taps
-from op_util.alignment import align_taps
-from op_util.dfv import TapPair, compare_dfvs
-from op_util.matrices import as_matrix
+from distillers.singular_vectors import (
+    check_candidates,
+    kd_svd_loss,
+    singular_vector_maps,
+    svd_taps,
+)
 from plugins import option
-from registry import UserError
-
-CANDIDATES_MORE = 3  # than num_dfv, in the authors' code
-
-
-def kd_svd_loss(pairs: Sequence[TapPair]) -> tuple[tf.Tensor, tf.Tensor]:
-    """The sum over pairs of neighbouring taps of ``sum((DFV_student - DFV_teacher)^2)``, summed
-    over the batch.
-
-    Args and returns as of `distillers.sskd_svd.sskd_svd_loss`.
-    """
-    loss, dropped = 0.0, 0.0
-    for _, squares, good in pairs:
-        distance, share = sum_over_good(squares, good)
-        loss += distance
-        dropped += share / len(pairs)
-    return loss, dropped
 
 
 @register("KD_SVD")
@@ -41,17 +25,19 @@ class KD_SVD(Method):  # noqa: N801 (the authors' name)
     """Lee, Kim & Song, ECCV 2018, as in the first author's KD_methods_with_TF.
 
     What differs from `SSKD_SVD`: ``k`` vectors of the teacher are compared with ``k + 3``
-    candidates of the student, and there is no factor ``sqrt(k) / 2``. As there,
-    the gradient is clipped against the main task's. Departures: the gradient is the exact one
-    (theirs has twice the size for tall taps and another direction for wide ones); signs are
-    canonical, with the teacher's flipped to the student's, where theirs are the routine's own and
-    flip the student; a sample that is not finite is dropped, where theirs drops single entries.
+    candidates of the student, and there is no factor ``sqrt(k) / 2``. As there, the
+    gradient is clipped against the main task's. Departures: the gradient is the exact one (theirs
+    has twice the size for tall taps and another direction for wide ones); signs are canonical, with
+    the teacher's flipped to the student's, where theirs are the routine's own and flip the student;
+    a sample that is not finite is dropped, where theirs drops single entries.
 
     Args:
-        num_dfv: k, singular vectors of each of the teacher's taps; fewer where a tap has no more.
-        candidates: how many of the student's vectors each of them may be compared with; None:
-            ``num_dfv + 3``.
-        solver: ``"svd"`` decomposes each map as the name says, ``"auto"`` compresses it first.
+        num_dfv: k, singular vectors of each of the teacher's taps; a tap with fewer reduces k for
+            its pair and all deeper ones.
+        candidates: how many leading student vectors are searched for each teacher vector's best
+            match; None: ``num_dfv + 3``.
+        solver: ``"svd"`` decomposes each map, as published; ``"auto"`` compresses it first, as
+            `KD_EID` does.
         adapter: as of `SSKD_SVD`.
     """
 
@@ -62,7 +48,7 @@ class KD_SVD(Method):  # noqa: N801 (the authors' name)
 
     num_dfv: int = option(1, minimum=1)
     candidates: int | None = option(None, minimum=1)
-    solver: str = option("auto", choices=("auto", "svd"))
+    solver: str = option("svd", choices=("svd", "auto"))
     adapter: str = option("auto", choices=("auto", "none"))
 
     def check(self) -> None:
@@ -78,23 +64,10 @@ class KD_SVD(Method):  # noqa: N801 (the authors' name)
     def loss(
         self, teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        taps = align_taps(
-            [as_matrix(tap) for tap in student],
-            [as_matrix(tap) for tap in teacher],
-            self.num_dfv,
-            candidates=self.candidates or self.num_dfv + CANDIDATES_MORE,
-            gradient="exact",
-            orientation="canonical",
-            solver=self.solver,
+        """The sum over pairs of neighbouring taps of ``sum((DFV_student - DFV_teacher)^2)``, summed
+        over the batch; and the share of dropped samples."""
+        loss, dropped = kd_svd_loss(
+            teacher, student,
+            num_dfv=self.num_dfv, candidates=self.candidates, solver=self.solver,
         )
-        loss, dropped = kd_svd_loss(compare_dfvs(taps, self.num_dfv))
         return loss, {"dropped_share": dropped}
-
-
-def check_candidates(method: Any) -> None:
-    """Raise UserError where a method has fewer `candidates` than `num_dfv`."""
-    if method.candidates is not None and method.candidates < method.num_dfv:
-        raise UserError(
-            f"{method.label('candidates')} must be at least num_dfv ({method.num_dfv}), not "
-            f"{method.candidates}"
-        )

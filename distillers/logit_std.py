@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import math
-
 import tensorflow as tf
 
 from distillers.loss import Combination
 from distillers.method import Method
 from distillers.reading import Logits
 from distillers.registration import register
-from distillers.soft_logits import softened_divergence
-from op_util.vectors import centred_unit_vectors
+from op_util.divergence import softened_divergence
+from op_util.vectors import z_score
 from plugins import option
-
-
-def z_score(logits: tf.Tensor) -> tf.Tensor:
-    """Each row of ``[B, classes]`` minus its mean, over its standard deviation (algorithm 1); 0
-    where all of a row are equal. As in the authors' code, the squares are divided by
-    ``classes - 1``."""
-    return centred_unit_vectors(logits) * math.sqrt(logits.shape[1] - 1)
 
 
 @register("LogitStd")
 class LogitStd(Method):
-    """Sun, Ren, Li, Wang & Cao, "Logit standardization in knowledge distillation", CVPR 2024:
-    ``T^2 KL(softmax(Z(teacher) / T) || softmax(Z(student) / T))``, Z the `z_score`.
+    """Sun, Ren, Li, Wang & Cao, "Logit standardization in knowledge distillation", CVPR 2024.
 
     Defaults are those of the authors' code for CIFAR-100: base temperature 2 and weight 9.
-    Departure: they weigh the main loss by 0.1 (as mdistiller in KD) and add this one; students of
-    few steps learn the labels slowly then, so the main loss has its full weight, and this one's
-    gradient is clipped against it.
+    Departures: the main loss has its full weight; theirs is 0.1 (as mdistiller's in KD), with which
+    students of few steps learn the labels slowly. The gradient is clipped (see `Combination.CLIP`);
+    the authors add the losses.
 
     Args:
         temperature: T, the base temperature, divides the standardized logits of both networks.
@@ -50,4 +40,6 @@ class LogitStd(Method):
     main_weight: float = option(1.0, minimum=0)
 
     def loss(self, teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
+        """``T^2 KL(softmax(Z(teacher) / T) || softmax(Z(student) / T))``, mean over the batch. Z(x)
+        is each image's logits minus their mean, over their standard deviation."""
         return softened_divergence(z_score(teacher), z_score(student), self.temperature)

@@ -30,6 +30,10 @@ class Combination(enum.Enum):
     ADD: the losses are added. CLIP: for each variable, the distillation gradient is clipped to
     ``clip`` times the norm of the main task's, times ``sigmoid(epoch)`` (Lee, Kim & Song 2018,
     section 3.3, where ``clip`` is 1).
+
+    Many methods are clipped here although their authors add the losses: the gradient of such a loss
+    can be many times the main task's, and students of few steps then hardly learn that task. With
+    ``clip=1e9`` nothing is clipped.
     """
 
     ADD = "add"
@@ -126,8 +130,11 @@ class Loss(keras.distillation.DistillationLoss):
             ``"tap 2: 1x1 adapter from 32 to 64 channels"``.
         deploy: from the student to the model that is judged and exported; None: the student
             itself.
-        logits: ``logits(student, training=...)``, the deployed model's logits of the student's
-            features, for the main loss and the logs; None: the student's own.
+        projected: ``projected(student, training=...)``, what the deployed model makes of the
+            student's features; a training step computes it once, for the logits and for the loss,
+            where `Method.extras` has the name ``projected``; None: nothing.
+        logits: ``logits(projected)``, the deployed model's logits of that, for the main loss and
+            the logs; None: the student's own.
     """
 
     def __init__(
@@ -138,13 +145,15 @@ class Loss(keras.distillation.DistillationLoss):
         layers: Sequence[keras.layers.Layer] = (),
         notes: Sequence[str] = (),
         deploy: Callable[[keras.Model], keras.Model] | None = None,
-        logits: Callable[..., tf.Tensor] | None = None,
+        projected: Callable[..., tf.Tensor] | None = None,
+        logits: Callable[[tf.Tensor], tf.Tensor] | None = None,
     ):
         self.method = method
         self.stages = tuple(stages)
         self.layers = tuple(layers)
         self.notes = tuple(notes)
         self.deploy = deploy
+        self.projected = projected
         self.logits = logits
 
     def stage(self, name: str | None = None) -> Stage:

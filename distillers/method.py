@@ -41,10 +41,9 @@ class Method(Plugin, keras.distillation.DistillationLoss):
             and need not have been trained before.
         metrics: names of what the loss gives besides its value.
         extras: names of further keyword-only parameters of `loss`, such as the teacher's
-            classifier. `build` finds them in symbolic networks; where the loss is called by itself,
-            the caller gives them.
-        usual_weight: of this loss next to the main loss, where a hyper-parameter ``weight`` is
-            None.
+            classifier. `build` finds them in symbolic networks, or a training step computes them
+            (`Loss.projected`); where the loss is called by itself, the caller gives them.
+        usual_weight: the loss's weight if the hyper-parameter `weight` is None.
         weight_without_normalization: likewise, for a student without normalisation layers, whose
             features and gradients are of another size; None: the same.
 
@@ -237,6 +236,13 @@ class Method(Plugin, keras.distillation.DistillationLoss):
         **context: Any,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """The loss, unweighted, and the method's metrics. Arguments as of `compute_loss`."""
+        loss = self.built_alone(teacher_outputs, student_outputs)
+        return loss.compute(
+            teacher_outputs, student_outputs, self.context(**context), loss.stage(stage)
+        )
+
+    def built_alone(self, teacher_outputs: Any, student_outputs: Any) -> Loss:
+        """The loss, built for the outputs at hand. Raises UserError as `compute_loss`."""
         loss = self.build(teacher_outputs, student_outputs)
         if loss.layers:
             raise UserError(
@@ -244,9 +250,7 @@ class Method(Plugin, keras.distillation.DistillationLoss):
                 f"{self.name}(...).build(teacher_outputs, student_outputs), then "
                 "loss.compute_loss(teacher_outputs, student_outputs)"
             )
-        return loss.compute(
-            teacher_outputs, student_outputs, self.context(**context), loss.stage(stage)
-        )
+        return loss
 
     def context(self, **given: Any) -> Context:
         """A `Context` of keyword arguments.

@@ -15,7 +15,7 @@ from distillers.method import Method, with_context
 from distillers.reading import Maps
 from distillers.registration import register
 from distillers.samples import sum_over_good
-from distillers.sskd_svd import svd_taps
+from distillers.singular_vectors import svd_taps
 from nets.layers import batch_normalization
 from op_util.alignment import align_taps
 from op_util.matrices import as_matrix
@@ -193,10 +193,10 @@ class MHGD(Method):
 
     A sample's node at a tap is the first singular vector of its map. First an attention network
     learns, for each two neighbouring taps, to predict the teacher's deeper nodes from its shallower
-    ones; its attention is a graph between the samples of the batch. Then the student learns, next
-    to the main task, to have the graph that the same network, now frozen, draws of the teacher. The
-    losses, the layers and the clipped gradient are those of the authors' code
-    (KD_methods_with_TF).
+    ones; its attention is a graph between the samples of the batch. Then, next to the main
+    task, the student is trained so that the frozen network draws the same graph from its nodes as
+    from the teacher's. The losses, the layers and the clipped gradient are those of the authors'
+    code (KD_methods_with_TF).
 
     Departures: while the attention learns, the student learns the main task already (in the
     authors' code it waits, which costs it as many epochs); the gradient is clipped to less than the

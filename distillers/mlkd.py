@@ -10,7 +10,7 @@ from distillers.loss import Combination
 from distillers.method import Method
 from distillers.reading import Logits
 from distillers.registration import register
-from distillers.soft_logits import softened_divergence
+from op_util.divergence import softened_divergence
 from plugins import option
 from registry import UserError
 
@@ -59,10 +59,9 @@ class MLKD(Method):
     """Jin, Wang & Lin, "Multi-level logit distillation", CVPR 2023, with one view of each image.
 
     The paper adds a second, strongly augmented view, and trains longer; this is the form that Sun
-    et al. (ICCV 2025) compare fairly with other methods, with their temperatures. Departure: they
-    weigh the main loss by 0.1 and add 0.9 of this one; its gradient can be many times the main
-    task's, which students of few steps then hardly learn, so the main loss has its full weight and
-    the gradient is clipped against it.
+    et al. (ICCV 2025) compare fairly with other methods, with their temperatures. Departures: the
+    main loss has its full weight; theirs is 0.1, next to 0.9 of this one. The gradient is clipped
+    (see `Combination.CLIP`); the authors add the losses.
 
     Args:
         temperatures: each T that divides the logits of both networks.

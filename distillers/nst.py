@@ -52,9 +52,8 @@ class NST(Method):
     batch.
 
     Taps may differ in channels; the larger of two maps is averaged to the size of the smaller. Taps
-    that are vectors are left out. Departure: the authors add this loss to the main one; its
-    gradient can be many times the main task's, which students of few steps then hardly learn, so it
-    is clipped against that.
+    that are vectors are left out. Departure: the gradient is clipped (see
+    `Combination.CLIP`); the authors add the losses.
 
     Args:
         weight: weight relative to the main loss (RepDistiller's).

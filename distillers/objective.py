@@ -81,7 +81,8 @@ def distillation_losses(
 
     Args:
         stage: whose terms take part.
-        teacher, student: all features of both networks.
+        teacher, student: all features of both networks, the student's with what is `projected`
+            of them (see `Loss`).
         weight: how much each image of this replica counts (see `replicas.never_empty`).
         epoch: int32 scalar.
         weights: of the terms' losses in this epoch.
@@ -115,6 +116,7 @@ def _term_loss(
     """This replica's part of one method's loss, unweighted, float32; the same per image, to be
     logged; and the method's metrics."""
     method = term.loss.method
+    extras = {name: student[name] for name in method.extras if name in student}
     teacher, student = method.select(teacher), method.select(student)
     local = weight * tf.cast(tf.shape(batch.label)[0], tf.float32)
     images = replicas.global_sum(local)
@@ -123,7 +125,7 @@ def _term_loss(
         of_images["indices"] = batch.index
     if method.couples_samples:
         teacher, student, of_images = replicas.global_batch((teacher, student, of_images), images)
-    context = Context(epoch=epoch, training=True, **of_images)
+    context = Context(epoch=epoch, training=True, extras=extras, **of_images)
     loss, metrics = term.loss.compute(teacher, student, context, term.stage)
     loss, share = tf.cast(loss, tf.float32), tf.math.divide_no_nan(local, images)
     # Logged per image, whether the method sums or averages.

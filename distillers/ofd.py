@@ -103,9 +103,7 @@ class OFD(Method):
     none: there the margin is 0, and where the teacher is silent the student may be anything up to
     0.
 
-    Departure: the paper adds this loss to the main one. Its size depends on the teacher's features,
-    and where it is much the larger, students of few steps hardly learn their task: so the gradient
-    is clipped against the main task's.
+    Departure: the gradient is clipped (see `Combination.CLIP`); the authors add the losses.
 
     Args:
         weight: weight relative to the main loss. None: 1e-3 (the paper's code for CIFAR-100,

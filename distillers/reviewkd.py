@@ -137,6 +137,10 @@ class ReviewKD(Method):
     in the paper's code for classification, unless the deepest tap is a vector itself. Channels and
     sizes of teacher and student may differ: the fusion brings the student's to the teacher's.
 
+    Departure: mdistiller compares with the teacher's maps before their ReLU. The taps of this
+    project's networks come after it; for mdistiller's form, name layers before the ReLU
+    (``--teacher_taps``, ``--student_taps``).
+
     Args:
         weight: weight relative to the main loss. Paper and mdistiller: 0.6 to 8, by the pair of
             networks; 1 where they name none.

@@ -57,13 +57,12 @@ class RKD(Method):
     """Park, Kim, Lu & Cho, "Relational knowledge distillation", CVPR 2019.
 
     Embeddings of teacher and student may differ in width. Defaults are RepDistiller's, after the
-    paper's for image classification. Departure: both add this loss to the main one; its gradient
-    can be many times the main task's, which students of few steps then hardly learn, so it is
-    clipped against that.
+    paper's for image classification. Departure: the gradient is clipped (see
+    `Combination.CLIP`); the authors add the losses.
 
     Args:
-        distance_weight: weight of the distances' term; 0 leaves RKD-A.
-        angle_weight: of the angles' part; 0 leaves RKD-D.
+        distance_weight: weight of the distance term; 0 leaves RKD-A.
+        angle_weight: weight of the angle term; 0 leaves RKD-D.
         weight: weight relative to the main loss.
         clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
             losses are added as by the authors.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from distillers.dkd import decoupled
-from distillers.logit_std import z_score
 from distillers.loss import Combination
 from distillers.method import Method
 from distillers.reading import Logits
 from distillers.registration import register
 from distillers.samples import mean_over_labelled
-from op_util.divergence import kl_divergence, log_softmax_without
+from op_util.divergence import decoupled, kl_divergence, log_softmax_without
+from op_util.vectors import z_score
 from plugins import option
 
 
@@ -38,9 +37,8 @@ def confidence_divergence(
 def ranking_divergence(
     teacher: tf.Tensor, student: tf.Tensor, labels: tf.Tensor, temperature: float
 ) -> tf.Tensor:
-    """MCD: ``T^2 KL(teacher || student)`` over the classes to which the teacher gives less than to
-    the true class, of each image ``[B]``; 0 where there is none. Args as of
-    `confidence_divergence`."""
+    """MCD: ``T^2 KL(teacher || student)`` of each image ``[B]``, over the classes whose teacher
+    logit is below the true class's; 0 where there is none. Args as of `confidence_divergence`."""
     true_logit = tf.gather(teacher, labels, axis=1, batch_dims=1)
     left_out = teacher >= true_logit[:, None]
     theirs, ours = (log_softmax_without(z / temperature, left_out) for z in (teacher, student))
@@ -53,9 +51,8 @@ class RLD(Method):
     ``alpha SCD + beta MCD``, `confidence_divergence` and `ranking_divergence`, mean over the
     labelled images.
 
-    Defaults are those of the authors' code for CIFAR-100. Departure: they add this loss to the main
-    one; its gradient can be many times the main task's, which students of few steps then hardly
-    learn, so it is clipped against that.
+    Defaults are those of the authors' code for CIFAR-100. Departure: the gradient is clipped (see
+    `Combination.CLIP`); the authors add the losses.
 
     Args:
         alpha, beta: weights of the two parts.

@@ -15,6 +15,7 @@ from distillers.reading import LastMap, Logits, as_taps, smaller_size
 from distillers.registration import register
 from nets.copying import copy_model
 from nets.layers import batch_normalization
+from op_util.pooling import resized
 from plugins import option
 from registry import UserError
 
@@ -61,7 +62,7 @@ class Projector:
         Args:
             training: whether to normalise by the batch; None: as the model that it is a part of.
         """
-        maps = resized(keras.ops.cast(maps, "float32"), self._size)
+        maps = resized(keras.ops.cast(maps, "float32"), self._size, up="repeat")
         for convolution, normalization in zip(self.layers[::2], self.layers[1::2], strict=True):
             maps = keras.ops.relu(normalization(convolution(maps), training=training))
         return maps
@@ -99,6 +100,7 @@ class SimKD(Method):
     reads = (LastMap(sizes="adapted", vectors=True), Logits())
     usual_weight = 1.0
     weight_without_normalization = 0.2
+    extras = ("projected",)
 
     factor: float = option(2.0, above=0)
     weight: float | None = option(None, above=0)
@@ -120,25 +122,31 @@ class SimKD(Method):
         def project(maps: Any, training: bool | None) -> Any:
             return projector(_as_map(maps), training)
 
-        def loss(teacher: Any, student: Any, *, training: bool) -> tf.Tensor:
-            theirs = resized(_as_map(teacher["maps"]), size)
-            return reuse_loss(theirs, tf.cast(project(student["maps"], training), theirs.dtype))
+        def projected(student: Any, *, training: bool = False) -> tf.Tensor:
+            return project(as_taps(student["maps"])[-1], training)
+
+        def loss(
+            teacher: Any, student: Any, *, training: bool, projected: tf.Tensor | None = None
+        ) -> tf.Tensor:
+            theirs = resized(_as_map(teacher["maps"]), size, up="repeat")
+            if projected is None:
+                projected = project(student["maps"], training)
+            return reuse_loss(theirs, tf.cast(projected, theirs.dtype))
 
         def deploy(student: keras.Model) -> keras.Model:
             logits = classify(project(ours, training=None))
             return _deployed(student, ours, logits)
 
-        def logits(student: Any, *, training: bool = False) -> tf.Tensor:
-            return classify(project(as_taps(student["maps"])[-1], training))
-
         weight, weight_notes = self.weight_for(student)
         notes += weight_notes
         stage = Stage(
-            loss=with_context(loss, self.name), weight=weight, main_weight=self.main_weight,
-            trains=Trains.TO_TAPS, taps=(-1,), layers=projector.layers,
+            loss=with_context(loss, self.name, {"projected": lambda: None}), weight=weight,
+            main_weight=self.main_weight, trains=Trains.TO_TAPS, taps=(-1,),
+            layers=projector.layers,
         )
         return Loss(
-            self, [stage], layers=projector.layers, notes=notes, deploy=deploy, logits=logits
+            self, [stage], layers=projector.layers, notes=notes, deploy=deploy,
+            projected=projected, logits=classify,
         )
 
 
@@ -166,7 +174,7 @@ def _reused_classifier(last_tap: Any, logits: Any) -> Callable[[Any], Any]:
     def classify(projected: Any) -> Any:
         if len(shape) == 1:
             return classifier(keras.ops.reshape(projected, (-1, *shape)), training=False)
-        return classifier(resized(projected, shape[:2]), training=False)
+        return classifier(resized(projected, shape[:2], up="repeat"), training=False)
 
     return classify
 
@@ -200,19 +208,3 @@ def _copied_classifier(last_tap: keras.KerasTensor, logits: keras.KerasTensor) -
     copy.trainable = False
     copy.name = "teacher_classifier"
     return copy
-
-
-def resized(maps: Any, size: tuple[int, int]) -> Any:
-    """Maps ``[B, H, W, D]``, real or symbolic, averaged or repeated where one size divides the
-    other, else bilinear."""
-    own = tuple(maps.shape[1:3])
-    if own == size:
-        return maps
-    if all(n % m == 0 for n, m in zip(own, size, strict=True)):
-        window = tuple(n // m for n, m in zip(own, size, strict=True))
-        return keras.ops.average_pool(maps, window, window, "valid", "channels_last")
-    repeats = all(m % n == 0 for n, m in zip(own, size, strict=True))
-    return keras.ops.image.resize(
-        maps, size, "nearest" if repeats else "bilinear", antialias=not repeats,
-        data_format="channels_last",
-    )

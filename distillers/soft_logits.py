@@ -7,19 +7,8 @@ import tensorflow as tf
 from distillers.method import Method
 from distillers.reading import Logits
 from distillers.registration import register
-from op_util.divergence import kl_divergence
+from op_util.divergence import softened_divergence
 from plugins import option
-
-
-def softened_divergence(teacher: tf.Tensor, student: tf.Tensor, temperature: float) -> tf.Tensor:
-    """``T^2 KL(softmax(teacher / T) || softmax(student / T))``, mean over the batch.
-
-    Args:
-        teacher, student: logits ``[B, classes]``.
-        temperature: T, above 0.
-    """
-    teacher, student = (tf.nn.log_softmax(z / temperature) for z in (teacher, student))
-    return temperature**2 * tf.reduce_mean(kl_divergence(teacher, student))
 
 
 @register("Soft_logits")
@@ -46,6 +35,7 @@ class SoftLogits(Method):
         return self.alpha
 
     def loss(self, teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
+        """``T^2 KL(softmax(teacher / T) || softmax(student / T))``, mean over the batch."""
         return softened_divergence(teacher, student, self.temperature)
 
 

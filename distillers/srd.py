@@ -43,9 +43,8 @@ class SRD(Method):
 
     Statistics are those of the global batch. The weight is that of the authors' ImageNet code; none
     for CIFAR-100 is published. Departures: they add the divergence of the logits at temperature 1,
-    which is left to a sum of methods. They add this loss to the main one; its gradient does not
-    shrink with the loss, and can be many times the main task's, which students of few steps then
-    hardly learn, so it is clipped against that.
+    which is left to a sum of methods. The gradient, which does not shrink with the loss, is clipped
+    (see `Combination.CLIP`); the authors add the losses.
 
     Args:
         projector: ``"linear"``: a dense layer to the teacher's width, trained with the student;

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from distillers.adapters import channels_read
 from distillers.loss import Combination, Reduction
 from distillers.method import Method
-from distillers.reading import Maps, as_taps
+from distillers.reading import Maps
 from distillers.registration import register
-from distillers.samples import sum_over_good
+from distillers.singular_vectors import singular_vector_maps, sum_over_pairs, svd_taps
 from op_util.alignment import align_taps
 from op_util.dfv import TapPair, compare_dfvs
 from op_util.draws import uniform_draws
 from op_util.matrices import as_matrix
-from op_util.precision import at_least_float32
-from op_util.singular_vectors import decompose
 from plugins import option
 from registry import UserError
 
@@ -40,12 +36,7 @@ def sskd_svd_loss(pairs: Sequence[TapPair]) -> tuple[tf.Tensor, tf.Tensor]:
     Returns:
         The loss, and the share of dropped samples, a mean over pairs.
     """
-    loss, dropped = 0.0, 0.0
-    for k, squares, good in pairs:
-        distance, share = sum_over_good(squares, good)
-        loss += math.sqrt(k) * 1 / 2 * distance
-        dropped += share / len(pairs)
-    return loss, dropped
+    return sum_over_pairs(pairs, lambda k, distance: math.sqrt(k) * 1 / 2 * distance)
 
 
 @register("SSKD_SVD")
@@ -63,7 +54,8 @@ class SSKD_SVD(Method):  # noqa: N801 (the paper's name)
     student's tap. A sample that is not finite is dropped.
 
     Args:
-        num_dfv: singular vectors of each of the teacher's taps; fewer where a tap has no more.
+        num_dfv: k, singular vectors of each of the teacher's taps; a tap with fewer reduces k for
+            its pair and all deeper ones.
         gradient: ``"exact"``, or ``"published"`` for what the original code computes instead.
         orientation: of the vectors, whose signs are arbitrary: ``"symmetric"``: the mean of the
             loss over both relative signs of top and bottom; ``"canonical"``: the signs that make
@@ -128,60 +120,3 @@ class SSKD_SVD(Method):  # noqa: N801 (the paper's name)
         epoch = 0 if epoch is None else epoch
         draws = uniform_draws(0, SIGNS_STREAM, epoch, indices, pairs * self.num_dfv)
         return tf.split(tf.sign(draws - 0.5) + tf.cast(draws == 0.5, tf.float32), pairs, axis=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class DecomposedMaps(Maps):
-    """Taps of which a method compares singular vectors.
-
-    Attributes:
-        num_dfv: how many vectors it compares.
-    """
-
-    num_dfv: int = 1
-
-    def check(self, method: str, teacher: Any, student: Any) -> list[str]:
-        notes = super().check(method, teacher, student)
-        pairs = zip(as_taps(teacher), as_taps(student), strict=True)
-        for number, taps in enumerate(pairs, start=1):
-            channels = taps[0].shape[-1]  # The student's are adapted to them.
-            for network, tap in zip(("teacher", "student"), taps, strict=True):
-                positions = tap.shape[1:-1]
-                if None in positions:
-                    continue
-                rank = min(math.prod(positions), channels)
-                if rank < self.num_dfv:
-                    vectors = "vector" if rank == 1 else "vectors"
-                    return [
-                        *notes,
-                        f"{method}: the {network}'s tap {number} has {rank} singular {vectors}, so "
-                        f"num_dfv is {rank} from there on, not {self.num_dfv}",
-                    ]
-        return notes
-
-
-def svd_taps(adapter: str, **facts: Any) -> DecomposedMaps:
-    """What methods of this family read: at least two taps, of equal channels or adapted."""
-    return DecomposedMaps(at_least=2, channels=channels_read(adapter), mixed=True, **facts)
-
-
-def singular_vector_maps(teacher: Any, student: Any) -> dict[str, tuple[list[Any], list[Any]]]:
-    """The picture ``singular_vectors``: where in the images each tap's first singular vector is at
-    work, which its left vector says. Taps that are no maps are left out.
-
-    Args and returns as of `Method.pictures`.
-    """
-    maps = [[tap for tap in as_taps(taps) if len(tap.shape) == 4] for taps in (teacher, student)]
-    if not maps[0] or len(maps[0]) != len(maps[1]):
-        return {}
-    return {"singular_vectors": (_first_left_vectors(maps[0]), _first_left_vectors(maps[1]))}
-
-
-def _first_left_vectors(maps: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """The first left singular vector ``[B, H, W]`` of each map ``[B, H, W, D]``."""
-    matrices = [as_matrix(at_least_float32(each)) for each in maps]
-    found = decompose(matrices, [1] * len(maps), orientation="canonical", solver="svd")
-    return [
-        tf.reshape(one.left[:, :, 0], tf.shape(each)[:3])
-        for one, each in zip(found, maps, strict=True)
-    ]

@@ -18,8 +18,8 @@ class Term:
         loss: the method's loss, built for the networks.
         stage: this method's own declaration of the stage.
         prefix: prefix of the method's metrics, if there are several methods.
-        begins: the number of the run's stage in which `stage` begins: a loss that takes part in
-            several stages of another method's goes on in the later ones.
+        begins: index of the run's stage in which this loss starts; summed with a multi-stage
+            method, a single-stage loss continues through that method's later stages.
     """
 
     loss: Loss

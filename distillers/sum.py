@@ -67,7 +67,8 @@ class Sum(keras.distillation.DistillationLoss):
         }
 
     def compute_loss(self, teacher_outputs: Any, student_outputs: Any, **context: Any) -> tf.Tensor:
-        """The sum of the methods' losses, each times its weight.
+        """The sum of the methods' losses, each times its weight in training. Of a method with
+        several stages it is the last one that has a loss.
 
         Args:
             teacher_outputs, student_outputs: dicts with all features that the methods read.
@@ -83,6 +84,7 @@ class Sum(keras.distillation.DistillationLoss):
         for member in self.members:
             teacher, student = map(member.select, (teacher_outputs, student_outputs))
             given = {name: value for name, value in context.items() if member.takes(name)}
-            loss = member.compute_loss(teacher, student, **given)
-            total += member.distillation_weight * tf.cast(loss, tf.float32)
+            built = member.built_alone(teacher, student)
+            loss = built.compute_loss(teacher, student, **given)
+            total += built.stage().weight * tf.cast(loss, tf.float32)
         return total

@@ -8,36 +8,18 @@ from distillers.loss import Combination
 from distillers.method import Method
 from distillers.reading import Logits
 from distillers.registration import register
-from op_util.divergence import kl_divergence
+from op_util.divergence import transformed_divergence
 from plugins import option
-
-
-def transformed_divergence(
-    teacher: tf.Tensor, student: tf.Tensor, power: float
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """``KL(p^power / U || q)`` and ``U = sum of p^power`` of each image ``[B]``, p and q the class
-    probabilities of teacher and student.
-
-    Args:
-        teacher, student: logits ``[B, classes]``.
-        power: above 0; 1 / T for a temperature T of the teacher.
-    """
-    powers = power * tf.nn.log_softmax(teacher)
-    log_total = tf.reduce_logsumexp(powers, axis=1)
-    divergence = kl_divergence(powers - log_total[:, None], tf.nn.log_softmax(student))
-    return divergence, tf.exp(log_total)
 
 
 @register("TTM")
 class TTM(Method):
-    """Zheng & Yang, "Knowledge distillation based on transformed teacher matching", ICLR 2024: the
-    mean of the `transformed_divergence` over the batch.
+    """Zheng & Yang, "Knowledge distillation based on transformed teacher matching", ICLR 2024.
 
-    The weight is that of the authors' example (VGG13 to VGG8, CIFAR-100). Departures: they add this
-    loss to the main one; its gradient, 45 times what the divergence gives, makes students diverge
-    at a high rate, so it is clipped against the main task's. And their power is 0.1, which leaves
-    nearly the same probability for every class: a network that has hardly begun to learn is held
-    back by it.
+    The weight is that of the authors' example (VGG13 to VGG8, CIFAR-100). Departures: the
+    gradient is clipped (see `Combination.CLIP`); the authors add the losses, with which students
+    diverge at a high rate. Their power is 0.1, which leaves nearly the same probability for every
+    class and so holds back a network that has hardly begun to learn.
 
     Args:
         power: gamma, of the teacher's probabilities; 1 leaves them as they are.
@@ -58,5 +40,7 @@ class TTM(Method):
     clip: float = option(1.0, above=0)
 
     def loss(self, teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
+        """``KL(p^power / U || q)``, mean over the batch; p and q the class probabilities of teacher
+        and student, and ``U = sum of p^power``."""
         divergence, _ = transformed_divergence(teacher, student, self.power)
         return tf.reduce_mean(divergence)

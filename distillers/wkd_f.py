@@ -60,9 +60,8 @@ class WKD_F(Method):  # noqa: N801 (the paper's name)
 
     Defaults are those of the authors' code for ResNet32x4 to ResNet8x4 on CIFAR-100. Departures:
     maps of other sizes are not resized, because statistics over cells do not need equal sizes; the
-    weight is constant, where theirs falls to 0 over the last 90 of 240 epochs; they add this loss
-    to the main one, but its gradient can be many times the main task's, which students of few steps
-    then hardly learn, so it is clipped against that.
+    weight is constant, where theirs falls to 0 over the last 90 of 240 epochs. The gradient is
+    clipped (see `Combination.CLIP`); the authors add the losses.
 
     Args:
         grid: cells a side, each with a mean and a deviation of its own.

@@ -47,7 +47,8 @@ def wasserstein_distance(
     """
     kernel = tf.exp(-costs / regularization)
     taking_part = tf.cast(~left_out, teacher.dtype)
-    u = v = taking_part / tf.reduce_sum(taking_part, axis=1, keepdims=True)
+    count = tf.reduce_sum(taking_part, axis=1, keepdims=True)
+    u = v = tf.math.divide_no_nan(taking_part, count)  # of a single class, none takes part
     for _ in range(iterations):
         v = teacher / (tf.matmul(u, kernel) + EPSILON)
         u = student / (tf.matmul(v, kernel) + EPSILON)

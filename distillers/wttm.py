@@ -1,4 +1,4 @@
-"""WTTM: TTM that counts an image the more, the less certain the teacher is of it."""
+"""WTTM: TTM with a weight per image that grows with the teacher's uncertainty."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from distillers.loss import Combination
 from distillers.method import Method
 from distillers.reading import Logits
 from distillers.registration import register
-from distillers.ttm import transformed_divergence
+from op_util.divergence import transformed_divergence
 from plugins import option
 
 
 def weighted_divergence(teacher: tf.Tensor, student: tf.Tensor, power: float) -> tf.Tensor:
     """``U KL(p^power / U || q)`` with ``U = sum of p^power``, mean over the batch. Args
-    as of `distillers.ttm.transformed_divergence`."""
+    as of `op_util.divergence.transformed_divergence`."""
     divergence, total = transformed_divergence(teacher, student, power)
     return tf.reduce_mean(total * divergence)
 
@@ -25,10 +25,9 @@ class WTTM(Method):
     a weight for each image.
 
     The weight is that of the authors' example (VGG13 to VGG8, CIFAR-100, there next to CRD).
-    Departures: they add this loss to the main one; at a high rate its gradient makes students
-    diverge, so it is clipped against the main task's. And their power is 0.2, which leaves nearly
-    the same probability for every class: a network that has hardly begun to learn is held back by
-    it.
+    Departures: the gradient is clipped (see `Combination.CLIP`); the authors add the losses, with
+    which students diverge at a high rate. Their power is 0.2, which leaves nearly the same
+    probability for every class and so holds back a network that has hardly begun to learn.
 
     Args:
         power: gamma, of the teacher's probabilities; 1 leaves them as they are, and all weights 1.

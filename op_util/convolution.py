@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from op_util.decomposition import Device, device_of
+from op_util.devices import Device, device_of
 
 Padding = Literal["SAME", "VALID"]
 
@@ -77,7 +77,7 @@ def is_product_faster(
     """Whether `convolve` computes the filter gradient as a matrix product, see `LIMITS`.
 
     Args:
-        device: see `op_util.decomposition.device_of`. Only on a CPU can the answer be yes: GPUs and
+        device: see `op_util.devices.device_of`. Only on a CPU can the answer be yes: GPUs and
             XLA have good kernels for all sizes.
         dtype: of maps and kernel.
         maps: the shape ``[B, H, W, C_in]``; unknown sizes but B give False.

@@ -12,27 +12,19 @@ decomposes small matrices in one batched call, and every branch waits for the ho
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import tensorflow as tf
-from tensorflow.python.ops import control_flow_util
 
+from op_util.devices import Device, device_of
 from op_util.graphs import made_once
-from op_util.precision import product
-
-Device = Literal["CPU", "GPU", "XLA"]
+from op_util.precision import epsilon_of, product
 
 BATCHED_SVD = 32  # rows up to which a GPU decomposes a batch of matrices in one call
 FIRST_PRODUCTS = 3  # products with the Gram matrix before the first projection
 LOOSE_ERROR = 5e-5  # the allowed error of a vector that need not be exact
 RANGE = 300.0  # ratio of eigenvalues in one filter; beyond it, float32 rounding hides small ones
-
-_assumed_device: contextvars.ContextVar[Device | None] = contextvars.ContextVar(
-    "assumed_device", default=None
-)
 
 
 class Plan(NamedTuple):
@@ -86,44 +78,6 @@ def diagonal(matrices: tf.Tensor) -> tf.Tensor:
     """
     size = matrices.shape[-1]
     return tf.reshape(matrices, [-1, size * size])[:, :: size + 1]
-
-
-def device_of(tensor: tf.Tensor) -> Device:
-    """The kind of device that operations on `tensor` run on, which decides the algorithm.
-
-    Returns:
-        ``"XLA"`` inside a function with ``jit_compile=True`` on any device, and on a TPU.
-        Otherwise ``"GPU"`` or ``"CPU"``: the tensor's device; in a graph, the device it was
-        explicitly placed on, or else a GPU if there is one. `assume_device` overrides all of this.
-    """
-    assumed = _assumed_device.get()
-    if assumed is not None:
-        return assumed
-    if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
-        return "XLA"
-    placed = tf.DeviceSpec.from_string(tensor.device or "").device_type
-    if placed is None:
-        placed = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-    return {"GPU": "GPU", "TPU": "XLA"}.get(placed, "CPU")
-
-
-@contextlib.contextmanager
-def assume_device(device: Device) -> Iterator[None]:
-    """Within this context, `device_of` returns `device`.
-
-    Tests use it to run the GPU path on a CPU, and benchmarks to compare the paths. Graphs keep the
-    path they were traced with.
-
-    Raises:
-        ValueError: `device` is not a `Device`.
-    """
-    if device not in get_args(Device):
-        raise ValueError(f"device is {device!r}; expected one of {', '.join(get_args(Device))}")
-    token = _assumed_device.set(device)
-    try:
-        yield
-    finally:
-        _assumed_device.reset(token)
 
 
 def routine_for(device: Device, size: int, dtype: tf.DType) -> Literal["eigh", "svd"]:
@@ -401,8 +355,3 @@ def _sound(pairs: Eigenpairs, count: int) -> tf.Tensor:
     inexact = (relative < 2500 * epsilon) & (relative > 20 * epsilon)
     orthonormal = tf.reduce_all(tf.abs(overlap) <= 1e3 * epsilon, axis=[1, 2])
     return orthonormal & ~tf.reduce_any(inexact, axis=1)
-
-
-def epsilon_of(dtype: tf.DType) -> float:
-    """The distance from 1 to the next larger number of `dtype`, float32 or float64."""
-    return 2.0**-23 if dtype == tf.float32 else 2.0**-52

@@ -13,6 +13,13 @@ def clip_by_norm(gradient: tf.Tensor, bound: tf.Tensor) -> tf.Tensor:
     """Scale `gradient` down to the norm `bound` if it is longer.
 
     Unlike `tf.clip_by_norm`, a zero gradient clipped to zero stays zero instead of becoming NaN.
+
+    Args:
+        gradient: of any shape; its norm is that of all entries together.
+        bound: a scalar of the same dtype, at least 0.
+
+    Returns:
+        A tensor of the shape and dtype of `gradient`.
     """
     norm = tf.norm(gradient)
     return gradient * tf.where(norm > bound, tf.math.divide_no_nan(bound, norm), 1)

@@ -1,7 +1,11 @@
-"""Resize feature maps exactly as the papers' PyTorch code does."""
+"""Resize feature maps; averages and nearest neighbours exactly as PyTorch computes them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -67,3 +71,31 @@ def nearest(maps: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
         else:
             maps = tf.gather(maps, [i * own // cells for i in range(cells)], axis=axis)
     return maps
+
+
+def resized(maps: Any, size: Sequence[int], *, up: Literal["bilinear", "repeat"]) -> Any:
+    """Bring maps to a size: averaged where it divides theirs, else interpolated with antialiasing.
+
+    Args:
+        maps: ``[B, H, W, D]``, real or symbolic, H and W known; what has `size` already, as vectors
+            ``[B, D]`` have ``()``, stays as it is.
+        size: ``(h, w)``.
+        up: ``"repeat"``: positions are repeated where the maps' size divides `size`.
+
+    Returns:
+        ``[B, h, w, D]`` in the dtype of `maps`.
+    """
+    own, size = tuple(maps.shape[1:-1]), tuple(size)
+    if own == size:
+        return maps
+    if all(one % other == 0 for one, other in zip(own, size, strict=True)):
+        cell = tuple(one // other for one, other in zip(own, size, strict=True))
+        return keras.ops.average_pool(maps, cell, cell, "valid", "channels_last")
+    repeats = up == "repeat" and all(
+        other % one == 0 for one, other in zip(own, size, strict=True)
+    )
+    found = keras.ops.image.resize(
+        maps, size, "nearest" if repeats else "bilinear", antialias=not repeats,
+        data_format="channels_last",
+    )
+    return found if found.dtype == maps.dtype else keras.ops.cast(found, maps.dtype)

@@ -1,4 +1,4 @@
-"""The precision of losses, and matrix products in full float32 precision."""
+"""The precision of losses and numbers, and matrix products in full float32 precision."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ TENSOR_FLOAT_32 = (8, 0)  # NVIDIA GPUs have it from this compute capability on
 def at_least_float32(x: tf.Tensor) -> tf.Tensor:
     """Cast `x` to float32 unless it is float32 or float64."""
     return x if x.dtype in (tf.float32, tf.float64) else tf.cast(x, tf.float32)
+
+
+def epsilon_of(dtype: tf.DType) -> float:
+    """The distance from 1 to the next larger number of `dtype`, float32 or float64."""
+    return 2.0**-23 if dtype == tf.float32 else 2.0**-52
 
 
 def rounds_products() -> bool:

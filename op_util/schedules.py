@@ -23,7 +23,13 @@ def schedule(
         name: ``"step"`` (the paper's, see `stepwise`), ``"cosine"`` (see `cosine`), or
             ``"constant"``.
         learning_rate: the highest.
+        epochs: of the run or the stage.
+        steps_per_epoch: training steps of an epoch.
         warmup_epochs: of the cosine; may be a fraction of an epoch.
+
+    Returns:
+        What a Keras optimizer takes as its learning rate: a function of the step, or, where it is
+        constant, a number.
 
     Raises:
         ValueError: there is no such schedule, or it has no warm-up and one is given.
@@ -72,7 +78,14 @@ def stepwise(
     of the epochs (100 and 150 of 200).
 
     Args:
-        drops: after which shares of the epochs the rate drops.
+        learning_rate: of the first epochs.
+        epochs: of the run or the stage.
+        steps_per_epoch: training steps of an epoch.
+        drops: after which shares of the epochs the rate drops, ascending, in 0..1.
+        factor: by which each drop multiplies the rate.
+
+    Returns:
+        A function of the step, from 0.
     """
     boundaries = [math.ceil(drop * epochs) * steps_per_epoch for drop in drops]
     values = [learning_rate * factor**i for i in range(len(drops) + 1)]

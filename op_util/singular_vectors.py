@@ -23,17 +23,15 @@ import tensorflow as tf
 
 from op_util.decomposition import (
     LOOSE_ERROR,
-    Device,
     Eigenpairs,
-    device_of,
     diagonal,
-    epsilon_of,
     full_eigenpairs,
     leading_eigenpairs,
     transposed_product,
 )
+from op_util.devices import Device, device_of
 from op_util.graphs import made_once
-from op_util.precision import at_least_float32, product
+from op_util.precision import at_least_float32, epsilon_of, product
 
 SOLVERS = ("auto", "svd")
 ORIENTATIONS = ("canonical", "as_computed")

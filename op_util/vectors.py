@@ -7,6 +7,8 @@ two equal samples of a batch, or as a channel that responds to nothing.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
@@ -34,3 +36,13 @@ def centred_unit_vectors(vectors: tf.Tensor) -> tf.Tensor:
     rounding = 8 * np.finfo(vectors.dtype.as_numpy_dtype).eps
     is_constant = lengths(centred) <= rounding * lengths(vectors)
     return unit_vectors(tf.where(is_constant, tf.zeros_like(centred), centred))
+
+
+def z_score(logits: tf.Tensor) -> tf.Tensor:
+    """Each row of ``[B, classes]`` minus its mean, over its standard deviation; 0 where all of a
+    row are equal.
+
+    Sun et al., "Logit standardization in knowledge distillation", CVPR 2024, algorithm 1. As in
+    the authors' code, the squares are divided by ``classes - 1``.
+    """
+    return centred_unit_vectors(logits) * math.sqrt(logits.shape[1] - 1)

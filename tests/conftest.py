@@ -79,7 +79,7 @@ def eagerly():
 @pytest.fixture(params=["CPU", "GPU"])
 def device(request):
     """The device that decompositions assume; what they do on a GPU is run on a CPU."""
-    from op_util.decomposition import assume_device
+    from op_util.devices import assume_device
 
     with assume_device(request.param):
         yield request.param
@@ -88,7 +88,7 @@ def device(request):
 @pytest.fixture(params=["auto", "auto as on a GPU", "svd"])
 def solver(request):
     """Each solver, and `auto` also as it works on a GPU."""
-    from op_util.decomposition import assume_device
+    from op_util.devices import assume_device
 
     name, *gpu = request.param.split(" as on a ")
     with assume_device(*(gpu or ["CPU"])):

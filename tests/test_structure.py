@@ -41,6 +41,14 @@ LIBRARY = set(MAY_IMPORT)
 # Nobody imports a script.
 SCRIPTS = {file.stem for file in ROOT.glob("*.py")} - LIBRARY
 NOT_PARTS = {"tests", "benchmarks"}
+# Plug-ins made of others: a data source that reads one's files, formats that go on from another's,
+# and an ensemble that is both of two.
+MADE_OF_OTHERS = {
+    "dataloader/omniglot.py": {"dataloader/npz.py"},
+    "experiment/export/formats/litert_int8.py": {"experiment/export/formats/litert.py"},
+    "experiment/export/formats/litert_qat.py": {"experiment/export/formats/litert.py"},
+    "pretext/ensembles/both.py": {"pretext/ensembles/temporal.py", "pretext/ensembles/weights.py"},
+}
 KERAS_GRAPH = "nets/keras_graph.py"
 KERAS_PRIVATE = re.compile(
     r"_keras_history|_(in|out)bound_nodes|_flatten_layers|_maybe_symbolic_build|_run_through_graph"
@@ -99,6 +107,58 @@ def test_a_part_imports_only_what_it_may(part):
 @pytest.mark.parametrize("script", sorted(SCRIPTS))
 def test_scripts_import_the_library_alone(script):
     assert imported_by(script) & local() <= LIBRARY
+
+
+def registers(source):
+    """Whether a module has a plug-in: a class or function with a decorator ``register(...)``."""
+    decorators = [
+        each.func for node in ast.parse(source).body
+        for each in getattr(node, "decorator_list", []) if isinstance(each, ast.Call)
+    ]
+    names = [getattr(each, "attr", getattr(each, "id", None)) for each in decorators]
+    return "register" in names
+
+
+def modules_imported(source, package):
+    """The files, as far as they exist, that a module may mean by ``from ... import``, anywhere in
+    it: the module named, or one of that name within it.
+
+    Args:
+        source: of the module.
+        package: the folder that it is in, for relative imports.
+    """
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {ROOT / alias.name.replace(".", "/") for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package.parents[node.level - 2] if node.level > 1 else package
+            base = (base if node.level else ROOT) / (node.module or "").replace(".", "/")
+            found |= {base, *(base / alias.name for alias in node.names)}
+    return {file.with_suffix(".py") for file in found if file.with_suffix(".py").exists()}
+
+
+def test_plug_ins_and_their_imports_are_found():
+    assert registers('@register("AT")\nclass AT: pass\n')
+    assert registers('@TASKS.register("x")\ndef x(): pass\n')
+    assert not registers("@dataclass(frozen=True)\nclass A: pass\ndef register(): pass\n")
+    source = "from distillers.at import AT\nfrom distillers import cc\nfrom . import crd\n"
+    source += "import distillers.dkd\nfrom distillers.method import Method\n"
+    found = {file.stem for file in modules_imported(source, ROOT / "distillers")}
+    assert found == {"at", "cc", "crd", "dkd", "method"}
+
+
+def test_no_plug_in_imports_another():
+    """What two of them share is in `op_util/`, or in a module that registers nothing."""
+    sources = {file: file.read_text() for part in LIBRARY for file in files(part)}
+    plug_ins = {file for file, source in sources.items() if registers(source)}
+    assert {ROOT / "distillers" / "sskd_svd.py", ROOT / "nets" / "vgg.py"} <= plug_ins
+    assert ROOT / "distillers" / "singular_vectors.py" not in plug_ins
+    for file in plug_ins:
+        others = modules_imported(sources[file], file.parent) & plug_ins - {file}
+        names = {each.relative_to(ROOT).as_posix() for each in others}
+        name = file.relative_to(ROOT).as_posix()
+        assert names <= MADE_OF_OTHERS.get(name, set()), name
 
 
 def private_names(source):

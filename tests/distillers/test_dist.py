@@ -25,6 +25,11 @@ def test_loss_equals_a_loop(temperature, beta, gamma):
     np.testing.assert_allclose(found, temperature**2 * (beta * inter + gamma * intra), rtol=1e-9)
 
 
+def test_weights_are_those_of_the_authors_configurations():
+    """configs/strategies/distill/resnet_dist.yaml: ori_loss_weight 1, kd_loss_weight 2."""
+    assert (DIST().main_weight, DIST().distillation_weight) == (1, 2)
+
+
 def test_gradient():
     assert_gradient(DIST(), *logits(1))
     assert DIST.couples_samples

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from distillers import Distiller, create
-from op_util.decomposition import assume_device
+from op_util.devices import assume_device
 from tests.distillers import models
 from tests.gpu_kernels import waits_for_the_host, without_gpu_kernel
 

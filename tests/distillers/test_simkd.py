@@ -97,7 +97,7 @@ def test_the_main_loss_is_that_of_the_deployed_model():
         data = batch(3)
         (loss,) = distiller.distillation_losses
         student_features = distiller.student_features(data["image"])
-        logits = loss.logits(student_features, training=True)
+        logits = loss.logits(loss.projected(student_features, training=True))
         entropy = keras.losses.sparse_categorical_crossentropy(
             data["label"], logits, from_logits=True
         )
@@ -105,6 +105,26 @@ def test_the_main_loss_is_that_of_the_deployed_model():
         logs = distiller.fit(data_set, verbose=0, shuffle=False).history
         expected = logs["distillation_loss"][0] + weight * float(tf.reduce_mean(entropy))
         assert logs["loss"][0] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_statistics_of_the_projector_move_once_a_step(weight):
+    """However many losses and logs need what it projects."""
+    # A student without batch normalisation has the same features in both modes.
+    student, teacher = network(1, "student", normalised=False), network(2, "teacher")
+    distiller = Distiller(
+        student, SimKD(main_weight=weight), teacher, weight_decay=0.0,
+        student_outputs=outputs(student), teacher_outputs=outputs(teacher),
+    )
+    distiller.compile(keras.optimizers.SGD(1e-9))
+    convolution, norm = distiller.distillation_losses[0].layers[:2]
+    norm.moving_mean.assign(before := np.random.default_rng(0).normal(size=norm.moving_mean.shape))
+    data = batch(3)
+    deep = distiller.student_features(data["image"])["maps"][-1].numpy()
+    made = deep @ np.array(convolution.kernel)[0, 0]
+    distiller.fit(tf.data.Dataset.from_tensors(data), verbose=0, shuffle=False)
+    expected = norm.momentum * before + (1 - norm.momentum) * made.mean(axis=(0, 1, 2))
+    np.testing.assert_allclose(norm.moving_mean, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("larger", ["neither", "teacher", "student"])
@@ -128,9 +148,8 @@ def test_deployed_model(larger):
     kernel, bias = (np.array(v) for v in teacher.get_layer("scores").variables)
     np.testing.assert_allclose(deployed(image), pooled @ kernel + bias, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(distiller(image), deployed(image), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(
-        loss.logits(distiller.student_features(image)), deployed(image), rtol=1e-4, atol=1e-5
-    )
+    logits = loss.logits(loss.projected(distiller.student_features(image)))
+    np.testing.assert_allclose(logits, deployed(image), rtol=1e-4, atol=1e-5)
     encoder = keras.Model(student.input, student.get_layer("deep").output)
     parts = [nets.count_parameters(encoder), kernel.size, bias.size]
     parts += [int(np.prod(v.shape)) for layer in loss.layers for v in layer.variables]

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -431,33 +430,3 @@ def test_random_signs_are_those_of_image_and_epoch():
     assert float(again) == losses[1, 50] and len(set(losses.values())) > 3
     with pytest.raises(UserError, match="needs indices"):
         method.compute_loss(teacher, student)
-
-
-def test_its_picture_is_each_taps_first_left_vector():
-    random = np.random.default_rng(0)
-    maps = [random.normal(size=(2, 4, 4, 3)).astype(np.float32) for _ in range(2)]
-    vector = random.normal(size=(2, 5)).astype(np.float32)
-    method = distillers.create("SSKD_SVD")
-    pictures = method.pictures([*maps, vector], [maps[1], maps[0], vector])
-    (taps,) = pictures.values()
-    assert list(pictures) == ["singular_vectors"] and [len(each) for each in taps] == [2, 2]
-    for network, order in zip(taps, (maps, maps[::-1]), strict=True):
-        for found, tap in zip(network, order, strict=True):
-            left = np.linalg.svd(tap.reshape(2, 16, 3))[0][:, :, 0].reshape(2, 4, 4)
-            np.testing.assert_allclose(np.abs(found), np.abs(left), atol=1e-5)
-    assert method.pictures([vector], [vector]) == {}
-    assert distillers.create("AT").pictures(maps, maps) == {}
-
-
-@pytest.mark.parametrize("method", ["SSKD_SVD", "KD_SVD", "KD_EID"])
-def test_fewer_vectors_than_asked_for_are_told(method):
-    taps = [keras.KerasTensor((None, *shape)) for shape in ((8, 8, 6), (2, 2, 6), (1, 1, 6))]
-    few = distillers.create(f"{method}(num_dfv=4)")
-    (told,) = few.check_features(taps, taps)
-    assert told == (
-        f"{method}: the teacher's tap 3 has 1 singular vector, so num_dfv is 1 from there on, "
-        "not 4"
-    )
-    assert few.check_features(taps[:2], taps[:2]) == []
-    (told,) = few.check_features(taps[:2], [taps[0], taps[2]])
-    assert told.startswith(f"{method}: the student's tap 2 has 1 singular vector")

@@ -107,6 +107,17 @@ def test_hyper_parameters_of_each_member():
     assert (at.weight, soft.alpha) == (7, 0.5)
 
 
+def test_a_member_counts_with_the_weight_of_the_stage_whose_loss_is_computed():
+    """AB's second stage has soft logits with the weight alpha."""
+    random = np.random.default_rng(0)
+    taps = [[tf.constant(random.normal(size=(3, 4, 4, 2)), tf.float32)] for _ in range(2)]
+    logits = [tf.constant(random.normal(size=(3, CLASSES)), tf.float32) for _ in range(2)]
+    features = [{"maps": m, "logits": z} for m, z in zip(taps, logits, strict=True)]
+    ab, soft, at = map(distillers.create, ("AB(alpha=0.9)", "Soft_logits(temperature=3)", "AT"))
+    expected = 0.9 * soft.compute_loss(*logits) + at.weight * at.compute_loss(*taps)
+    np.testing.assert_allclose(Sum([ab, at]).compute_loss(*features), expected, rtol=1e-6)
+
+
 def test_metrics_of_each_member_have_its_name():
     """SSKD_SVD and KD_SVD both say which share of the images they dropped."""
     _, logs = moved(distillers.create("SSKD_SVD+KD_SVD"))

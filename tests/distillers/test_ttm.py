@@ -6,7 +6,7 @@ import tensorflow as tf
 from scipy.special import softmax
 
 import distillers
-from distillers.soft_logits import softened_divergence
+from op_util.divergence import softened_divergence
 from registry import UserError
 from tests.distillers.harness import run_method_test
 from tests.distillers.losses import assert_finite_in_bfloat16, assert_gradient, gradients, logits

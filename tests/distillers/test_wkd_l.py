@@ -54,6 +54,14 @@ def test_loss_equals_a_loop_over_labelled_images(values):
     np.testing.assert_allclose(found, by_loop(teacher, student, *values), rtol=1e-9)
 
 
+def test_a_single_class_has_no_loss_and_no_gradient():
+    loss, _, ours = gradients(
+        WKD_L(), np.ones([7, 1]), 2 * np.ones([7, 1]), labels=np.zeros(7, "int32"),
+        teacher_classifier=CLASSIFIER[:1],
+    )
+    assert loss == 0 and not np.any(ours)
+
+
 def test_distance_is_that_of_the_cheapest_transport():
     p, q = (softmax(x[:1], axis=1) for x in logits(1, scale=1.0))
     cost = costs()

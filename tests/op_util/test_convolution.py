@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from op_util import convolution
 from op_util.convolution import Limits, convolve, filter_gradient, is_product_faster
-from op_util.decomposition import assume_device
+from op_util.devices import assume_device
 
 EVERYWHERE = {
     (dtype, strided): Limits(positions=10**6, channels=1)

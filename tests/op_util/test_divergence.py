@@ -2,10 +2,16 @@
 
 import numpy as np
 import tensorflow as tf
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 from scipy.stats import entropy
 
-from op_util.divergence import kl_divergence, log_softmax_without
+from op_util.divergence import (
+    decoupled,
+    kl_divergence,
+    log_softmax_without,
+    softened_divergence,
+    transformed_divergence,
+)
 
 
 def test_kl_divergence_of_each_row():
@@ -40,3 +46,32 @@ def test_gradient_is_finite():
                 log_softmax_without(logits, tf.constant(left_out)),
             )
         assert np.all(np.isfinite(loss)) and np.all(np.isfinite(tape.gradient(loss, logits)))
+
+
+def test_softened_divergence_is_that_of_softened_probabilities_times_the_temperature_squared():
+    teacher, student = np.random.default_rng(2).normal(size=(2, 6, 5)) * 4
+    found = softened_divergence(tf.constant(teacher), tf.constant(student), 3.0)
+    p, q = softmax(teacher / 3, axis=1), softmax(student / 3, axis=1)
+    np.testing.assert_allclose(found, 9 * np.mean(entropy(p, q, axis=1)), rtol=1e-9)
+
+
+def test_transformed_divergence_is_that_of_a_power_of_the_teachers_probabilities():
+    teacher, student = np.random.default_rng(3).normal(size=(2, 6, 5)) * 4
+    found, total = transformed_divergence(tf.constant(teacher), tf.constant(student), 0.3)
+    powers = softmax(teacher, axis=1) ** 0.3
+    np.testing.assert_allclose(total, powers.sum(axis=1), rtol=1e-9)
+    expected = entropy(powers, softmax(student, axis=1), axis=1)  # which makes them add up to 1
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_decoupled_parts_are_probabilities_with_and_without_the_target_class():
+    logits = np.random.default_rng(4).normal(size=(6, 5)) * 4
+    labels = np.array([0, 4, 2, 2, 1, 3])
+    found = decoupled(tf.constant(logits), tf.one_hot(labels, 5, True, False, dtype=tf.bool))
+    p = softmax(logits, axis=1)
+    target = p[np.arange(6), labels]
+    np.testing.assert_allclose(np.exp(found.target), target, rtol=1e-9)
+    np.testing.assert_allclose(np.exp(found.others), 1 - target, rtol=1e-9)
+    among = p / (1 - target)[:, None]
+    among[np.arange(6), labels] = 0
+    np.testing.assert_allclose(np.exp(found.among_others), among, rtol=1e-9)

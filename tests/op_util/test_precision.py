@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from op_util import precision
-from op_util.precision import product, rounds_products
+from op_util.precision import epsilon_of, product, rounds_products
 from op_util.singular_vectors import right_singular_vectors
 
 
@@ -77,3 +77,8 @@ def test_singular_vectors_and_gradients_keep_the_digits(monkeypatch, no_float32_
     assert max(worst_error()) < 1e-5
     monkeypatch.setattr(precision, "rounds_products", lambda: False)
     assert max(worst_error()) > 1e-4
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+def test_epsilon_is_numpys(dtype):
+    assert epsilon_of(dtype) == np.finfo(dtype.as_numpy_dtype).eps

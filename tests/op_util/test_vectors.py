@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from op_util.vectors import centred_unit_vectors, lengths, unit_vectors
+from op_util.vectors import centred_unit_vectors, lengths, unit_vectors, z_score
 
 
 def test_lengths_and_unit_vectors():
@@ -50,3 +50,13 @@ def test_centred_unit_vectors_are_numpys():
     centred = x.astype(np.float64) - x.mean(axis=1, keepdims=True, dtype=np.float64)
     expected = centred / np.linalg.norm(centred, axis=1, keepdims=True)
     np.testing.assert_allclose(centred_unit_vectors(tf.constant(x)), expected, atol=1e-5)
+
+
+def test_z_scores_have_mean_0_and_variance_1_and_are_0_for_equal_logits():
+    x = np.random.default_rng(0).normal(5, 3, (4, 6))
+    x[2] = 1.5
+    found = z_score(tf.constant(x)).numpy()
+    assert not np.any(found[2])
+    for row in (0, 1, 3):
+        expected = (x[row] - x[row].mean()) / x[row].std(ddof=1)
+        np.testing.assert_allclose(found[row], expected, rtol=1e-9)
