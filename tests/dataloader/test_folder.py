@@ -426,7 +426,8 @@ def test_grey_only_where_all_are(tmp_path):
     assert set(data.train.rows) | set(data.test.rows) == set(range(6))
 
 
-def test_damaged_pictures_are_all_found_and_named(top):
+def test_damaged_pictures_are_all_found_and_named(cached):
+    top = cached
     bee = top / "train" / "bee"
     save(picture(0, (64, 64, 3)), bee / "4.jpg")
     (bee / "4.jpg").write_bytes((bee / "4.jpg").read_bytes()[:1500])
@@ -444,6 +445,34 @@ def test_damaged_pictures_are_all_found_and_named(top):
     assert "\n" not in message and "and 2 more" in message
     for part in ("bee/1.png (cut off)", "bee/2.png (", "bee/3.png (empty file)", "bee/4.jpg (cut"):
         assert part in message
+    (listing,) = cache_files()  # all of them, for the hand or for xargs
+    assert f"all of them listed in {listing}" in message
+    damaged = [bee / name for name in ("1.png", "2.png", "3.png", "4.jpg", "5.gif", "6.tif")]
+    damaged.append(top / "test" / "ant" / "0.bmp")
+    assert listing.read_text().splitlines() == list(map(str, damaged))
+    for path in damaged:
+        path.unlink()
+    load(top)
+
+
+def test_a_listing_of_damaged_pictures_names_no_other_file(cached):
+    broken = cached / "train" / "bee\n" / "etc"
+    broken.mkdir(parents=True)
+    for number in range(7):
+        (broken / f"{number}.png").touch()
+        (cached / "train" / "bee" / f"{number}.jpg").touch()
+    with pytest.raises(UserError, match="14 of .* and 9 more, all of them listed in"):
+        load(cached)
+    (listing,) = cache_files()
+    assert [Path(line).suffix for line in listing.read_text().splitlines()] == [".jpg"] * 7
+
+
+def test_where_no_listing_can_be_kept_the_first_pictures_are_named(cached, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cached / "train" / "ant" / "0.png"))
+    for number in range(7):
+        (cached / "train" / "bee" / f"{number}.jpg").touch()
+    with pytest.raises(UserError, match=r"and 2 more: repair or remove them"):
+        load(cached)
 
 
 @pytest.mark.parametrize("fault, message", [
