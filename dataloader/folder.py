@@ -280,10 +280,11 @@ def _source(request: Request, name: str, found: Found, splits: list[Split]) -> S
     """The source of the training, test and validation images that are there, in this order."""
     train, *others = splits
     if others:
-        validation = others[1] if len(others) > 1 else None
-        return Source(
-            name, tuple(found.class_names), train, test=others[0], validation=validation
-        )
-    chosen = rows_for_testing(train.labels, TEST_SHARE, request.seed)
-    rest = np.setdiff1d(np.arange(len(train)), chosen)
-    return Source(name, tuple(found.class_names), train.take(rest), test=train.take(chosen))
+        test, validation = others[0], others[1] if len(others) > 1 else None
+    else:
+        chosen = rows_for_testing(train.labels, TEST_SHARE, request.seed)
+        rest = np.setdiff1d(np.arange(len(train)), chosen)
+        train, test, validation = train.take(rest), train.take(chosen), None
+    return Source(
+        name, tuple(found.class_names), train, test, validation, sorted_by_class=True
+    )

@@ -213,6 +213,19 @@ def test_class_folders_without_parts_are_all_for_training(tmp_path, caplog):
     assert dataloader.outline(f"folder:{tmp_path}", validation_fraction=0).train_images == 12
 
 
+def test_few_training_images_are_of_all_classes(top):
+    """Not the first ones, which are all ants."""
+    data = load(top, train_images=4, seed=1)
+    assert data.train.labels.tolist() == [0, 0, 1, 1]
+    others = [tuple(load(top, train_images=4, seed=seed).train.rows) for seed in range(4)]
+    assert tuple(data.train.rows) == others[1] and len(set(others)) > 1
+    every = load(top, train_images=8)
+    np.testing.assert_array_equal(every.train.rows, load(top).train.rows)
+    assert len(load(top, train_images=3, validation_fraction=0.25, seed=2).train) == 3
+    with pytest.raises(UserError, match="has no image among the 1 training images: use more"):
+        load(top, train_images=1)
+
+
 @pytest.mark.parametrize("folders", [("training", "testing"), ("all",)])
 def test_folders_of_class_folders_are_no_classes(top, folders):
     for name in folders:
