@@ -610,6 +610,12 @@ def test_facts_tell_other_labels_and_other_images_of_each_part(top, part):
     assert split.take(np.zeros(0, np.int64)).facts[0] == 0
 
 
+def lines_of_the_serving_guide():
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "serving.md").read_text()
+    (lines,) = re.findall(r"\n((?:    [^\n]*\n|\n)*    images = np.asarray[^\n]*\n)", guide)
+    return textwrap.dedent(lines)
+
+
 @pytest.mark.parametrize("kind", ["turned", "transparent"])
 def test_the_serving_guide_prepares_photos_as_training_does(tmp_path, kind, monkeypatch):
     """By the lines of the guide itself."""
@@ -623,12 +629,24 @@ def test_the_serving_guide_prepares_photos_as_training_does(tmp_path, kind, monk
         save(np.dstack([colours, np.broadcast_to(alpha, (60, 90))]), file)
     for other in (("train", "bee"), ("test", "ant"), ("test", "bee")):
         save(colours, tmp_path.joinpath(*other) / "0.png")
-    guide = (Path(__file__).parents[2] / "docs" / "guides" / "serving.md").read_text()
-    (lines,) = re.findall(r"\n((?:    [^\n]*\n|\n)*    images = np.asarray[^\n]*\n)", guide)
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(textwrap.dedent(lines).replace("photo.jpg", str(file)), names)
+    exec(lines_of_the_serving_guide().replace("photo.jpg", str(file)), names)
     trained = load(tmp_path, image_size=(32, 32)).train.images([0]).numpy()
     difference = np.abs(names["images"].astype(int) - trained)
     assert names["images"].shape == (1, 32, 32, 3) and difference.max() <= 6
     assert difference.mean() < 1
+
+
+def test_the_serving_guide_prepares_grey_photos_as_training_does(tmp_path):
+    """By its lines with what it says of grey images."""
+    grey = smooth((60, 90))[..., 0]
+    for place in (("train", "ant"), ("train", "bee"), ("test", "ant"), ("test", "bee")):
+        save(grey, tmp_path.joinpath(*place) / "0.png")
+    file, names = tmp_path / "train" / "ant" / "0.png", {}
+    lines = lines_of_the_serving_guide().replace("photo.jpg", str(file))
+    lines = lines.replace("photo.resize", 'photo.convert("L").resize')
+    exec(f"{lines}images = images[..., np.newaxis]", names)
+    trained = load(tmp_path, image_size=(32, 32)).train.images([0]).numpy()
+    difference = np.abs(names["images"].astype(int) - trained)
+    assert names["images"].shape == trained.shape == (1, 32, 32, 1) and difference.max() <= 6
