@@ -12,7 +12,7 @@ from typing import Any
 from regular_files import read_bytes
 
 
-def cache_file(kind: str, place: str | Path) -> Path:
+def cache_file(kind: str, place: str | Path, ending: str = ".json") -> Path:
     """The file in which to keep what is known of the data at `place`.
 
     It lies in ``$XDG_CACHE_HOME`` or ``~/.cache``, never among the data. Without a home nothing is
@@ -21,12 +21,13 @@ def cache_file(kind: str, place: str | Path) -> Path:
     Args:
         kind: what is kept, for the file's name.
         place: a path, or a text that begins with one.
+        ending: of the file's name.
     """
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if not os.path.isabs(caches):  # nobody's home: a place where nothing can be kept
         caches = os.devnull
     name = hashlib.sha256(os.fsencode(os.path.realpath(place))).hexdigest()
-    return Path(caches) / "sskd-tte" / f"{kind}-{name}.json"
+    return Path(caches) / "sskd-tte" / f"{kind}-{name}{ending}"
 
 
 def read_cache(file: Path) -> Any:
@@ -37,8 +38,13 @@ def read_cache(file: Path) -> Any:
         return None
 
 
-def write_cache(file: Path, content: Any) -> None:
-    """Keep `content`, which JSON can express. Where it cannot be written nothing is kept.
+def write_cache(file: Path, content: Any) -> bool:
+    """Keep `content`, which JSON can express, as by `write_bytes`."""
+    return write_bytes(file, json.dumps(content).encode())
+
+
+def write_bytes(file: Path, content: bytes) -> bool:
+    """Keep `content`. Where it cannot be written nothing is kept, and False is returned.
 
     Several processes may write at once: the file is complete at every moment.
     """
@@ -46,7 +52,8 @@ def write_cache(file: Path, content: Any) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent) as unfinished:
             written = Path(unfinished) / file.name
-            written.write_text(json.dumps(content))
+            written.write_bytes(content)
             os.replace(written, file)
     except OSError:  # no place, or none that can be written to: the next start finds out again
-        return
+        return False
+    return True

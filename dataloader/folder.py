@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from dataloader import caches
 from dataloader.data import STATISTICS_SAMPLE, Images, MemoryImages, Split
 from dataloader.files import printable
 from dataloader.image_files import (
@@ -141,19 +142,22 @@ def _check(files: Sequence[str], decode: Sequence[bool], top: str | Path) -> Fac
         top: the folder, for messages.
 
     Raises:
-        UserError: there are damaged images; the first are named.
+        UserError: there are damaged images; the first are named, and a file lists all where they
+            are many.
     """
     found = examine(files, decode)
-    damaged = [
-        f"{printable(os.path.relpath(file, top))} ({finding.fault})"
-        for file, finding in zip(files, found, strict=True)
-        if finding.fault
-    ]
-    if damaged:
-        more = f" and {len(damaged) - NAMED} more" if len(damaged) > NAMED else ""
+    faults = {
+        file: finding.fault for file, finding in zip(files, found, strict=True) if finding.fault
+    }
+    if faults:
+        damaged = [
+            f"{printable(os.path.relpath(file, top))} ({fault})"
+            for file, fault in list(faults.items())[:NAMED]
+        ]
+        more = f" and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
         raise UserError(
-            f"folder:{printable(top)}: {len(damaged)} of {len(files)} images cannot be read: "
-            f"{', '.join(damaged[:NAMED])}{more}: repair or remove them"
+            f"folder:{printable(top)}: {len(faults)} of {len(files)} images cannot be read: "
+            f"{', '.join(damaged)}{more}{_listing(list(faults), top)}: repair or remove them"
         )
     brightest = max(finding.brightest for finding in found)
     white = white_of(brightest)
@@ -168,6 +172,21 @@ def _check(files: Sequence[str], decode: Sequence[bool], top: str | Path) -> Fac
         ordinary=all(finding.ordinary for finding in found),
         white=white,
     )
+
+
+def _listing(damaged: Sequence[str], top: str | Path) -> str:
+    """List damaged images that are too many to be named, one a line, in the user's cache folder.
+
+    Returns:
+        For the message where; an empty text where all are named, or there is no place for a file.
+    """
+    if len(damaged) <= NAMED:
+        return ""
+    file = caches.cache_file("damaged", top, ".txt")
+    # A line break would make two paths of one, of which the second may be any file.
+    paths = [os.path.abspath(path) for path in damaged if not set("\r\n") & set(path)]
+    is_written = caches.write_bytes(file, os.fsencode("".join(f"{path}\n" for path in paths)))
+    return f", all of them listed in {printable(file)}" if is_written else ""
 
 
 def _listed(top: Path) -> tuple[Found, Facts | None]:
@@ -261,10 +280,11 @@ def _source(request: Request, name: str, found: Found, splits: list[Split]) -> S
     """The source of the training, test and validation images that are there, in this order."""
     train, *others = splits
     if others:
-        validation = others[1] if len(others) > 1 else None
-        return Source(
-            name, tuple(found.class_names), train, test=others[0], validation=validation
-        )
-    chosen = rows_for_testing(train.labels, TEST_SHARE, request.seed)
-    rest = np.setdiff1d(np.arange(len(train)), chosen)
-    return Source(name, tuple(found.class_names), train.take(rest), test=train.take(chosen))
+        test, validation = others[0], others[1] if len(others) > 1 else None
+    else:
+        chosen = rows_for_testing(train.labels, TEST_SHARE, request.seed)
+        rest = np.setdiff1d(np.arange(len(train)), chosen)
+        train, test, validation = train.take(rest), train.take(chosen), None
+    return Source(
+        name, tuple(found.class_names), train, test, validation, sorted_by_class=True
+    )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dataloader.data import ConvertedImages, Data, Split, naming_damage
-from dataloader.splitting import keep_labels, validation_rows
+from dataloader.splitting import few_rows, keep_labels, validation_rows
 from dataloader.statistics import all_constant, channel_statistics
 from registry import Registry, UserError, nearest
 
@@ -34,6 +34,8 @@ class Source:
         validation: the set's own validation images; None: to be cut from the training images.
         default_flip: see `Data`.
         channel_statistics: published (mean, deviation) in 0..255, None: to be computed.
+        sorted_by_class: whether the training images come class by class, so that the first of them
+            would be of the first classes.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Source:
     validation: Split | None = None
     default_flip: bool = True
     channel_statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    sorted_by_class: bool = False
 
 
 @dataclass(frozen=True)
@@ -232,8 +235,9 @@ def load(
 
     First the validation images are taken out of the training images (stratified, by `seed`),
     unless the set has some of its own. Of the rest the first `train_images` are kept, in the order
-    in which the source has them. Of these `labelled_per_class` labels of each class are kept (by
-    `seed`), the others become -1.
+    in which the source has them; of a source that has them class by class (``folder:``), so many of
+    all classes (stratified, by `seed`). Of these `labelled_per_class` labels of each class are kept
+    (by `seed`), the others become -1.
 
     Args:
         name: ``digits``, ``npz:FILE``, ``folder:DIR`` or a tensorflow-datasets set by its name.
@@ -297,9 +301,13 @@ def load(
                 f"{train_images} training images asked of {source.name}, which has {len(rest)} "
                 f"(after {len(chosen)} for validation); expected 1 to {len(rest)}"
             )
-        rest = rest[:train_images]
+        if source.sorted_by_class:
+            rest = rest[few_rows(source.train.labels[rest], train_images, seed)]
+        else:
+            rest = rest[:train_images]
         if needs_classes:
-            where = f"among the first {train_images} training images"
+            first = "" if source.sorted_by_class else "first "
+            where = f"among the {first}{train_images} training images"
             _check_no_empty_class(source, source.train.labels[rest], where, "use more images")
         else:
             _warn_of_absent_classes(source, source.train.labels[rest], "training")

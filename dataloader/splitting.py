@@ -6,7 +6,7 @@ import numpy as np
 
 from registry import UserError
 
-VALIDATION, LABELLED, TEST, FRACTION = 0, 1, 2, 3
+VALIDATION, LABELLED, TEST, FRACTION, FEW = 0, 1, 2, 3, 4
 """Each use has its own stream of random numbers."""
 
 
@@ -53,6 +53,36 @@ def validation_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarra
 def rows_for_testing(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Choose test images of a data set that has none. Arguments as for `validation_rows`."""
     return _stratified_rows(labels, fraction, np.random.default_rng([seed, TEST]))
+
+
+def few_rows(labels: np.ndarray, number: int, seed: int) -> np.ndarray:
+    """Choose a number of images, stratified by class.
+
+    Each class contributes its share, rounded to whole images, and at least one image where there
+    are as many as classes.
+
+    Args:
+        labels: integers [N], classes numbered from 0.
+        number: of images, 1 to N.
+        seed: decides which images; at least 0.
+
+    Returns:
+        int64 [number], ascending.
+    """
+    counts = np.bincount(labels)
+    share = number * counts / len(labels)
+    least = ((counts > 0) & (number >= np.count_nonzero(counts))).astype(np.int64)
+    quota = np.maximum(np.floor(share).astype(np.int64), least)
+    while quota.sum() < number:
+        quota[np.argmax(np.where(quota < counts, share - quota, -np.inf))] += 1
+    while quota.sum() > number:
+        quota[np.argmin(np.where(quota > least, share - quota, np.inf))] -= 1
+    random = np.random.default_rng([seed, FEW])
+    chosen = [
+        random.permutation(np.flatnonzero(labels == label))[:of_class]
+        for label, of_class in enumerate(quota)
+    ]
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
 def fraction_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:

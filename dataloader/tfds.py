@@ -224,7 +224,7 @@ class _Opened:
         try:
             return int(next(iter(examples.take(1)))[self.keys[1]]) >= 0
         except tf.errors.OpError as error:
-            raise self._damaged(error.message.splitlines()[0][:200]) from error
+            raise damaged(self.builder, error) from error
 
     def is_for_memory(self, in_memory: str, count: int) -> bool:
         """Whether to hold `count` images in memory. Raises UserError where they do not fit."""
@@ -265,16 +265,20 @@ class _Opened:
                 images[start:end], labels[start:end] = batch[0].numpy(), batch[1].numpy()
                 start = end
         except tf.errors.OpError as error:
-            raise self._damaged(error.message.splitlines()[0][:200]) from error
+            raise damaged(self.builder, error) from error
         if start != count:
-            raise self._damaged(f"{start} of {count} images in {split}")
+            raise damaged(self.builder, f"{start} of {count} images in {split}")
         return Split.whole(MemoryImages(images, STATISTICS_SAMPLE), labels)
 
-    def _damaged(self, reason: str) -> UserError:
-        return UserError(
-            f"data set {self.builder.name!r} in {self.builder.data_path} is damaged ({reason}): "
-            "remove that folder and load the set again"
-        )
+
+def damaged(builder: Any, reason: str | tf.errors.OpError) -> UserError:
+    """The error that reports that the files of a set are damaged."""
+    if isinstance(reason, tf.errors.OpError):
+        reason = reason.message.splitlines()[0][:200]
+    return UserError(
+        f"data set {builder.name!r} in {builder.data_path} is damaged ({reason}): remove that "
+        "folder and load the set again"
+    )
 
 
 def in_order() -> Any:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from dataloader.memory import check_memory
 from dataloader.resizing import resized
 from dataloader.scenes import SceneRequest, Scenes, SceneSplit, register_scenes
-from dataloader.tfds import builder_of, in_order, prepare
+from dataloader.tfds import builder_of, damaged, in_order, prepare
 from registry import UserError
 
 DEFAULT_SIZE = (160, 160)
@@ -72,7 +72,7 @@ def _has_boxes(builder: Any, split: str) -> bool:
     try:
         return any(len(example[OBJECTS]["bbox"]) for example in dataset)
     except tf.errors.OpError as error:
-        raise _damaged(builder, error) from error
+        raise damaged(builder, error) from error
 
 
 def _read(builder: Any, split: str, size: tuple[int, int]) -> SceneSplit:
@@ -105,12 +105,5 @@ def _read(builder: Any, split: str, size: tuple[int, int]) -> SceneSplit:
             labels.append(objects["label"].numpy()[good].astype(np.int32))
             difficult.append(hard[good].astype(bool))
     except tf.errors.OpError as error:
-        raise _damaged(builder, error) from error
+        raise damaged(builder, error) from error
     return SceneSplit(np.stack(images), boxes, labels, difficult)
-
-
-def _damaged(builder: Any, error: tf.errors.OpError) -> UserError:
-    return UserError(
-        f"data set {builder.name!r} in {builder.data_path} is damaged "
-        f"({error.message.splitlines()[0][:200]}): remove that folder and load the data again"
-    )

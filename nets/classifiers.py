@@ -7,10 +7,8 @@ from typing import Any
 import keras
 
 from .keras_graph import Call, call_of, innermost
-
-# Layers that pass on their input, changing only its dtype, precision or shape, or, in training, a
-# mask.
-_TRANSPARENT = ("Cast", "Dropout", "FakeQuantize", "Flatten", "Identity", "Reshape", "Squeeze")
+from .logits import leaves_numbers
+from .quantization import FakeQuantize
 
 
 def classifier_of(logits: Any) -> keras.layers.Dense | None:
@@ -49,7 +47,13 @@ def _source(tensor: Any) -> Any:
     models within the model too."""
     tensor = innermost(tensor)
     call = call_of(tensor)
-    while call and type(call.operation).__name__ in _TRANSPARENT and len(call.inputs) == 1:
+    while call and _passes_on(call.operation) and len(call.inputs) == 1:
         tensor = innermost(call.inputs[0])
         call = call_of(tensor)
     return tensor
+
+
+def _passes_on(operation: keras.Operation) -> bool:
+    """Whether an operation changes the dtype, precision or shape of its input at most, or, in
+    training, drops a part."""
+    return leaves_numbers(operation) or isinstance(operation, FakeQuantize)

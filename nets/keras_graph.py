@@ -399,5 +399,8 @@ def holds_code(error: Exception) -> bool:
 
 def unknown_class(error: Exception) -> str | None:
     """The class or function that Keras did not find as it loaded a model; None: no such error."""
-    found = re.search(r"(?:Could not locate \w+|Unknown \w+:) '([^']+)'", str(error))
-    return found and found[1]
+    found = re.search(
+        r"(?:Could not locate \w+|Unknown \w+:) '([^']+)'"
+        r"|Could not deserialize \w+ '([^']+)' because its parent module", str(error)
+    )
+    return found and (found[1] or found[2])

@@ -53,6 +53,10 @@ _PASSING = (
     keras.layers.Identity, keras.layers.ZeroPadding2D, keras.layers.Cropping2D,
     keras.layers.UpSampling2D, keras.layers.ActivityRegularization,
 )
+# Become convolutions of 1x1, see `fold_batch_normalization`.
+_SCALING = (
+    keras.layers.BatchNormalization, keras.layers.Rescaling, keras.layers.Normalization,
+)
 _RANGED_OPERATIONS = {"Add", "Subtract", "Multiply", "Concatenate", "Relu", "Relu6"}
 _PASSING_OPERATIONS = {"Pad", "Reshape", "Transpose", "Squeeze", "ExpandDims", "GetItem"}
 """Of `keras.ops`, by their class's name: Keras does not name the classes publicly."""
@@ -154,8 +158,8 @@ def quantize(model: keras.Model, batches: Iterable[tf.Tensor | np.ndarray]) -> k
 
     Args:
         model: functional, of `Conv2D`, `DepthwiseConv2D`, `Dense`, `BatchNormalization`, ReLUs,
-            pooling, sums and the like, models within it included; any dtype policy. It stays as it
-            is.
+            pooling, sums and the like, with or without the preprocessing of images at its start,
+            models within it included; any dtype policy. It stays as it is.
         batches: what it takes, preprocessed ``[B, H, W, C]``, at least one batch: the ranges of the
             activations begin as the mean over batches of the smallest and the largest value.
 
@@ -255,11 +259,13 @@ def _rounded_weights(layer: keras.layers.Layer) -> list[Any]:
 
 
 def fold_batch_normalization(model: keras.Model) -> keras.Model:
-    """A float32 copy of a network that computes the same in inference mode without batch
-    normalisation.
+    """A float32 copy of a network that computes the same in inference mode by convolutions and
+    dense layers alone where it had batch normalisation, and the preprocessing of images.
 
     Each `BatchNormalization` becomes a part of the kernel and the bias of the convolution or dense
     layer before it; where there is none that it could be a part of, a depthwise convolution of 1x1.
+    So does each `Rescaling` and `Normalization`, and a reversal of the channels a convolution of
+    1x1. As these two are no trained parts of the network, their convolutions are not to be trained.
 
     Args:
         model: functional, as of `quantize`; it stays as it is.
@@ -271,11 +277,12 @@ def fold_batch_normalization(model: keras.Model) -> keras.Model:
 
     def make(call: Call, *args: Any, **kwargs: Any) -> Any:
         layer = call.operation
-        if isinstance(layer, keras.layers.BatchNormalization):
+        if isinstance(layer, _SCALING) or _reverses(layer):
             if id(call.outputs[0]) in before:
                 return args[0]
-            layer = copies.get(layer, lambda: _as_convolution(layer, args[0]),
-                               lambda: _convolution_weights(layer))
+            channels = _channels(layer, args[0])
+            layer = copies.get(layer, lambda: _as_convolution(layer, channels),
+                               lambda: _convolution_weights(layer, channels))
             return layer(args[0])
         if id(layer) in after:
             config = {**layer.get_config(), "use_bias": True}
@@ -363,17 +370,55 @@ def _folded_weights(
     return [np.float32(kernel * scale.reshape(shape)), np.float32(offset)]
 
 
-def _as_convolution(
-    layer: keras.layers.BatchNormalization, maps: keras.KerasTensor
-) -> keras.layers.Layer:
-    """A depthwise convolution of 1x1 in place of batch normalisation."""
-    if len(maps.shape) != 4 or not _is_of_channels(layer, maps):
-        raise _unquantizable(layer, "what it normalises are no channels of maps [N, H, W, C]")
-    return keras.layers.DepthwiseConv2D(1, name=layer.name, dtype="float32")
+def _reverses(operation: keras.Operation) -> bool:
+    """Whether it is `keras.ops.flip` along one axis."""
+    return type(operation).__name__ == "Flip" and isinstance(operation.axis, int)
 
 
-def _convolution_weights(layer: keras.layers.BatchNormalization) -> list[np.ndarray]:
-    scale, offset = scale_and_offset(layer)
+def _channels(operation: keras.Operation, maps: keras.KerasTensor) -> int:
+    """The number of channels that an operation scales or reverses.
+
+    Raises:
+        UserError: it does so to something else than the channels of maps.
+    """
+    if isinstance(operation, keras.layers.BatchNormalization):
+        verb, of_channels = "normalises", _is_of_channels(operation, maps)
+    elif isinstance(operation, keras.Layer):
+        sizes = {each.size for each in _factor_and_offset(operation)}
+        verb, of_channels = "scales", sizes <= {1, maps.shape[-1]}
+    else:
+        verb, of_channels = "reverses", operation.axis in (-1, len(maps.shape) - 1)
+    if len(maps.shape) != 4 or not of_channels:
+        raise _unquantizable(operation, f"what it {verb} are no channels of maps [N, H, W, C]")
+    return maps.shape[-1]
+
+
+def _factor_and_offset(layer: keras.Layer) -> tuple[np.ndarray, np.ndarray]:
+    """What a layer multiplies by in inference mode, and adds, float64, one or one a channel."""
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return scale_and_offset(layer)
+    if isinstance(layer, keras.layers.Rescaling):
+        return np.float64(layer.scale).reshape(-1), np.float64(layer.offset).reshape(-1)
+    mean, variance = (np.float64(each).reshape(-1) for each in (layer.mean, layer.variance))
+    deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
+    return (deviation, mean) if layer.invert else (1 / deviation, -mean / deviation)
+
+
+def _as_convolution(operation: keras.Operation, channels: int) -> keras.layers.Layer:
+    """A convolution of 1x1 in place of what scales or reverses channels."""
+    given = {
+        "name": operation.name, "dtype": "float32",
+        "trainable": isinstance(operation, keras.layers.BatchNormalization),
+    }
+    if isinstance(operation, keras.Layer):
+        return keras.layers.DepthwiseConv2D(1, **given)
+    return keras.layers.Conv2D(channels, 1, use_bias=False, **given)
+
+
+def _convolution_weights(operation: keras.Operation, channels: int) -> list[np.ndarray]:
+    if not isinstance(operation, keras.Layer):
+        return [np.eye(channels, dtype="float32")[:, ::-1].reshape(1, 1, channels, channels)]
+    scale, offset = (np.broadcast_to(each, [channels]) for each in _factor_and_offset(operation))
     return [np.float32(scale.reshape(1, 1, -1, 1)), np.float32(offset)]
 
 
@@ -534,10 +579,11 @@ def _check_calls(model: keras.Model) -> None:
 
 def _check_operation(operation: keras.Operation) -> None:
     if not isinstance(operation, keras.Layer):
-        if type(operation).__name__ not in _RANGED_OPERATIONS | _PASSING_OPERATIONS:
+        known = type(operation).__name__ in _RANGED_OPERATIONS | _PASSING_OPERATIONS
+        if not known and not _reverses(operation):
             raise _unquantizable(operation, "such an operation is not supported")
         return
-    kinds = (*_RANGED, *_PASSING, keras.layers.BatchNormalization)
+    kinds = (*_RANGED, *_PASSING, *_SCALING)
     # A class that extends one of these may compute something else.
     if type(operation) not in kinds:
         raise _unquantizable(operation, "such a layer is not supported")

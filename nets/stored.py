@@ -22,6 +22,7 @@ from .copying import global_policy
 from .file_checks import check_archive, check_h5, check_regular
 from .functional import is_functional
 from .fused import fuse_batch_normalization
+from .keras2 import as_keras3_reads_it, old_version
 from .keras_graph import holds_code, reserve_names, unknown_class
 from .logits import logits_alone, without_softmax
 from .memory import limited_memory
@@ -29,7 +30,7 @@ from .preprocessing import Standardize
 from .pretrained import included_file, is_included
 from .registration import build, names
 from .scope_names import check_layer_names, scope_name
-from .weights import fill_from_h5, fill_from_mat, h5_file, unreadable
+from .weights import cause_of, fill_from_h5, fill_from_mat, h5_file, unreadable
 
 RUN_FILES = ("student.keras", "summary.json")
 """What `load` reads of a run folder."""
@@ -78,8 +79,9 @@ def load(
     - ``pretrained:NAME``: a network that comes with the project, see `nets.pretrained`.
     - a run folder: ``student.keras``, with the preprocessing that ``summary.json`` tells.
     - ``.keras``, or ``.h5`` with a whole model: any functional model, without running code from
-      the file. Each layer keeps the dtype policy that it was saved with, whatever the global one.
-      A softmax at its end is taken off: a network gives logits here.
+      the file; of Keras 2 an ``.h5`` (`nets.keras2`). Each layer keeps the dtype policy that it was
+      saved with, whatever the global one. A softmax at its end is taken off: a network gives logits
+      here.
     - ``.weights.h5`` (or ``.h5``) from ``save_weights`` of the registered network `net`; every
       layer has to be there by name, and no other.
     - ``.mat``: variables as the published TensorFlow 1 code saved them, for registered networks
@@ -202,8 +204,9 @@ def load_model(path: Path) -> keras.Model:
             with h5py.File(path) as file:
                 check_h5(file, path)
         held = _warnings_of_what_succeeds()
-        with global_policy("float32"), limited_memory(f"the model in {path}"), held:
-            model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        memory = limited_memory(f"the model in {path}")
+        with global_policy("float32"), memory, held, as_keras3_reads_it(path) as file:
+            model = keras.saving.load_model(file, compile=False, safe_mode=True)
     except UserError:
         raise
     # A file can state anything, so Keras can fail in any way.
@@ -228,7 +231,9 @@ def _refusal(path: Path, error: Exception) -> UserError:
             f"{path} holds Python code (a Lambda layer's, say), which could do anything, and is "
             "refused: save the model without such layers"
         )
-    unknown = unknown_class(error)
+    unknown, version = unknown_class(error), old_version(path)
+    if version and unknown in (None, "Functional"):
+        return _refusal_of_keras2(path, version, "" if unknown else f" ({cause_of(error)})")
     if unknown:
         return UserError(
             f"{path} uses {unknown!r}, which is not known here: import what registers it "
@@ -236,6 +241,19 @@ def _refusal(path: Path, error: Exception) -> UserError:
             "layers"
         )
     return unreadable(path, "a Keras model", error)
+
+
+def _refusal_of_keras2(path: Path, version: str, cause: str) -> UserError:
+    if path.suffix == ".h5":
+        advice = "build the network in Keras 3, call its load_weights with this file, and save it"
+    else:
+        advice = (
+            "open it in Keras 2 and save it as .h5, which Keras 3 can mostly read, or build the "
+            "network in Keras 3 and load weights that Keras 2 saved by save_weights('weights.h5')"
+        )
+    return UserError(
+        f"{path} was saved by Keras {version}, and Keras 3 cannot read it{cause}: {advice}"
+    )
 
 
 def _holds_model(path: Path) -> bool:

@@ -27,6 +27,7 @@ _VARIABLE = re.compile(
     r"(?P<scope>.*?)/?(?:block(?P<block>\d+)/conv(?P<conv>\d+)|(?:fc|full)t?(?P<full>\d+))"
     r"/(?P<kind>weights|biases)"
 )
+_COLOUR = re.compile(r"\x1b\[\d*m")  # of a terminal, in errors of Keras
 # An optimizer's slot for a variable: "vgg6/block0/conv1/weights/Momentum".
 _SLOT = re.compile(r".*/(weights|biases)/\w+")
 
@@ -35,10 +36,17 @@ _Named = list[tuple[str, np.ndarray]]
 
 def unreadable(path: Path, kind: str, error: Exception) -> UserError:
     """The error that reports that `path` is not the expected `kind` of file."""
-    cause = " ".join(str(error).split())[:150]
     return UserError(
-        f"{path} is damaged or not {kind} ({type(error).__name__}: {cause}): copy or save it again"
+        f"{path} is damaged or not {kind} ({type(error).__name__}: {cause_of(error)}): copy or "
+        "save it again"
     )
+
+
+def cause_of(error: Exception) -> str:
+    """What an error says, in one line that is not long. Keras' errors quote the whole description
+    of a layer and tell the cause after it."""
+    cause = _COLOUR.sub("", str(error)).rpartition("Exception encountered:")[2]
+    return " ".join(cause.strip(" '").split())[:150]
 
 
 @contextlib.contextmanager

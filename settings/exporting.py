@@ -142,8 +142,8 @@ def export_run(run: OpenedRun, folder: RunFolder, min_agreement: float) -> str:
         The card as text.
 
     Raises:
-        UserError: a format cannot hold the student, or (once the card is written) a file does not
-            answer as the student does.
+        UserError: once the other files and the card are written: a format cannot hold the student,
+            or a file does not answer as the student does.
     """
     rows = write_files(run.formats, run.networks, run.images, folder, min_agreement)
     facts = card.conditions(len(run.images.test))

@@ -28,16 +28,17 @@ class Row:
     Attributes:
         name: ``teacher``, ``student`` or a format.
         file: its file in the run folder; None: it is no file there.
-        top1: share of the images that it classifies right; None: it has other classes.
+        top1: share of the images that it classifies right; None: it has other classes, or could not
+            be written.
         agreement: share of the images that it puts into the class of `compared_with`; None as
             above.
         difference: the largest difference of a probability from that network's; None as above.
-        bytes: of the file.
+        bytes: of the file; None: it could not be written.
         parameters: of the network, batch statistics included.
         multiply_adds: of convolutions and matrix products, for one image; None: their number is not
             fixed.
         milliseconds: by (images at a time, threads); empty: the network is not to be run so.
-        failure: why the file was removed; None: it was not.
+        failure: why there is no such file, to be read after its name; None: there is one.
         compared_with: ``"student"``, or ``"quantized"`` where that is what the file is made of.
     """
 
@@ -46,7 +47,7 @@ class Row:
     top1: float | None
     agreement: float | None
     difference: float | None
-    bytes: int
+    bytes: int | None
     parameters: int
     multiply_adds: int | None
     milliseconds: dict[tuple[int, int], float]
@@ -60,7 +61,7 @@ class Row:
             "": self.name + fallen,
             "top-1 %": _percent(self.top1),
             "agreement %": _percent(self.agreement),
-            "KB": f"{self.bytes / 1000:,.0f}",
+            "KB": None if self.bytes is None else f"{self.bytes / 1000:,.0f}",
             "parameters": f"{self.parameters:,}",
             "multiply-adds": None if self.multiply_adds is None else f"{self.multiply_adds:,}",
             **{
@@ -135,7 +136,7 @@ def markdown(title: str, rows: Sequence[Row], facts: dict[str, Any]) -> str:
     """The card as Markdown."""
     cells = markdown_table([row.shown() for row in rows])
     failures = [
-        f"{row.name} failed and was removed: it {row.failure}." for row in rows if row.failure
+        f"{row.name} failed and is not kept: it {row.failure}." for row in rows if row.failure
     ]
     return "\n\n".join([f"# {title}", cells, *failures, about(rows, facts)]) + "\n"
 
@@ -165,7 +166,7 @@ def draw(rows: Sequence[Row], path: str | os.PathLike) -> None:
     columns = {
         "top-1, %": [_times(100, row.top1) for row in rows],
         "agreement with\nthe student, %": [_times(100, row.agreement) for row in rows],
-        "size, MB": [row.bytes / 1e6 for row in rows],
+        "size, MB": [_times(1e-6, row.bytes) for row in rows],
         **{
             f"{_images(size)} on\none thread, ms": [row.milliseconds.get((size, 1)) for row in rows]
             for size in SIZES

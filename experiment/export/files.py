@@ -92,15 +92,17 @@ def write_files(
             network that it is made of, 0..1.
 
     Returns:
-        A row of the card for each network and file; ``failure`` says why a file was not kept.
+        A row of the card for each network and format; ``failure`` says why there is no file in it:
+        the format cannot hold its network, the converter crashed, or the file answers otherwise.
 
     Raises:
-        UserError: a format cannot hold its network, or a converter or an interpreter crashed.
+        UserError: an interpreter crashed.
     """
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         entries = [_write_keras(name, each, images, work) for name, each in networks.items()]
-        entries += _convert_all(formats, networks, images, work)
+        files, failures = _convert_all(formats, networks, images, work)
+        entries += files
         print(f"running {len(entries)} networks on {len(images.test):,} test images", flush=True)
         np.save(work / "images.npy", images.test)
         found = measure(entries, work / "images.npy", work)
@@ -117,24 +119,33 @@ def write_files(
                 row = _judged(entry, row, min_agreement, is_narrow(network.model))
                 _place(entry, folder, keep=row.failure is None)
             rows.append(row)
-    return rows
+        for form, failure in failures:
+            _remove(form.place(folder))
+            rows.append(_row_without_file(form, networks[form.source], images, failure))
+    order = [*networks, *(form.name for form in formats)]
+    return sorted(rows, key=lambda row: order.index(row.name))
 
 
 def _convert_all(
     formats: Sequence[Format], networks: Mapping[str, Network], images: Images, work: Path
-) -> list[Entry]:
-    """Write the files into `work`."""
+) -> tuple[list[Entry], list[tuple[Format, str]]]:
+    """Write the files into `work`. Gives those, and the formats that could not be written, with the
+    reasons."""
     for source in {form.source for form in formats}:
         material = networks[source].material(images.shape, images.calibration)
         material.write(work / f"{source}-material")
-    entries = []
+    entries, failures = [], []
     for form in formats:
         print(f"writing {form.file}", flush=True)
         path = work / form.name / Path(form.file).name
         path.parent.mkdir()
-        convert(form, work / f"{form.source}-material", path)
-        entries.append(Entry(form.name, form, path))
-    return entries
+        try:
+            convert(form, work / f"{form.source}-material", path)
+        except UserError as error:  # the other formats may do
+            failures.append((form, str(error).removeprefix(f"{form.name}: ")))
+        else:
+            entries.append(Entry(form.name, form, path))
+    return entries, failures
 
 
 def predict(network: Network, images: np.ndarray, batch: int = 100) -> np.ndarray:
@@ -163,13 +174,14 @@ def without_tensor_float_32() -> Iterator[None]:
 
 
 def check_rows(rows: Sequence[Row]) -> None:
-    """Raise UserError where a file failed."""
+    """Raise UserError where a file could not be written or was not kept."""
     failed = [row for row in rows if row.failure]
     if failed:
         reasons = "; ".join(f"{row.name} {row.failure}" for row in failed)
+        kept = [row.file for row in rows if row.file and not row.failure]
         raise UserError(
-            f"{reasons}; removed: {', '.join(str(row.file) for row in failed)} (card.md has all "
-            "numbers)"
+            f"{reasons}; kept: {', '.join(kept) or 'no file'}; not kept: "
+            f"{', '.join(str(row.file) for row in failed)} (card.md has all numbers)"
         )
 
 
@@ -185,7 +197,6 @@ def _row(
 ) -> Row:
     scores = compare(found, reference, images.labels) if network.has_classes else (None,) * 3
     top1, agreement, difference = scores
-    flops = known_flops(network.model, network.preprocessing.size or images.shape[:2])
     return Row(
         name=entry.label,
         file=None,
@@ -194,10 +205,31 @@ def _row(
         difference=difference,
         bytes=size_of(entry.path),
         parameters=count_parameters(network.model),
-        multiply_adds=None if flops is None else flops // 2,
+        multiply_adds=_multiply_adds(network, images),
         # Simulating int8 takes longer than computing in it.
         milliseconds={} if entry.label == QUANTIZED else found.milliseconds,
     )
+
+
+def _row_without_file(form: Format, network: Network, images: Images, failure: str) -> Row:
+    return Row(
+        name=form.name,
+        file=form.file,
+        top1=None,
+        agreement=None,
+        difference=None,
+        bytes=None,
+        parameters=count_parameters(network.model),
+        multiply_adds=_multiply_adds(network, images),
+        milliseconds={},
+        failure=f"could not be written ({failure})",
+        compared_with=form.source,
+    )
+
+
+def _multiply_adds(network: Network, images: Images) -> int | None:
+    flops = known_flops(network.model, network.preprocessing.size or images.shape[:2])
+    return None if flops is None else flops // 2
 
 
 def _judged(entry: Entry, row: Row, min_agreement: float, narrow: bool) -> Row:
@@ -211,20 +243,21 @@ def _judged(entry: Entry, row: Row, min_agreement: float, narrow: bool) -> Row:
 
 
 def _failure(form: Format, row: Row, min_agreement: float, narrow: bool) -> str | None:
-    """Why a file is not to be kept; None: it answers as the student does."""
+    """Why a file is not to be kept; None: it answers as the network does that it is made of."""
+    whose = "the student's" if form.source == STUDENT else "the quantised copy's"
     if row.agreement is None or not row.agreement >= min_agreement:
         share = 0.0 if row.agreement is None else row.agreement
         return (
-            f"puts {100 * share:.2f} % of the images into the student's class, less than "
-            f"--min_agreement {min_agreement:g}"
+            f"puts {100 * share:.2f} % of the images into {whose} class, less than "
+            f"{100 * min_agreement:g} % (--min_agreement {min_agreement:g})"
         )
     tolerance = math.inf if form.tolerance is None else form.tolerance
     if narrow:
         tolerance = max(tolerance, _NARROW_TOLERANCE)
     if not row.difference <= tolerance:
         return (
-            f"gives a probability that differs from the student's by {row.difference:.3g}, more "
-            f"than {tolerance:g}"
+            f"gives a probability that differs from {whose} by {row.difference:.3g}, more than "
+            f"{tolerance:g}"
         )
     return None
 
@@ -233,13 +266,17 @@ def _place(entry: Entry, folder: RunFolder, keep: bool) -> None:
     """Put a file into the run folder, or remove one that an earlier export left there."""
     place = entry.form.place(folder)
     if not keep:
-        if place.is_dir():
-            shutil.rmtree(place)
-        else:
-            place.unlink(missing_ok=True)
+        _remove(place)
         return
     with replacing(place) as partial:
         if entry.path.is_dir():
             shutil.copytree(entry.path, partial)
         else:
             shutil.copyfile(entry.path, partial)
+
+
+def _remove(place: Path) -> None:
+    if place.is_dir():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)

@@ -52,17 +52,15 @@ def write(
         raise _refusal(error, name) from error
 
 
-def write_int8(
-    model: keras.Model, path: Path, name: str, calibration: np.ndarray | None
-) -> None:
+def write_int8(model: keras.Model, path: Path, name: str, calibration: np.ndarray) -> None:
     """Convert a model to a LiteRT file that computes in int8 alone.
 
     Args:
         model: from images of float32 to probabilities.
         path: to write to.
         name: of the format, for error messages.
-        calibration: images uint8 ``[N, H, W, C]``, by which ranges are measured; None: the model
-            has fake quantisation that states them all.
+        calibration: images uint8 ``[N, H, W, C]``, by which ranges are measured where no fake
+            quantisation states them.
 
     Raises:
         UserError: LiteRT has no int8 kernel for something that the model computes.
@@ -73,14 +71,13 @@ def write_int8(
         for image in calibration:
             yield [image[np.newaxis].astype("float32")]
 
-    settings = {} if calibration is None else {"representative_dataset": images}
     write(
         model, path, name,
         optimizations=[tf.lite.Optimize.DEFAULT],
         inference_input_type=tf.uint8,
         inference_output_type=tf.uint8,
         target_spec={"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]},
-        **settings,
+        representative_dataset=images,
     )
     floats = float_tensors(path)
     if floats:

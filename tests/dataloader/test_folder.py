@@ -213,6 +213,19 @@ def test_class_folders_without_parts_are_all_for_training(tmp_path, caplog):
     assert dataloader.outline(f"folder:{tmp_path}", validation_fraction=0).train_images == 12
 
 
+def test_few_training_images_are_of_all_classes(top):
+    """Not the first ones, which are all ants."""
+    data = load(top, train_images=4, seed=1)
+    assert data.train.labels.tolist() == [0, 0, 1, 1]
+    others = [tuple(load(top, train_images=4, seed=seed).train.rows) for seed in range(4)]
+    assert tuple(data.train.rows) == others[1] and len(set(others)) > 1
+    every = load(top, train_images=8)
+    np.testing.assert_array_equal(every.train.rows, load(top).train.rows)
+    assert len(load(top, train_images=3, validation_fraction=0.25, seed=2).train) == 3
+    with pytest.raises(UserError, match="has no image among the 1 training images: use more"):
+        load(top, train_images=1)
+
+
 @pytest.mark.parametrize("folders", [("training", "testing"), ("all",)])
 def test_folders_of_class_folders_are_no_classes(top, folders):
     for name in folders:
@@ -426,7 +439,8 @@ def test_grey_only_where_all_are(tmp_path):
     assert set(data.train.rows) | set(data.test.rows) == set(range(6))
 
 
-def test_damaged_pictures_are_all_found_and_named(top):
+def test_damaged_pictures_are_all_found_and_named(cached):
+    top = cached
     bee = top / "train" / "bee"
     save(picture(0, (64, 64, 3)), bee / "4.jpg")
     (bee / "4.jpg").write_bytes((bee / "4.jpg").read_bytes()[:1500])
@@ -444,6 +458,34 @@ def test_damaged_pictures_are_all_found_and_named(top):
     assert "\n" not in message and "and 2 more" in message
     for part in ("bee/1.png (cut off)", "bee/2.png (", "bee/3.png (empty file)", "bee/4.jpg (cut"):
         assert part in message
+    (listing,) = cache_files()  # all of them, for the hand or for xargs
+    assert f"all of them listed in {listing}" in message
+    damaged = [bee / name for name in ("1.png", "2.png", "3.png", "4.jpg", "5.gif", "6.tif")]
+    damaged.append(top / "test" / "ant" / "0.bmp")
+    assert listing.read_text().splitlines() == list(map(str, damaged))
+    for path in damaged:
+        path.unlink()
+    load(top)
+
+
+def test_a_listing_of_damaged_pictures_names_no_other_file(cached):
+    broken = cached / "train" / "bee\n" / "etc"
+    broken.mkdir(parents=True)
+    for number in range(7):
+        (broken / f"{number}.png").touch()
+        (cached / "train" / "bee" / f"{number}.jpg").touch()
+    with pytest.raises(UserError, match="14 of .* and 9 more, all of them listed in"):
+        load(cached)
+    (listing,) = cache_files()
+    assert [Path(line).suffix for line in listing.read_text().splitlines()] == [".jpg"] * 7
+
+
+def test_where_no_listing_can_be_kept_the_first_pictures_are_named(cached, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cached / "train" / "ant" / "0.png"))
+    for number in range(7):
+        (cached / "train" / "bee" / f"{number}.jpg").touch()
+    with pytest.raises(UserError, match=r"and 2 more: repair or remove them"):
+        load(cached)
 
 
 @pytest.mark.parametrize("fault, message", [
@@ -568,6 +610,12 @@ def test_facts_tell_other_labels_and_other_images_of_each_part(top, part):
     assert split.take(np.zeros(0, np.int64)).facts[0] == 0
 
 
+def lines_of_the_serving_guide():
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "serving.md").read_text()
+    (lines,) = re.findall(r"\n((?:    [^\n]*\n|\n)*    images = np.asarray[^\n]*\n)", guide)
+    return textwrap.dedent(lines)
+
+
 @pytest.mark.parametrize("kind", ["turned", "transparent"])
 def test_the_serving_guide_prepares_photos_as_training_does(tmp_path, kind, monkeypatch):
     """By the lines of the guide itself."""
@@ -581,12 +629,24 @@ def test_the_serving_guide_prepares_photos_as_training_does(tmp_path, kind, monk
         save(np.dstack([colours, np.broadcast_to(alpha, (60, 90))]), file)
     for other in (("train", "bee"), ("test", "ant"), ("test", "bee")):
         save(colours, tmp_path.joinpath(*other) / "0.png")
-    guide = (Path(__file__).parents[2] / "docs" / "guides" / "serving.md").read_text()
-    (lines,) = re.findall(r"\n((?:    [^\n]*\n|\n)*    images = np.asarray[^\n]*\n)", guide)
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(textwrap.dedent(lines).replace("photo.jpg", str(file)), names)
+    exec(lines_of_the_serving_guide().replace("photo.jpg", str(file)), names)
     trained = load(tmp_path, image_size=(32, 32)).train.images([0]).numpy()
     difference = np.abs(names["images"].astype(int) - trained)
     assert names["images"].shape == (1, 32, 32, 3) and difference.max() <= 6
     assert difference.mean() < 1
+
+
+def test_the_serving_guide_prepares_grey_photos_as_training_does(tmp_path):
+    """By its lines with what it says of grey images."""
+    grey = smooth((60, 90))[..., 0]
+    for place in (("train", "ant"), ("train", "bee"), ("test", "ant"), ("test", "bee")):
+        save(grey, tmp_path.joinpath(*place) / "0.png")
+    file, names = tmp_path / "train" / "ant" / "0.png", {}
+    lines = lines_of_the_serving_guide().replace("photo.jpg", str(file))
+    lines = lines.replace("photo.resize", 'photo.convert("L").resize')
+    exec(f"{lines}images = images[..., np.newaxis]", names)
+    trained = load(tmp_path, image_size=(32, 32)).train.images([0]).numpy()
+    difference = np.abs(names["images"].astype(int) - trained)
+    assert names["images"].shape == trained.shape == (1, 32, 32, 1) and difference.max() <= 6

@@ -1,8 +1,9 @@
 """Stratified rows, counted by hand."""
 
 import numpy as np
+import pytest
 
-from dataloader.splitting import validation_rows
+from dataloader.splitting import few_rows, validation_rows
 
 
 def test_every_class_gives_its_share_and_keeps_one():
@@ -23,3 +24,26 @@ def test_at_least_one_and_none():
     assert len(validation_rows(np.array([0, 0, 1, 1]), 0.01, 0)) == 1
     assert len(validation_rows(np.array([0, 0, 1, 1]), 0, 0)) == 0
     assert len(validation_rows(np.array([0, 1]), 0.5, 0)) == 0
+
+
+@pytest.mark.parametrize(("number", "expected"), [
+    (16, [10, 5, 1]),
+    (8, [5, 2, 1]),  # shares 5, 2.5, 0.5: each has one, and the first gets no more than its share
+    (4, [2, 1, 1]),
+    (3, [1, 1, 1]),  # shares 1.9, 0.9, 0.2: each has one
+    (2, [1, 1, 0]),  # fewer than classes: 1.25, 0.6, 0.1
+    (1, [1, 0, 0]),
+])
+def test_few_images_are_of_all_classes(number, expected):
+    labels = np.array([0] * 10 + [1] * 5 + [2])
+    chosen = few_rows(labels, number, 0)
+    assert np.bincount(labels[chosen], minlength=3).tolist() == expected
+    assert len(chosen) == number and (np.diff(chosen) > 0).all()
+
+
+def test_few_images_depend_on_the_seed_and_are_among_more_of_them():
+    labels = np.repeat([0, 2], [60, 40])  # a class without images is passed over
+    few = few_rows(labels, 10, 3)
+    assert np.bincount(labels[few]).tolist() == [6, 0, 4]
+    np.testing.assert_array_equal(few, few_rows(labels, 10, 3))
+    assert set(few) < set(few_rows(labels, 50, 3)) and set(few) != set(few_rows(labels, 10, 4))

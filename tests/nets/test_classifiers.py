@@ -35,6 +35,18 @@ def test_what_only_hands_on_does_not_count():
     assert averages_for_logits(logits, maps)
 
 
+@pytest.mark.parametrize("ending", [
+    keras.layers.Activation("linear", dtype="float32"),  # of a network of mixed precision
+    keras.layers.ActivityRegularization(l2=0.1),
+    keras.ops.copy,
+])
+def test_neither_does_an_ending_that_computes_nothing(ending):
+    head = keras.layers.Dense(5)
+    maps, logits = logits_after([POOLED(), keras.layers.Activation("linear"), head, ending])
+    assert classifier_of(logits) is head
+    assert averages_for_logits(logits, maps)
+
+
 def test_of_the_maps_within_a_model_the_averaged_ones_alone():
     within = keras.Input((8, 8, 3))
     shallow = keras.layers.Conv2D(6, 3, name="shallow")(within)

@@ -158,6 +158,83 @@ def test_folding_batch_normalization_changes_nothing(random):
         np.testing.assert_array_equal(now, then)
 
 
+def preprocessed(kind):
+    """A network from images of 0..255 that begins as those with pretrained weights do."""
+    keras.utils.set_random_seed(0)
+    image = maps = keras.Input((8, 8, 3))
+    if kind == "caffe":
+        maps = keras.ops.flip(maps, axis=-1)
+    scaling = {
+        "scalar": keras.layers.Rescaling(1 / 127.5, -1.0, name="scaling"),
+        "caffe": keras.layers.Rescaling(1.0, [-104.0, -117.0, -124.0], name="scaling"),
+        "torch": keras.layers.Rescaling(
+            [0.017, 0.0175, 0.0174], np.array([-2.1, -2.0, -1.8]), name="scaling"
+        ),
+        "measured": keras.layers.Normalization(
+            mean=[120.0, 110.0, 90.0], variance=[4000.0, 3600.0, 0.0], name="scaling"
+        ),
+        "inverse": keras.layers.Normalization(
+            mean=[1.0, 2.0, 3.0], variance=[1e-4, 4e-4, 9e-4], invert=True, name="scaling"
+        ),
+    }[kind]
+    maps = keras.layers.Conv2D(6, 3, use_bias=False)(scaling(maps))
+    maps = keras.layers.ReLU()(keras.layers.BatchNormalization()(maps))
+    logits = keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(maps))
+    return fill(keras.Model(image, logits, name="raw"))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("kind", ["scalar", "caffe", "torch", "measured", "inverse"])
+def test_preprocessing_within_a_network_becomes_convolutions_that_are_not_trained(
+    kind, nested, random
+):
+    model = preprocessed(kind)
+    if nested:
+        image = keras.Input((8, 8, 3))
+        model = keras.Model(image, model(image))
+    images = random.integers(0, 256, (16, 8, 8, 3)).astype("float32")
+    expected = model(images, training=False).numpy()
+    folded = fold_batch_normalization(model)
+    np.testing.assert_allclose(folded(images), expected, rtol=1e-4, atol=1e-4 * np.ptp(expected))
+    kinds = {type(each) for each in folded.layers}
+    assert not kinds & {
+        keras.layers.Rescaling, keras.layers.Normalization, keras.layers.BatchNormalization
+    }
+    nets.check_quantizable(model)
+    found = quantize(model, [images])
+    # Kernel and bias of the convolution and of the dense layer, and ranges.
+    assert len(found.trainable_weights) == 4 + 2 * len(ranges(found))
+    assert np.abs(found(images) - expected).max() < 0.05 * np.ptp(expected)
+    np.testing.assert_allclose(with_rounded_weights(found)(images), found(images), atol=1e-4)
+
+
+def test_reversed_channels_lose_nothing(random):
+    image = keras.Input((2, 2, 3))
+    reversed_ = keras.ops.flip(image, axis=-1)
+    logits = keras.layers.Dense(12, use_bias=False)
+    model = keras.Model(image, logits(keras.layers.Flatten()(reversed_)))
+    logits.set_weights([np.eye(12)])
+    images = random.integers(0, 256, (64, 2, 2, 3)).astype("float32")
+    images[0, 0, 0, :2] = 0, 255
+    found = quantize(model, [images])(images).numpy().reshape(images.shape)
+    np.testing.assert_allclose(found, images[..., ::-1], atol=1e-3)
+
+
+@pytest.mark.parametrize(("layer", "verb"), [
+    (lambda maps: keras.layers.Rescaling(2.0)(keras.layers.Flatten()(maps)), "scales"),
+    (keras.layers.Rescaling(np.ones([4, 4, 3])), "scales"),
+    (keras.layers.Normalization(axis=(1, 2, 3)), "scales"),
+    (lambda maps: keras.ops.flip(maps, axis=2), "reverses"),
+])
+def test_preprocessing_of_other_things_than_channels_is_refused(layer, verb):
+    image = keras.Input((4, 4, 3))
+    maps = layer(image)
+    maps = maps if len(maps.shape) == 2 else keras.layers.Flatten()(maps)
+    model = keras.Model(image, keras.layers.Dense(2)(maps))
+    with pytest.raises(UserError, match=f"cannot be quantised: what it {verb} are no channels"):
+        nets.check_quantizable(model)
+
+
 def test_a_layer_that_is_called_twice_keeps_one_kernel(random):
     image = keras.Input((4, 4, 3))
     shared, normal = keras.layers.Conv2D(3, 1), keras.layers.BatchNormalization()

@@ -3,6 +3,7 @@
 import functools
 import json
 import warnings
+import zipfile
 
 import h5py
 import keras
@@ -474,3 +475,158 @@ def test_of_several_outputs_the_logits_are_loaded_as_they_are(tmp_path, make):
     logits = outputs[1] if isinstance(outputs, list) else outputs["logits"]
     loaded = nets.load(tmp_path / "several.keras").model
     np.testing.assert_allclose(loaded(images), logits, rtol=1e-5, atol=1e-6)
+
+
+# Models of Keras 2
+
+
+def describe_as_keras2(path, version="2.15.0", change=lambda config: None):
+    """Write into an .h5 file of Keras 3 what tf.keras 2.15 writes of the same layers."""
+    with h5py.File(path, "r+") as file:
+        stated = json.loads(file.attrs["model_config"])
+
+        def visit(layer, nested):
+            config = layer["config"]
+            for entry in ("module", "registered_name", "build_config"):
+                layer.pop(entry, None)
+            if isinstance(config.get("dtype"), dict):
+                name = config["dtype"]["config"]["name"]
+                config["dtype"] = name if name == "float32" else {
+                    "module": "keras.mixed_precision", "class_name": "Policy",
+                    "config": {"name": name}, "registered_name": None,
+                }
+            if layer["class_name"] == "InputLayer":
+                config["batch_input_shape"] = config.pop("batch_shape")
+            if layer["class_name"] in ("DepthwiseConv2D", "SeparableConv2D"):
+                config["groups"] = 1
+            if layer["class_name"] == "SeparableConv2D":
+                config |= {f"kernel_{kind}": None for kind in ("regularizer", "constraint")}
+                config["kernel_initializer"] = {
+                    "module": "keras.initializers", "class_name": "GlorotUniform",
+                    "config": {"seed": None}, "registered_name": None,
+                }
+            for entry in ("input_layers", "output_layers"):
+                if entry in config:
+                    config[entry] = [config[entry]]
+            if nested and layer["class_name"] == "Functional":
+                layer["module"] = "keras.src.engine.functional"
+                layer["registered_name"] = "Functional"
+            for each in config.get("layers", ()):
+                visit(each, nested=True)
+
+        visit(stated, nested=False)
+        change(stated)
+        file.attrs["model_config"] = json.dumps(stated)
+        file.attrs["keras_version"] = version
+
+
+def separable():
+    """A network of depthwise and separable convolutions with random weights."""
+    image = keras.Input((8, 8, 3), name="image")
+    maps = keras.layers.DepthwiseConv2D(3, activation="relu", name="deep")(image)
+    maps = keras.layers.BatchNormalization(name="norm")(maps)
+    maps = keras.layers.SeparableConv2D(5, 3, depth_multiplier=2, name="apart")(maps)
+    maps = keras.layers.GlobalAveragePooling2D(name="pooled")(maps)
+    return with_random_weights(
+        keras.Model(image, keras.layers.Dense(4, name="scores")(maps), name="light")
+    )
+
+
+def with_random_weights(model):
+    random = np.random.default_rng(1)
+    model.set_weights([random.uniform(0.1, 1, each.shape) for each in model.weights])
+    return model
+
+
+def test_an_h5_model_of_keras_2_gives_what_it_gave(tmp_path):
+    path, model = tmp_path / "light.h5", separable()
+    model.save(path)
+    describe_as_keras2(path)
+    with pytest.raises(TypeError, match="'groups': 1"):  # what is to be got around
+        keras.saving.load_model(path, compile=False)
+    before = path.read_bytes()
+    loaded = nets.load(path).model
+    assert path.read_bytes() == before
+    np.testing.assert_allclose(loaded(images()), model(images()), rtol=1e-6)
+    kernel, bias = (np.float64(each) for each in model.get_layer("deep").get_weights())
+    maps = nets.feature_extractor(loaded, nets.outputs_of(loaded, ["deep"]))
+    window = np.float64(images())[:, 2:5, 1:4]
+    expected = (window * kernel[..., 0]).sum(axis=(1, 2)) + bias
+    np.testing.assert_allclose(
+        maps(images())["maps"][0][:, 2, 1], np.maximum(expected, 0), rtol=1e-5
+    )
+    # It is one of Keras' own layers by now.
+    assert type(loaded.get_layer("deep")) is keras.layers.DepthwiseConv2D
+    loaded.save(tmp_path / "light.keras")
+    again = keras.saving.load_model(tmp_path / "light.keras")
+    np.testing.assert_allclose(again(images()), model(images()), rtol=1e-6)
+
+
+def test_an_h5_model_of_keras_2_may_hold_others_and_be_of_mixed_precision(tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    image = keras.Input((8, 8, 3), name="image")
+    inner = keras.Model(image, keras.layers.DepthwiseConv2D(3, name="deep")(image), name="inner")
+    body = keras.Sequential([inner, keras.layers.GlobalAveragePooling2D()], name="body")
+    head = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, dtype="float32")])
+    model = with_random_weights(keras.Sequential([keras.Input((8, 8, 3)), body, head]))
+    path = tmp_path / "machine.h5"
+    model.save(path)
+    describe_as_keras2(path)
+    keras.config.set_dtype_policy("float32")
+    loaded = nets.load(path).model
+    np.testing.assert_array_equal(loaded(images()), model(images()))
+    assert loaded.get_layer("body").get_layer("inner").get_layer("deep").compute_dtype == "bfloat16"
+
+
+def test_what_keras_3_cannot_read_of_keras_2_is_said(tmp_path):
+    path = tmp_path / "light.h5"
+    separable().save(path)
+    describe_as_keras2(path, change=lambda config: config["config"]["layers"][1]["config"].update(
+        groups=3
+    ))
+    message = refusal(path)
+    assert "was saved by Keras 2.15.0" in message and "load_weights" in message
+    assert "Unrecognized keyword arguments passed to DepthwiseConv2D: {'groups': 3}" in message
+    assert "damaged" not in message
+
+
+def archive_of_keras2(path, config):
+    """A .keras file as tf.keras 2.15 writes it, as far as its description goes."""
+    small().save(path)
+    with zipfile.ZipFile(path) as archive:
+        weights = archive.read("model.weights.h5")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata.json", json.dumps({"keras_version": "2.15.0"}))
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("model.weights.h5", weights)
+
+
+@pytest.mark.parametrize("package", ["keras", "tf_keras"])
+def test_an_archive_of_keras_2_is_to_be_saved_as_h5(tmp_path, package):
+    path = tmp_path / "light.keras"
+    archive_of_keras2(path, {
+        "module": f"{package}.src.engine.functional",
+        "class_name": "Functional", "registered_name": "Functional",
+        "config": {"name": "light", "layers": [], "input_layers": [], "output_layers": []},
+    })
+    message = refusal(path)
+    assert "was saved by Keras 2.15.0" in message and "save it as .h5" in message
+    assert "damaged" not in message and "register" not in message
+
+
+def test_a_class_whose_module_is_missing_is_named(tmp_path):
+    path = tmp_path / "other.keras"
+    archive_of_keras2(path, {
+        "module": "keras_cv.none", "class_name": "Own", "registered_name": "Own", "config": {},
+    })
+    assert "uses 'Own', which is not known here" in refusal(path)
+
+
+def test_the_cause_is_told_and_not_the_description_of_the_layer(tmp_path):
+    path = tmp_path / "model.h5"
+    small().save(path)
+    with h5py.File(path, "r+") as file:
+        stated = json.loads(file.attrs["model_config"])
+        stated["config"]["layers"][1]["config"]["colour"] = "red"
+        file.attrs["model_config"] = json.dumps(stated)
+    assert "Unrecognized keyword arguments passed to Conv2D: {'colour': 'red'}" in refusal(path)

@@ -87,6 +87,22 @@ def test_a_copy_takes_the_images_that_its_student_takes(settings_of, tmp_path):
     np.testing.assert_allclose(ours, theirs, atol=0.05 * np.abs(theirs).max())
 
 
+def test_pretrained_networks_can_be_quantised_with_their_preprocessing(settings_of, tmp_path):
+    random, labels = np.random.default_rng(0), np.arange(16) % CLASSES
+    images = random.integers(0, 256, (16, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "large.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    file = tmp_path / "own.weights.h5"
+    keras.applications.MobileNetV2((32, 32, 3), 0.35, weights=None, classes=7).save_weights(file)
+    setup = prepare(settings_of(
+        dataset=f"npz:{tmp_path}/large.npz", student_model="keras.applications:MobileNetV2",
+        student_weights=str(file), student_options=("alpha=0.35",), teacher_taps=None,
+        student_taps=None, quantize_distillation="Soft_logits", teacher_model=None,
+        Distillation="None",
+    ))
+    assert isinstance(setup.distiller.student.layers[1], keras.layers.Rescaling)
+    check_quantization(setup)
+
+
 def test_a_method_that_does_not_fit_is_refused_before_training(settings_of):
     changed = {"teacher_taps": None, "student_taps": None}
     with pytest.raises(UserError, match="--teacher_taps a,b,c and --student_taps a,b,c"):

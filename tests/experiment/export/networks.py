@@ -17,11 +17,13 @@ def images(count, size=16, seed=0):
     return np.clip(base, 0, 255).astype("uint8")
 
 
-def student(size=16, last=None):
-    """Convolution, depthwise convolution, normalisation, a sum; `last` goes before the logits."""
+def student(size=16, last=None, first=None):
+    """Convolution, depthwise convolution, normalisation, a sum; `first` goes before them, `last`
+    before the logits."""
     keras.utils.set_random_seed(1)
     image = keras.Input((size, size, 3))
-    maps = keras.layers.Conv2D(8, 3, padding="same", use_bias=False)(image)
+    maps = first(image) if first else image
+    maps = keras.layers.Conv2D(8, 3, padding="same", use_bias=False)(maps)
     normal = keras.layers.BatchNormalization()
     maps = shortcut = keras.layers.ReLU()(normal(maps))
     maps = keras.layers.DepthwiseConv2D(3, padding="same")(maps)

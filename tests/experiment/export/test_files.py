@@ -24,16 +24,18 @@ TEST = images(10)
 @pytest.fixture
 def written(tmp_path, monkeypatch):
     """``written(**answers)``: the rows and the folder after an export in which each file answers
-    as its array says."""
+    as its array says. A format with an error in place of an array cannot be written."""
     network = Network(student(), Standardize(MEAN, DEVIATION), NAMES)
     other = dataclasses.replace(network, has_classes=False)
     reference = files.predict(network, TEST)
 
-    def convert(form, folder, path):
-        assert folder.name == "student-material" and (folder / "student.keras").exists()
-        path.write_bytes(b"x" * 1234)
-
     def write(min_agreement=0.9, teacher_has_classes=True, **answers):
+        def convert(form, folder, path):
+            assert folder.name == "student-material" and (folder / "student.keras").exists()
+            if isinstance(answers.get(form.name), Exception):
+                raise answers[form.name]
+            path.write_bytes(b"x" * 1234)
+
         def measure(entries, path, work):
             assert np.load(path).dtype == "uint8"
             return {
@@ -102,10 +104,56 @@ def test_a_file_that_answers_otherwise_is_removed_also_an_older_one(written):
     assert [row.failure is None for row in rows] == [True, True, True, False]
     assert (folder / "student.tflite").exists()
     assert not (folder / "student-int8.tflite").exists()
-    assert "litert-int8 failed and was removed: it puts 80.00 %" in (folder / "card.md").read_text()
-    with pytest.raises(UserError, match=r"litert-int8 puts 80.00 % .* --min_agreement 0.85.*int8"):
+    text = (folder / "card.md").read_text()
+    assert "litert-int8 failed and is not kept: it puts 80.00 %" in text
+    with pytest.raises(UserError, match=(
+        r"litert-int8 puts 80.00 % of the images into the student's class, less than 85 % "
+        r"\(--min_agreement 0.85\); kept: student.tflite; not kept: student-int8.tflite"
+    )):
         check_rows(rows)
     assert all(row.failure is None for row in written(0.75, **{"litert-int8": other})[0])
+
+
+def test_a_format_that_cannot_be_written_leaves_the_others(written):
+    written()
+    refused = UserError("litert: LiteRT has no built-in kernel for Erfinv: use other layers")
+    rows, folder = written(litert=refused)
+    assert [row.name for row in rows] == ["teacher", "student", "litert", "litert-int8"]
+    assert not (folder / "student.tflite").exists()  # an older one neither
+    assert (folder / "student-int8.tflite").exists() and rows[3].agreement == 1
+    assert (rows[2].bytes, rows[2].top1, rows[2].milliseconds) == (None, None, {})
+    text = (folder / "card.md").read_text()
+    assert "| litert (failed) | - | - | - |" in text
+    assert "it could not be written (LiteRT has no built-in kernel for Erfinv" in text
+    assert json.loads((folder / "card.json").read_text())["rows"][2]["failure"]
+    assert imread(folder / "card.png").std() > 0.05
+    with pytest.raises(UserError, match=(
+        r"litert could not be written \(LiteRT has no .*use other layers\); "
+        r"kept: student-int8.tflite; not kept: student.tflite"
+    )):
+        check_rows(rows)
+
+
+def test_where_no_format_can_be_written_there_is_still_a_card(written):
+    rows, folder = written(litert=UserError("no"), **{"litert-int8": UserError("neither")})
+    assert (folder / "card.md").exists() and [row.bytes is None for row in rows[2:]] == [True] * 2
+    with pytest.raises(UserError, match="kept: no file; not kept: student.tflite, student-int8"):
+        check_rows(rows)
+
+
+@pytest.mark.parametrize("answers", [{"agreement": 0.5}, {"agreement": 1.0, "difference": 0.3}])
+def test_the_copy_of_quantisation_aware_training_is_named_as_what_a_file_differs_from(answers):
+    row = dataclasses.replace(
+        card.Row("litert-qat", None, 1.0, 1.0, 0.0, 1, 1, 1, {}), **answers
+    )
+    form = FORMATS.get("litert-qat")()
+    reason = files._failure(form, row, min_agreement=0.9, narrow=False)
+    assert (reason is None) == ("difference" in answers)  # int8 is compared by classes alone
+    if reason:
+        assert reason == (
+            "puts 50.00 % of the images into the quantised copy's class, less than 90 % "
+            "(--min_agreement 0.9)"
+        )
 
 
 def test_a_float_file_has_to_give_the_students_probabilities_too(written):

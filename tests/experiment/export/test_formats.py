@@ -1,5 +1,6 @@
 """Each format: written, run again by its own interpreter, and compared with the SavedModel."""
 
+import dataclasses
 import importlib.util
 from types import SimpleNamespace
 
@@ -87,6 +88,23 @@ def test_a_network_trained_in_whole_numbers_answers_in_int8_as_it_was_trained(ma
     found = form.open(tmp_path / form.file, 1)(TEST)
     same = np.mean(found.argmax(1) == expected.argmax(1))
     assert same >= 0.97
+    assert np.abs(found - expected).mean() < 0.01
+
+
+def test_a_network_with_its_own_preprocessing_answers_in_int8_as_it_was_trained(tmp_path):
+    """Channels reversed and scaled, as with pretrained weights of `keras.applications`."""
+    form = needed("litert-qat")
+    scaling = keras.layers.Rescaling([0.01, 0.02, 0.03], [-1.0, -2.0, -1.5])
+    made = material(first=lambda image: scaling(keras.ops.flip(image, axis=-1)))
+    made = dataclasses.replace(made, preprocessing=nets.Standardize((0.0,) * 3, (1.0,) * 3))
+    learned = nets.quantize(made.student, [made.preprocessing(made.calibration)])
+    expected = tf.nn.softmax(learned(made.preprocessing(TEST))).numpy()
+    before = tf.nn.softmax(made.student(made.preprocessing(TEST), training=False)).numpy()
+    form.convert(made.with_student(learned), tmp_path / form.file)
+    found = form.open(tmp_path / form.file, 1)(TEST)
+    assert len(set(before.argmax(1))) > 1
+    assert np.mean(found.argmax(1) == expected.argmax(1)) >= 0.97
+    assert np.mean(found.argmax(1) == before.argmax(1)) >= 0.95
     assert np.abs(found - expected).mean() < 0.01
 
 
