@@ -56,11 +56,13 @@ class DataSettings(Options):
         minimum=0, maximum=0.9,
     )
     train_images: int | None = option(
-        None, "train on only the first N training images, after validation images are held out",
+        None, "train on only N training images, after validation images are held out: of a folder "
+        "N of all classes, of other data the first N",
         group=DATA, minimum=1,
     )
     data_seed: int = option(
-        0, "seed of the split into training and validation images and of the kept labels",
+        0, "seed of the split into training and validation images, of the kept labels and of a "
+        "folder's --train_images",
         group=DATA, minimum=0,
     )
 
