@@ -260,7 +260,7 @@ def check_methods(outcomes: Sequence[Outcome], data: dataloader.Data | None = No
             continue
         seen.add(planned.group)
         own = dataclasses.replace(planned.given, strategy="none")
-        if planned.needs:  # this teacher has not been trained yet
+        if planned.needs:  # a run of its own trains this teacher
             own = dataclasses.replace(own, teacher=None)
         try:
             if setup is None:

@@ -31,6 +31,7 @@ from experiment.command import quiet  # noqa: F401 (loads TensorFlow)
 
 # isort: split
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -488,9 +489,9 @@ def task_losses(
     """A task's loss on each encoder of a run, by seed. Each is kept in ``losses.json`` as soon as
     it is known, and not computed again."""
     kept = folder.output(LOSSES)
-    found: dict[str, dict[str, list[float]]] = {}
+    found: dict[str, dict[str, list[float | None]]] = {}
     if kept.exists():
-        found = read_results(kept, {"losses": dict[str, dict[str, list[float]]]})["losses"]
+        found = read_results(kept, {"losses": dict[str, dict[str, list[float | None]]]})["losses"]
     losses = found.setdefault(run.name, {}).setdefault(task, [])
     for place in range(len(losses), len(run.encoders)):
         began = time.monotonic()
@@ -498,7 +499,7 @@ def task_losses(
         write_json(kept, {"losses": found})
         seconds = time.monotonic() - began
         print(f"{run.name}  seed {settings.seed + place}  {task}  {seconds:.0f} s", flush=True)
-    return losses
+    return [math.nan if each is None else each for each in losses]  # JSON has no NaN
 
 
 def task_loss(

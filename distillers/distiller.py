@@ -45,7 +45,13 @@ from distillers.stages import (
 )
 from distillers.sum import Sum
 from nets import Outputs, convolutions_by, limited_memory, open_convolutions
-from nets.finite_steps import SKIPPED, apply_if_finite, check_skipped, values_of
+from nets.finite_steps import (
+    SKIPPED,
+    apply_if_finite,
+    batch_statistics,
+    check_skipped,
+    values_of,
+)
 from nets.keras_graph import BuiltModel, Untracked
 from nets.layer_losses import collected_losses, weight_losses
 from op_util.accuracy import top_k_hits
@@ -56,7 +62,6 @@ from registry import UserError
 
 SCORES = ("loss", "main_loss", "accuracy", "top5")
 RISING = ("accuracy", "top5")
-STATISTICS = ("moving_mean", "moving_variance", "moving_stddev", "renorm_mean", "renorm_stddev")
 
 
 class Distiller(BuiltModel):
@@ -67,7 +72,7 @@ class Distiller(BuiltModel):
     trains it too, and is not a part of this model's variables; evaluation and prediction are the
     student's alone (or those of the model that the method makes of it to be deployed). If a
     gradient is not finite, the step uses zero gradients and is counted in ``skipped_steps``; `fit`
-    gives up once a fifth of an epoch's steps are of this kind.
+    gives up if more than a fifth of an epoch's steps are of this kind.
 
     Batches are dicts ``{"image", "label", "index"}`` or pairs ``(image, label)`` with the class's
     number as label; -1 marks an unlabelled image, which feeds the distillation loss only. Where
@@ -309,7 +314,8 @@ class Distiller(BuiltModel):
         if not has_mixtures(data):
             batch = batch._replace(share=None, other_label=None)
         variables = self.variables_to_train()
-        statistics = values_of(self._batch_statistics())
+        learning = (*self._learning_networks(), *self.method_layers)
+        statistics = values_of(batch_statistics(learning))
         with convolutions_by(convolve), tf.GradientTape(persistent=self._clips()) as tape:
             with collected_losses() as of_images:
                 student = self._student(batch.image, training=self.stage.changes_features)
@@ -375,14 +381,6 @@ class Distiller(BuiltModel):
     def _learning_networks(self) -> list[keras.Model]:
         """The student, and a teacher that is trained too."""
         return [self.student, *([self.teacher] if self.method.trains_teacher else [])]
-
-    def _batch_statistics(self) -> list[keras.Variable]:
-        """The moving statistics of the networks that learn, and of the method's layers."""
-        return [
-            variable for each in (*self._learning_networks(), *self.method_layers)
-            for variable in each.non_trainable_variables
-            if variable.path.rpartition("/")[2] in STATISTICS
-        ]
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         batch = as_batch(data)._replace(share=None, other_label=None)

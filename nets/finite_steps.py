@@ -14,7 +14,18 @@ from registry import UserError
 SKIPPED = "skipped_steps"  # the metric's name
 MOST_SKIPPED = 0.2  # of an epoch's steps, before training is given up
 
+STATISTICS = ("moving_mean", "moving_variance", "moving_stddev", "renorm_mean", "renorm_stddev")
+"""The names of what normalisation layers keep of the batches."""
+
 Kept = list[tuple[keras.Variable, tf.Tensor]]
+
+
+def batch_statistics(layers: Iterable[keras.layers.Layer]) -> list[keras.Variable]:
+    """The moving statistics of batches in networks and layers."""
+    return [
+        variable for layer in layers for variable in layer.non_trainable_variables
+        if variable.path.rpartition("/")[2] in STATISTICS
+    ]
 
 
 def values_of(variables: Iterable[keras.Variable]) -> Kept:

@@ -259,13 +259,13 @@ def _rounded_weights(layer: keras.layers.Layer) -> list[Any]:
 
 
 def fold_batch_normalization(model: keras.Model) -> keras.Model:
-    """A float32 copy of a network that computes the same in inference mode by convolutions and
-    dense layers alone where it had batch normalisation, and the preprocessing of images.
+    """A float32 copy of a network that gives the same in inference mode, with convolutions in place
+    of batch normalisation and of the preprocessing of images.
 
     Each `BatchNormalization` becomes a part of the kernel and the bias of the convolution or dense
     layer before it; where there is none that it could be a part of, a depthwise convolution of 1x1.
     So does each `Rescaling` and `Normalization`, and a reversal of the channels a convolution of
-    1x1. As these two are no trained parts of the network, their convolutions are not to be trained.
+    1x1. The convolutions that replace preprocessing are not trained.
 
     Args:
         model: functional, as of `quantize`; it stays as it is.

@@ -12,7 +12,13 @@ import tensorflow as tf
 
 import replicas
 from nets import Encoder, convolutions_by, copy_encoder, open_convolutions
-from nets.finite_steps import SKIPPED, apply_if_finite, check_skipped, values_of
+from nets.finite_steps import (
+    SKIPPED,
+    apply_if_finite,
+    batch_statistics,
+    check_skipped,
+    values_of,
+)
 from nets.keras_graph import BuiltModel, Untracked
 from nets.layer_losses import weight_losses
 from op_util.convolution import convolve
@@ -86,8 +92,8 @@ class MultiTask(BuiltModel):
 
     Losses, regularizer and ensemble are those of the global batch, however many replicas share it.
     Batches are dicts with ``image`` and ``index``; labels are never looked at. If a gradient is not
-    finite, the step uses zero gradients and is counted in ``skipped_steps``; `fit` gives up once a
-    fifth of an epoch's steps are of this kind.
+    finite, the step uses zero gradients and is counted in ``skipped_steps``; `fit` gives up if more
+    than a fifth of an epoch's steps are of this kind.
 
     Args:
         encoder: to be trained; its network takes images of one size or any.
@@ -308,9 +314,8 @@ class MultiTask(BuiltModel):
 
     def _changed_by_steps(self) -> list[keras.Variable]:
         """What a step changes beside what is trained: batch statistics and the balance's state."""
-        layers = (self.network, *self.task_layers, self.projection, self.balance)
-        variables = [each for layer in layers for each in layer.non_trainable_variables]
-        return [variable for variable in variables if variable.dtype.startswith("float")]
+        layers = (self.network, *self.task_layers, self.projection)
+        return [*batch_statistics(layers), *self.balance.non_trainable_variables]
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         batch, weight = replicas.never_empty(as_batch(data), replicas.copies_of(data))

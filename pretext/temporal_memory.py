@@ -103,7 +103,8 @@ class TemporalMemory(keras.layers.Layer):
             is_new = tf.reduce_any(chosen > 0, axis=1)
             new = tf.where(is_new[..., None], updated(rows, placed, self.decay), rows)
             more = tf.cast(is_new, times.dtype)
-        # In a step that is skipped embeddings have no direction; images keep what they have.
+        # An image of which an embedding is zero or not finite, as where images or weights are not
+        # finite, keeps what it has.
         lengths = tf.reduce_max(tf.abs(embeddings), axis=-1)
         known = tf.reduce_all(tf.math.is_finite(lengths) & (lengths > 0), axis=1)
         new = tf.where(known[:, None, None], new, rows)

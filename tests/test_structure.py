@@ -44,7 +44,9 @@ NOT_PARTS = {"tests", "benchmarks"}
 # Plug-ins made of others: a data source that reads one's files, formats that go on from another's,
 # and an ensemble that is both of two.
 MADE_OF_OTHERS = {
+    "dataloader/digit_scenes.py": {"dataloader/digits.py"},
     "dataloader/omniglot.py": {"dataloader/npz.py"},
+    "dataloader/tfds_scenes.py": {"dataloader/tfds.py"},
     "experiment/export/formats/litert_int8.py": {"experiment/export/formats/litert.py"},
     "experiment/export/formats/litert_qat.py": {"experiment/export/formats/litert.py"},
     "pretext/ensembles/both.py": {"pretext/ensembles/temporal.py", "pretext/ensembles/weights.py"},
@@ -116,7 +118,7 @@ def registers(source):
         for each in getattr(node, "decorator_list", []) if isinstance(each, ast.Call)
     ]
     names = [getattr(each, "attr", getattr(each, "id", None)) for each in decorators]
-    return "register" in names
+    return any(name and name.startswith("register") for name in names)
 
 
 def modules_imported(source, package):
@@ -141,6 +143,7 @@ def modules_imported(source, package):
 def test_plug_ins_and_their_imports_are_found():
     assert registers('@register("AT")\nclass AT: pass\n')
     assert registers('@TASKS.register("x")\ndef x(): pass\n')
+    assert registers('@register_scenes("x")\ndef x(): pass\n')
     assert not registers("@dataclass(frozen=True)\nclass A: pass\ndef register(): pass\n")
     source = "from distillers.at import AT\nfrom distillers import cc\nfrom . import crd\n"
     source += "import distillers.dkd\nfrom distillers.method import Method\n"

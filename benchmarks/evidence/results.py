@@ -11,7 +11,8 @@ seeds, so that runs of several folders make one table. ``tables`` brings the tab
 ``<!-- end of table -->``.
 ``picture`` draws gain against cost. Tables and picture are made from ``results.csv`` and
 ``step_costs.csv`` alone. The latter has the costs of steps that ``step_costs.py`` has measured;
-where it has none, the cost is the ratio of the runs' speeds, whatever else the machine did.
+where it lacks a method of a table, that table's costs are ratios of the runs' speeds, whatever
+else the machine did.
 """
 
 from __future__ import annotations
@@ -166,10 +167,9 @@ def step_costs(
         row["method"]: float(row["step_cost"])
         for row in csv_tables.read(costs) if row["table"] == rows[0]["table"]
     }
-    return {
-        name: measured.get(name) or median_ratio(speeds.get(BASELINE, []), each)
-        for name, each in speeds.items()
-    }
+    if speeds.keys() <= measured.keys():
+        return {name: measured[name] for name in speeds}
+    return {name: median_ratio(speeds.get(BASELINE, []), each) for name, each in speeds.items()}
 
 
 def table_text(rows: Iterable[Mapping[str, str]], costs: Path = COSTS) -> str:

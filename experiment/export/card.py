@@ -148,7 +148,9 @@ def terminal_text(rows: Sequence[Row], facts: dict[str, Any]) -> str:
 
 def about(rows: Sequence[Row], facts: dict[str, Any]) -> str:
     """What the columns are."""
-    others = [row.name for row in rows if row.compared_with != "student"]
+    others = [
+        row.name for row in rows if row.compared_with != "student" and row.bytes is not None
+    ]
     besides = (
         " Quantized is the student's copy from quantisation-aware training, which simulates int8; "
         f"{', '.join(others)} is compared with it." if others else ""

@@ -126,7 +126,7 @@ def _refusal(error: Exception, name: str) -> UserError:
         found = pattern.search(str(error))
         if found:
             return UserError(
-                f"{name}: LiteRT has no built-in kernel for {found[1].strip()}, which the student "
+                f"{name}: LiteRT has no built-in kernel for {found[1].strip()}, which the network "
                 "computes: use other layers, or the format onnx"
             )
-    return UserError(f"{name} cannot hold the student: {describe_failure(error)}")
+    return UserError(f"{name}: it cannot hold the network: {describe_failure(error)}")

@@ -36,7 +36,8 @@ class Onnx(Format):
         try:
             model.export(str(path), format="onnx", verbose=False, opset_version=self.opset)
         except (ValueError, RuntimeError, NotImplementedError) as error:
-            raise UserError(f"onnx cannot hold the student: {describe_failure(error)}") from error
+            reason = describe_failure(error)
+            raise UserError(f"onnx: it cannot hold the network: {reason}") from error
 
     def open(self, path: Path, threads: int) -> Predict:
         import onnxruntime
