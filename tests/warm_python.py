@@ -7,8 +7,9 @@ is ``python script.py argument`` (or ``-c code``, or ``-m module``), with the sa
 folder, standard streams, processors, exit status and signals, but forked from a server that has
 imported all of it, nothing of this repository, and used none of it. The process that the caller
 starts is a small one that hands all this over. It is `sys.executable` of the process it starts, and
-of tests that use the fixture `warm_children`, so what these start is warm too. A test of what loading TensorFlow prints, of how
-long a command takes to start, or of process groups needs a cold Python instead.
+of tests that use the fixture `warm_children`, so what these start is warm too. A test of what
+loading TensorFlow prints, of how long a command takes to start, or of process groups needs a cold
+Python instead.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ COLD_PYTHON = sys.executable
 LOADED = (
     "keras", "tensorflow", "absl.flags", "h5py", "matplotlib.figure", "matplotlib.image",
     "ml_dtypes", "PIL.Image", "psutil", "requests", "scipy.io", "scipy.optimize", "scipy.spatial",
-    "scipy.stats", "sklearn.cluster", "sklearn.datasets", "sklearn.linear_model", "sklearn.manifold",
-    "sklearn.metrics", "sklearn.neighbors", "sklearn.preprocessing",
+    "scipy.stats", "sklearn.cluster", "sklearn.datasets", "sklearn.linear_model",
+    "sklearn.manifold", "sklearn.metrics", "sklearn.neighbors", "sklearn.preprocessing",
 )
 EXECUTABLE = """#!{python} -IS
 import runpy, sys
