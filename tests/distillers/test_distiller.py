@@ -26,6 +26,7 @@ from distillers import (
 )
 from distillers.method import with_context
 from distillers.reading import Embedding
+from nets.copying import global_policy
 from registry import UserError
 from tests.distillers.models import CLASSES, TAPS, batch, network, outputs
 
@@ -389,14 +390,11 @@ def test_fit_goes_on_where_it_stopped():
 
 @pytest.mark.parametrize("method", [SSKD_SVD, SoftLogits])
 def test_mixed_bfloat16(method):
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with global_policy("mixed_bfloat16"):
         student = network(1, "student")
         last = keras.layers.Dense(CLASSES, dtype="float32", name="logits")
         student = keras.Model(student.input, last(student.layers[-2].output), name="student")
         distiller = distiller_of(method(), student=student)
-    finally:
-        keras.config.set_dtype_policy("float32")
     assert student.get_layer("deep").compute_dtype == "bfloat16"
     before = values(student.trainable_variables)
     history = distiller.fit(tf.data.Dataset.from_tensors(batch(14)), epochs=2, verbose=0)
@@ -752,12 +750,10 @@ def test_optimizers_that_expect_scaled_losses_are_refused():
     with pytest.raises(UserError, match="LossScaleOptimizer.* use the dtype policy mixed_bfloat16"):
         distiller_of(NoDistillation()).compile(scaling)
     student, teacher = network(1, "student"), network(2, "teacher", width=2)
-    keras.config.set_dtype_policy("mixed_float16")
-    try:
-        with pytest.raises(UserError, match="auto_scale_loss=False"):
-            distiller_of(NoDistillation(), student=student, teacher=teacher)
-    finally:
-        keras.config.set_dtype_policy("float32")
+    with (
+        global_policy("mixed_float16"), pytest.raises(UserError, match="auto_scale_loss=False")
+    ):
+        distiller_of(NoDistillation(), student=student, teacher=teacher)
 
 
 def test_an_export_is_the_students(tmp_path):

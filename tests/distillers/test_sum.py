@@ -9,6 +9,7 @@ import distillers
 from distillers import FSP, SSKD_SVD, Distiller, KerasLoss, SoftLogits, Sum
 from distillers.objective import weight_in_epoch
 from nets import feature_extractor
+from nets.copying import global_policy
 from registry import UserError
 from tests.distillers.models import CLASSES, batch, network, outputs
 
@@ -290,10 +291,8 @@ def test_a_persons_own_keras_loss():
 
 def test_teacher_of_another_dtype_and_a_model_of_two_outputs():
     """Keras' own Distiller refuses the first."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    teacher = network(2, "teacher", width=2)
-    keras.config.set_dtype_policy(policy)
+    with global_policy("mixed_bfloat16"):
+        teacher = network(2, "teacher", width=2)
     student = network(1, "student")
     two = [
         keras.Model(m.input, [m.output, m.get_layer("embedding").output], name=m.name)

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 import nets
 import pretext
+from nets.copying import global_policy
 from op_util import temporal_ensemble
 from pretext.balance import Weighting
 from pretext.batch import Batch, Use, as_batch, draws
@@ -336,13 +337,10 @@ def test_all_tasks_at_once():
 
 
 def test_bfloat16_is_finite_and_embeddings_are_float32():
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with global_policy("mixed_bfloat16"):
         model = multi_task(memory_of=COUNT, ensemble_weight=1.0)
         model.compile(keras.optimizers.Adam(1e-3))
         logs = model.fit(batches(COUNT, 5), epochs=3, verbose=0, shuffle=False).history
-    finally:
-        keras.config.set_dtype_policy("float32")
     assert np.all(np.isfinite([*logs.values()])) and np.all(np.isfinite(weights(model)))
     assert model.run_tasks(one_batch(), Use.TRAINING).embeddings.dtype == tf.float32
     assert model.network.layers[1].compute_dtype == "bfloat16"

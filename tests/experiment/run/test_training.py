@@ -302,15 +302,15 @@ def test_low_precision_and_seed_variables_survive(tmp_path):
 
 
 MIRRORED = """
-import sys, signal, os, keras, numpy as np, tensorflow as tf
+import sys, keras, numpy as np, tensorflow as tf
 import importlib.util
 spec = importlib.util.spec_from_file_location("tiny_run", sys.argv[2])
 tiny_run = importlib.util.module_from_spec(spec); spec.loader.exec_module(tiny_run)
 from experiment.run import devices
 from experiment.run.interruption import Interrupted
 from experiment.run.variables import read
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from tests.virtual_devices import split_cpu
+split_cpu(2)
 devices.prepare(5, deterministic=True)
 strategy = devices.strategy("mirrored")
 assert devices.replicas(strategy) == 2
