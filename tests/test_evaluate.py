@@ -39,8 +39,11 @@ def script(monkeypatch, capsys):
     return script_caller("evaluate.py", begin, monkeypatch, capsys)
 
 
-def save_run(path, encoder, tasks=("rotation", "reconstruction"), flip=None, **hyper_parameters):
-    """The folder of a TTE run of `encoder`, as far as evaluate.py reads it."""
+def save_run(
+    path, encoder, tasks=("rotation", "reconstruction"), flip=None, export=False, **hyper_parameters
+):
+    """The folder of a TTE run of `encoder`, as far as evaluate.py reads it; `export`: with its
+    SavedModel."""
     path.mkdir(parents=True)
     embedding = encoder.model.output["embedding"]
     keras.Model(encoder.model.input, embedding, name=encoder.name).save(path / "encoder.keras")
@@ -54,16 +57,17 @@ def save_run(path, encoder, tasks=("rotation", "reconstruction"), flip=None, **h
             },
         })
     )
-    export_saved_model(
-        encoder.model, path / "export" / "1", image_shape=(16, 16, 3),
-        outputs=lambda found: {"embedding": found["embedding"]}, **statistics,
-    )
+    if export:
+        export_saved_model(
+            encoder.model, path / "export" / "1", image_shape=(16, 16, 3),
+            outputs=lambda found: {"embedding": found["embedding"]}, **statistics,
+        )
     return path
 
 
 @pytest.mark.slow
 def test_encoders_side_by_side(script, tmp_path):
-    save_run(tmp_path / "run", small.encoder(seed=1))
+    save_run(tmp_path / "run", small.encoder(seed=1), export=True)
     names = [f"{tmp_path}/run", f"random:{tmp_path}/run", f"{tmp_path}/run/export/1", "pixels"]
     arguments = (f"--encoder={','.join(names)}", "--seeds=2", f"--out_dir={tmp_path}/out", *QUICK)
     done = script(*arguments)
@@ -347,7 +351,7 @@ def test_two_runs_of_one_task_have_no_bias(script, tmp_path):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
-    save_run(folder / "run", small.encoder())
+    save_run(folder / "run", small.encoder(), export=True)
     (folder / "unfinished").mkdir()
     (folder / "unfinished" / "settings.json").write_text("{}")
     (folder / "foreign").mkdir()

@@ -24,6 +24,7 @@ import pretext
 import pretrain_tte
 from experiment.command.main import run
 from experiment.command.options import compared
+from experiment.grid.runs import LOG
 from experiment.run import arrays
 from experiment.run.folder import RunFolder
 from experiment.run.training import read_history
@@ -915,6 +916,45 @@ def test_several_seeds_in_the_folder_of_one(script, files, tmp_path):
     assert done.status == 2 and "holds a run with other settings" in done.err
     done = script(*arguments, "--overwrite")
     assert (done.status, done.err) == (0, "")
+
+
+def test_one_failed_seed_of_two_leaves_a_table_of_the_other(script, files, tmp_path, monkeypatch):
+    """The runs themselves are left out."""
+
+    def execute(outcomes, describe, *_):
+        for outcome in outcomes:
+            if outcome.run.seed == 1:
+                outcome.fail("no space left on device")
+                continue
+            figures = {"linear_probe": 0.625, "five_nn": 0.5}
+            with RunFolder(outcome.run.folder) as folder:
+                folder.open(outcome.run.settings, networks=outcome.run.networks())
+                folder.finish({
+                    "method": outcome.run.group, "dataset": "good", "held_out": {},
+                    "parameters": 1, "images_per_second": 1.0, "seconds": 1.0, "targets": {
+                        outcome.run.group: {"classification": figures},
+                        "pixels": {"classification": {**figures, "linear_probe": 0.25}},
+                    },
+                })
+            outcome.finish()
+            assert describe(outcome.summary) == "linear probe 62.50 %"
+
+    monkeypatch.setattr(pretrain_tte, "execute", execute)
+    folder = tmp_path / "runs"
+    done = script(
+        f"--dataset=npz:{files}/good.npz", "--tasks=rotation,instance", "--seeds=2",
+        "--targets=classification", f"--train_dir={folder}",
+    )
+    assert (done.status, done.err) == (1, "")
+    method = json.loads((folder / "seed0/summary.json").read_text())["method"]
+    assert done.out.splitlines()[-1] == (
+        f"failed: {method}, seed 1: no space left on device (see {folder / 'seed1' / LOG})"
+    )
+    targets = json.loads((folder / "targets.json").read_text())["targets"]
+    for name, value in ((method, 0.625), ("pixels", 0.25)):
+        found = targets[name]["classification"]["linear_probe"]
+        assert found["values"] == [value] and found["mean"] == value
+        assert re.search(rf"^{re.escape(name)} +{100 * value:.2f}$", done.out, re.MULTILINE)
 
 
 @pytest.mark.slow

@@ -135,8 +135,8 @@ def place(tmp_path_factory):
             "--epochs=1", "--train_images=64", "--batch_size=32", "--targets=", "--tasks=rotation",
             "--regularizer=none", "--ensemble=none", "--validation_fraction=0",
         ],
-        # As many images as export.py calibrates on.
-        "train_w_distill.py": ["--epochs=1", "--train_images=512", "--validation_fraction=0"],
+        # As many images as export.py needs at least to calibrate on, and a few more.
+        "train_w_distill.py": ["--epochs=1", "--train_images=128", "--validation_fraction=0"],
     }
     needed = {"runs/encoder", "runs/small"}
     chain = [command for command in TRAININGS if needed & set(command)]
@@ -146,10 +146,11 @@ def place(tmp_path_factory):
         run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
     # Commands name further runs, of which only the kind matters.
+    without = shutil.ignore_patterns("checkpoints", "logs", "best.npz")
     for name in ("TTE", "plain_sum", "instance"):
-        shutil.copytree(folder / "runs/encoder", folder / "runs" / name)
+        shutil.copytree(folder / "runs/encoder", folder / "runs" / name, ignore=without)
     for name in ("large", "student"):
-        shutil.copytree(folder / "runs/small", folder / "runs" / name)
+        shutil.copytree(folder / "runs/small", folder / "runs" / name, ignore=without)
     return folder
 
 

@@ -22,13 +22,12 @@ import numpy as np
 import tensorflow as tf
 
 import replicas
+from experiment.run import devices
+from tests.virtual_devices import split_cpu
 
 cases = json.loads(sys.argv[1])
-count = len(cases[0])
-device = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * count)
-devices = [device.name for device in tf.config.list_logical_devices("CPU")]
-strategy = tf.distribute.MirroredStrategy(devices, tf.distribute.ReductionToOneDevice())
+split_cpu(len(cases[0]))
+strategy = devices.strategy("mirrored")
 names = "whole gradient total given weight counted".split()
 
 

@@ -32,8 +32,9 @@ from distillers.registration import METHODS
 from experiment.command.main import run
 from experiment.command.options import values
 from experiment.report import curves, vector_maps
-from experiment.run import arrays
+from experiment.run import arrays, workers
 from experiment.run.checkpoints import Checkpoints
+from experiment.run.folder import RunFolder
 from experiment.run.training import read_history
 from nets.quantization import FakeQuantize
 from settings import distillation
@@ -972,10 +973,10 @@ def test_each_kind_of_method_runs_through_its_stages(
     without_pictures(monkeypatch)
     for name in methods_of_each_kind():
         killed.clear()
-        check_a_run(script, files, tmp_path / name, killed, name)
+        check_a_run(script, files, tmp_path / name, killed, name, monkeypatch)
 
 
-def check_a_run(script, files, folder, killed, name):
+def check_a_run(script, files, folder, killed, name, monkeypatch):
     def train(folder):
         done = script(
             *(argument.format(files=files) for argument in OF_DIGITS), "--batch_size=16",
@@ -995,7 +996,11 @@ def check_a_run(script, files, folder, killed, name):
     assert all(np.isfinite(value) for row in rows for value in row.values())
     for copy in killed.values():
         assert not (copy / "summary.json").exists()
-        same_stages, rows_gone_on, weights_gone_on = train(copy)
+        with monkeypatch.context() as patch:  # only checkpoint and history are looked at
+            patch.setattr(
+                train_w_distill, "write_student", lambda setup, _: setup.student_preprocessing()
+            )
+            same_stages, rows_gone_on, weights_gone_on = train(copy)
         assert same_stages == of_epochs
         for gone_on, row in zip(rows_gone_on, rows, strict=True):
             assert gone_on == pytest.approx(row, rel=1e-4, abs=1e-6)
@@ -1031,6 +1036,75 @@ def test_simkd_deploys_the_classifier_of_the_teacher_that_was_trained_for_it(
         weight.shape == theirs.shape and np.array_equal(weight, theirs)
         for weight in deployed.get_weights()
     )
+
+
+# Advice
+
+
+@pytest.mark.parametrize(
+    ("student", "taught", "quantized", "advice"),
+    [
+        (0.9, 0.85, None, None),
+        (0.9, None, None, None),  # there is no teacher, or one of other classes
+        (0.9, 0.79, None, "the student (0.9000) is much better than its teacher (0.7900), which"),
+        (0.9, 0.81, None, None),
+        (0.9, 0.95, 0.87, "the quantised student is much worse than the student: try a lower"),
+        (0.9, 0.95, 0.89, None),
+        (0.9, 0.95, 0.91, None),
+    ],
+)
+def test_advice_after_a_run(tmp_path, monkeypatch, capsys, student, taught, quantized, advice):
+    """Where a figure is so far from another that something is wrong; the rest of a run is left
+    out."""
+    given = {"student_top1": student, "teacher_top1": taught}
+    setup = SimpleNamespace(
+        data=SimpleNamespace(facts=dict), teacher_is_trained=True, teacher=None,
+        distiller=SimpleNamespace(student=SimpleNamespace(name="net")), team=workers.ALONE,
+        settings=SimpleNamespace(quantize="none" if quantized is None else "int8"),
+    )
+    for name, result in {
+        "score_teacher": [], "notes": [], "fill_cache": setup, "fit": {}, "score": {},
+        "summarize": dict(given), "train_quantized": quantized,
+    }.items():
+        monkeypatch.setattr(train_w_distill, name, lambda *_, result=result: result)
+    with RunFolder(tmp_path / "run") as folder:
+        folder.open({})
+        train_w_distill.complete(setup, folder)
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first == f"training net alone in {tmp_path / 'run'}"
+    assert [advice and line[: len(advice)] for line in others] == ([advice] if advice else [])
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    expected = given if quantized is None else {**given, "quantized_top1": quantized}
+    assert {name: summary[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(("top1", "near"), [(0.14, True), (0.16, False)])
+def test_a_teacher_near_chance_is_told(tmp_path, monkeypatch, capsys, top1, near):
+    """Of ten classes; the teacher's training is left out."""
+    setup = SimpleNamespace(
+        data=SimpleNamespace(classes=10), strategy=None, team=workers.ALONE, settings=None,
+    )
+    alone = SimpleNamespace(network_files=dict, overwrite=False, fine_tunes=lambda: False)
+    made = []
+    for name, result in {
+        "settings_of_teacher": alone, "create_method": None, "determining_settings": {},
+    }.items():
+        monkeypatch.setattr(train_w_distill, name, lambda *_, result=result: result)
+    monkeypatch.setattr(train_w_distill, "make_setup", lambda *given: made.append(given) or "made")
+    monkeypatch.setattr(
+        train_w_distill, "complete", lambda _, own: own.finish({"student_top1": top1})
+    )
+    with RunFolder(tmp_path / "run") as folder:
+        folder.open({})
+        assert train_w_distill.train_teacher(setup, folder) == "made"
+    out = capsys.readouterr().out.splitlines()
+    place = tmp_path / "run/teacher"
+    assert out[:2] == [
+        "no --teacher given: the teacher is trained first", f"teacher: {place}, top-1 {top1:.4f}"
+    ]
+    told = "chance is 0.1000: there is little to learn from this teacher"
+    assert out[2:] == ([told] if near else [])
+    assert made[-1][3] == str(place)
 
 
 @pytest.mark.parametrize("name", ["help", "HELP"])

@@ -1,13 +1,15 @@
-"""Python processes that begin with TensorFlow loaded, which takes seconds of every other process.
+"""Python processes that begin with TensorFlow, and what else the commands use, loaded, which takes
+seconds of every other process.
 
     subprocess.run([warm_python(), "script.py", "argument"], ...)
 
 is ``python script.py argument`` (or ``-c code``, or ``-m module``), with the same environment,
 folder, standard streams, processors, exit status and signals, but forked from a server that has
-imported TensorFlow and not used it. The process that the caller starts is a small one that hands
-all this over. It is `sys.executable` of the process it starts, and of tests that use the fixture
-`warm_children`, so what these start is warm too. A test of what loading TensorFlow prints, of how
-long a command takes to start, or of process groups needs a cold Python instead.
+imported all of it, nothing of this repository, and used none of it. The process that the caller
+starts is a small one that hands all this over. It is `sys.executable` of the process it starts, and
+of tests that use the fixture `warm_children`, so what these start is warm too. A test of what
+loading TensorFlow prints, of how long a command takes to start, or of process groups needs a cold
+Python instead.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import importlib
 import json
 import os
 import runpy
@@ -33,6 +36,12 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_SECONDS = 0.005
 HAS_AFFINITY = hasattr(os, "sched_setaffinity")  # not on macOS
 COLD_PYTHON = sys.executable
+LOADED = (
+    "keras", "tensorflow", "absl.flags", "h5py", "matplotlib.figure", "matplotlib.image",
+    "ml_dtypes", "PIL.Image", "psutil", "requests", "scipy.io", "scipy.optimize", "scipy.spatial",
+    "scipy.stats", "sklearn.cluster", "sklearn.datasets", "sklearn.linear_model",
+    "sklearn.manifold", "sklearn.metrics", "sklearn.neighbors", "sklearn.preprocessing",
+)
 EXECUTABLE = """#!{python} -IS
 import runpy, sys
 sys.argv[:1] = [{this!r}, "launch", {address!r}]
@@ -95,9 +104,8 @@ def launch(address: str, words: list[str]) -> None:
 
 def serve(address: str) -> dict[str, Any] | None:
     """Fork a process for each request, until stdin is closed. In a forked process: its request."""
-    import keras  # noqa: F401
-    import tensorflow  # noqa: F401
-
+    for module in LOADED:
+        importlib.import_module(module)
     threads = Path("/proc/self/task")  # of Linux
     assert not threads.exists() or len(list(threads.iterdir())) == 1, "no thread survives a fork"
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait
@@ -161,7 +169,9 @@ def become(request: dict[str, Any]) -> None:
     found = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:1] = [own, *found]
     sys.stdin, sys.stdout, sys.stderr = (
-        open(number, mode, buffering=1 if os.isatty(number) or number == 2 else -1)  # noqa: SIM115
+        open(  # noqa: SIM115
+            number, mode, buffering=1 if os.isatty(number) or number == 2 else -1, closefd=False
+        )
         for number, mode in enumerate("rww")
     )
     if first == "-c":

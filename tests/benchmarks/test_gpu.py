@@ -37,8 +37,3 @@ def test_steps_leave_keras_and_tensorflow_as_they_were(gpu, size, monkeypatch):
     assert rows[0]["/ bound"] == 1 and all(row["images/s"] > 0 for row in rows)
     assert keras.config.dtype_policy().name == "float32"
     assert tf.config.experimental.tensor_float_32_execution_enabled()
-
-
-def test_precisions_are_those_of_a_gpu(gpu):
-    settings = [(one.policy, one.tensor_float_32) for one in gpu.PRECISIONS]
-    assert settings == [("float32", False), ("float32", True), ("mixed_bfloat16", True)]

@@ -188,23 +188,23 @@ def test_mistakes_are_named(split):
 
 
 REPLICAS = """
-import numpy as np, tensorflow as tf
-count = {count}
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+import numpy as np
 import dataloader
+from experiment.run import devices
+from tests.virtual_devices import split_cpu
+split_cpu({count})
 split = dataloader.load("digits", train_images=150).train
 batches = dataloader.training_batches(
     split, 64, seed=3, epochs=2, augmentation=dataloader.Augmentation(
         flip=True, random_resized_crop=0.3, color_jitter=0.2, mixup=0.2, cutmix=1.0))
-strategy = tf.distribute.MirroredStrategy([f"CPU:{{i}}" for i in range(count)])
+strategy = devices.strategy("mirrored")
 shared = list(strategy.experimental_distribute_dataset(batches))
 plain = list(batches)
 assert len(shared) == len(plain) == 6
 for ours, theirs in zip(plain, shared):
     for key in ours:
         parts = strategy.experimental_local_results(theirs[key])
-        assert len(parts) == count
+        assert len(parts) == {count}
         np.testing.assert_array_equal(ours[key], np.concatenate(parts))
 """
 

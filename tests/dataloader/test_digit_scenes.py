@@ -5,6 +5,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 import dataloader
+from dataloader import digit_scenes
 from dataloader.digit_scenes import INK
 from dataloader.digits import TEST_SEED, TEST_SHARE
 from dataloader.splitting import rows_for_testing
@@ -14,6 +15,12 @@ from registry import UserError
 @pytest.fixture(scope="module")
 def scenes():
     return dataloader.load_scenes("digits")
+
+
+@pytest.fixture
+def few(monkeypatch):
+    monkeypatch.setattr(digit_scenes, "TRAIN_SCENES", 60)
+    monkeypatch.setattr(digit_scenes, "TEST_SCENES", 40)
 
 
 def test_every_box_is_tight_and_nothing_is_outside(scenes):
@@ -35,7 +42,7 @@ def test_boxes_do_not_overlap(scenes):
                 assert (one[2:] < other[:2]).any() or (other[2:] < one[:2]).any()
 
 
-def test_test_scenes_hold_test_digits_alone(monkeypatch):
+def test_test_scenes_hold_test_digits_alone(few, monkeypatch):
     found = load_digits()
     test = rows_for_testing(found.target, TEST_SHARE, TEST_SEED)
     # Squares of two grey values, which resizing keeps.
@@ -51,8 +58,8 @@ def test_test_scenes_hold_test_digits_alone(monkeypatch):
                 assert brightest == pytest.approx(grey * 255 / 16, abs=1)
 
 
-def test_only_training_scenes_depend_on_the_seed(scenes):
-    other = dataloader.load_scenes("digits", seed=1)
+def test_only_training_scenes_depend_on_the_seed(few):
+    scenes, other = (dataloader.load_scenes("digits", seed=seed) for seed in (0, 1))
     np.testing.assert_array_equal(scenes.test.images, other.test.images)
     assert (scenes.train.images != other.train.images).any()
     assert not scenes.flip and scenes.class_names == tuple("0123456789")
@@ -64,7 +71,7 @@ def test_classes_and_faulty_images_are_not_for_digits(given):
         dataloader.load_scenes("digits", **given)
 
 
-def test_canvases_of_another_size():
+def test_canvases_of_another_size(few):
     scenes = dataloader.load_scenes("digits", size=(96, 128))
     assert scenes.image_shape == (96, 128, 3)
     assert max(boxes[:, 2].max() for boxes in scenes.train.boxes) > 96

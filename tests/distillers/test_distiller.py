@@ -26,13 +26,17 @@ from distillers import (
 )
 from distillers.method import with_context
 from distillers.reading import Embedding
+from nets.copying import global_policy
 from registry import UserError
 from tests.distillers.models import CLASSES, TAPS, batch, network, outputs
 
 RATE, MOMENTUM, DECAY = 0.1, 0.9, 0.01
 
 
-def distiller_of(method, *, student=None, teacher=None, **options):
+def distiller_of(method, *, student=None, teacher=None, graph=False, **options):
+    """A compiled one; tests in which it matters that the step is a graph ask for that. Tracing
+    takes longer than a few steps do, and sums, clips and every method run as graphs elsewhere
+    (`test_data_parallel.py`, `test_alternatives.py`)."""
     student = student or network(1, "student")
     teacher = teacher or network(2, "teacher", width=2)
     distiller = Distiller(
@@ -43,7 +47,9 @@ def distiller_of(method, *, student=None, teacher=None, **options):
         teacher_outputs=outputs(teacher),
         **options,
     )
-    distiller.compile(keras.optimizers.SGD(RATE, momentum=MOMENTUM, nesterov=True))
+    distiller.compile(
+        keras.optimizers.SGD(RATE, momentum=MOMENTUM, nesterov=True), run_eagerly=not graph
+    )
     return distiller
 
 
@@ -74,7 +80,7 @@ def test_two_teachers_that_differ_in_their_classifier_alone_teach_the_same_by_em
         scores = teacher.get_layer("scores")
         scores.kernel.assign(factor * scores.kernel)
         distiller = Distiller(network(1, "student"), distillers.create("RKD"), teacher)
-        distiller.compile(keras.optimizers.SGD(RATE))
+        distiller.compile(keras.optimizers.SGD(RATE), run_eagerly=True)
         logs = distiller.train_on_batch(batch(3), return_dict=True)
         losses.append(float(logs["distillation_loss"]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6) and losses[0] > 0
@@ -218,7 +224,7 @@ def test_updates_by_hand(method, main_loss):
 
 
 def test_logged_figures_are_means_over_images():
-    distiller = distiller_of(SoftLogits(), weight_decay=0.0)
+    distiller = distiller_of(SoftLogits(), weight_decay=0.0, graph=True)
     distiller.optimizer.learning_rate = 0.0
     for layer in distiller.student.layers:  # so that training and evaluation see the same
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -247,7 +253,7 @@ def test_logged_figures_are_means_over_images():
 
 def test_one_forward_pass_of_each_network_a_step():
     student, teacher = network(1, "student", counted=True), network(2, "teacher", counted=True)
-    distiller = distiller_of(SSKD_SVD(), student=student, teacher=teacher)
+    distiller = distiller_of(SSKD_SVD(), student=student, teacher=teacher, graph=True)
 
     def calls():
         return [int(model.get_layer("calls").calls) for model in (student, teacher)]
@@ -353,7 +359,7 @@ def test_stage_that_trains_what_leads_to_the_taps():
             first = Stage("first", 0.5, loss=loss, main_weight=0, trains=Trains.TO_TAPS)
             return Loss(self, [first, Stage("second", 0.5, new_optimizer=True)])
 
-    distiller = distiller_of(Staged())
+    distiller = distiller_of(Staged(), graph=True)
     data = tf.data.Dataset.from_tensors(batch(12)).repeat(2)
     scores = distiller.student.get_layer("scores")
     before = values(distiller.student.trainable_variables)
@@ -384,14 +390,11 @@ def test_fit_goes_on_where_it_stopped():
 
 @pytest.mark.parametrize("method", [SSKD_SVD, SoftLogits])
 def test_mixed_bfloat16(method):
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with global_policy("mixed_bfloat16"):
         student = network(1, "student")
         last = keras.layers.Dense(CLASSES, dtype="float32", name="logits")
         student = keras.Model(student.input, last(student.layers[-2].output), name="student")
         distiller = distiller_of(method(), student=student)
-    finally:
-        keras.config.set_dtype_policy("float32")
     assert student.get_layer("deep").compute_dtype == "bfloat16"
     before = values(student.trainable_variables)
     history = distiller.fit(tf.data.Dataset.from_tensors(batch(14)), epochs=2, verbose=0)
@@ -566,7 +569,7 @@ def test_fit_leads_through_all_stages():
     data = tf.data.Dataset.from_tensors(batch(16)).repeat(3)
 
     def train(lead, epochs=4):
-        distiller = distiller_of(distillers.get("FitNet")(hint_share=0.25))
+        distiller = distiller_of(distillers.get("FitNet")(hint_share=0.25), graph=True)
         recorder = Recorder()
         lead(distiller, dict(verbose=0, shuffle=False, callbacks=[recorder]))
         return distiller, recorder.epochs
@@ -618,7 +621,8 @@ def test_the_clip_opens_from_the_first_epoch_of_a_stage():
 
 def test_fit_goes_on_within_a_stage():
     data = tf.data.Dataset.from_tensors(batch(17))
-    distiller, recorder = distiller_of(distillers.get("FitNet")(hint_share=0.5)), Recorder()
+    distiller = distiller_of(distillers.get("FitNet")(hint_share=0.5), graph=True)
+    recorder = Recorder()
     distiller.fit(data, epochs=4, initial_epoch=3, verbose=0, callbacks=[recorder])
     assert [epoch[:2] for epoch in recorder.epochs] == [(3, "train")]
 
@@ -629,7 +633,7 @@ def test_warm_ups_are_a_share_of_each_fit_unless_the_run_is_known():
 
     def weights(*fits, **given):
         distiller = distiller_of(distillers.get("DKD")(warmup=0.5, weight=50.0, clip=1e9), **given)
-        distiller.compile(keras.optimizers.SGD(RATE))
+        distiller.compile(keras.optimizers.SGD(RATE), run_eagerly=True)
         start = [keras.ops.convert_to_numpy(v) for v in distiller.variables]
         for epochs in fits:
             for variable, value in zip(distiller.variables, start, strict=True):
@@ -643,7 +647,8 @@ def test_warm_ups_are_a_share_of_each_fit_unless_the_run_is_known():
 
 def test_fit_goes_on_within_a_later_stage_with_the_optimizer_as_it_was():
     data = tf.data.Dataset.from_tensors(batch(17)).repeat(3)
-    distiller, recorder = distiller_of(distillers.get("FitNet")(hint_share=0.25)), Recorder()
+    distiller = distiller_of(distillers.get("FitNet")(hint_share=0.25), graph=True)
+    recorder = Recorder()
     stop = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: setattr(distiller, "stop_training", epoch == 2)
     )
@@ -745,12 +750,10 @@ def test_optimizers_that_expect_scaled_losses_are_refused():
     with pytest.raises(UserError, match="LossScaleOptimizer.* use the dtype policy mixed_bfloat16"):
         distiller_of(NoDistillation()).compile(scaling)
     student, teacher = network(1, "student"), network(2, "teacher", width=2)
-    keras.config.set_dtype_policy("mixed_float16")
-    try:
-        with pytest.raises(UserError, match="auto_scale_loss=False"):
-            distiller_of(NoDistillation(), student=student, teacher=teacher)
-    finally:
-        keras.config.set_dtype_policy("float32")
+    with (
+        global_policy("mixed_float16"), pytest.raises(UserError, match="auto_scale_loss=False")
+    ):
+        distiller_of(NoDistillation(), student=student, teacher=teacher)
 
 
 def test_an_export_is_the_students(tmp_path):
@@ -791,12 +794,12 @@ def test_the_own_losses_of_a_teacher_that_learns_count_too():
         peers[0], distillers.create("DML(weight=1e-9)"), peers[1], weight_decay=0.0,
         student_outputs=outputs(peers[0]), teacher_outputs=outputs(peers[1]),
     )
-    distiller.compile(keras.optimizers.SGD(RATE))
+    distiller.compile(keras.optimizers.SGD(RATE), run_eagerly=True)
     distiller.train_on_batch(data)
     for seed in (1, 2):
         alone = network(seed, f"alone{seed}", penalised=True)
         own = Distiller(alone, weight_decay=0.0, student_outputs=outputs(alone))
-        own.compile(keras.optimizers.SGD(RATE))
+        own.compile(keras.optimizers.SGD(RATE), run_eagerly=True)
         own.train_on_batch(data)
         moved[seed] = alone.get_weights()
     for seed, peer in zip((1, 2), peers, strict=True):
@@ -848,7 +851,7 @@ def test_labels_that_name_no_class_are_refused(labels, message):
 @pytest.mark.parametrize("label", [np.nan, 0.5])
 def test_labels_of_a_data_set_that_are_no_numbers_of_classes_stop_it(label):
     data = (batch(0, 4)["image"], np.array([0.0, 1.0, label, 2.0], "float32"))
-    distiller = distiller_of(NoDistillation())
+    distiller = distiller_of(NoDistillation(), graph=True)
     with pytest.raises(tf.errors.InvalidArgumentError, match="labels are not all whole numbers"):
         distiller.fit(tf.data.Dataset.from_tensors(data), verbose=0)
     data[1][2] = 3.0
@@ -877,7 +880,8 @@ def test_an_image_that_is_not_finite_changes_nothing(method):
     """Training goes on as if the step, here the first of six, had not been."""
     bad, good = batch(23), tf.data.Dataset.from_tensors(batch(24)).repeat(5)
     bad["image"][2, 1, 1, 0] = np.nan
-    one, other = distiller_of(method), distiller_of(method)
+    graph = isinstance(method, SSKD_SVD)  # whose eager steps take long
+    one, other = (distiller_of(method, graph=graph) for _ in range(2))
     logs = one.fit(tf.data.Dataset.from_tensors(bad).concatenate(good), verbose=0).history
     np.testing.assert_allclose(logs["skipped_steps"], [1 / 6], rtol=1e-6)
     assert other.fit(good, verbose=0).history["skipped_steps"] == [0.0]
@@ -894,7 +898,7 @@ def test_training_that_diverges_is_given_up():
 
 def test_adam_leaves_kernels_alone_that_no_loss_reaches():
     distiller = distiller_of(SSKD_SVD(), main_loss="none")
-    distiller.compile(keras.optimizers.Adam(1e-2))
+    distiller.compile(keras.optimizers.Adam(1e-2), run_eagerly=True)
     scores = distiller.student.get_layer("scores")
     before = values(scores.variables)
     distiller.fit(tf.data.Dataset.from_tensors(batch(24)).repeat(3), verbose=0)
@@ -910,7 +914,7 @@ def test_channels_that_differ_get_an_adapter():
     )
     assert "1x1 adapter from 6 to 10 channels" in distiller.notes[0]
     assert [layer.name for layer in distiller.method_layers] == ["adapter1"]
-    distiller.compile(keras.optimizers.SGD(RATE))
+    distiller.compile(keras.optimizers.SGD(RATE), run_eagerly=True)
     before = values(distiller.method_layers[0].variables)
     distiller.fit(tf.data.Dataset.from_tensors(batch(25)), verbose=0)
     assert np.any(values(distiller.method_layers[0].variables)[0] != before[0])

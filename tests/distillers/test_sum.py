@@ -9,6 +9,7 @@ import distillers
 from distillers import FSP, SSKD_SVD, Distiller, KerasLoss, SoftLogits, Sum
 from distillers.objective import weight_in_epoch
 from nets import feature_extractor
+from nets.copying import global_policy
 from registry import UserError
 from tests.distillers.models import CLASSES, batch, network, outputs
 
@@ -19,7 +20,8 @@ def distiller_of(method, **options):
         student, method, teacher, student_outputs=outputs(student),
         teacher_outputs=outputs(teacher), weight_decay=0.0, **options,
     )
-    distiller.compile(keras.optimizers.SGD(1.0))
+    # Tracing takes longer than a step does; sums run as graphs in test_data_parallel.py.
+    distiller.compile(keras.optimizers.SGD(1.0), run_eagerly=True)
     return distiller
 
 
@@ -174,7 +176,7 @@ def test_a_stage_without_anything_to_learn_is_refused_at_once(method):
 def test_the_teacher_of_dml_is_as_it_was_in_a_stage_without_dml():
     distiller = distiller_of(distillers.create("FitNet(hint_share=0.5)+DML"))
     distiller.enter(distiller.parts(2)[0])
-    distiller.compile(keras.optimizers.SGD(1e-2))
+    distiller.compile(keras.optimizers.SGD(1e-2), run_eagerly=True)
     before = [keras.ops.convert_to_numpy(variable) for variable in distiller.teacher.variables]
     distiller.fit(tf.data.Dataset.from_tensors(batch(3)), epochs=1, verbose=0)
     for variable, value in zip(distiller.teacher.variables, before, strict=True):
@@ -273,7 +275,7 @@ def test_keras_feature_distillation_names_its_layers():
     )
     student, teacher = network(1, "student"), network(2, "teacher", width=2)
     distiller = Distiller(student, loss, teacher, main_loss="none", weight_decay=0.0)
-    distiller.compile(keras.optimizers.SGD(0.1))
+    distiller.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
     head = np.array(student.trainable_variables[-1])
     logs = distiller.train_on_batch(batch(0), return_dict=True)
     maps = [feature_extractor(m, outputs(m)) for m in (network(1, "s"), network(2, "t", width=2))]
@@ -288,7 +290,7 @@ def test_keras_feature_distillation_names_its_layers():
 def test_a_persons_own_keras_loss():
     student, teacher = network(1, "student"), network(2, "teacher", width=2)
     distiller = Distiller(student, Twice(), teacher, main_loss="none")
-    distiller.compile(keras.optimizers.SGD(0.1))
+    distiller.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
     image = batch(0)["image"]
     logs = distiller.train_on_batch(batch(0), return_dict=True)
     expected = network(1, "again")(image, training=True), teacher(image)
@@ -300,10 +302,8 @@ def test_a_persons_own_keras_loss():
 
 def test_teacher_of_another_dtype_and_a_model_of_two_outputs():
     """Keras' own Distiller refuses the first."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    teacher = network(2, "teacher", width=2)
-    keras.config.set_dtype_policy(policy)
+    with global_policy("mixed_bfloat16"):
+        teacher = network(2, "teacher", width=2)
     student = network(1, "student")
     two = [
         keras.Model(m.input, [m.output, m.get_layer("embedding").output], name=m.name)
@@ -311,7 +311,7 @@ def test_teacher_of_another_dtype_and_a_model_of_two_outputs():
     ]
     loss = keras.distillation.LogitsDistillation(loss=[keras.losses.KLDivergence(), None])
     distiller = Distiller(two[0], loss, two[1])
-    distiller.compile(keras.optimizers.SGD(0.1))
+    distiller.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
     assert np.isfinite(distiller.train_on_batch(batch(0), return_dict=True)["distillation_loss"])
 
 
@@ -335,7 +335,10 @@ def test_our_losses_in_keras_distiller(name, read):
     loss = distillers.get(name)()
     distiller = keras.distillation.Distiller(teacher, student, loss, student_loss_weight=0.0)
     supervised = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    distiller.compile("sgd", loss=supervised if read == "logits" else [supervised] * 2)
+    distiller.compile(
+        "sgd", loss=supervised if read == "logits" else [supervised] * 2,
+        run_eagerly=name == "SSKD_SVD",  # the graph of which takes longest to make
+    )
     image = batch(0)["image"]
     label = batch(0)["label"]
     assert label.max() < CLASSES
@@ -348,6 +351,5 @@ def test_our_losses_in_keras_distiller(name, read):
         given = keras.Model(again.input, taps)(image, training=True)
     theirs = teacher(image)
     expected = loss.compute_loss(theirs, given[0] if read == "logits" else given)
-    found = distiller.distillation_loss_tracker.result()
-    np.testing.assert_allclose(found, tf.cast(expected, tf.float32), rtol=1e-3)
-    assert logs
+    expected = float(tf.cast(expected, tf.float32))
+    assert logs["distillation_loss"] == pytest.approx(expected, rel=1e-3) and expected > 0

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 import nets
 from distillers import Distiller, create
+from nets.copying import global_policy
 from tests import reference
 from tests.distillers.harness import IMAGES, check_changes, train_stage
 from tests.distillers.models import CLASSES, TAPS, batch, network
@@ -67,11 +68,8 @@ def test_a_convolutional_network_teaches_a_transformer(method):
 @pytest.mark.parametrize("solver", ["auto", "svd"])
 def test_sskd_svd_of_tokens_is_that_of_their_matrices(solver):
     """Against NumPy: blocks by hand, without the class token, and their singular vectors."""
-    keras.config.set_dtype_policy("float64")
-    try:
+    with global_policy("float64"):
         teacher, student = vit(2, "teacher"), vit(3, "student")
-    finally:
-        keras.config.set_dtype_policy("float32")
     images = batch(4)["image"].astype("float64")
     taps = ("encoder/0", "encoder/1", "encoder/2")
     features = [nets.feature_extractor(model, nets.outputs_of(model, taps))(images)["maps"]

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import nets
+from nets.copying import global_policy
 from registry import UserError
 
 FAMILIES = [
@@ -34,18 +35,14 @@ def small(name, input_shape=(16, 16, 3), classes=5):
 
 @pytest.fixture
 def mixed_precision():
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    yield
-    keras.config.set_dtype_policy(before)
+    with global_policy("mixed_bfloat16"):
+        yield
 
 
 @pytest.fixture
 def double_precision():
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_dtype_policy(before)
+    with global_policy("float64"):
+        yield
 
 
 def test_names_and_pairs():

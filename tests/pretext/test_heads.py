@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from nets.copying import global_policy
 from pretext.heads import (
     SharedProjection,
     cross_entropy,
@@ -43,11 +44,8 @@ def test_decoders_reach_any_size_everywhere(size):
 
 
 def test_decoders_compute_as_the_policy_says_and_give_float32():
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with global_policy("mixed_bfloat16"):
         model = decoder("test", 6, (16, 16), 2)
-    finally:
-        keras.config.set_dtype_policy("float32")
     assert model.get_layer("test_up1").compute_dtype == "bfloat16"
     assert model(tf.ones([1, 6])).dtype == tf.float32
 

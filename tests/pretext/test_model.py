@@ -5,6 +5,7 @@ import tensorflow as tf
 
 import nets
 import pretext
+from nets.copying import global_policy
 from op_util import temporal_ensemble
 from pretext.balance import Weighting
 from pretext.batch import Batch, Use, as_batch, draws
@@ -57,7 +58,7 @@ def test_a_replica_without_images_has_no_say_in_what_is_logged():
 @pytest.mark.parametrize("given", [None, [], keras.callbacks.Callback()])
 def test_callbacks_as_keras_takes_them(given):
     model = multi_task(balance="none", regularizer="none")
-    model.compile(keras.optimizers.SGD(0.1))
+    model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
     history = model.fit(batches(COUNT, 4), epochs=1, verbose=0, callbacks=given)
     assert np.isfinite(history.history["loss"]).all()
 
@@ -301,7 +302,7 @@ def test_labels_are_never_looked_at():
         data = batches(COUNT, 5).map(
             lambda batch, label=label: {**batch, "label": tf.fill(tf.shape(batch["index"]), label)}
         )
-        model.compile(keras.optimizers.SGD(0.05))
+        model.compile(keras.optimizers.SGD(0.05), run_eagerly=True)
         losses.append(model.fit(data, epochs=1, verbose=0, shuffle=False).history["loss"])
     assert losses[0] == losses[1]
 
@@ -319,7 +320,7 @@ def test_each_weight_is_in_the_model_once():
 @pytest.mark.parametrize("shape", [(28, 28, 1), (48, 64, 3)])
 def test_grey_and_oblong_images(shape):
     model = multi_task(own_encoder=encoder(shape=shape), memory_of=6)
-    model.compile(keras.optimizers.SGD(0.01))
+    model.compile(keras.optimizers.SGD(0.01), run_eagerly=True)
     logs = model.fit(batches(6, 4, shape=shape), epochs=2, verbose=0, shuffle=False).history
     assert np.all(np.isfinite([*logs.values()]))
     grid = 3 if min(shape[:2]) >= 48 else 2
@@ -336,13 +337,10 @@ def test_all_tasks_at_once():
 
 
 def test_bfloat16_is_finite_and_embeddings_are_float32():
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with global_policy("mixed_bfloat16"):
         model = multi_task(memory_of=COUNT, ensemble_weight=1.0)
         model.compile(keras.optimizers.Adam(1e-3))
         logs = model.fit(batches(COUNT, 5), epochs=3, verbose=0, shuffle=False).history
-    finally:
-        keras.config.set_dtype_policy("float32")
     assert np.all(np.isfinite([*logs.values()])) and np.all(np.isfinite(weights(model)))
     assert model.run_tasks(one_batch(), Use.TRAINING).embeddings.dtype == tf.float32
     assert model.network.layers[1].compute_dtype == "bfloat16"
@@ -408,7 +406,7 @@ def test_gradnorm_measures_before_the_first_step_and_then_from_time_to_time():
     model.balance.measured = lambda norms, losses: (
         calls.append(int(model.optimizer.iterations)), original(norms, losses)
     )
-    model.compile(keras.optimizers.SGD(0.05))
+    model.compile(keras.optimizers.SGD(0.05), run_eagerly=True)
     model.fit(batches(COUNT, 4), epochs=2, verbose=0, shuffle=False)
     assert calls == [0, 2, 4, 6]
     factors = model.balance.current().numpy()
@@ -428,7 +426,7 @@ def test_a_tasks_own_weight_multiplies_its_loss_in_the_total():
 def test_adam_leaves_bit_for_bit_what_no_loss_reaches():
     model = multi_task(("rotation", "jigsaw"), regularizer="none", weight_decay=0.1)
     before = np.array(model.projection.kernel).tobytes()
-    model.compile(keras.optimizers.Adam(0.01))
+    model.compile(keras.optimizers.Adam(0.01), run_eagerly=True)
     model.fit(batches(COUNT, 4), epochs=2, verbose=0, shuffle=False)
     assert np.array(model.projection.kernel).tobytes() == before
 

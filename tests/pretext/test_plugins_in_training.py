@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from experiment.run.variables import numbered, read_all, restore
+from nets.copying import global_policy
 from pretext.batch import Batch
 from tests.pretext.models import batches, images, multi_task, weights
 
@@ -56,13 +57,10 @@ def test_stopped_and_resumed_is_never_stopped(name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_bfloat16_trains_every_weight_that_a_loss_reaches(name):
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with global_policy("mixed_bfloat16"):
         model = model_of(name)
         before = [np.array(variable) for variable in model.trainable_variables]
         logs = train(model, 0, 2)
-    finally:
-        keras.config.set_dtype_policy("float32")
     assert np.all(np.isfinite([*logs.values()])) and np.all(np.isfinite(weights(model)))
     for variable, old in zip(model.trainable_variables, before, strict=True):
         is_reached = not variable.path.startswith("projection") or model.regularizer is not None

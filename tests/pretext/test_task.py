@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import pretext
 from pretext.registration import split_tasks
+from pretext.two_views import TwoViewTask
 from registry import UserError
 from tests.pretext.examples import WIDTH, Example, built, encoded, images, uniform
 
@@ -122,7 +123,12 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_images(name):
     np.testing.assert_allclose(task.loss(output, target), np.mean(alone), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", TASKS)
+def test_the_tasks_of_two_views_share_what_makes_them():
+    for name in COUPLED:
+        assert pretext.TASKS.get(name).views is TwoViewTask.views
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in COUPLED[1:]])
 def test_compiled_by_xla(name):
     task = Example(name, (28, 28, 3))
     x, draws = tf.constant(images(3, (28, 28, 3))), tf.constant(uniform(3, task))

@@ -127,14 +127,14 @@ import numpy as np
 import tensorflow as tf
 
 import replicas
+from experiment.run import devices
 from pretext.temporal_memory import TemporalMemory
 from pretext.weights_average import WeightsAverage
 from tests.pretext.test_temporal_memory import DECAY, IMAGES, TASKS, WIDTH, batches
+from tests.virtual_devices import split_cpu
 
-device = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * 2)
-devices = [device.name for device in tf.config.list_logical_devices("CPU")]
-strategy = tf.distribute.MirroredStrategy(devices, tf.distribute.ReductionToOneDevice())
+split_cpu(2)
+strategy = devices.strategy("mirrored")
 with strategy.scope():
     memory = TemporalMemory(IMAGES, TASKS, WIDTH, DECAY)
     weight = tf.keras.Variable([1.0, 2.0])

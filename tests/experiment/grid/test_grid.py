@@ -32,11 +32,6 @@ from tests.experiment.grid.grids import carry_out, fake
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(autouse=True)
-def _found_by_processes(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(HERE.parents[2]))
-
-
 class Terminal(io.StringIO):
     def isatty(self):
         return True

@@ -1,6 +1,5 @@
 import os
 import re
-from pathlib import Path
 
 import pytest
 
@@ -8,8 +7,6 @@ from experiment.grid import places
 from experiment.grid.places import Place, divide
 from registry import UserError
 from tests.experiment.grid.grids import carry_out, fake
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -51,7 +48,6 @@ def test_each_worker_has_a_gpu(cores, monkeypatch):
 
 
 def test_workers_run_at_once_each_in_its_place(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     core = min(os.sched_getaffinity(0))
     each = [Place((core,), {"CUDA_VISIBLE_DEVICES": name}) for name in ("3", "5")]
     teacher = fake(tmp_path, "teacher", what="slow")

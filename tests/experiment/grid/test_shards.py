@@ -2,7 +2,6 @@
 
 import io
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -10,13 +9,6 @@ from experiment.grid.runs import FAILED, FINISHED, WAITING, Outcome
 from experiment.grid.shards import Shard, Shards
 from registry import UserError
 from tests.experiment.grid.grids import carry_out, fake, starts, wait_for
-
-ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(autouse=True)
-def _found_by_processes(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
 def shard(runs, text, stream=None, **options):

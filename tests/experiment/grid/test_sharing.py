@@ -21,11 +21,6 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 
 
-@pytest.fixture(autouse=True)
-def _found_by_processes(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-
-
 def process(folder, machine, share):
     """`share`: the expiry of its claims in seconds, or its shard."""
     command = [sys.executable, str(HERE / "shared_grid.py"), "grid", machine, str(share)]
@@ -38,27 +33,32 @@ def reports(folder):
     return {name: (folder / "grid" / name).read_text() for name in REPORTS}
 
 
-def carry_out_alone(folder, waiting):
-    """Let one process carry out the grid, and give the table that it shows. Its run in the folder
-    `waiting` does not wait."""
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The reports of one process that carries out the grid, in which no run waits, and the table
+    that it shows."""
+    folder = tmp_path_factory.mktemp("alone")
     join(RunFolder(folder / "grid"), SETTINGS, REPORTS)
-    (folder / waiting).mkdir()
-    (folder / waiting / "well").touch()
-    single = process(folder, "a", 1000.0)
+    waiting = next(run for run in grid(folder / "grid") if "wait" in run.command)
+    waiting.folder.parent.mkdir()
+    (waiting.folder.parent / "well").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        single = process(folder, "a", 1000.0)
     shown, _ = single.communicate(timeout=90)
     assert single.returncode == 0
     assert "7 of 8 runs finished" in reports(folder)["comparison.md"]
     assert "Compared with None" in shown
-    return shown.partition(END)[2]
+    return reports(folder), shown.partition(END)[2]
 
 
 @pytest.mark.slow
 # With an expiry that is never reached, the machine itself says that the process is gone.
 @pytest.mark.parametrize(("machines", "expiry"), [("abc", 2.0), ("aaa", 1000.0)])
-def test_of_three_at_once_one_is_killed_and_the_report_is_that_of_one(tmp_path, machines, expiry):
-    shared, alone = tmp_path / "shared", tmp_path / "alone"
-    for folder in (shared, alone):
-        folder.mkdir()
+def test_of_three_at_once_one_is_killed_and_the_report_is_that_of_one(
+    tmp_path, alone, machines, expiry
+):
+    shared = tmp_path
     runs = grid(shared / "grid")
     waiting = next(run for run in runs if "wait" in run.command)
     processes = {each.pid: each for each in (process(shared, name, expiry) for name in machines)}
@@ -78,19 +78,18 @@ def test_of_three_at_once_one_is_killed_and_the_report_is_that_of_one(tmp_path, 
     assert json.loads((waiting.folder / "summary.json").read_text())["begun"] == "resumed"
     assert (waiting.folder / "saved").read_text() == "SIGTERM"
 
-    table = carry_out_alone(alone, waiting.folder.parent.relative_to(shared))
-    assert reports(shared) == reports(alone)
-    assert all(text.partition(END)[2] == table for text in said)
+    assert reports(shared) == alone[0]
+    assert all(text.partition(END)[2] == alone[1] for text in said)
     left = [str(path) for path in shared.rglob("*")
             if ".partial" in path.name or "claim" in path.name and "failing" not in str(path)]
     assert not left
 
 
 @pytest.mark.slow
-def test_of_three_shards_one_is_killed_and_started_again_and_the_report_is_that_of_one(tmp_path):
-    shared, alone = tmp_path / "shared", tmp_path / "alone"
-    for folder in (shared, alone):
-        folder.mkdir()
+def test_of_three_shards_one_is_killed_and_started_again_and_the_report_is_that_of_one(
+    tmp_path, alone
+):
+    shared = tmp_path
     runs = grid(shared / "grid")
     waiting = next(run for run in runs if "wait" in run.command)
     number = runs.index(waiting) % 3 + 1
@@ -108,9 +107,8 @@ def test_of_three_shards_one_is_killed_and_started_again_and_the_report_is_that_
     assert [each.returncode for each in shards.values()] == [0, 0, 0]
     assert [starts(run) for run in runs] == [1 + (run is waiting) for run in runs]
     assert json.loads((waiting.folder / "summary.json").read_text())["begun"] == "resumed"
-    table = carry_out_alone(alone, waiting.folder.parent.relative_to(shared))
-    assert reports(shared) == reports(alone)
-    assert said.partition(END)[2] == table
+    assert reports(shared) == alone[0]
+    assert said.partition(END)[2] == alone[1]
 
 
 def test_a_process_that_was_halted_stops_its_run_and_tries_it_anew(tmp_path):

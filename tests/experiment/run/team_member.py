@@ -10,11 +10,12 @@ import sys
 import time
 from pathlib import Path
 
-from experiment.run import links
+from experiment.run import links, workers
 from experiment.run.workers import Rounds, Team
 from registry import UserError
 
 links.BEAT_SECONDS, links.SILENCE_SECONDS = 0.1, 1.5
+workers.ROUND_SECONDS = 0.2
 
 
 def tell(team):
