@@ -6,13 +6,16 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
 
 from experiment.run import arrays
 from experiment.run.training import read_history
+from tests.warm_python import warm_python
 
+ROOT = Path(__file__).parents[1]
 TIMES = ("seconds", "images_per_second")
 
 
@@ -69,10 +72,15 @@ def flags_by_group(script, cwd):
 
 def assert_alone(code, folder, cwd):
     """That `code`, given a run folder, ends as it should where this repository cannot be
-    imported."""
-    command = [sys.executable, "-I", "-c", code, str(folder)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-    assert done.stdout == "as it should be\n", done.stderr
+    imported, and nothing of it is loaded."""
+    folders = {path.parent for path in ROOT.glob("*/*.py")}
+    ours = {path.stem for path in (*ROOT.glob("*.py"), *folders)}
+    assert {"registry", "nets", "experiment"} < ours
+    code += f"print(sorted({ours} & set(sys.modules)))"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [warm_python(), "-c", code, str(folder)]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.stdout == "as it should be\n[]\n", done.stderr
 
 
 def assert_same_run(one, other, arrays_of_it, network):

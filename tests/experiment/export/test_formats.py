@@ -29,24 +29,10 @@ def made():
 
 
 @pytest.fixture(scope="module")
-def converted(made, tmp_path_factory):
-    """``converted(form)`` is the file of the format `form`, made once."""
-    folder = tmp_path_factory.mktemp("converted")
-
-    def file(form):
-        path = folder / form.name / form.file.replace("/", "-")
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            form.convert(made, path)
-        return path
-
-    return file
-
-
-@pytest.fixture(scope="module")
-def expected(made, converted):
+def expected(made, tmp_path_factory):
     """The SavedModel's probabilities, after it was compared with the student itself."""
-    path = converted(FORMATS.get("saved_model")())
+    path = tmp_path_factory.mktemp("saved") / "1"
+    FORMATS.get("saved_model")().convert(made, path)
     outputs = named_classification(NAMES)
     check_export(path, made.student, TEST, prepare=made.preprocessing, outputs=outputs)
     loaded = tf.saved_model.load(path)
@@ -64,10 +50,12 @@ def needed(name):
 @pytest.mark.parametrize(
     "name", [name for name in FORMATS.names() if FORMATS.get(name).source == "student"]
 )
-def test_a_file_gives_the_probabilities_of_the_saved_model(name, converted, expected):
+def test_a_file_gives_the_probabilities_of_the_saved_model(name, made, expected, tmp_path):
     form = needed(name)
+    file = tmp_path / form.file.replace("/", "-")
+    form.convert(made, file)
     # TensorFlow has begun with as many threads as it chose, which 0 stands for.
-    predict = form.open(converted(form), 0 if form.runtime == "tensorflow" else 1)
+    predict = form.open(file, 0 if form.runtime == "tensorflow" else 1)
     found = predict(TEST)
     assert found.dtype == "float32" and found.shape == (1000, 4)
     if form.tolerance is None:
@@ -78,9 +66,10 @@ def test_a_file_gives_the_probabilities_of_the_saved_model(name, converted, expe
     np.testing.assert_allclose(predict(TEST[:1]), found[:1], atol=0.01)  # any number of images
 
 
-def test_a_saved_model_is_measured_by_black_images_too(converted):
+def test_a_saved_model_is_measured_by_black_images_too(made, tmp_path):
     form = needed("saved_model")
-    predict = form.open(converted(form), 0)
+    form.convert(made, tmp_path / "1")
+    predict = form.open(tmp_path / "1", 0)
     black = TEST[:3] * 0
     np.testing.assert_allclose(predict(black), predict(black[:1]).repeat(3, 0), atol=1e-5)
     assert black.max() == 0, "they are left as they are"
@@ -119,11 +108,12 @@ def test_a_network_with_its_own_preprocessing_answers_in_int8_as_it_was_trained(
     assert np.abs(found - expected).mean() < 0.01
 
 
-def test_int8_takes_raw_bytes_and_computes_in_whole_numbers(converted):
+def test_int8_takes_raw_bytes_and_computes_in_whole_numbers(made, tmp_path):
     form = needed("litert-int8")
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(converted(form)))
+    form.convert(made, tmp_path / form.file)
+    interpreter = Interpreter(str(tmp_path / form.file))
     interpreter.allocate_tensors()
     (image,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
     assert (image["dtype"], image["quantization"]) == (np.uint8, (1.0, 0))
