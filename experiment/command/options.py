@@ -216,7 +216,7 @@ def help_text(description: str) -> str:
         lines.append("")
     return "\n".join([
         *lines,
-        "--noNAME turns a switch off. An empty --NAME= resets a number and empties a text.",
+        "--noNAME turns a switch off. --NAME= resets a number and empties a text.",
         "--flagfile FILE reads flags from a file, one per line; # starts a comment.",
     ])
 
