@@ -6,7 +6,7 @@
 Times one step of each method, on a batch of the table's own images, with its networks and recipe.
 The methods alternate in one process, so the ratios hold even if the machine's speed drifts. They
 are written to ``step_costs.csv``, from which ``results.py`` takes the costs in tables and pictures.
-A method of several stages is timed in its last.
+The input pipeline is not timed. A method of several stages is timed in its last.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ def main(comparison: Comparison, settings: Settings, costs: Path = COSTS) -> Non
     Raises:
         UserError: the teacher is not trained, or the methods do not include None.
     """
+    tf.get_logger().setLevel("ERROR")  # it mistakes many small functions for repeated retracing
     runs = {each.group: each for each in reversed(compare.plan(comparison, settings))}
     if BASELINE not in runs:
         raise UserError(f"--Distillation does not include {BASELINE}, which costs are relative to")
