@@ -56,8 +56,8 @@ class DataSettings(Options):
         minimum=0, maximum=0.9,
     )
     train_images: int | None = option(
-        None, "train on only N training images, after validation images are held out: of a folder "
-        "N of all classes, of other data the first N",
+        None, "train on only N training images, after validation images are held out: of a folder, "
+        "each class keeps its share; of other data, the first N",
         group=DATA, minimum=1,
     )
     data_seed: int = option(

@@ -67,8 +67,8 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
         f"{_names(TASKS)}", group=LOSSES,
     )
     balance: str = option(
-        "scale", "how the tasks' losses are brought to one size; scale: each is divided by its "
-        f"mean over the first epoch: {_names(BALANCES)}", group=LOSSES,
+        "scale", f"how the tasks' losses are brought to one size: {_names(BALANCES)}; scale "
+        "divides each by its mean over the first epoch", group=LOSSES,
     )
     tasks_per_image: int | None = option(
         None, "how many of the tasks an image takes part in at a step, drawn anew in each epoch "
@@ -100,8 +100,8 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
         0.1, "gamma, its factor in the total", group=REGULARIZATION, minimum=0
     )
     ensemble: str = option(
-        "temporal", "temporal: average the embeddings of an image over tasks and epochs; weights: "
-        f"average the weights over the steps: {_names(ENSEMBLES)}", group=ENSEMBLE,
+        "temporal", f"what is averaged: {_names(ENSEMBLES)}; temporal: the embeddings of an image "
+        "over tasks and epochs; weights: the weights over the steps", group=ENSEMBLE,
     )
 
     net: str | None = option(
@@ -130,8 +130,8 @@ class Settings(SceneSettings, TrainingSettings, RunSettings):
 
     targets: str = option(
         "classification,detection,clustering",
-        f"the target tasks to score by in the end, separated by commas; empty: none: "
-        f"{_names(TARGETS)}", group=TARGET,
+        f"the target tasks to score by in the end, separated by commas: {_names(TARGETS)}; empty: "
+        "do not score", group=TARGET,
     )
     seeds: int = option(
         1, "repeat all with the seeds --seed, --seed + 1 ..., each in its folder seedN of the run "
