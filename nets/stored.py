@@ -22,7 +22,7 @@ from .copying import global_policy
 from .file_checks import check_archive, check_h5, check_regular
 from .functional import is_functional
 from .fused import fuse_batch_normalization
-from .keras2 import as_keras3_reads_it, old_version
+from .keras2 import GONE, as_keras3_reads_it, old_version
 from .keras_graph import holds_code, reserve_names, unknown_class
 from .logits import logits_alone, without_softmax
 from .memory import limited_memory
@@ -232,6 +232,9 @@ def _refusal(path: Path, error: Exception) -> UserError:
             "refused: save the model without such layers"
         )
     unknown, version = unknown_class(error), old_version(path)
+    if version and unknown in GONE:
+        cause = f" (it uses {unknown!r}, which Keras 3 does not have)"
+        return _refusal_of_keras2(path, version, cause)
     if version and unknown in (None, "Functional"):
         return _refusal_of_keras2(path, version, "" if unknown else f" ({cause_of(error)})")
     if unknown:

@@ -480,6 +480,14 @@ def test_of_several_outputs_the_logits_are_loaded_as_they_are(tmp_path, make):
 # Models of Keras 2
 
 
+def tensors_in(node):
+    """Layer, call and output of each tensor that a call takes, as Keras 3 describes it."""
+    if isinstance(node, dict) and node.get("class_name") == "__keras_tensor__":
+        return [node["config"]["keras_history"]]
+    parts = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return [found for part in parts for found in tensors_in(part)]
+
+
 def describe_as_keras2(path, version="2.15.0", change=lambda config: None):
     """Write into an .h5 file of Keras 3 what tf.keras 2.15 writes of the same layers."""
     with h5py.File(path, "r+") as file:
@@ -511,7 +519,16 @@ def describe_as_keras2(path, version="2.15.0", change=lambda config: None):
             if nested and layer["class_name"] == "Functional":
                 layer["module"] = "keras.src.engine.functional"
                 layer["registered_name"] = "Functional"
-            for each in config.get("layers", ()):
+            layers = config.get("layers", ())
+            within = {each["config"]["name"] for each in layers
+                      if each["class_name"] in ("Functional", "Sequential")}
+            for each in layers:
+                if "inbound_nodes" in each:  # a model's own making was call 0
+                    each["inbound_nodes"] = [
+                        [[name, call + (name in within), place, {}]
+                         for name, call, place in tensors_in(node)]
+                        for node in each["inbound_nodes"]
+                    ]
                 visit(each, nested=True)
 
         visit(stated, nested=False)
@@ -576,6 +593,80 @@ def test_an_h5_model_of_keras_2_may_hold_others_and_be_of_mixed_precision(tmp_pa
     loaded = nets.load(path).model
     np.testing.assert_array_equal(loaded(images()), model(images()))
     assert loaded.get_layer("body").get_layer("inner").get_layer("deep").compute_dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("kind", ["model", "sequential", "twice"])
+def test_an_h5_model_of_keras_2_may_call_others(tmp_path, kind):
+    """As in transfer learning: a network of `keras.applications` with a new head."""
+    image = keras.Input((8, 8, 3), name="image")
+    if kind == "sequential":
+        layers = [keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3), keras.layers.ReLU()]
+        base = keras.Sequential(layers, name="base")
+    else:
+        base = keras.Model(image, keras.layers.Conv2D(4, 3)(image), name="base")
+    given = keras.Input((8, 8, 3), name="given")
+    maps = base(given)
+    if kind == "twice":
+        maps = keras.layers.Add()([keras.layers.ReLU()(maps), base(keras.layers.ReLU()(given))])
+    maps = keras.layers.GlobalAveragePooling2D()(maps)
+    model = with_random_weights(keras.Model(given, keras.layers.Dense(3)(maps)))
+    model.save(tmp_path / "whole.h5")
+    describe_as_keras2(tmp_path / "whole.h5")
+    np.testing.assert_allclose(
+        nets.load(tmp_path / "whole.h5").model(images()), model(images()), rtol=1e-6
+    )
+
+
+def test_an_h5_model_of_old_keras_2(tmp_path):
+    """As TensorFlow 1 and the first of TensorFlow 2 described it."""
+    path = tmp_path / "old.h5"
+    model = with_random_weights(keras.Sequential([
+        keras.Input((8, 8, 3)), keras.layers.SeparableConv2D(4, 3),
+        keras.layers.BatchNormalization(), keras.layers.Flatten(), keras.layers.Dense(3),
+    ]))
+    model.save(path)
+
+    def change(stated):
+        first, *layers = stated["config"]["layers"]
+        convolution, normalization, _, dense = layers
+        del convolution["config"]["groups"]
+        convolution["config"]["batch_input_shape"] = first["config"]["batch_input_shape"]
+        normalization["class_name"] = "BatchNormalizationV1"
+        dense["config"]["kernel_initializer"] = {
+            "class_name": "GlorotUniform", "config": {"seed": None, "dtype": "float32"},
+        }
+        stated["config"] = layers
+
+    describe_as_keras2(path, "2.2.2", change)
+    np.testing.assert_allclose(nets.load(path).model(images()), model(images()), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"activation": "hard_sigmoid"}, "uses hard_sigmoid, which Keras 3 computes otherwise"),
+        ({"activation": {"class_name": "function", "config": "hard_sigmoid"}}, "hard_sigmoid"),
+        ({"axis": [1, 2]}, "normalises over several axes, which Keras 3 does not read"),
+    ],
+)
+def test_layers_that_keras_3_would_read_as_others_are_refused(tmp_path, change, said):
+    path = tmp_path / "light.h5"
+    separable().save(path)
+    describe_as_keras2(path, change=lambda stated: stated["config"]["layers"][1]["config"].update(
+        change
+    ))
+    assert said in refusal(path)
+
+
+def test_layers_of_keras_2_that_keras_3_does_not_have_are_named(tmp_path):
+    path = tmp_path / "light.h5"
+    separable().save(path)
+    describe_as_keras2(path, change=lambda stated: stated["config"]["layers"][1].update(
+        class_name="TFOpLambda"
+    ))
+    message = refusal(path)
+    assert "saved by Keras 2.15.0" in message
+    assert "it uses 'TFOpLambda', which Keras 3 does not have" in message
 
 
 def test_what_keras_3_cannot_read_of_keras_2_is_said(tmp_path):
