@@ -154,7 +154,7 @@ from experiment.report.comparison import (
     terminal_text,
     write_report,
 )
-from experiment.run.folder import DATA, RunFolder
+from experiment.run.folder import DATA, SETTINGS, RunFolder
 from settings.checks import check_setup
 from settings.formats import create_formats
 from settings.networks import create_method
@@ -166,6 +166,8 @@ def main(comparison: Comparison, settings: Settings) -> int:
     # The runs need the memory of the GPUs. TensorFlow takes this only before it is used.
     tf.config.set_visible_devices([], "GPU")
     runs = plan(comparison, settings)
+    if not comparison.overwrite:
+        check_peers(runs)
     outcomes = survey(runs, comparison.overwrite)
     folder = RunFolder(directory(comparison, settings))
     folder.state(FOLDER_SETTINGS, comparison.overwrite)
@@ -214,6 +216,25 @@ class TrainingRun(Run):
     """
 
     given: Settings
+
+
+def check_peers(runs: Sequence[TrainingRun]) -> None:
+    """Refuse to go on with an untrained peer where a run began with a trained teacher, as in
+    comparisons of former versions.
+
+    Raises:
+        UserError: which run did, and how to go on.
+    """
+    for each in runs:
+        if each.teacher_stays or each.given.teacher_file() or not (each.folder / SETTINGS).exists():
+            continue
+        teacher = RunFolder(each.folder).settings().get("teacher")
+        if teacher is not None:
+            raise UserError(
+                f"{each.folder} began with the teacher {teacher}, but {each.group} begins with an "
+                f"untrained peer now: remove {each.folder.parent} to run it so, or give "
+                f"--teacher={teacher} to go on as before"
+            )
 
 
 def check_data(outcomes: Sequence[Outcome]) -> dataloader.Data | None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from registry import UserError
 
-VALIDATION, LABELLED, TEST, FRACTION, FEW = 0, 1, 2, 3, 4
+VALIDATION, LABELLED, TEST, FRACTION, FEW, TIES = range(6)
 """Each use has its own stream of random numbers."""
 
 
@@ -73,10 +73,14 @@ def few_rows(labels: np.ndarray, number: int, seed: int) -> np.ndarray:
     share = number * counts / len(labels)
     least = ((counts > 0) & (number >= np.count_nonzero(counts))).astype(np.int64)
     quota = np.maximum(np.floor(share).astype(np.int64), least)
+    # Of classes that have the same claim, the seed decides which come first.
+    order = np.random.default_rng([seed, TIES]).permutation(len(counts))
     while quota.sum() < number:
-        quota[np.argmax(np.where(quota < counts, share - quota, -np.inf))] += 1
+        claim = np.where(quota < counts, share - quota, -np.inf)
+        quota[order[np.argmax(claim[order])]] += 1
     while quota.sum() > number:
-        quota[np.argmin(np.where(quota > least, share - quota, np.inf))] -= 1
+        claim = np.where(quota > least, share - quota, np.inf)
+        quota[order[np.argmin(claim[order])]] -= 1
     random = np.random.default_rng([seed, FEW])
     chosen = [
         random.permutation(np.flatnonzero(labels == label))[:of_class]

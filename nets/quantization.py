@@ -290,8 +290,10 @@ def fold_batch_normalization(model: keras.Model) -> keras.Model:
                                lambda: _folded_weights(layer, after[id(layer)]))
         return layer(*args, **kwargs)
 
-    (image,) = flat.inputs
-    (logits,) = _rebuild(flat, {id(image): image}, make)
+    (given,) = flat.inputs
+    # Of uint8 it could not be convolved where a `Rescaling` has cast it.
+    image = keras.Input(given.shape[1:], dtype="float32", name=given.name)
+    (logits,) = _rebuild(flat, {id(given): image}, make)
     copies.fill()
     return keras.Model(image, logits, name=model.name)
 

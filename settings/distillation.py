@@ -676,7 +676,7 @@ def given_settings() -> Settings:
     values = {key: flags.FLAGS[key].value for key in hyper_parameters()}
     return from_flags(Settings, hyper_parameters={
         key: tuple(value) if isinstance(value, list) else value
-        for key, value in values.items() if value is not None
+        for key, value in values.items() if value not in (None, "", [])
     })
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from experiment.command.main import read
 from experiment.command.options import define_flags as define_options
 from experiment.command.options import from_flags, option
-from experiment.run.folder import SETTINGS, differences, read_results
+from experiment.run.folder import NETWORKS, SETTINGS, RunFolder, differences, read_results
 from registry import UserError
 from settings import known
 from settings.common import DATA, RUN
@@ -204,7 +204,7 @@ def read_settings(description: str) -> Settings:
 
 def check_same_settings(runs: Sequence[str]) -> None:
     """Refuse to average over seeds of different trainings, such as those that a call with
-    --overwrite and fewer seeds has left.
+    --overwrite and fewer seeds has left. Paths may differ where they gave the same networks.
 
     Args:
         runs: of one encoder, by seed (see `of_seed`).
@@ -215,8 +215,13 @@ def check_same_settings(runs: Sequence[str]) -> None:
     folders = [Path(run.removeprefix(RANDOM)) for run in dict.fromkeys(runs)]
     files = [folder / SETTINGS for folder in folders if (folder / SETTINGS).is_file()]
     stated = [{**read_results(file, {}), "seed": None} for file in files]
-    for file, other in zip(files[1:], stated[1:], strict=True):
-        different = differences(stated[0], other)
+    networks = [RunFolder(file.parent).facts(NETWORKS) for file in files]
+    for file, other, own in zip(files[1:], stated[1:], networks[1:], strict=True):
+        same = {name for name in own if networks[0].get(name) == own[name]}
+        different = differences(*(
+            {name: value for name, value in each.items() if name not in same}
+            for each in (stated[0], other)
+        ))
         if different:
             raise UserError(
                 f"{files[0].parent} and {file.parent} are different trainings "

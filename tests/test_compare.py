@@ -3,6 +3,7 @@ import dataclasses
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -329,6 +330,32 @@ def test_a_peer_is_trained_only_where_a_teacher_is_given():
     alone = Settings(Distillation="DML", teacher_options=("width=8",)).spelled()
     assert determining_settings(alone, create_method(alone)) == runs["DML"].settings
     assert plan("DML", teacher="t")["DML"].settings["teacher"] == "t"
+
+
+def test_runs_that_began_with_a_trained_teacher_name_the_ways_to_go_on(
+    tmp_path, monkeypatch, capsys
+):
+    """As DML's did, whose peer a comparison trained first, in former versions."""
+    monkeypatch.chdir(tmp_path)
+    comparison = compare.Comparison(Distillation="AT,DML", compare_dir="c", seeds=1)
+    with RunFolder("c") as folder:
+        folder.open(compare.FOLDER_SETTINGS)
+    for run in compare.plan(comparison, Settings(teacher="c/teacher")):
+        with RunFolder(run.folder) as folder:
+            folder.open(run.settings)
+    words = [ROOT / "compare.py", "--Distillation=AT,DML", "--compare_dir=c", "--seeds=1",
+             "--dry_run"]
+    with pytest.raises(AssertionError, match=(
+        r"c/DML/seed0 began with the teacher c/teacher, but DML begins with an untrained peer "
+        r"now: remove c/DML to run it so, or give --teacher=c/teacher to go on as before"
+    )):
+        run_script(monkeypatch, capsys, *words)
+    assert "3 waiting" in run_script(monkeypatch, capsys, *words, "--overwrite")
+    said = run_script(monkeypatch, capsys, *words, "--teacher=c/teacher")
+    assert "2 runs: 2 unfinished" in said
+    shutil.rmtree("c/DML")
+    said = run_script(monkeypatch, capsys, *words)
+    assert "unfinished: AT" in said and "waiting: DML" in said
 
 
 def test_runs_share_the_teachers_outputs(tmp_path):

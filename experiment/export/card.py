@@ -40,6 +40,7 @@ class Row:
         milliseconds: by (images at a time, threads); empty: the network is not to be run so.
         failure: why there is no such file, to be read after its name; None: there is one.
         compared_with: ``"student"``, or ``"quantized"`` where that is what the file is made of.
+        is_earlier: whether the file that is there is that of an earlier export.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Row:
     milliseconds: dict[tuple[int, int], float]
     failure: str | None = None
     compared_with: str = "student"
+    is_earlier: bool = False
 
     def shown(self) -> dict[str, Any]:
         """A row of the table."""
@@ -136,7 +138,8 @@ def markdown(title: str, rows: Sequence[Row], facts: dict[str, Any]) -> str:
     """The card as Markdown."""
     cells = markdown_table([row.shown() for row in rows])
     failures = [
-        f"{row.name} failed and is not kept: it {row.failure}." for row in rows if row.failure
+        f"{row.name} failed{'' if row.is_earlier else ' and is not kept'}: it {row.failure}."
+        for row in rows if row.failure
     ]
     return "\n\n".join([f"# {title}", cells, *failures, about(rows, facts)]) + "\n"
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from experiment.export.card import Row, compare, size_of
 from experiment.export.conversion import convert
-from experiment.export.format import Format
+from experiment.export.format import Format, UnfitError
 from experiment.export.formats.keras_file import KerasFile
 from experiment.export.material import Material
 from experiment.export.measurement import Entry, Measured, measure
@@ -94,6 +94,8 @@ def write_files(
     Returns:
         A row of the card for each network and format; ``failure`` says why there is no file in it:
         the format cannot hold its network, the converter crashed, or the file answers otherwise.
+        The file of an earlier export is removed, but where the converter crashed: it may do better
+        another time.
 
     Raises:
         UserError: an interpreter crashed.
@@ -120,15 +122,19 @@ def write_files(
                 _place(entry, folder, keep=row.failure is None)
             rows.append(row)
         for form, failure in failures:
-            _remove(form.place(folder))
-            rows.append(_row_without_file(form, networks[form.source], images, failure))
+            place = form.place(folder)
+            if isinstance(failure, UnfitError):
+                _remove(place)
+            rows.append(
+                _row_without_file(form, networks[form.source], images, failure, place.exists())
+            )
     order = [*networks, *(form.name for form in formats)]
     return sorted(rows, key=lambda row: order.index(row.name))
 
 
 def _convert_all(
     formats: Sequence[Format], networks: Mapping[str, Network], images: Images, work: Path
-) -> tuple[list[Entry], list[tuple[Format, str]]]:
+) -> tuple[list[Entry], list[tuple[Format, UserError]]]:
     """Write the files into `work`. Gives those, and the formats that could not be written, with the
     reasons."""
     for source in {form.source for form in formats}:
@@ -142,7 +148,7 @@ def _convert_all(
         try:
             convert(form, work / f"{form.source}-material", path)
         except UserError as error:  # the other formats may do
-            failures.append((form, str(error).removeprefix(f"{form.name}: ")))
+            failures.append((form, error))
         else:
             entries.append(Entry(form.name, form, path))
     return entries, failures
@@ -179,9 +185,10 @@ def check_rows(rows: Sequence[Row]) -> None:
     if failed:
         reasons = "; ".join(f"{row.name} {row.failure}" for row in failed)
         kept = [row.file for row in rows if row.file and not row.failure]
+        removed = [str(row.file) for row in failed if not row.is_earlier]
         raise UserError(
             f"{reasons}; kept: {', '.join(kept) or 'no file'}; not kept: "
-            f"{', '.join(str(row.file) for row in failed)} (card.md has all numbers)"
+            f"{', '.join(removed) or 'no file'} (card.md has all numbers)"
         )
 
 
@@ -211,7 +218,12 @@ def _row(
     )
 
 
-def _row_without_file(form: Format, network: Network, images: Images, failure: str) -> Row:
+def _row_without_file(
+    form: Format, network: Network, images: Images, failure: UserError, is_earlier: bool
+) -> Row:
+    reason = f"could not be written ({str(failure).removeprefix(f'{form.name}: ')})"
+    if is_earlier:
+        reason += f", so that {form.file} is still that of an earlier export"
     return Row(
         name=form.name,
         file=form.file,
@@ -222,8 +234,9 @@ def _row_without_file(form: Format, network: Network, images: Images, failure: s
         parameters=count_parameters(network.model),
         multiply_adds=_multiply_adds(network, images),
         milliseconds={},
-        failure=f"could not be written ({failure})",
+        failure=reason,
         compared_with=form.source,
+        is_earlier=is_earlier,
     )
 
 

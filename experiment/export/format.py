@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from experiment.run.failures import describe
 from plugins import Plugin
 from registry import Registry, UserError
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 FORMATS = Registry("file format")
 REQUIREMENTS = "requirements-export.txt"
+
+
+class UnfitError(UserError):
+    """A format cannot hold a network, however often it is tried."""
 
 
 class Format(Plugin):
@@ -81,7 +86,7 @@ class Format(Plugin):
             path: to write to.
 
         Raises:
-            UserError: the format has no way to compute something that the network does.
+            UnfitError: the format has no way to compute something that the network does.
         """
         raise NotImplementedError
 
@@ -99,10 +104,18 @@ class Format(Plugin):
         raise NotImplementedError
 
 
-def describe_failure(error: Exception) -> str:
-    """The first line of an error that a converter raised, at most 300 characters."""
+def refusal(error: Exception, name: str) -> Exception:
+    """What to raise for an error that a converter raised: that the format cannot hold the network,
+    or the error itself where it is one of files, disk or memory.
+
+    Args:
+        error: the error, of whose text 300 characters are told.
+        name: of the format.
+    """
+    if describe(error) is not None:
+        return error
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"
+    return UnfitError(f"{name}: it cannot hold the network: {type(error).__name__}: {text[:300]}")
 
 
 def check_distinct(formats: list[Any]) -> None:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiment.export.format import describe_failure
-from registry import UserError
+from experiment.export.format import UnfitError, refusal
 
 if TYPE_CHECKING:
     import keras
@@ -39,7 +38,7 @@ def write(
         **settings: attributes of `tf.lite.TFLiteConverter`.
 
     Raises:
-        UserError: LiteRT has no kernel for something that the model computes.
+        UnfitError: LiteRT has no kernel for something that the model computes.
     """
     import tensorflow as tf
     from tensorflow.lite.python.convert_phase import ConverterError
@@ -63,7 +62,7 @@ def write_int8(model: keras.Model, path: Path, name: str, calibration: np.ndarra
             quantisation states them.
 
     Raises:
-        UserError: LiteRT has no int8 kernel for something that the model computes.
+        UnfitError: LiteRT has no int8 kernel for something that the model computes.
     """
     import tensorflow as tf
 
@@ -81,7 +80,7 @@ def write_int8(model: keras.Model, path: Path, name: str, calibration: np.ndarra
     )
     floats = float_tensors(path)
     if floats:
-        raise UserError(
+        raise UnfitError(
             f"{name}: {len(floats)} tensors of the file are still floating point, such as "
             f"{floats[0]!r}: LiteRT has no int8 kernel for what computes them; use the format "
             "litert-float16, or other layers"
@@ -120,13 +119,13 @@ def _interpreter(path: Path, threads: int) -> Any:
     return interpreter
 
 
-def _refusal(error: Exception, name: str) -> UserError:
-    """What a person should know of the error that the converter raised."""
+def _refusal(error: Exception, name: str) -> Exception:
+    """What to raise for the error that the converter raised."""
     for pattern in _WITHOUT_KERNEL:
         found = pattern.search(str(error))
         if found:
-            return UserError(
+            return UnfitError(
                 f"{name}: LiteRT has no built-in kernel for {found[1].strip()}, which the network "
                 "computes: use other layers, or the format onnx"
             )
-    return UserError(f"{name}: it cannot hold the network: {describe_failure(error)}")
+    return refusal(error, name)

@@ -10,11 +10,14 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 
+from experiment.export.format import UnfitError
 from registry import UserError
 
 _MODULES = "MODULES_WITH_LAYERS"  # for the process, with commas between them
 _KNOWN = ("keras", "keras_hub")  # whose layers Keras finds by itself
-REFUSED = 2  # the exit status after a UserError, see `experiment.command.main.run`
+UNFIT = 3  # the exit status after an UnfitError, see `experiment.export.conversion`
+# By exit status; 2 is that of `experiment.command.main.run`.
+_ERRORS = {2: UserError, UNFIT: UnfitError}
 
 
 def run_module(module: str, words: Sequence[str], what: str) -> None:
@@ -42,8 +45,8 @@ def run_module(module: str, words: Sequence[str], what: str) -> None:
     if done.returncode == 0:
         return
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    if done.returncode == REFUSED and said and said[-1].startswith("error: "):
-        raise UserError(said[-1].removeprefix("error: "))
+    if done.returncode in _ERRORS and said and said[-1].startswith("error: "):
+        raise _ERRORS[done.returncode](said[-1].removeprefix("error: "))
     how = f"exit status {done.returncode}"
     if done.returncode < 0:
         how = signal.Signals(-done.returncode).name

@@ -47,3 +47,11 @@ def test_few_images_depend_on_the_seed_and_are_among_more_of_them():
     assert np.bincount(labels[few]).tolist() == [6, 0, 4]
     np.testing.assert_array_equal(few, few_rows(labels, 10, 3))
     assert set(few) < set(few_rows(labels, 50, 3)) and set(few) != set(few_rows(labels, 10, 4))
+
+
+def test_of_equal_classes_the_seed_chooses_those_of_which_there_are_images():
+    labels = np.repeat(np.arange(20), 5)
+    chosen = [set(labels[few_rows(labels, 4, seed)]) for seed in range(5)]
+    assert {len(each) for each in chosen} == {4} and len(set.union(*chosen)) > 8
+    more = np.bincount(labels[few_rows(labels, 30, 0)])  # one and a half of each
+    assert sorted(more) == [1] * 10 + [2] * 10 and more.tolist() != sorted(more, reverse=True)

@@ -208,6 +208,19 @@ def test_preprocessing_within_a_network_becomes_convolutions_that_are_not_traine
     np.testing.assert_allclose(with_rounded_weights(found)(images), found(images), atol=1e-4)
 
 
+def test_a_network_may_take_whole_numbers(random):
+    image = keras.Input((8, 8, 3), dtype="uint8", name="photo")
+    maps = keras.layers.Conv2D(6, 3)(keras.layers.Rescaling(1 / 255)(image))
+    logits = keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(maps))
+    model = keras.Model(image, logits)
+    images = random.integers(0, 256, (16, 8, 8, 3)).astype("uint8")
+    expected = model(images, training=False).numpy()
+    nets.check_quantizable(model)
+    found = quantize(model, [images])
+    assert found.inputs[0].name == "photo" and found.inputs[0].dtype == "float32"
+    assert np.abs(found(images) - expected).max() < 0.05 * np.ptp(expected)
+
+
 def test_reversed_channels_lose_nothing(random):
     image = keras.Input((2, 2, 3))
     reversed_ = keras.ops.flip(image, axis=-1)

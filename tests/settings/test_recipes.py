@@ -241,6 +241,18 @@ def test_runs_of_a_comparison_choose_for_themselves_what_it_expects(tmp_path):
         assert determining_settings(made, create_method(made)) == run.settings
 
 
+def test_an_empty_flag_of_a_method_resets_it():
+    """Such as one of a file of flags, where another method is given."""
+    words = ("--solver=svd", "--num_dfv=2", "--solver=", "--Distillation=AT", "--num_dfv=")
+    with own_flags(distillation.define):
+        flags.FLAGS(["train_w_distill.py", *words])
+        settings = distillation.given_settings()
+    assert settings.hyper_parameters == {} and settings.spelled().Distillation == "AT"
+    with own_flags(distillation.define):
+        flags.FLAGS(["train_w_distill.py", "--Distillation=AT", "--weight=0"])
+        assert distillation.given_settings().hyper_parameters == {"weight": 0}
+
+
 def test_normalisation_is_found_in_inner_models():
     image = keras.Input((8, 8, 3))
     inner = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.BatchNormalization()])

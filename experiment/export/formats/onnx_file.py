@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiment.export.format import FORMATS, Format, describe_failure
+from experiment.export.format import FORMATS, Format, refusal
 from plugins import option
-from registry import UserError
 
 if TYPE_CHECKING:
     from experiment.export.format import Predict
@@ -36,8 +35,7 @@ class Onnx(Format):
         try:
             model.export(str(path), format="onnx", verbose=False, opset_version=self.opset)
         except (ValueError, RuntimeError, NotImplementedError) as error:
-            reason = describe_failure(error)
-            raise UserError(f"onnx: it cannot hold the network: {reason}") from error
+            raise refusal(error, self.name) from error
 
     def open(self, path: Path, threads: int) -> Predict:
         import onnxruntime

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 from experiment.export import card, files
 from experiment.export.files import Images, Network, check_rows, write_files
-from experiment.export.format import FORMATS
+from experiment.export.format import FORMATS, UnfitError
 from experiment.export.measurement import Measured, seconds_of
 from experiment.run.folder import RunFolder
 from nets import Standardize, count_flops, count_parameters
@@ -116,7 +116,7 @@ def test_a_file_that_answers_otherwise_is_removed_also_an_older_one(written):
 
 def test_a_format_that_cannot_be_written_leaves_the_others(written):
     written()
-    refused = UserError("litert: LiteRT has no built-in kernel for Erfinv: use other layers")
+    refused = UnfitError("litert: LiteRT has no built-in kernel for Erfinv: use other layers")
     rows, folder = written(litert=refused)
     assert [row.name for row in rows] == ["teacher", "student", "litert", "litert-int8"]
     assert not (folder / "student.tflite").exists()  # an older one neither
@@ -131,6 +131,22 @@ def test_a_format_that_cannot_be_written_leaves_the_others(written):
         r"litert could not be written \(LiteRT has no .*use other layers\); "
         r"kept: student-int8.tflite; not kept: student.tflite"
     )):
+        check_rows(rows)
+
+
+def test_after_a_passing_failure_the_file_of_an_earlier_export_is_kept(written):
+    """As where the converter is killed for memory: it may do better another time."""
+    killed = UserError("converting to litert failed, its process ended by SIGKILL")
+    rows, folder = written(litert=killed)
+    assert not rows[2].is_earlier and "earlier" not in rows[2].failure
+    written()
+    rows, folder = written(litert=killed)
+    assert (folder / "student.tflite").exists() and rows[2].bytes is None
+    assert rows[2].failure.endswith(
+        "by SIGKILL), so that student.tflite is still that of an earlier export"
+    )
+    assert "litert failed: it could not be written" in (folder / "card.md").read_text()
+    with pytest.raises(UserError, match="kept: student-int8.tflite; not kept: no file"):
         check_rows(rows)
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 import nets
 import plugins
 from experiment.export import formats  # noqa: F401 (registers them)
-from experiment.export.format import FORMATS, check_distinct
+from experiment.export.format import FORMATS, UnfitError, check_distinct, refusal
 from experiment.run.export import check_export, named_classification
 from nets.quantization import FakeQuantize
 from registry import UserError
@@ -134,7 +134,7 @@ def test_images_that_have_to_be_shrunk_need_no_operation_that_formats_lack(tmp_p
 @pytest.mark.parametrize("name", ["litert", "litert-int8"])
 def test_operations_without_a_kernel_are_named(name, tmp_path):
     form = needed(name)
-    with pytest.raises(UserError, match="no built-in kernel for Erfinv.*onnx"):
+    with pytest.raises(UnfitError, match="no built-in kernel for Erfinv.*onnx"):
         form.convert(material(last=keras.ops.erfinv), tmp_path / form.file)
 
 
@@ -144,8 +144,13 @@ def test_what_int8_leaves_in_floating_point_is_refused(tmp_path):
     def sorted_vector(vector):
         return keras.ops.sort(vector, axis=-1)
 
-    with pytest.raises(UserError, match="still floating point|no built-in kernel"):
+    with pytest.raises(UnfitError, match="still floating point|no built-in kernel"):
         form.convert(material(last=sorted_vector), tmp_path / form.file)
+
+
+@pytest.mark.parametrize(("text", "unfit"), [("No space left on device", False), ("odd", True)])
+def test_a_full_disk_is_no_refusal_of_the_network(text, unfit):
+    assert isinstance(refusal(RuntimeError(text), "onnx"), UnfitError) == unfit
 
 
 def test_missing_packages_are_named_with_the_command(monkeypatch):

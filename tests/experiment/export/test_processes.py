@@ -7,7 +7,7 @@ import pytest
 
 from experiment.export import formats  # noqa: F401 (registers them)
 from experiment.export.conversion import convert
-from experiment.export.format import FORMATS
+from experiment.export.format import FORMATS, UnfitError
 from experiment.export.processes import check_layers, modules_with_layers, run_module
 from nets.stored import load_model
 from registry import UserError
@@ -30,6 +30,16 @@ def test_how_a_process_ended_is_told_in_one_line(name, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=message):
         run_module(name, [], "converting")
+
+
+@pytest.mark.parametrize(("status", "kind"), [(2, UserError), (3, UnfitError)])
+def test_what_will_never_fit_is_told_from_what_failed(status, kind, tmp_path, monkeypatch):
+    code = f"import sys\nprint('error: no', file=sys.stderr)\nsys.exit({status})"
+    (tmp_path / f"refuses{status}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="^no$") as raised:
+        run_module(f"refuses{status}", [], "converting")
+    assert type(raised.value) is kind
 
 
 def test_it_gets_its_words(tmp_path, monkeypatch):
