@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
 from distillers.adapters import channels_read
+from distillers.loss import Combination, Reduction
+from distillers.method import Method
 from distillers.reading import Maps, as_taps
 from distillers.samples import sum_over_good
 from op_util.alignment import align_taps
@@ -17,6 +19,7 @@ from op_util.dfv import TapPair, compare_dfvs
 from op_util.matrices import as_matrix
 from op_util.precision import at_least_float32
 from op_util.singular_vectors import decompose
+from plugins import option
 from registry import UserError
 
 CANDIDATES_MORE = 3  # than num_dfv, in the authors' code of KD_SVD
@@ -56,7 +59,7 @@ def kd_svd_loss(
     over the batch (KD_methods_with_TF, modes SVD and EID).
 
     Args:
-        teacher, student: taps of equal channels, shallow to deep.
+        teacher, student: taps ``[B, H, W, D]``, of equal D, shallow to deep.
         num_dfv, candidates, solver: as of `KD_SVD`.
 
     Returns:
@@ -72,15 +75,6 @@ def kd_svd_loss(
         solver=solver,
     )
     return sum_over_pairs(compare_dfvs(taps, num_dfv), lambda _, distance: distance)
-
-
-def check_candidates(method: Any) -> None:
-    """Raise UserError where a method has fewer `candidates` than `num_dfv`."""
-    if method.candidates is not None and method.candidates < method.num_dfv:
-        raise UserError(
-            f"{method.label('candidates')} must be at least num_dfv ({method.num_dfv}), not "
-            f"{method.candidates}"
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +110,47 @@ class DecomposedMaps(Maps):
 def svd_taps(adapter: str, **facts: Any) -> DecomposedMaps:
     """What methods of this family read: at least two taps, of equal channels or adapted."""
     return DecomposedMaps(at_least=2, channels=channels_read(adapter), mixed=True, **facts)
+
+
+class BestCandidates(Method):
+    """Base of `KD_SVD` and `KD_EID`: one loss, `kd_svd_loss`, by two solvers.
+
+    Attributes:
+        solver: ``"svd"`` or ``"auto"``, see `KD_SVD`.
+    """
+
+    paper = "Lee et al., ECCV 2018, as in KD_methods_with_TF"
+    reduction = Reduction.SUM
+    combination = Combination.CLIP
+    metrics = ("dropped_share",)
+    solver: ClassVar[str]
+
+    num_dfv: int = option(1, minimum=1)
+    candidates: int | None = option(None, minimum=1)
+    adapter: str = option("auto", choices=("auto", "none"))
+
+    def check(self) -> None:
+        if self.candidates is not None and self.candidates < self.num_dfv:
+            raise UserError(
+                f"{self.label('candidates')} must be at least num_dfv ({self.num_dfv}), not "
+                f"{self.candidates}"
+            )
+
+    @property
+    def reads(self) -> Maps:  # type: ignore[override]
+        return svd_taps(self.adapter, num_dfv=self.num_dfv)
+
+    def loss(
+        self, teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        loss, dropped = kd_svd_loss(
+            teacher, student,
+            num_dfv=self.num_dfv, candidates=self.candidates, solver=self.solver,
+        )
+        return loss, {"dropped_share": dropped}
+
+    def pictures(self, teacher: Any, student: Any) -> dict[str, tuple[list[Any], list[Any]]]:
+        return singular_vector_maps(teacher, student)
 
 
 def singular_vector_maps(teacher: Any, student: Any) -> dict[str, tuple[list[Any], list[Any]]]:
