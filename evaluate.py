@@ -220,12 +220,15 @@ def open_encoders(
     standardize = nets.Standardize(*statistics)
     of_files = None
     if settings.encoder_preprocessing != "auto":
+        if images.image_shape[-1] == 1:  # which networks for colours take too
+            statistics = tuple(each * 3 for each in statistics)
         of_files = nets.named_preprocessing(settings.encoder_preprocessing, *statistics)
     opened = []
     for text in settings.encoder:
         own = of_seed(text, seed)
         encoder = open_encoder(own, images, standardize, of_files, settings.net_options, seed)
-        check_channels(encoder, images.image_shape)
+        if data is not None:
+            check_channels(encoder, data.image_shape)
         if scenes is not None:
             check_backbone(encoder, scenes)
         opened.append(encoder)

@@ -337,7 +337,7 @@ def fit(settings: Settings, work: Work, folder: RunFolder) -> dict[str, Any]:
         model.compile(settings.make_optimizer(rate), jit_compile=settings.jit_compile)
         model.optimizer.build(model.trainable_variables)
     held_out = data.validation if len(data.validation) else data.test
-    held_out = held_out.take(held_out.spread(HELD_OUT_IMAGES))
+    held_out = held_out.mixed(HELD_OUT_IMAGES)
     validation, validation_steps = shared(work, held_out)
     callbacks: list[keras.callbacks.Callback] = []
     if folder.team.is_chief:

@@ -55,10 +55,17 @@ from settings.common import (
     describe_workers,
     gather_workers,
     last_learning_rate,
+    shared_settings,
 )
-from settings.exporting import export_run, open_run
+from settings.exporting import export_run, open_run, try_formats
 from settings.formats import create_formats
-from settings.networks import class_difference, create_method, load_teacher, make_student
+from settings.networks import (
+    class_difference,
+    create_method,
+    describe_preprocessing,
+    load_teacher,
+    make_student,
+)
 from settings.quantizing import quantized_setup
 from settings.run_setup import (
     EVALUATION_BATCH,
@@ -110,22 +117,29 @@ def train(settings: Settings) -> dict[str, Any]:
         print(list_layers(settings))
         return {}
     given = settings.named()
-    settings = given.spelled()
     if settings.dry_run:
-        print(plan(settings))
+        print(plan(given.spelled()))
         return {}
-    with gather_workers(settings) as team:
+    with gather_workers(given) as team:
+        # TensorFlow connects to workers before it computes anything, as choosing a recipe does.
+        devices.prepare(given.seed, given.deterministic)
+        strategy = devices.strategy(given.strategy, team)
+        settings = given.spelled()
+        team.require_same(shared_settings(settings))
         determining = determining_settings(settings, create_method(settings))
         folder = RunFolder(settings.folder(), team)
         networks = nets.fingerprints(settings.network_files())
         data = None
-        if folder.state(determining, settings.overwrite, networks) == "finished":
+        state = folder.state(determining, settings.overwrite, networks)
+        if state == "finished":
             print(f"{folder.path} is finished; --overwrite would start it anew")
         else:
-            setup = dataclasses.replace(prepare(settings, team), given=given)
+            setup = dataclasses.replace(prepare(settings, team, strategy=strategy), given=given)
             data = setup.data
             with dataloader.naming_damage(*data.splits):
                 check_setup(setup)
+                if state == "new":
+                    team.ask_chief(lambda: try_formats(setup))
             if not setup.teacher_is_trained:
                 settings_of_teacher(setup, folder)  # likewise what cannot train it
             with folder, dataloader.naming_damage(*data.splits):
@@ -425,6 +439,15 @@ def notes(setup: Setup) -> list[str]:
         describe_augmentation(settings, data),
     ]
     found += [f"{settings.Distillation}: {note}" for note in distiller.notes]
+    found += describe_preprocessing("student", settings, setup.student)
+    if distiller.teacher is not None:
+        found += describe_preprocessing("teacher", settings, setup.teacher)
+        found += nets.describe_random_layers(distiller.student)
+    if settings.mixed_precision and not nets.is_narrow(distiller.student):
+        found.append(
+            "the student computes in float32, as its file says: --mixed_precision is for networks "
+            "that are built here"
+        )
     found += nets.describe_frozen(distiller.student, "student")
     if distiller.method.trains_teacher:
         found += nets.describe_frozen(distiller.teacher, "teacher")
@@ -477,6 +500,7 @@ def plan(settings: Settings) -> str:
     state = folder.state(determining_settings(settings, method), settings.overwrite, networks)
     setup = prepare(settings)
     kept = check_setup(setup)
+    try_formats(setup)
     stages = {part.stage.name: part.last for part in setup.distiller.parts(settings.epochs)}
     if settings.quantize != "none":
         stages[settings.quantize] = settings.epochs + settings.quantize_epochs
@@ -521,7 +545,7 @@ def list_layers(settings: Settings) -> str:
     networks = {}
     if settings.has_teacher() or names_teacher:
         networks[TEACHER] = load_teacher(settings, data, settings.teacher_file()).model
-    networks["student"] = make_student(settings, data)
+    networks["student"] = make_student(settings, data).model
     given = {TEACHER: settings.teacher_taps, "student": settings.student_taps}
     rows = {}
     for role, network in networks.items():

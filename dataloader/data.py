@@ -181,6 +181,12 @@ class Split:
         """The indices of at most so many images, evenly spread over all, int64; None: of all."""
         return spread(len(self), most)
 
+    def mixed(self, most: int | None = None) -> Split:
+        """At most so many of its images, evenly spread over all, in a fixed random order; None: all
+        of them. For what a batch's other images bear on: those of folders are in the order of
+        their classes."""
+        return self.take(np.random.default_rng(0).permutation(self.spread(most)))
+
     @cached_property
     def facts(self) -> list[Any]:
         """What tells that images or labels have changed: their number, a digest of the labels in

@@ -179,8 +179,9 @@ class Distiller(BuiltModel):
         features = self._student.features
         for loss in self.distillation_losses if self._teacher else []:
             read = keras.tree.flatten(loss.method.select(features.output))
-            learns = [keras.Model(features.inputs, read), *loss.layers]
-            if not any(each.trainable_variables for each in learns):
+            # A method's own layers, such as adapters, learn, but what they learn is dropped.
+            learns = keras.Model(features.inputs, read).trainable_variables or loss.deploy
+            if not learns:
                 raise UserError(
                     f"{loss.method.name} compares layers of the student {self.student.name!r} that "
                     "are all frozen (trainable=False), so it teaches nothing: tap later layers, or "

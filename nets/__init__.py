@@ -46,6 +46,7 @@ from .logits import gives_probabilities, without_softmax
 from .memory import check_memory, limited_memory
 from .preprocessing import COLOURED, PREPROCESSING, Standardize, named_preprocessing
 from .quantization import check_quantizable, quantize, quantized_names, with_rounded_weights
+from .random_layers import describe_random_layers
 from .registration import (
     build,
     declare_pair,
@@ -90,6 +91,7 @@ __all__ = [
     "check_trainable",
     "computes_in_float16",
     "describe_frozen",
+    "describe_random_layers",
     "known_flops",
     "fill_from_encoder",
     "fingerprints",

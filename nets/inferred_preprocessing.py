@@ -13,6 +13,7 @@ import tensorflow as tf
 from .functional import as_functional, is_functional
 from .keras_graph import Call, calls_before
 from .preprocessing import Standardize, named_preprocessing
+from .random_layers import RANDOM_LAYERS
 from .registration import declared_outputs_of
 
 _RAW, _UNIT = 1.0, 255.0
@@ -31,13 +32,14 @@ _APPLICATIONS = (
 _INDIFFERENT = (
     keras.layers.InputLayer, keras.layers.Resizing, keras.layers.CenterCrop,
     keras.layers.ZeroPadding2D, keras.layers.Identity,
-    *(getattr(keras.layers, name) for name in dir(keras.layers) if name.startswith("Random")),
+    *RANDOM_LAYERS,
 )
 
 
 def infer_preprocessing(model: keras.Model) -> Standardize | None:
     """The preprocessing that a functional model needs, where that can be told from it.
 
+    - Its input is of whole numbers: images are given raw.
     - It begins with a `Rescaling`, an adapted `Normalization` or arithmetic with constants (in
       models within it, after resizing, random flips or swapped channels, too): images are given
       raw, 0..255, or in 0..1 where the layer's constants are made for these. So it is with
@@ -46,13 +48,16 @@ def infer_preprocessing(model: keras.Model) -> Standardize | None:
       ``preprocess_input`` does, ``tf`` or ``torch``.
 
     Returns:
-        None where neither holds: a registered network, an unknown one, or VGG and ResNet, version
-        1, of `keras.applications`, which take ``caffe`` where they were trained on ImageNet.
+        None where none of these holds: a registered network, an unknown one, or VGG and ResNet,
+        version 1, of `keras.applications`, which take ``caffe`` where they were trained on
+        ImageNet.
     """
     model = as_functional(model)
     if declared_outputs_of(model) is not None or len(model.inputs) != 1:
         return None
     channels = model.inputs[0].shape[-1]
+    if keras.backend.is_int_dtype(model.inputs[0].dtype):
+        return Standardize((0.0,) * channels, (_RAW,) * channels)
     names = [model.name]
     for call in _chain(model):
         if is_functional(call.operation):

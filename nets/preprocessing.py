@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tensorflow as tf
 
@@ -33,6 +33,16 @@ class Standardize:
             image = tf.reverse(image, axis=[-1])
         mean, deviation = (tf.constant(each, tf.float32) for each in (self.mean, self.deviation))
         return (image - mean) / deviation
+
+    def for_channels(self, channels: int) -> Standardize:
+        """The same for a network of another number of channels: a grey image's numbers for each of
+        its colours, or the colours' average for a grey image."""
+        if 1 not in (channels, len(self.mean)):
+            return self
+        mean, deviation = (
+            (sum(each) / len(each),) * channels for each in (self.mean, self.deviation)
+        )
+        return replace(self, mean=mean, deviation=deviation)
 
 
 _KNOWN = {

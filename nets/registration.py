@@ -31,6 +31,8 @@ class Outputs:
     logits: str
 
 
+_OF_DATA = ("name", "input_shape", "classes")
+"""What `build` is given beside a network's options."""
 _SMALLER = "choose smaller options, fewer classes or smaller images"
 
 _networks = Registry("network")
@@ -122,7 +124,7 @@ def parse_options(texts: Sequence[str]) -> dict[str, int | float]:
     """Parse a user's network options: ``["width=64", "dropout=0"]``.
 
     Raises:
-        UserError: not of the form ``name=number``.
+        UserError: not of the form ``name=number``, or what the data decide.
     """
     options: dict[str, int | float] = {}
     for text in texts:
@@ -135,6 +137,11 @@ def parse_options(texts: Sequence[str]) -> dict[str, int | float]:
             raise UserError(f"cannot read the network option {text!r}; expected name=number")
         if key in options:
             raise UserError(f"the network option {key!r} is given twice; give it once")
+        if key in _OF_DATA:
+            raise UserError(
+                f"the network option {key!r} cannot be set: a network is built for the data's "
+                "images (--image_size, --channels) and classes; leave it out"
+            )
         options[key] = number
     return options
 

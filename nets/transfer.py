@@ -11,8 +11,9 @@ from registry import UserError
 
 from .copying import copy_state
 from .encoders import ENCODER_FILE, Encoder, load_encoder
+from .preprocessing import Standardize
 from .registration import build, declared_outputs, parse_options
-from .stored import Stored, read_summary
+from .stored import Stored, preprocessing_of, read_summary
 
 PREFIX = "tte:"
 
@@ -32,8 +33,11 @@ def _encoder(text: str) -> tuple[Encoder, Path]:
     return load_encoder(folder), folder
 
 
-def fill_from_encoder(model: keras.Model, text: str) -> None:
+def fill_from_encoder(model: keras.Model, text: str) -> Standardize | None:
     """Copy the weights of a pre-trained encoder into `model`, matching layers by name.
+
+    Returns:
+        The preprocessing that it was trained with; None where its run does not state it.
 
     Args:
         model: a model with the encoder's layers and further layers, which are not changed.
@@ -43,7 +47,7 @@ def fill_from_encoder(model: keras.Model, text: str) -> None:
         UserError: there is no such encoder, or `model` lacks one of its layers or has it with a
             different shape.
     """
-    encoder, _ = _encoder(text)
+    encoder, folder = _encoder(text)
     own = {layer.name: layer for layer in model.layers}
     for layer in encoder.model.layers:
         weights = layer.get_weights()
@@ -61,6 +65,7 @@ def fill_from_encoder(model: keras.Model, text: str) -> None:
     for layer in encoder.model.layers:
         if layer.get_weights():
             copy_state(layer, own[layer.name])
+    return preprocessing_of(folder / "summary.json")
 
 
 def load_pretrained(text: str, input_shape: Sequence[int], classes: int) -> Stored:

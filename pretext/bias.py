@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import sys
@@ -141,6 +142,8 @@ def retrained_heads(
     frozen = nets.copy_encoder(encoder)
     frozen.model.trainable = False
     keras.utils.set_random_seed(seed)
+    # A task that is only measured (weight 0) needs heads that are trained, too.
+    tasks = [dataclasses.replace(task, weight=1.0) for task in tasks]
     model = MultiTask(frozen, tasks, images, weight_decay=0.0, seed=seed)
     steps = epochs * (steps_per_epoch or int(batches.cardinality()))
     rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps)

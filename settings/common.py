@@ -238,11 +238,15 @@ def gather_workers(settings: Any) -> AbstractContextManager[Team]:
         if settings.strategy == "multi_worker" and getattr(settings, name, False):
             raise UserError(f"--{name} and --strategy multi_worker do not go together: leave one "
                             "of them out")
-    chosen = {
+    return gathered(settings.strategy, shared_settings(settings), settings.connect_minutes)
+
+
+def shared_settings(settings: Any) -> dict[str, Any]:
+    """The settings that have to be the same in all workers, by their flags."""
+    return {
         f"--{name}": value for name, value in plain_values(values(settings)).items()
         if name not in OF_EACH_WORKER
     }
-    return gathered(settings.strategy, chosen, settings.connect_minutes)
 
 
 def describe_workers(settings: Any) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import dataloader
 import nets
 from experiment.command.options import values
 from experiment.export import card
+from experiment.export.conversion import convert
 from experiment.export.files import QUANTIZED, STUDENT, Images, Network, check_rows, write_files
-from experiment.export.format import Format
+from experiment.export.format import Format, UnfitError
 from experiment.export.processes import check_layers
 from experiment.run.folder import DATA, RunFolder
 from nets.keras_graph import all_layers
@@ -24,8 +26,13 @@ from nets.stored import read_summary
 from registry import UserError
 from settings.distillation import TEACHER, Settings
 from settings.formats import TEST_IMAGES, create_formats
-from settings.networks import class_difference, load_teacher, names_classes
-from settings.run_setup import Setup, load_data, teacher_preprocessing
+from settings.networks import (
+    class_difference,
+    find_preprocessing,
+    load_teacher,
+    names_classes,
+)
+from settings.run_setup import Setup, load_data
 
 _SUMMARY = "summary.json"
 _READ_AT_ONCE = 500
@@ -193,7 +200,7 @@ def _open_teacher(settings: Settings, data: dataloader.Data, path: Path) -> Netw
     except UserError as error:
         print(f"the card has no row of the teacher: {error}", flush=True)
         return None
-    preprocessing = teacher_preprocessing(settings, data, teacher)
+    preprocessing = find_preprocessing("teacher", settings, data, teacher)
     has_classes = teacher.has_logits and class_difference(teacher, data) is None
     return Network(teacher.model, preprocessing, teacher.class_names or (), has_classes)
 
@@ -214,6 +221,33 @@ def check_formats(setup: Setup) -> None:
     for network in (setup.distiller.student, setup.distiller.teacher):
         if formats and network is not None:
             check_layers(all_layers(network))
+
+
+def try_formats(setup: Setup) -> None:
+    """Write a person's own student before it is trained; those of --net are known to fit.
+
+    Raises:
+        UserError: a format that the run is to export cannot hold it.
+    """
+    formats = create_formats(setup.settings.export)
+    model, train = setup.distiller.deployed, setup.data.train
+    if nets.declared_outputs_of(model) is not None:
+        return
+    student = Network(model, setup.student_preprocessing(), setup.data.class_names)
+    with tempfile.TemporaryDirectory() as scratch:
+        for form in (form for form in formats if form.source == STUDENT):
+            print(f"trying to write {form.file} of the student before it is trained", flush=True)
+            chosen = train.spread(form.least_calibration)
+            calibration = _read(train, chosen) if len(chosen) else None
+            material, place = Path(scratch) / form.name, Path(scratch) / f"{form.name}-file"
+            student.material(setup.data.image_shape, calibration).write(material)
+            place.mkdir()
+            try:
+                convert(form, material, place / Path(form.file).name)
+            except UnfitError as error:
+                raise UserError(
+                    f"--export {error}; leave out this format, or change the student"
+                ) from error
 
 
 def check_calibration(data: dataloader.Data, formats: Sequence[Format], flag: str) -> None:

@@ -70,25 +70,33 @@ def _teacher_to_train(settings: Settings, data: dataloader.Data) -> nets.Stored:
         return stored if as_it_is else dataclasses.replace(stored, has_logits=True)
     if settings.teacher_model and not known.is_application(settings.teacher_model):
         check_exists("teacher", settings.teacher_model)
-        own = load_to_train(settings.teacher_model)
-        model = nets.with_classes(own, data.classes).model
-    else:
-        model = build(settings.teacher_name(), settings.teacher_options, data)
+        return with_classes(load_to_train(settings.teacher_model), data)
+    return fresh(build(settings.teacher_name(), settings.teacher_options, data))
+
+
+def fresh(model: keras.Model) -> nets.Stored:
+    """A network that was not trained, and states no preprocessing."""
     return nets.Stored(model, standardize=None, has_logits=True)
 
 
-def load_to_train(file: str) -> keras.Model:
+def with_classes(stored: nets.Stored, data: dataloader.Data) -> nets.Stored:
+    """A network to be trained, with a new classifier where the number of classes differs."""
+    model = nets.with_classes(stored.model, data.classes).model
+    return dataclasses.replace(stored, model=model, has_logits=True, class_names=None)
+
+
+def load_to_train(file: str) -> nets.Stored:
     """A person's own network, to be trained; one of float16, for which losses would have to be
     scaled, in the precision of the run."""
-    model = nets.load(file).model
-    if not nets.computes_in_float16(model):
-        return model
+    stored = nets.load(file)
+    if not nets.computes_in_float16(stored.model):
+        return stored
     policy = keras.config.dtype_policy().name
     logging.getLogger(__name__).warning(
         "%s computes in float16, for which losses would have to be scaled: it is trained in %s",
         file, policy,
     )
-    return nets.copy_model(model, dtype=policy)
+    return dataclasses.replace(stored, model=nets.copy_model(stored.model, dtype=policy))
 
 
 def _library_network(
@@ -105,8 +113,9 @@ def _library_network(
     )
 
 
-def make_student(settings: Settings, data: dataloader.Data) -> keras.Model:
-    """The student with its initial weights, which depend on the seed alone, or on its file.
+def make_student(settings: Settings, data: dataloader.Data) -> nets.Stored:
+    """The student with its initial weights, which depend on the seed alone, or on its file, and
+    with the preprocessing that these were trained with, where that is stated.
 
     Raises:
         UserError: there is no such file, or it does not fit the data.
@@ -114,19 +123,58 @@ def make_student(settings: Settings, data: dataloader.Data) -> keras.Model:
     keras.utils.set_random_seed(settings.seed)
     name = settings.student_name()
     if settings.is_pretrained("student"):
-        student = _library_network("student", settings, data).model
+        student = _library_network("student", settings, data)
     elif settings.student_model is None or known.is_application(name):
-        student = build(name, settings.student_options, data)
+        student = fresh(build(name, settings.student_options, data))
     else:
         check_exists("student", name)
         student = load_to_train(name)
         if settings.fine_tunes():
-            student = nets.with_classes(student, data.classes).model
-        check_student(student, data)
-        nets.check_trainable(student, "--student_model", name)
+            student = with_classes(student, data)
+        check_student(student.model, data)
+        nets.check_trainable(student.model, "--student_model", name)
     if settings.student_init is not None:
-        nets.fill_from_encoder(student, settings.student_init)
+        stated = nets.fill_from_encoder(student.model, settings.student_init)
+        student = dataclasses.replace(student, standardize=stated)
     return student
+
+
+def find_preprocessing(
+    role: str, settings: Settings, data: dataloader.Data, stored: nets.Stored
+) -> nets.Standardize:
+    """What turns raw images into what a network takes: what its file or run states, or else the
+    settings.
+
+    Args:
+        role: ``"teacher"`` or ``"student"``.
+        settings: with what is given for this role.
+        data: the data set.
+        stored: the network.
+    """
+    if stored.standardize:
+        return resized(stored.standardize, stored.model)
+    return standardize(getattr(settings, f"{role}_preprocessing"), data, stored.model)
+
+
+def describe_preprocessing(role: str, settings: Settings, stored: nets.Stored) -> list[str]:
+    """Where `find_preprocessing` a network comes from, in words; nothing where that is certain: its
+    run states it, or it is a fresh one of --net."""
+    name = getattr(settings, f"{role}_preprocessing")
+    is_own = nets.declared_outputs_of(stored.model) is not None
+    if name == "auto" and (stored.standardize or is_own):
+        return []
+    if stored.standardize:
+        words = f"scaled as its run states, not by --{role}_preprocessing {name}"
+    elif name != "auto":
+        words = f"scaled by --{role}_preprocessing {name}"
+    elif nets.infer_preprocessing(stored.model):
+        words = "scaled as its first layers or its name tell"
+    else:
+        words = (
+            "standardized by the data's mean and deviation, as neither its layers nor its name "
+            f"tell what it was trained with (--{role}_preprocessing)"
+        )
+    return [f"images for the {role}: {words}"]
 
 
 def standardize(name: str, data: dataloader.Data, model: keras.Model) -> nets.Standardize:
@@ -238,7 +286,9 @@ def check_student(student: keras.Model, data: dataloader.Data) -> None:
     if len(shape) != 2 or shape[1] != data.classes:
         raise UserError(
             f"the student's (first) output has shape {shape}; expected (None, {data.classes}), one "
-            f"logit per class of {data.name}"
+            f"logit per class of {data.name}, also of two classes; --Distillation "
+            "'None(head_share=0.2)' trains it with a new classifier, and its run folder is then a "
+            "student for other methods"
         )
 
 
@@ -247,10 +297,11 @@ def check_teacher(teacher: nets.Stored, method: Method | Sum, data: dataloader.D
     check_images("teacher", teacher.model, data)
     classes = teacher.model.outputs[0].shape[-1]
     if method.does_read("logits") and not (teacher.has_logits and classes == data.classes):
-        trained = f"was trained on {classes} classes" if teacher.has_logits else "has no logits"
+        ends = f"has {classes} outputs" if teacher.has_logits else "has no logits"
         raise UserError(
-            f"the method compares logits, but the teacher {trained} and {data.name} has "
-            f"{data.classes} classes; give a teacher of these classes or another method"
+            f"the method compares logits, but the teacher {ends} and {data.name} has "
+            f"{data.classes} classes; give a teacher of these classes, --teacher_model FILE "
+            "--teacher_epochs N to train it with a new classifier, or another method"
         )
     difference = class_difference(teacher, data)
     if method.does_read("logits") and difference:

@@ -51,13 +51,12 @@ def quantized_setup(setup: Setup, folder: Path, batches: int | None = None) -> S
         student = nets.quantize(setup.distiller.deployed, images)
         settings = _with_taps(settings, setup, method, student)
         teacher = _teacher(setup) if method.needs_teacher else None
-        distiller = make_distiller(
-            settings, setup.data, method, teacher, student, preprocessing
-        )
+        student = nets.Stored(student, preprocessing, has_logits=True)
+        distiller = make_distiller(settings, setup.data, method, teacher, student)
     distiller.parts(settings.epochs)
     return dataclasses.replace(
-        setup, settings=settings, distiller=distiller, teacher=teacher, teacher_is_trained=True,
-        given=None, cache=None, preprocessing=preprocessing,
+        setup, settings=settings, distiller=distiller, student=student, teacher=teacher,
+        teacher_is_trained=True, given=None, cache=None,
     )
 
 

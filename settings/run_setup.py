@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from scipy.optimize import linear_sum_assignment
@@ -33,9 +32,9 @@ from settings.networks import (
     class_difference,
     create_method,
     find_outputs,
+    find_preprocessing,
     load_teacher,
     make_student,
-    resized,
     standardize,
 )
 from settings.recipes import AUTO, RECIPES
@@ -60,11 +59,11 @@ class Setup:
         strategy: in whose scope the networks were made.
         team: the workers of the run.
         distiller: the student and what trains it.
+        student: what is trained, with the preprocessing that its file or run states, if any.
         teacher: None where the method needs none.
         teacher_is_trained: False where a teacher has to be trained first.
         given: the settings before the recipe filled them; None: not known.
         cache: the teacher's outputs, computed before; None: it is run in training.
-        preprocessing: of the student; None: what the settings say of it.
     """
 
     settings: Settings
@@ -72,11 +71,11 @@ class Setup:
     strategy: tf.distribute.Strategy
     team: Team
     distiller: Distiller
+    student: nets.Stored
     teacher: nets.Stored | None
     teacher_is_trained: bool
     given: Settings | None = None
     cache: TeacherCache | None = None
-    preprocessing: nets.Standardize | None = None
 
     @property
     def steps(self) -> int:
@@ -114,13 +113,11 @@ class Setup:
     def student_preprocessing(self) -> nets.Standardize:
         """What turns raw images into what the deployed network takes."""
         # As in training: a deployed model of the method's own may have another name.
-        return self.preprocessing or standardize(
-            self.settings.student_preprocessing, self.data, self.distiller.student
-        )
+        return find_preprocessing("student", self.settings, self.data, self.student)
 
     def statistics_batches(self) -> Iterator[tf.Tensor]:
         """Training images, preprocessed and not augmented, for the deployed network's batch
-        statistics: from all over the data, which may be in the order of its classes."""
+        statistics."""
         return self.spread_batches(self.student_preprocessing())
 
     def judge_teacher_by_own_statistics(self) -> None:
@@ -132,15 +129,17 @@ class Setup:
     def spread_batches(
         self, preprocess: Callable[[Any], Any], most: int = STATISTICS_IMAGES
     ) -> Iterator[tf.Tensor]:
-        """At most so many training images, from all over the data, preprocessed."""
-        images = self.data.train.spread(most)
-        size = self.at_once(STATISTICS_BATCH)
+        """At most so many training images, from all over the data and mixed, preprocessed."""
+        images, size = self.data.train.mixed(most), self.at_once(STATISTICS_BATCH)
         for first in range(0, len(images), size):
-            yield preprocess(self.data.train.images(images[first : first + size]))
+            yield preprocess(images.images(range(first, min(first + size, len(images)))))
 
 
 def prepare(
-    settings: Settings, team: Team = ALONE, data: dataloader.Data | None = None
+    settings: Settings,
+    team: Team = ALONE,
+    data: dataloader.Data | None = None,
+    strategy: tf.distribute.Strategy | None = None,
 ) -> Setup:
     """Load the data and make the networks. Writes nothing.
 
@@ -148,12 +147,13 @@ def prepare(
         settings: spelled out.
         team: the workers of the run.
         data: as the settings say, where they are loaded already.
+        strategy: likewise.
 
     Raises:
         UserError: settings, networks and data do not fit each other.
     """
     devices.prepare(settings.seed, settings.deterministic, settings.mixed_precision)
-    strategy = devices.strategy(settings.strategy, team)
+    strategy = strategy or devices.strategy(settings.strategy, team)
     data = data or load_data(settings)
     training_batches(settings, data)
     return make_setup(settings, data, strategy, settings.teacher_file(), team)
@@ -184,7 +184,8 @@ def make_setup(
     method = create_method(settings)
     with strategy.scope():
         teacher = load_teacher(settings, data, teacher_file) if method.needs_teacher else None
-        distiller = make_distiller(settings, data, method, teacher)
+        student = make_student(settings, data)
+        distiller = make_distiller(settings, data, method, teacher, student)
     if method.trains_teacher:
         nets.check_trainable(teacher.model, "the teacher", teacher_file or settings.teacher_name())
     distiller.parts(settings.epochs)  # there are enough epochs for all stages
@@ -194,7 +195,7 @@ def make_setup(
     )
     taught = teacher.model.variables if teacher is not None and is_trained else []
     require_same_start(team, data, [*distiller.weights, *taught])
-    return Setup(settings, data, strategy, team, distiller, teacher, is_trained)
+    return Setup(settings, data, strategy, team, distiller, student, teacher, is_trained)
 
 
 def make_distiller(
@@ -202,8 +203,7 @@ def make_distiller(
     data: dataloader.Data,
     method: Method | Sum,
     teacher: nets.Stored | None,
-    student: keras.Model | None = None,
-    preprocessing: nets.Standardize | None = None,
+    student: nets.Stored,
 ) -> Distiller:
     """The student and what trains it.
 
@@ -212,40 +212,28 @@ def make_distiller(
         data: the data set.
         method: to train with.
         teacher: None where there is none.
-        student: None: the one that the settings name.
-        preprocessing: of the student; None: what the settings say of it.
+        student: what is to be trained.
     """
-    student = student or make_student(settings, data)
     arguments = {}
     if teacher is not None:
         check_teacher(teacher, method, data)
-        check_taps({"teacher": teacher.model, "student": student}, settings, method)
+        check_taps({"teacher": teacher.model, "student": student.model}, settings, method)
         arguments = {
             "teacher": teacher.model,
             "teacher_outputs": find_outputs(teacher.model, settings.teacher_taps),
-            "teacher_preprocessing": teacher_preprocessing(settings, data, teacher),
+            "teacher_preprocessing": find_preprocessing("teacher", settings, data, teacher),
         }
     return Distiller(
-        student,
+        student.model,
         method,
-        student_outputs=find_outputs(student, settings.student_taps),
-        student_preprocessing=preprocessing
-        or standardize(settings.student_preprocessing, data, student),
+        student_outputs=find_outputs(student.model, settings.student_taps),
+        student_preprocessing=find_preprocessing("student", settings, data, student),
         main_loss=settings.main_loss,
         weight_decay=settings.weight_decay,
         label_smoothing=settings.label_smoothing,
         samples=len(data.train),
         **arguments,
     )
-
-
-def teacher_preprocessing(
-    settings: Settings, data: dataloader.Data, teacher: nets.Stored
-) -> nets.Standardize:
-    """What turns raw images into what the teacher takes: what its file says, or the settings."""
-    if teacher.standardize:
-        return resized(teacher.standardize, teacher.model)
-    return standardize(settings.teacher_preprocessing, data, teacher.model)
 
 
 def taught_batches(setup: Setup, epoch: int = 0, step: int = 0) -> Any:
@@ -333,7 +321,7 @@ def describe_recipe(setup: Setup) -> str:
     height, width, _ = setup.data.image_shape
     name = "training flags" if settings.recipe == AUTO else f"recipe {settings.recipe}"
     smoothing = f", label smoothing {settings.label_smoothing:g}" * bool(settings.label_smoothing)
-    kind = ", in bfloat16" * settings.mixed_precision
+    kind = ", in bfloat16" * nets.is_narrow(setup.distiller.student)
     return (
         f"{name}, for {len(setup.data.train):,} training images of {height}x{width} pixels: "
         f"{settings.describe_training(_reason_of_rate(setup))}{smoothing}{kind} (--recipe)"

@@ -20,7 +20,8 @@ from experiment.run.interruption import RESUME, Interrupted, Signals
 from experiment.run.teacher_cache import TEACHER, TeacherCache, key_folder, size_text
 from nets import Standardize
 from nets.keras_graph import all_layers
-from settings.run_setup import Setup, augmentation_of, teacher_preprocessing, training_batches
+from settings.networks import find_preprocessing
+from settings.run_setup import Setup, augmentation_of, training_batches
 
 FORMAT = 1  # of key and files
 MEASURED_STEPS = 5
@@ -133,7 +134,7 @@ def make_key(setup: Setup) -> dict[str, Any]:
     The batch size is a part of it, as sums are rounded differently in batches of another size.
     """
     settings, data = setup.settings, setup.data
-    preprocessing = teacher_preprocessing(settings, data, setup.teacher)
+    preprocessing = find_preprocessing("teacher", settings, data, setup.teacher)
     outputs = setup.distiller.teacher_outputs
     return {
         "format": FORMAT,

@@ -90,10 +90,9 @@ def clustering(
     """
     seen, unseen = _split(data)
 
-    def scores(representation: Representation, mark: str) -> dict[str, float]:
+    def scores(vectors: np.ndarray, mark: str) -> dict[str, float]:
         """The metrics of both halves, with `mark` in their names."""
         metrics = {}
-        vectors = embeddings(representation, data.test)
         for half, classes in ((f"seen_{mark}", seen), (f"unseen_{mark}", unseen)):
             rows = np.isin(data.test.labels, classes)
             found = clustering_scores(
@@ -102,18 +101,17 @@ def clustering(
             metrics.update({half + name: value for name, value in found.items()})
         return metrics
 
-    metrics = clustering_scores(
-        embeddings(encoder, data.test), data.test.labels, seed=seed, restarts=restarts
-    )
+    vectors = embeddings(encoder, data.test)
+    metrics = clustering_scores(vectors, data.test.labels, seed=seed, restarts=restarts)
     if not (_has_two(data, seen) and _has_two(data, unseen)):
         return metrics
-    metrics.update(scores(encoder, ""))
+    metrics.update(scores(vectors, ""))
     if tuning_steps and isinstance(encoder, nets.Encoder):
         tuned = metric_tuned(
             encoder, of_classes(labelled(data.train), seen), seed=seed, steps=tuning_steps,
             learning_rate=learning_rate, batch_size=batch_size, flip=data.default_flip,
         )
-        metrics.update(scores(tuned, "tuned_"))
+        metrics.update(scores(embeddings(tuned, data.test), "tuned_"))
     return metrics
 
 

@@ -16,6 +16,7 @@ from registry import UserError, nearest
 from targets.embeddings import Representation, images_at_once, raw_pixels
 
 RANDOM, PIXELS = "random:", "pixels"
+STATISTICS_IMAGES = 20_000
 
 
 def is_export(text: str) -> bool:
@@ -84,11 +85,13 @@ def with_fresh_weights(encoder: nets.Encoder, seed: int) -> nets.Encoder:
 
 
 def with_clean_statistics(encoder: nets.Encoder, images: dataloader.Split) -> nets.Encoder:
-    """Recompute the batch statistics of `encoder` from `images`, in place, and return it.
+    """Recompute the batch statistics of `encoder` from at most `STATISTICS_IMAGES` of `images`, in
+    place, and return it.
 
     Fresh weights have none; those of a trained encoder are part of it, and stay.
     """
-    batches = dataloader.evaluation_batches(images, images_at_once(images.image_shape))
+    sample = images.mixed(STATISTICS_IMAGES)
+    batches = dataloader.evaluation_batches(sample, images_at_once(images.image_shape))
     nets.recompute_batch_statistics(
         encoder.model, (encoder.standardize(batch["image"]) for batch in batches)
     )

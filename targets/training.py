@@ -74,9 +74,11 @@ def labelled_batches(
     if `flip`.
 
     Args:
-        split: at least one image. If it has fewer than `batch_size`, batches are smaller.
+        split: at least one image. An epoch is cut into batches of about equal size, as few as hold
+            at most `batch_size` images each: a rest of one or two images would be a step like any
+            other.
     """
-    size = min(batch_size, len(split))
+    size = math.ceil(len(split) / dataloader.steps_per_epoch(split, min(batch_size, len(split))))
     batches = dataloader.training_batches(
         split,
         size,

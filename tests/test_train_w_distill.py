@@ -296,7 +296,7 @@ MISTAKES = {
     "channels": (["--teacher={files}/grey.keras"], "takes images of 1 channels", "--channels 1"),
     "classes": (
         ["--teacher={files}/seven.keras", "--Distillation=Soft_logits"],
-        "was trained on 7 classes", "has 4 classes",
+        "has 7 outputs", "has 4 classes", "--teacher_epochs N",
     ),
     "no images": (["--teacher={files}/vector.keras", "--teacher_taps=one"], "(None, 3)"),
     # Taps

@@ -102,7 +102,7 @@ def write_files(
     """
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
-        entries = [_write_keras(name, each, images, work) for name, each in networks.items()]
+        networks, entries = _write_networks(networks, images, work)
         files, failures = _convert_all(formats, networks, images, work)
         entries += files
         print(f"running {len(entries)} networks on {len(images.test):,} test images", flush=True)
@@ -192,11 +192,24 @@ def check_rows(rows: Sequence[Row]) -> None:
         )
 
 
-def _write_keras(name: str, network: Network, images: Images, work: Path) -> Entry:
-    """The network itself, to be measured as the files are."""
-    path = work / f"{name}.keras"
-    KerasFile().convert(network.material(images.shape), path)
-    return Entry(name, KerasFile(), path)
+def _write_networks(
+    networks: Mapping[str, Network], images: Images, work: Path
+) -> tuple[dict[str, Network], list[Entry]]:
+    """The networks themselves, to be measured as the files are. The teacher, which has but a row of
+    the card, is left out where it cannot be written."""
+    kept, entries = {}, []
+    for name, network in networks.items():
+        path = work / f"{name}.keras"
+        try:
+            KerasFile().convert(network.material(images.shape), path)
+        except UserError as error:
+            if name != TEACHER:
+                raise
+            print(f"the card has no row of the teacher: {error}", flush=True)
+            continue
+        kept[name] = network
+        entries.append(Entry(name, KerasFile(), path))
+    return kept, entries
 
 
 def _row(

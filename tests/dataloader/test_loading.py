@@ -161,3 +161,13 @@ def test_file_without_its_prefix(tmp_path):
         dataloader.load(str(tmp_path / "set.npz"))
     with pytest.raises(UserError, match="did you mean folder:"):
         dataloader.load(str(tmp_path))
+
+
+def test_mixed_images_are_from_all_over_and_in_no_order():
+    store = dataloader.MemoryImages(np.zeros([100, 2, 2, 1], np.uint8))
+    by_class = dataloader.Split.whole(store, np.repeat(np.arange(10), 10))
+    whole, part = by_class.mixed(), by_class.mixed(20)
+    assert sorted(whole.rows) == list(range(100)) and (whole.labels == whole.rows // 10).all()
+    assert sorted(part.labels) == sorted([*range(10)] * 2)
+    assert len(np.unique(whole.labels[:10])) > 3  # in their order they would have one class
+    np.testing.assert_array_equal(whole.rows, by_class.mixed().rows)

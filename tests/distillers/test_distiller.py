@@ -28,7 +28,7 @@ from distillers.method import with_context
 from distillers.reading import Embedding
 from nets.copying import global_policy
 from registry import UserError
-from tests.distillers.models import CLASSES, TAPS, batch, network, outputs
+from tests.distillers.models import CLASSES, TAPS, batch, larger_network, network, outputs
 
 RATE, MOMENTUM, DECAY = 0.1, 0.9, 0.01
 
@@ -476,6 +476,14 @@ def test_what_nothing_changes_cannot_be_taught():
     with pytest.raises(UserError, match="AT compares layers .* all frozen .*tap later layers"):
         distiller_of(distillers.get("AT")(), student=student)
     distiller_of(SoftLogits(), student=student)
+
+
+def test_an_adapter_alone_does_not_let_a_frozen_student_learn():
+    student = network(1, "student")
+    for layer in student.layers[:-1]:
+        layer.trainable = False
+    with pytest.raises(UserError, match="SSKD_SVD compares layers .* all frozen"):
+        distiller_of(SSKD_SVD(), student=student, teacher=larger_network(2, "teacher"))
 
 
 def test_fit_before_compile_is_refused():

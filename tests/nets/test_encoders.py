@@ -252,3 +252,13 @@ def test_what_is_no_export_of_an_encoder_is_refused(tmp_path):
     )
     with pytest.raises(UserError, match="gives classes, probabilities"):
         nets.ExportedEncoder(tmp_path / "1")
+
+
+def test_moving_statistics_of_a_trainable_copy_follow_soon():
+    image = keras.Input((8, 8, 3))
+    maps = keras.layers.BatchNormalization(momentum=0.999, name="slow")(image)
+    maps = keras.layers.BatchNormalization(momentum=0.8, name="fast")(maps)
+    encoder = nets.encoder_of(keras.Model(image, maps), nets.Standardize((0.0,) * 3, (1.0,) * 3))
+    copy = nets.trainable_copy(encoder).model
+    assert [copy.get_layer(name).momentum for name in ("slow", "fast")] == [0.9, 0.8]
+    assert encoder.model.get_layer("slow").momentum == 0.999

@@ -119,3 +119,10 @@ def test_by_its_name_alone_or_as_a_part(name, kind):
     rescaling = LAYERS.Rescaling(1 / 127.5, -1)
     scaled = keras.Sequential([keras.Input((8, 8, 3)), rescaling, named(name)])
     assert nets.infer_preprocessing(scaled) == RAW
+
+
+def test_whole_numbers_are_raw_images():
+    image = keras.Input((8, 8, 3), dtype="uint8")
+    maps = keras.layers.BatchNormalization()(keras.ops.cast(image, "float32"))
+    found = nets.infer_preprocessing(keras.Model(image, maps))
+    assert (found.mean, found.deviation) == ((0.0,) * 3, (1.0,) * 3)

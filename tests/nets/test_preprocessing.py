@@ -33,3 +33,11 @@ def test_raw_scaled_and_standardised():
 def test_what_is_for_colours_is_refused_for_grey_images(name):
     with pytest.raises(UserError, match=f"preprocessing {name} is for 3 channels, not 1"):
         nets.named_preprocessing(name, (1.0,), (2.0,))
+
+
+def test_for_networks_of_other_channels():
+    grey = nets.Standardize((10.0,), (2.0,), size=(4, 4))
+    assert grey.for_channels(3) == nets.Standardize((10.0,) * 3, (2.0,) * 3, size=(4, 4))
+    colours = nets.Standardize((1.0, 2.0, 6.0), (1.0, 1.0, 4.0))
+    assert colours.for_channels(1) == nets.Standardize((3.0,), (2.0,))
+    assert colours.for_channels(3) == colours.for_channels(4) == colours

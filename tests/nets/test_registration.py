@@ -179,3 +179,9 @@ def test_options_are_numbers_each_given_once():
     assert nets.parse_options(["width=64", "dropout=1E-1"]) == {"width": 64, "dropout": 0.1}
     with pytest.raises(UserError, match="'width' is given twice"):
         nets.parse_options(["width=64", "width=32"])
+
+
+@pytest.mark.parametrize("name", ["classes", "input_shape", "name"])
+def test_what_the_data_decide_is_no_option(name):
+    with pytest.raises(UserError, match=f"option '{name}' cannot be set: .*--image_size"):
+        nets.parse_options([f"{name}=96"])

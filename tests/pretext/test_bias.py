@@ -165,3 +165,14 @@ def test_bias_is_the_relative_excess():
     assert task_bias(1.2, 0.8) == pytest.approx(0.5)
     assert task_bias(0.4, 0.4) == 0
     assert task_bias(0.0, 0.0) == 0 and task_bias(0.1, 0.0) == np.inf
+
+
+def test_a_task_that_was_only_measured_gets_trained_heads_too():
+    def loss(weight):
+        found = retrained_heads(
+            encoder(normalised=True), create_tasks(f"reconstruction(weight={weight})"),
+            Images(SHAPE), batches(COUNT, 6), batches(8, 8), epochs=2,
+        )
+        return found["reconstruction"]["loss"]
+
+    assert loss(0) == loss(1)

@@ -21,7 +21,7 @@ def test_a_network_of_float16_is_trained_in_the_precision_of_the_run(tmp_path, c
     scores = keras.layers.Dense(5, dtype="float32")(keras.layers.Flatten(dtype="float32")(maps))
     model = keras.Model(image, scores)
     model.save(tmp_path / "half.keras")
-    loaded = load_to_train(str(tmp_path / "half.keras"))
+    loaded = load_to_train(str(tmp_path / "half.keras")).model
     assert {layer.compute_dtype for layer in loaded.layers} == {"float32"}
     (record,) = caplog.records
     assert record.getMessage().endswith("it is trained in float32")
@@ -40,7 +40,9 @@ def run(tmp_path):
     keras.Model(encoder.model.inputs[0], encoder.model.output["embedding"], name=encoder.name).save(
         tmp_path / "encoder.keras"
     )
-    (tmp_path / "summary.json").write_text(json.dumps({"options": ["width=4", "first=4"]}))
+    stated = {"mean": [0.0] * 3, "deviation": [1.0] * 3, "size": [8, 8]}
+    facts = {"options": ["width=4", "first=4"], "preprocessing": stated}
+    (tmp_path / "summary.json").write_text(json.dumps(facts))
     return f"tte:{tmp_path}", encoder
 
 
@@ -58,7 +60,9 @@ def test_student_init_fills_the_student(run):
         Distillation="None", net="MobileNet", student_options=("width=4", "first=4"),
         student_init=text,
     )
-    assert_same_map(make_student(settings, DATA), encoder)
+    student = make_student(settings, DATA)
+    assert_same_map(student.model, encoder)
+    assert student.standardize == encoder.standardize
 
 
 def test_a_pretrained_encoder_is_the_teacher_without_logits(run):
@@ -69,7 +73,7 @@ def test_a_pretrained_encoder_is_the_teacher_without_logits(run):
 
 
 @pytest.mark.parametrize("make", [
-    make_student, lambda settings, data: load_teacher(settings, data, None).model,
+    make_student, lambda settings, data: load_teacher(settings, data, None),
 ])
 def test_the_seed_decides_the_weights_of_networks_to_be_trained(make):
     settings = Settings(
@@ -77,7 +81,8 @@ def test_the_seed_decides_the_weights_of_networks_to_be_trained(make):
         student_options=("width=4", "first=4"),
     )
     first, again, other = (
-        make(dataclasses.replace(settings, seed=seed), DATA).get_weights() for seed in (1, 1, 2)
+        make(dataclasses.replace(settings, seed=seed), DATA).model.get_weights()
+        for seed in (1, 1, 2)
     )
     assert all(map(np.array_equal, first, again))
     assert not all(map(np.array_equal, first, other))

@@ -1,6 +1,7 @@
 """What a run is made of: that it is as set, and what is said of a given teacher and of images."""
 
 import dataclasses
+import json
 
 import keras
 import numpy as np
@@ -17,6 +18,7 @@ from settings.networks import (
     check_teacher,
     class_difference,
     create_method,
+    find_preprocessing,
     standardize,
 )
 from settings.run_setup import (
@@ -421,3 +423,69 @@ def test_a_run_without_labels_needs_no_image_of_each_class(tmp_path):
     for changed in ({"main_loss": "cross_entropy"}, {"teacher": None}):
         with pytest.raises(UserError, match="has no image among the first 6 training images"):
             load_data(dataclasses.replace(settings, **changed))
+
+
+def test_a_student_goes_on_with_the_preprocessing_it_was_trained_with(files):
+    """The run states it, whatever the statistics of the new data."""
+    run = files / "run"
+    run.mkdir()
+    keras.models.load_model(files / "teacher.keras").save(run / "student.keras")
+    stated = {"mean": [1.0, 2.0, 3.0], "deviation": [4.0, 5.0, 6.0], "size": None}
+    (run / "summary.json").write_text(json.dumps({"preprocessing": stated, "settings": {}}))
+    settings = settings_of(
+        files, teacher_model=str(run), teacher_epochs=1, student_model=str(run),
+        student_options=None, student_preprocessing="tf",
+    )
+    setup = prepare(settings)
+    found = setup.student_preprocessing()
+    assert (found.mean, found.deviation) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+    assert find_preprocessing("teacher", settings, setup.data, setup.teacher) == found
+    (note,) = [each for each in train_w_distill.notes(setup) if each.startswith("images for")]
+    assert note.endswith("student: scaled as its run states, not by --student_preprocessing tf")
+
+
+@pytest.mark.parametrize(
+    ("first", "flags", "words"),
+    [
+        ((), {}, "standardized by the data's mean and deviation, as neither its layers nor its"),
+        ((), {"student_preprocessing": "unit"}, "scaled by --student_preprocessing unit"),
+        ((keras.layers.Rescaling(1 / 255),), {}, "scaled as its first layers or its name tell"),
+    ],
+)
+def test_how_images_of_own_networks_are_scaled_is_said(files, first, flags, words):
+    layers = [keras.Input((16, 16, 3)), *first, keras.layers.Flatten(), keras.layers.Dense(4)]
+    keras.Sequential(layers).save(files / "own.keras")
+    settings = settings_of(
+        files, Distillation="None", student_model=str(files / "own.keras"), student_options=None,
+        **flags,
+    )
+    found = [each for each in train_w_distill.notes(prepare(settings)) if "images for the" in each]
+    assert len(found) == 1 and found[0].startswith(f"images for the student: {words}")
+
+
+def test_a_student_that_changes_its_images_is_told(files):
+    layers = [
+        keras.Input((16, 16, 3)), keras.layers.RandomFlip(name="mirror"), keras.layers.Flatten(),
+        keras.layers.Dense(4),
+    ]
+    keras.Sequential(layers).save(files / "own.keras")
+
+    def told(method):
+        settings = settings_of(
+            files, Distillation=method, student_model=str(files / "own.keras"), student_options=None
+        )
+        return [each for each in train_w_distill.notes(prepare(settings)) if "(mirror)" in each]
+
+    assert told("None") == []
+    (note,) = told("Soft_logits")
+    assert note.startswith("warning: ") and "it sees other views than the teacher" in note
+
+
+def test_batch_statistics_are_of_mixed_images(files, monkeypatch):
+    monkeypatch.setattr("settings.run_setup.STATISTICS_BATCH", 8)
+    setup = prepare(settings_of(files, batch_size=2))
+    batches = [images.numpy() for images in setup.spread_batches(lambda images: images)]
+    assert [len(each) for each in batches] == [8] * 10
+    images = setup.data.train.images(range(80)).numpy()
+    assert not (batches[0] == images[:8]).all()
+    assert sorted(np.concatenate(batches).sum((1, 2, 3))) == sorted(images.sum((1, 2, 3)))

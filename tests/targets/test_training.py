@@ -41,3 +41,10 @@ def test_batches_of_few_images(count):
     assert all(len(images) == len(labels) <= 8 for images, labels in batches)
     seen = np.concatenate([labels for _, labels in batches[: -(-count // min(8, count))]])
     assert sorted(seen) == sorted(split.labels)
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(33, [17, 16]), (130, [26] * 5), (32, [32])])
+def test_no_step_is_trained_on_a_rest_of_few_images(count, sizes):
+    split = small.split(count, 3, seed=0)
+    batches = labelled_batches(split, 32, steps=len(sizes), seed=0, flip=False)
+    assert [len(images) for images, _ in batches] == sizes
