@@ -21,6 +21,7 @@ several tasks than on that of a run of this task alone, with new heads.
 from __future__ import annotations
 
 from settings.evaluation import RANDOM, Settings, of_seed, read_settings
+from settings.other_data import dataset_of, describe_other_split
 
 if __name__ == "__main__":
     # Before TensorFlow is loaded, which takes seconds: --help and mistakes are answered at once.
@@ -47,7 +48,6 @@ from experiment.report.evaluation import BiasEntry, bias_table, draw_detections,
 from experiment.report.scoreboard import Entry, Scores, draw_bars, summarized, table
 from experiment.run import devices
 from experiment.run.folder import DATA, RunFolder, read_results, write_json
-from nets.stored import read_summary
 from pretext.bias import retrained_heads, task_bias
 from pretext.task import Images, Task
 from registry import UserError
@@ -177,7 +177,7 @@ def open_all(settings: Settings) -> Scoring:
         target.check_material(material)
     if PIXELS in settings.encoder and data is not None:
         targets.check_pixels(data)
-    for note in describe_other_data(settings):
+    for note in describe_other_data(settings, data):
         print(note)
     opened = open_encoders(settings, settings.seed, material)
     if all(target.needs_maps for target in settings.create_targets()) and not any(
@@ -190,20 +190,23 @@ def open_all(settings: Settings) -> Scoring:
     return Scoring(material, dict(zip(short_names(settings.encoder), opened, strict=True)))
 
 
-def describe_other_data(settings: Settings) -> list[str]:
+def describe_other_data(settings: Settings, data: dataloader.Data | None) -> list[str]:
     """A line for each data set that runs among the encoders were trained on, and that they are not
-    scored on."""
+    scored on; and for each run of the same set with other test images."""
+    if data is None:
+        return []
     trained: dict[str, list[str]] = {}
+    notes = []
     for name in settings.encoder:
-        summary = Path(of_seed(name, settings.seed)) / "summary.json"
-        stated = read_summary(summary).get("settings") if summary.is_file() else None
-        data = stated.get("dataset") if isinstance(stated, dict) else None
-        by_classes = settings.bias or settings.needs("classes")
-        if isinstance(data, str) and data != settings.dataset and by_classes:
-            trained.setdefault(data, []).append(name)
+        run = Path(of_seed(name, settings.seed))
+        theirs = dataset_of(run)
+        if theirs is not None and theirs != settings.dataset:
+            trained.setdefault(theirs, []).append(name)
+        notes += describe_other_split(run, settings.dataset, data)
     return [
-        f"scored on {settings.dataset} (--dataset), but trained on {data}: {', '.join(names)}"
-        for data, names in trained.items()
+        *(f"scored on {settings.dataset} (--dataset), but trained on {theirs}: {', '.join(names)}"
+          for theirs, names in trained.items()),
+        *notes,
     ]
 
 
@@ -404,7 +407,7 @@ def open_bias(settings: Settings) -> Bias:
             f"has {found}"
         )
     data = settings.load_data()
-    for note in describe_other_data(settings):
+    for note in describe_other_data(settings, data):
         print(note)
     for each in runs:
         check_same_images(each, data)

@@ -9,6 +9,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
+_REAL = [2]
+
+
+def real_stderr() -> int:
+    """The descriptor of what the user sees, for last words before `os._exit`: what is held back
+    would be lost then."""
+    return _REAL[-1]
+
 
 @contextlib.contextmanager
 def held_stderr(is_kept: Callable[[bytes], bool]) -> Iterator[None]:
@@ -26,12 +34,14 @@ def held_stderr(is_kept: Callable[[bytes], bool]) -> Iterator[None]:
     if not already:  # otherwise a crash here would be silent
         faulthandler.enable(stderr)
     with tempfile.TemporaryFile() as held:
+        _REAL.append(stderr)
         os.dup2(held.fileno(), 2)
         try:
             yield
         finally:
             sys.stderr.flush()
             os.dup2(stderr, 2)
+            _REAL.remove(stderr)
             if not already:
                 faulthandler.disable()
             held.seek(0)

@@ -46,7 +46,7 @@ from experiment.command.options import compared
 from experiment.grid.claims import clear
 from experiment.grid.execution import execute
 from experiment.grid.reports import join, reporting
-from experiment.grid.runs import FAILED, Outcome, Run, listing, survey
+from experiment.grid.runs import FAILED, WAITING, Outcome, Run, listing, survey
 from experiment.report import pretraining as report
 from experiment.report.scoreboard import Scores, draw_bars, summarized, table
 from experiment.run import devices, training
@@ -577,11 +577,13 @@ def repeat(settings: Settings) -> int:
     if settings.dry_run:
         print(listing(outcomes))
         return 0
+    check_same_data(outcomes)
     if settings.overwrite:
         folder.check_unused()
         clear(runs)
     join(folder, SEEDS_SETTINGS, SEEDS_REPORTS, settings.overwrite)
     execute(outcomes, report.in_short, lambda: None)
+    check_same_data(outcomes)
     with reporting(folder) as place:
         summary = write_scores(scores_of_seeds(outcomes), RunFolder(place))
     if summary:
@@ -590,6 +592,13 @@ def repeat(settings: Settings) -> int:
     for outcome in failed:
         print(f"failed: {outcome.run.name}: {outcome.error} (see {outcome.run.log})")
     return int(bool(failed))
+
+
+def check_same_data(outcomes: Sequence[Outcome]) -> None:
+    """Raise UserError where runs were trained on different data: their mean says nothing."""
+    begun = [RunFolder(each.run.folder) for each in outcomes if each.status != WAITING]
+    for folder in begun[1:]:
+        folder.check_facts(DATA, begun[0].facts(DATA))
 
 
 def seed_run(settings: Settings, seed: int) -> Run:

@@ -66,6 +66,7 @@ from settings.networks import (
     load_teacher,
     make_student,
 )
+from settings.other_data import describe_other_split
 from settings.quantizing import quantized_setup
 from settings.run_setup import (
     EVALUATION_BATCH,
@@ -463,6 +464,9 @@ def notes(setup: Setup) -> list[str]:
         )
     if distiller.teacher is None:
         return found
+    file = settings.teacher_file()
+    if file is not None:
+        found += describe_other_split(Path(file), settings.dataset, data)
     difference = class_difference(setup.teacher, data)
     classes = distiller.teacher.outputs[0].shape[-1]
     if difference:

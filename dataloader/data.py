@@ -23,6 +23,9 @@ STATISTICS_SAMPLE = 2000
 FACTS_SAMPLE = 500
 """How many images of each part of a set are read for its facts."""
 
+TEST_FACTS = "test images, labels and mean"
+"""What `Data.facts` calls those of the test images."""
+
 
 class Images(Protocol):
     """Images of one shape, fetched by row."""
@@ -208,9 +211,11 @@ class Split:
 
 _NOT_OF_FILES = (
     tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError,
-    tf.errors.ResourceExhaustedError, tf.errors.UnavailableError,
+    tf.errors.InternalError, tf.errors.ResourceExhaustedError, tf.errors.UnavailableError,
+    tf.errors.UnimplementedError,
 )  # fmt: skip
-"""Too little memory, and trouble between workers: nothing that a search of all files explains."""
+"""Too little memory, and trouble of devices and between workers: nothing that a search of all files
+explains."""
 
 
 @contextlib.contextmanager
@@ -288,7 +293,7 @@ class Data:
             "channel mean": [round(float(mean), 3) for mean in self.channel_mean],
             "training images, labels and mean": self.train.facts,
             "validation images, labels and mean": self.validation.facts,
-            "test images, labels and mean": self.test.facts,
+            TEST_FACTS: self.test.facts,
         }
 
     @property

@@ -22,6 +22,7 @@ import tensorflow as tf
 from PIL import Image
 
 from held_stderr import held_stderr
+from processors import usable_cores
 from regular_files import open_regular, read_bytes
 
 READ = (
@@ -270,7 +271,7 @@ def examine(files: Sequence[str | Path], decode: Sequence[bool]) -> list[Finding
         One finding per file.
     """
     found: list[Finding] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(len(usable_cores())) as pool:
         for start in range(0, len(files), _AT_ONCE):
             chunk = slice(start, start + _AT_ONCE)
             with decoders_listened_to() as complaints:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import lzma
 import math
 import os
@@ -23,6 +24,7 @@ from registry import UserError
 from regular_files import check_regular
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
+VALIDATION = ("x_val", "y_val")
 LONGEST_HEADER = 10_000
 """Bytes of an array's header, which NumPy limits likewise."""
 CHANNELS = (1, 3)
@@ -269,37 +271,71 @@ def outline(request: Request) -> Outline:
     if len(shape) != 4 or shape[3] not in CHANNELS:
         archive.images("x_train")  # refuses it
     size = request.image_size or shape[1:3]
-    return Outline(shape[0], (*size, shape[3]))
+    return Outline(shape[0], (*size, shape[3]), _has_validation(archive))
 
 
 @register("npz", argument="FILE", outline=outline)
 def npz(request: Request) -> Source:
     """``npz:FILE``: `x_train`, `x_test` uint8 [N,H,W,C] or [N,H,W] (grey), `y_train`, `y_test`
-    integers [N]; `classes`, strings in the order of their numbers, if present. Other keys are
-    ignored."""
+    integers [N]; if present, `x_val` and `y_val` likewise, to validate by, and `classes`, strings
+    in the order of their numbers. Other keys are ignored."""
     archive = Archive(request.argument)
+    _warn_of_unread(archive)
+    names = ["x_train", "x_test", *(["x_val"] if _has_validation(archive) else [])]
     check_memory(
-        archive.sizes["x_train"] + archive.sizes["x_test"],
+        sum(archive.sizes[name] for name in names),
         str(archive.file),
         "use folder:DIR, which can leave images on disk",
     )
-    x_train, x_test = archive.images("x_train"), archive.images("x_test")
+    images = [archive.images(name) for name in names]
+    x_train = images[0]
     if x_train.max() == 1:
         raise UserError(
             f"{archive.file}: x_train has no value above 1; expected uint8 images in 0..255: save "
-            "x_train * 255, and x_test likewise"
+            "x_train * 255, and the others likewise"
         )
     # Sizes may differ where all are brought to one; channels may not.
     compared = slice(3, 4) if request.image_size else slice(1, 4)
-    if x_train.shape[compared] != x_test.shape[compared]:
-        raise UserError(
-            f"{archive.file}: training images are {list(x_train.shape[1:])}, test images "
-            f"{list(x_test.shape[1:])}; expected equal shapes"
-        )
-    y_train, y_test = archive.labels("y_train", x_train), archive.labels("y_test", x_test)
+    for part, other in zip(("test", "validation"), images[1:], strict=False):
+        if x_train.shape[compared] != other.shape[compared]:
+            raise UserError(
+                f"{archive.file}: training images are {list(x_train.shape[1:])}, {part} images "
+                f"{list(other.shape[1:])}; expected equal shapes"
+            )
+    labels = [
+        archive.labels(f"y_{name.removeprefix('x_')}", own)
+        for name, own in zip(names, images, strict=True)
+    ]
+    train, test, *validation = [
+        Split.whole(MemoryImages(resized_array(own, request.image_size)), given)
+        for own, given in zip(images, labels, strict=True)
+    ]
     return Source(
         name=f"npz:{archive.file}",
-        class_names=archive.class_names(np.concatenate([y_train, y_test])),
-        train=Split.whole(MemoryImages(resized_array(x_train, request.image_size)), y_train),
-        test=Split.whole(MemoryImages(resized_array(x_test, request.image_size)), y_test),
+        class_names=archive.class_names(np.concatenate(labels)),
+        train=train,
+        test=test,
+        validation=validation[0] if validation else None,
     )
+
+
+def _warn_of_unread(archive: Archive) -> None:
+    """Warn of images or labels that nothing reads, such as ``x_valid``."""
+    unread = sorted(
+        key for key in archive.sizes
+        if key.lower().startswith(("x_", "y_")) and key not in (*KEYS, *VALIDATION)
+    )
+    if unread:
+        logging.getLogger(__name__).warning(
+            "%s: %s: not read; only %s are", archive.file, ", ".join(map(printable, unread)),
+            ", ".join((*KEYS, *VALIDATION)),
+        )
+
+
+def _has_validation(archive: Archive) -> bool:
+    """Whether there are images to validate by. Raises UserError where there is but half of it."""
+    there = [key for key in VALIDATION if key in archive.sizes]
+    if len(there) == 1:
+        (missing,) = set(VALIDATION) - set(there)
+        raise UserError(f"{archive.file} has {there[0]} but no {missing}: give both, or neither")
+    return bool(there)

@@ -17,13 +17,15 @@ def _stratified_rows(
 
     Each class contributes its share, rounded to whole images by the largest remainders, and keeps
     at least one image. M is round(fraction N), and at least 1, if classes have enough
-    images.
+    images. Of classes of equal remainders that would have none, chance decides which do.
     """
     counts = np.bincount(labels)
     share = fraction * counts
     quota = np.minimum(np.floor(share), np.maximum(counts - 1, 0)).astype(np.int64)
     wanted = max(1, round(fraction * len(labels)))
-    for label in np.argsort(quota - share, kind="stable"):
+    drawn = random.spawn(1)[0].permutation(len(counts))
+    turns = np.where(quota == 0, drawn, np.arange(len(counts)))
+    for label in np.lexsort([turns, quota - share]):
         if quota.sum() < wanted and quota[label] < counts[label] - 1:
             quota[label] += 1
     chosen = [

@@ -30,6 +30,7 @@ from dataloader.memory import check_memory
 from dataloader.resizing import resized
 from dataloader.scenes import SceneRequest, Scenes, SceneSplit, register_scenes
 from dataloader.splitting import rows_for_testing
+from processors import usable_cores
 from registry import UserError
 from regular_files import read_bytes
 
@@ -394,7 +395,8 @@ def _split(
         images[row] = resized(full, size).numpy()
         return full.shape[:2]
 
-    with decoders_listened_to(), tf.device("CPU:0"), ThreadPoolExecutor(os.cpu_count()) as pool:
+    threads = ThreadPoolExecutor(len(usable_cores()))
+    with decoders_listened_to(), tf.device("CPU:0"), threads as pool:
         sizes = list(pool.map(read, range(len(annotated))))
     boxes, labels, difficult, notes = [], [], [], []
     for each, (height, width) in zip(annotated, sizes, strict=True):

@@ -37,6 +37,7 @@ MODULES = {
     "registry": "Names of plug-ins, and errors for users",
     "held_stderr": "What C++ libraries print to stderr, held back and sorted",
     "free_memory": "How much memory a process may take, also in containers and jobs",
+    "processors": "Which processors a process may use",
     "regular_files": "Reading files that a user names: never pipes, devices or folders",
     "replicas": "What spans the replicas of a training step",
     "train_w_distill": "Training a student, from Python",

@@ -37,7 +37,7 @@ class DataSettings(Options):
         "omniglot:FILE", group=DATA,
     )
     data_dir: str | None = option(
-        None, "where tensorflow-datasets keeps its data", group=DATA, is_path=True
+        None, "where tensorflow-datasets keeps its data", group=DATA, is_path=True, same_run=True
     )
     in_memory: str = option(
         "auto", "hold images of folder:DIR and tensorflow-datasets in memory; auto: where they "

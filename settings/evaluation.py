@@ -10,6 +10,7 @@ from typing import Any
 from experiment.command.main import read
 from experiment.command.options import define_flags as define_options
 from experiment.command.options import from_flags, option
+from experiment.run.folder import DATA as DATA_FACTS
 from experiment.run.folder import NETWORKS, SETTINGS, RunFolder, differences, read_results
 from registry import UserError
 from settings import known
@@ -210,12 +211,16 @@ def check_same_settings(runs: Sequence[str]) -> None:
         runs: of one encoder, by seed (see `of_seed`).
 
     Raises:
-        UserError: their settings differ in more than the seed.
+        UserError: their settings differ in more than the seed, or their data do.
     """
     folders = [Path(run.removeprefix(RANDOM)) for run in dict.fromkeys(runs)]
     files = [folder / SETTINGS for folder in folders if (folder / SETTINGS).is_file()]
     stated = [{**read_results(file, {}), "seed": None} for file in files]
     networks = [RunFolder(file.parent).facts(NETWORKS) for file in files]
+    for file in files[1:]:
+        RunFolder(file.parent).check_facts(
+            DATA_FACTS, RunFolder(files[0].parent).facts(DATA_FACTS)
+        )
     for file, other, own in zip(files[1:], stated[1:], networks[1:], strict=True):
         same = {name for name in own if networks[0].get(name) == own[name]}
         different = differences(*(

@@ -32,6 +32,7 @@ from settings.networks import (
     load_teacher,
     names_classes,
 )
+from settings.other_data import describe_other_split
 from settings.run_setup import Setup, load_data
 
 _SUMMARY = "summary.json"
@@ -84,6 +85,8 @@ def open_run(
     data = data or load_data(dataclasses.replace(settings, **of_host))
     student = _open_student(path)
     _check_data(student, data, path)
+    for note in describe_other_split(path, settings.dataset, data):
+        print(note, flush=True)
     networks = {
         TEACHER: _open_teacher(settings, data, path),
         STUDENT: student,

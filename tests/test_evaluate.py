@@ -9,8 +9,10 @@ import keras
 import numpy as np
 import pytest
 
+import dataloader
 import evaluate
 import nets
+from dataloader.data import TEST_FACTS
 from experiment.command.main import run
 from experiment.run.export import export_saved_model
 from registry import UserError
@@ -314,9 +316,33 @@ def test_runs_that_were_trained_on_other_data_are_told(tmp_path):
         encoder=tuple(f"{tmp_path}/{name}" for name in "abc") + ("pixels", "random:x"), seeds=1,
         targets="classification",
     )
-    assert evaluate.describe_other_data(settings) == [
+    data = dataloader.load("digits", image_size=(8, 8))
+    assert evaluate.describe_other_data(settings, data) == [
         "scored on digits (--dataset), but trained on npz:one.npz: "
         f"{tmp_path}/b, {tmp_path}/c"
+    ]
+
+
+def test_runs_that_were_tested_on_other_images_are_told(tmp_path):
+    """What they call training images may be test images here."""
+    data = dataloader.load("digits", image_size=(8, 8))
+    facts = json.loads(json.dumps(data.facts()))
+    others = {
+        "same": facts, "larger": {**facts, "image shape": [9, 9, 3], TEST_FACTS: [
+            *facts[TEST_FACTS][:2], 1.0]},
+        "other": {**facts, TEST_FACTS: [*facts[TEST_FACTS][:2], 1.0]},
+        "fewer": {**facts, "image shape": [9, 9, 3], TEST_FACTS: [7, *facts[TEST_FACTS][1:]]},
+    }
+    for name, kept in others.items():
+        (tmp_path / name).mkdir()
+        stated = {"settings": {"dataset": "digits"}}
+        (tmp_path / name / "summary.json").write_text(json.dumps(stated))
+        (tmp_path / name / "data.json").write_text(json.dumps(kept))
+    settings = evaluation.Settings(
+        encoder=tuple(f"{tmp_path}/{name}" for name in others), targets="classification"
+    )
+    assert [note.split()[1] for note in evaluate.describe_other_data(settings, data)] == [
+        f"{tmp_path}/other", f"{tmp_path}/fewer"
     ]
 
 

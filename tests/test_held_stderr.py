@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from held_stderr import held_stderr
+from held_stderr import held_stderr, real_stderr
 
 ROOT = Path(__file__).parents[1]
 
@@ -79,3 +79,22 @@ with held_stderr(lambda line: True):
 
 def run(script):
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+
+
+def test_last_words_of_a_process_that_ends_within_are_seen():
+    code = """
+import os
+from held_stderr import held_stderr, real_stderr
+with held_stderr(lambda line: True):
+    os.write(2, b"held")
+    os.write(real_stderr(), b"told")
+    os._exit(3)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (3, b"told")
+
+
+def test_of_nothing_held_the_real_one_is_stderr_itself():
+    with held_stderr(lambda line: False), held_stderr(lambda line: False):
+        assert real_stderr() > 2
+    assert real_stderr() == 2

@@ -24,9 +24,10 @@ import pretext
 import pretrain_tte
 from experiment.command.main import run
 from experiment.command.options import compared
+from experiment.grid.reports import join
 from experiment.grid.runs import LOG
 from experiment.run import arrays
-from experiment.run.folder import RunFolder
+from experiment.run.folder import DATA, RunFolder
 from experiment.run.training import read_history
 from registry import UserError
 from settings import pretraining
@@ -977,6 +978,27 @@ def test_several_seeds(script, files, tmp_path, warm_children):
             for figure, value in figures["classification"].items():
                 assert targets[name]["classification"][figure]["values"][seed] == value
     assert re.search(r"TTE\(.*\) +\d+\.\d+ ± \d+\.\d+", done.out)
+
+
+def test_seeds_of_different_data_are_not_averaged(script, files, tmp_path):
+    words = (
+        f"--dataset=npz:{files}/good.npz", "--tasks=rotation,instance", "--seeds=2",
+        "--targets=classification", f"--train_dir={tmp_path}",
+    )
+    settings = pretraining.Settings(
+        dataset=f"npz:{files}/good.npz", tasks="rotation,instance", seeds=2,
+        targets="classification", train_dir=str(tmp_path),
+    ).spelled()
+    join(RunFolder(tmp_path), pretrain_tte.SEEDS_SETTINGS, pretrain_tte.SEEDS_REPORTS, False)
+    for seed, count in ((0, 40), (1, 44)):
+        own = pretrain_tte.seed_run(settings, seed)
+        folder = RunFolder(own.folder)
+        with folder:
+            folder.open(own.settings)
+            folder.keep_facts(DATA, {"training images": count})
+    done = script(*words)
+    assert done.status == 2 and "the data have changed" in done.err, done.err
+    assert "training images: 44 -> 40" in done.err or "training images: 40 -> 44" in done.err
 
 
 def test_colours_are_looked_for_in_all_classes(files, tmp_path, monkeypatch):

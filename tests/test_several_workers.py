@@ -65,6 +65,24 @@ def test_two_workers_train_what_one_process_does():
     check_weights(2, ("SSKD_SVD+CRD", "TTE"))
 
 
+@pytest.mark.slow
+def test_workers_choose_the_recipe_by_their_own_data(tmp_path, monkeypatch):
+    """It computes something, and TensorFlow connects to workers only before that. Nothing is warned
+    of: the order of operations is fixed before it, too."""
+    monkeypatch.delenv("TF_NUM_INTEROP_THREADS")
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, [48, 8, 8, 3]).astype(np.uint8), np.arange(48) % 2
+    np.savez(tmp_path / "own.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    words = (
+        ROOT / "train_w_distill.py", f"--dataset=npz:{tmp_path}/own.npz", "--net=MobileNet",
+        "--student_options=width=4,first=4", "--Distillation=None", "--epochs=1",
+        "--strategy=multi_worker", "--deterministic", "--connect_minutes=2",
+        f"--train_dir={tmp_path}/run",
+    )
+    check_finished(start_workers(2, *words))
+    assert (tmp_path / "run/summary.json").exists()
+
+
 @long
 def test_two_workers_train_what_one_process_does_with_more_methods():
     check_weights(2, NAMES)

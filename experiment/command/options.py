@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from absl import flags
 
 from plugins import check, convert, field_types, option
+from registry import UserError
 
 __all__ = [
     "Options", "as_flags", "base_type", "compared", "define_flag", "define_flags", "flag",
@@ -51,12 +52,24 @@ class Options:
             label = f"--{field.name}"
             value = _separated(getattr(self, field.name), kinds[field.name])
             value = convert(value, kinds[field.name], label)
+            _check_encoding(label, value)
             if field.metadata.get("is_path"):
                 value = _with_home(value)
             if isinstance(value, Mapping):
                 value = types.MappingProxyType(dict(value))
             object.__setattr__(self, field.name, value)
             check(label, value, field.metadata)
+
+
+def _check_encoding(label: str, value: Any) -> None:
+    """Raise UserError for text that cannot be printed: a file's name in another encoding."""
+    for text in value if isinstance(value, tuple) else (value,):
+        try:
+            str(text).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{label}: {os.fsencode(text)!r} is not in UTF-8: rename it, or give a link to it"
+            ) from None
 
 
 def _with_home(value: Any) -> Any:

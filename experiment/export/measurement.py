@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import os
 import statistics
 import sys
 import time
@@ -27,6 +26,7 @@ from experiment.command.main import run
 from experiment.export import formats  # noqa: F401 (registers them)
 from experiment.export.format import FORMATS, Format
 from experiment.export.processes import run_module
+from processors import usable_cores
 
 SIZES = (1, 32)  # images at a time
 _SECONDS, _MOST_CALLS, _LEAST_CALLS = 2.0, 50, 5
@@ -63,7 +63,7 @@ class Measured:
 
 def all_threads() -> int:
     """How many threads this process can run at once."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(usable_cores())
 
 
 def measure(entries: Sequence[Entry], images: Path, folder: Path) -> dict[str, Measured]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from free_memory import MOST, free_memory
+from processors import usable_cores
 from registry import UserError
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -40,7 +41,7 @@ def divide(workers: int, gpus: int = 0) -> list[Place]:
     """
     if workers == 1:
         return [Place()]
-    cores = _cores()
+    cores = usable_cores()
     if workers > len(cores):
         raise UserError(
             f"--workers is {workers}, and this process may use {len(cores)} cores; give at most "
@@ -57,13 +58,6 @@ def divide(workers: int, gpus: int = 0) -> list[Place]:
         Place(part, memory | ({_VISIBLE: names[number % len(names)], **growing} if names else {}))
         for number, part in enumerate(parts)
     ]
-
-
-def _cores() -> Sequence[int]:
-    """The numbers of the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return range(os.cpu_count() or 1)
 
 
 def _gpu_names(count: int) -> list[str]:

@@ -235,11 +235,11 @@ def read_results(path: Path, needed: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _alike(one: Any, other: Any) -> bool:
+def alike(one: Any, other: Any) -> bool:
     """Whether two facts, as JSON has them, are equal, but for roundings: another machine may read
     a few pixels otherwise, which moves the mean of many."""
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        return all(map(_alike, one, other))
+        return all(map(alike, one, other))
     if isinstance(one, float) and isinstance(other, float):
         return abs(one - other) <= _ROUNDING
     return one == other
@@ -465,7 +465,7 @@ class RunFolder:
         kept = self.facts(kind)
         facts = plain_values(facts)
         changed = [
-            name for name in kept if name in facts and not _alike(kept[name], facts[name])
+            name for name in kept if name in facts and not alike(kept[name], facts[name])
         ]
         different = differences(*({name: each[name] for name in changed} for each in (kept, facts)))
         if different:

@@ -15,12 +15,12 @@ import queue
 import select
 import socket
 import struct
-import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from held_stderr import real_stderr
 from registry import UserError
 
 LOST_STATUS = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed if repeated
@@ -374,5 +374,5 @@ class Links:
         with self._ending:  # and whoever comes second waits here for the end
             if not self._is_over.is_set():
                 line = " ".join(f"error: {text}; {self._advice}".split())
-                os.write(sys.__stderr__.fileno(), f"{line}\n".encode())
+                os.write(real_stderr(), f"{line}\n".encode())
                 os._exit(LOST_STATUS)

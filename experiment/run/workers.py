@@ -22,13 +22,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from experiment.run.links import LOST_STATUS, SILENCE_SECONDS, Links, meet
+from held_stderr import real_stderr
 from registry import UserError
 
 Answer = TypeVar("Answer")
 ROOT = Path(__file__).resolve().parents[2]
 CODE = (
     "dataloader", "distillers", "experiment", "free_memory", "held_stderr", "nets", "op_util",
-    "plugins", "pretext", "registry", "regular_files", "replicas", "settings", "targets",
+    "plugins", "pretext", "processors", "registry", "regular_files", "replicas", "settings",
+    "targets",
 )
 ROUND_SECONDS = 2.0
 _RESUME = (
@@ -158,7 +160,7 @@ class Team:
     def time_limit(self, seconds: float, what: str) -> Iterator[None]:
         """End the process where the block takes longer: it may wait within TensorFlow for ever."""
         def end() -> None:
-            os.write(sys.__stderr__.fileno(), f"error: {what} within {seconds:g} s\n".encode())
+            os.write(real_stderr(), f"error: {what} within {seconds:g} s\n".encode())
             os._exit(LOST_STATUS)
 
         timer = threading.Timer(seconds, end)

@@ -230,3 +230,26 @@ def test_too_large_for_the_memory(load, monkeypatch):
     monkeypatch.setattr("dataloader.memory.free_memory", lambda: 2000)
     with pytest.raises(UserError, match=r"more than half of the .* GiB of free memory"):
         load()
+
+
+def test_images_to_validate_by(tmp_path, caplog):
+    random = np.random.default_rng(0)
+    counts = {"train": 12, "test": 4, "val": 6}
+    arrays = {
+        f"x_{part}": random.integers(0, 256, [count, 4, 4, 3]).astype(np.uint8)
+        for part, count in (*counts.items(), ("valid", 2))
+    }
+    arrays |= {f"y_{part}": np.arange(count) % 2 for part, count in counts.items()}
+    np.savez(tmp_path / "data.npz", **arrays)
+    name = f"npz:{tmp_path}/data.npz"
+    data = dataloader.load(name, validation_fraction=0.5)
+    np.testing.assert_array_equal(data.validation.images(range(6)), arrays["x_val"])
+    np.testing.assert_array_equal(data.validation.labels, arrays["y_val"])
+    assert len(data.train) == 12
+    assert dataloader.outline(name, validation_fraction=0.5).train_images == 12
+    (record, *_) = caplog.records
+    assert "x_valid: not read; only x_train" in record.getMessage()
+    del arrays["y_val"]
+    np.savez(tmp_path / "half.npz", **arrays)
+    with pytest.raises(UserError, match="has x_val but no y_val: give both, or neither"):
+        dataloader.load(f"npz:{tmp_path}/half.npz")

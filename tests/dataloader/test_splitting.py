@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dataloader.splitting import few_rows, validation_rows
+from dataloader.splitting import few_rows, rows_for_testing, validation_rows
 
 
 def test_every_class_gives_its_share_and_keeps_one():
@@ -55,3 +55,12 @@ def test_of_equal_classes_the_seed_chooses_those_of_which_there_are_images():
     assert {len(each) for each in chosen} == {4} and len(set.union(*chosen)) > 8
     more = np.bincount(labels[few_rows(labels, 30, 0)])  # one and a half of each
     assert sorted(more) == [1] * 10 + [2] * 10 and more.tolist() != sorted(more, reverse=True)
+
+
+def test_classes_with_too_few_images_for_all_take_turns():
+    """By their numbers, those of the last would never be tested."""
+    labels = np.repeat(np.arange(100), 3)
+    tested = [set(labels[rows_for_testing(labels, 0.2, seed)]) for seed in range(3)]
+    assert [len(classes) for classes in tested] == [60] * 3
+    assert tested[0] != tested[1] != tested[2]
+    assert all(any(label >= 60 for label in classes) for classes in tested)

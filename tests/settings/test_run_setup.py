@@ -10,8 +10,10 @@ import pytest
 import dataloader
 import nets
 import train_w_distill
+from experiment.export.format import UnfitError
 from experiment.run import devices
 from registry import UserError
+from settings import exporting
 from settings.distillation import Settings
 from settings.networks import (
     check_taps,
@@ -489,3 +491,36 @@ def test_batch_statistics_are_of_mixed_images(files, monkeypatch):
     images = setup.data.train.images(range(80)).numpy()
     assert not (batches[0] == images[:8]).all()
     assert sorted(np.concatenate(batches).sum((1, 2, 3))) == sorted(images.sum((1, 2, 3)))
+
+
+@pytest.mark.parametrize("fault", [None, UnfitError("onnx: it cannot hold the network: x")])
+def test_a_format_that_cannot_hold_an_own_student_is_refused_before_training(
+    files, fault, monkeypatch, capsys
+):
+    keras.Sequential([
+        keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(4)
+    ]).save(files / "own.keras")
+    tried = []
+
+    def convert(form, material, path):
+        tried.append((form.name, path.parent.is_dir(), (material / "student.keras").exists()))
+        if fault:
+            raise fault
+
+    monkeypatch.setattr(exporting, "convert", convert)
+    settings = settings_of(
+        files, Distillation="None", student_model=str(files / "own.keras"), student_options=None,
+        export="onnx,keras", train_dir=str(files / "run"),
+    )
+    if fault:
+        with pytest.raises(UserError, match="^--export onnx: it cannot hold .*; leave out this"):
+            train_w_distill.train(settings)
+        assert not (files / "run").exists()
+    else:
+        exporting.try_formats(prepare(settings))
+        assert tried == [("onnx", True, True), ("keras", True, True)]
+
+
+def test_networks_that_are_known_to_fit_are_not_tried(files, monkeypatch):
+    monkeypatch.setattr(exporting, "convert", lambda *words: pytest.fail("tried"))
+    exporting.try_formats(prepare(settings_of(files, export="keras")))

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import sys
 
 import pytest
@@ -71,6 +72,11 @@ def test_a_wrong_value_is_refused_from_python_and_from_the_command_line(wrong, m
     except flags.Error as error:  # absl tells flag and value before it
         told = str(error.__context__)
     assert message in told.replace(f"'{value}'", str(value)) or "fancy" in told
+
+
+def test_names_that_cannot_be_printed_are_refused():
+    with pytest.raises(UserError, match=r"^--kind: b'caf\\xe9' is not in UTF-8: rename it"):
+        Example(kind=os.fsdecode(b"caf\xe9"))
 
 
 def test_options_cannot_be_changed():

@@ -185,6 +185,24 @@ def test_what_is_no_number_is_no_answer(written):
     assert (rows[3].top1, rows[3].agreement) == (0, 0) and rows[3].failure
 
 
+def test_a_teacher_that_cannot_be_written_costs_its_row_only(written, monkeypatch, capsys):
+    makes, made = files.KerasFile.convert, []
+
+    def convert(form, material, path):
+        made.append(path.stem)
+        if path.stem == "teacher":
+            raise UserError("the teacher cannot be copied")
+        makes(form, material, path)
+
+    monkeypatch.setattr(files.KerasFile, "convert", convert)
+    rows, folder = written()
+    assert made == ["teacher", "student"]
+    assert [row.name for row in rows] == ["student", "litert", "litert-int8"]
+    assert (folder / "student.tflite").exists()
+    said = capsys.readouterr().out
+    assert "the card has no row of the teacher: the teacher cannot be copied" in said
+
+
 def test_a_teacher_of_other_classes_has_no_score(written):
     rows, folder = written(teacher=np.zeros((10, 7)))
     assert rows[0].top1 is None and rows[0].failure is None

@@ -12,7 +12,7 @@ from tests.experiment.grid.grids import carry_out, fake
 @pytest.fixture
 def cores(monkeypatch):
     def give(numbers):
-        monkeypatch.setattr(places, "_cores", lambda: numbers)
+        monkeypatch.setattr(places, "usable_cores", lambda: numbers)
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return give
