@@ -143,6 +143,8 @@ class BestCandidates(Method):
     def loss(
         self, teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """The sum over pairs of neighbouring taps of ``sum((DFV_student - DFV_teacher)^2)``, summed
+        over the batch; and the share of dropped samples."""
         loss, dropped = kd_svd_loss(
             teacher, student,
             num_dfv=self.num_dfv, candidates=self.candidates, solver=self.solver,

@@ -105,14 +105,14 @@ class MethodSource:
         declared: its class, with what it declares (see `catalogue.plugin_registry`).
         module: the file's content.
         file: relative to the repository's root.
-        definition: the class in it.
+        body: the statements of its class, then those of a class that it shares with others.
     """
 
     names: tuple[str, ...]
     declared: type[plugins.Plugin]
     module: ast.Module
     file: Path
-    definition: ast.ClassDef
+    body: list[ast.stmt]
 
     @property
     def name(self) -> str:
@@ -138,7 +138,7 @@ class MethodSource:
         if not self.declared.needs_teacher:
             return []
         computed = [
-            part for part in self.definition.body
+            part for part in self.body
             if isinstance(part, ast.FunctionDef) and part.name == "reads"
         ]
         if computed:  # from the hyper-parameters: all that it may read
@@ -163,7 +163,7 @@ class MethodSource:
     @property
     def formulas(self) -> list[ast.FunctionDef]:
         """The public functions of the file, and the method's `loss`, where they are documented."""
-        parts = [*self.module.body, *self.definition.body]
+        parts = [*self.module.body, *self.body]
         functions = [part for part in parts if isinstance(part, ast.FunctionDef)]
         return [
             each for each in functions
@@ -185,11 +185,19 @@ def methods() -> tuple[MethodSource, ...]:
         file = Path(*each.module.name.split(".")).with_suffix(".py")
         declared = known.declared_methods().get(each.name)
         content = ast.parse((ROOT / file).read_text())
-        definition = next(
-            node for node in content.body if isinstance(node, ast.ClassDef) and node.name == key
-        )
-        sources.append(MethodSource(tuple(names[key]), declared, content, file, definition))
+        body = _body(each.definition, each.module)
+        sources.append(MethodSource(tuple(names[key]), declared, content, file, body))
     return tuple(sorted(sources, key=lambda method: method.name.lower()))
+
+
+def _body(definition: ast.ClassDef, module: catalogue.Module) -> list[ast.stmt]:
+    """The statements of a class, then those of its bases but `Method`."""
+    body = list(definition.body)
+    for base in definition.bases:
+        found = module.definition(base.id)
+        if found and found[0].name != "Method":
+            body += _body(*found)
+    return body
 
 
 def without_sections(docstring: str) -> str:
