@@ -7,7 +7,8 @@
 # reconstruction and rotation look at 1, jigsaw at 4 quarters, instance and barlow_twins at 2. So a
 # step with all four tasks sees 5, with one task an image 1.25. BATCH (64) and SEEDS (2) as usual.
 # The batch size was chosen by TARGETS=classification,clustering BIAS= PASSES=20 SEEDS=1, with BATCH=64
-# and BATCH=256, on training images held out from a file of training images alone.
+# and BATCH=256, on training images held out from a file of training images alone. TARGETS= leaves the
+# targets out, BIAS= the bias.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 data="--dataset $1 --train_images 20000"
@@ -30,8 +31,10 @@ pretrain tte 5
 pretrain tte_one_task 1.25 --tasks_per_image 1 --regularizer none
 
 encoders=$(printf "$out/%s," instance barlow_twins essl plain_sum tte tte_one_task)
-python evaluate.py $data --seeds "$seeds" --out_dir "$out/scores" --targets "${TARGETS:-all}" \
-  --encoder "${encoders}random:$out/tte,pixels"
+if [ -n "${TARGETS-all}" ]; then
+  python evaluate.py $data --seeds "$seeds" --out_dir "$out/scores" --targets "${TARGETS-all}" \
+    --encoder "${encoders}random:$out/tte,pixels"
+fi
 if [ -n "${BIAS-yes}" ]; then
   for task in reconstruction rotation jigsaw; do
     pretrain "$task" 1 --tasks "$task" $alone
