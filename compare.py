@@ -302,7 +302,7 @@ def find_places(workers: int) -> Sequence[Place]:
 def carry_out(
     comparison: Comparison, outcomes: Sequence[Outcome], folder: Path, places: Sequence[Place]
 ) -> int:
-    """Execute the runs, alone or beside other processes, and report; the exit status."""
+    """Execute the runs, alone or alongside other processes, and report; the exit status."""
     command = shlex.join(["python", "compare.py", *sys.argv[1:]])
     if comparison.shard is None:
         division = Claims(comparison.takeover_seconds)

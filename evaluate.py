@@ -152,7 +152,7 @@ class Scoring:
         return self.material.data
 
     def facts(self) -> dict[str, Any]:
-        """What tells that the data have changed."""
+        """Facts that change if the data change."""
         return self.material.facts()
 
     def run(self, settings: Settings, folder: RunFolder) -> None:
@@ -373,7 +373,7 @@ class Bias:
     single: dict[str, PretrainingRun]
 
     def facts(self) -> dict[str, Any]:
-        """What tells that the data have changed."""
+        """Facts that change if the data change."""
         return self.data.facts()
 
     def run(self, settings: Settings, folder: RunFolder) -> None:
@@ -446,7 +446,7 @@ def check_same_task(
     if differing:
         raise UserError(
             f"--bias compares equal tasks, but {name} in {multi.name} and in {single.name} differ: "
-            f"{', '.join(differing)}; give runs with the same"
+            f"{', '.join(differing)}; give runs whose tasks agree"
         )
 
 

@@ -181,7 +181,7 @@ def prepare(settings: Settings, team: Team = ALONE) -> Work:
     data = settings.load_data(needs_classes=settings.needs_classes())
     data = dataclasses.replace(data, default_flip=flips(settings, data))  # in target tasks too
     images = pretext_images(settings, data)
-    training_batches(settings, images)
+    training_batches(settings, images)  # refuses now what does not fit; batches are made later
     check_memory(
         devices.replicas(strategy) * memory_bytes(settings, images),
         f"the temporal memory of {len(images.train)} images and {len(settings.task_names())} tasks",

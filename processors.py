@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 
 def usable_cores() -> Sequence[int]:
-    """The numbers of the cores that this process may use: a job of a cluster has often but a few of
-    those of its host."""
+    """The numbers of the cores that this process may use: a cluster job often has only some of its
+    host's."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return range(os.cpu_count() or 1)

@@ -1,7 +1,7 @@
 """Names for things that are written in files of their own, and errors for people.
 
 A network, a data source or a distillation method makes itself known by a decorator in the file
-where it is written; whoever looks it up by a wrong name is told the nearest right one.
+where it is written; a lookup by a wrong name suggests the nearest right one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class UserError(ValueError):
-    """A mistake of the person at the keyboard, told in one line: what was given, what was
+    """A mistake by the user, reported in one line: what was given, what was
     expected, what to do. Scripts print it without a traceback and exit with status 2."""
 
 

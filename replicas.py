@@ -9,6 +9,11 @@ from typing import Any
 
 import tensorflow as tf
 
+REPLICATED_STATE: dict[str, Any] = {
+    "initializer": "zeros", "trainable": False, "autocast": False, "aggregation": "none",
+}
+"""Arguments of `add_weight` for state that each replica updates in a copy of its own, all alike."""
+
 
 def count() -> int:
     """How many replicas take part in the step."""

@@ -142,7 +142,7 @@ def train(settings: Settings) -> dict[str, Any]:
                 if state == "new":
                     team.ask_chief(lambda: try_formats(setup))
             if not setup.teacher_is_trained:
-                settings_of_teacher(setup, folder)  # likewise what cannot train it
+                settings_of_teacher(setup, folder)  # refuses now what would stop it later
             with folder, dataloader.naming_damage(*data.splits):
                 if folder.open(determining, settings.overwrite, networks) != "finished":
                     complete(setup, folder)
@@ -454,8 +454,8 @@ def notes(setup: Setup) -> list[str]:
         found += nets.describe_frozen(distiller.teacher, "teacher")
     if augmentation_of(settings, data).mixes:
         found.append(
-            "of two images that are mixed, the main loss counts both labels by their shares; a "
-            "method that reads labels is told the larger part's"
+            "mixed images: the main loss weighs both labels by their shares; a method that reads "
+            "labels gets the label of the larger part"
         )
     if not setup.classifies:
         found.append(

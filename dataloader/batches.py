@@ -17,13 +17,13 @@ from dataloader.data import Split
 from registry import UserError
 
 ORDER, AUGMENT = 0, 1
-"""Streams of random numbers."""
+"""The two streams of random numbers of `_stream_seed`."""
 
 PHOTOGRAPH, OPERATIONS, MIXING = 0, 1, 2
-"""Further streams, of which the last has several."""
+"""The streams of `_further_seed`. MIXING is last: `mixing.draw` also uses the three after it."""
 
 FURTHER = 16
-"""At most so many further streams."""
+"""The number of streams that `_further_seed` reserves for each epoch."""
 
 # Nothing here is control flow that depends on a tensor, and looking for some takes long.
 _not_converted = tf.autograph.experimental.do_not_convert

@@ -192,7 +192,7 @@ class Split:
 
     @cached_property
     def facts(self) -> list[Any]:
-        """What tells that images or labels have changed: their number, a digest of the labels in
+        """Facts that change if images or labels change: their number, a digest of the labels in
         their order, and the mean of a sample of the images.
 
         Pixels are not compared bit for bit, as another processor may decode or resize a few of them
@@ -282,8 +282,8 @@ class Data:
         return all(isinstance(each, MemoryImages) for each in stores)
 
     def facts(self) -> dict[str, Any]:
-        """What tells that a set has changed between two parts of a run: numbers of images, classes,
-        shape and channel statistics, and of each part what `Split.facts` says."""
+        """Facts that change if the set changes between two parts of a run: numbers of images,
+        classes, shape and channel statistics, and of each part what `Split.facts` says."""
         return {
             "training images": len(self.train),
             "validation images": len(self.validation),

@@ -19,15 +19,16 @@ from regular_files import check_regular
 TRAIN, TEST = "train", "test"
 VALIDATION = ("val", "valid", "validation")
 NAMED = 3
-"""So many files are named in one line."""
+"""How many files a message names at most."""
 
 CACHE_VERSION = 4
 DECODED_AT_START = 5_000
-"""Of more images that stay on disk so many, evenly spread, are decoded at the start to find damaged
-ones, and known again by size and time of change; of the others only the ends are looked at."""
+"""How many images are decoded at the start to find damaged ones, if they stay on disk. Of a larger
+set this many are chosen, evenly spread, and recognised later by size and modification time; of the
+others only the first and last bytes are read."""
 
 SETTLED = 2.0
-"""Seconds after which a change of a folder is sure to give it another time of change."""
+"""Seconds after which a change of a folder is sure to change its modification time."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,8 @@ def find_images(top: Path) -> Found:
     notes += _loose(top, places)
     if misnamed:
         notes.append(
-            f"{printable(top)}: by their names no images, but by their content: "
-            f"{_named(misnamed)}; not read"
+            f"{printable(top)}: not read, as they are images by content but not by name: "
+            f"{_named(misnamed)}"
         )
     # The next start may be from another working folder.
     folders = {os.path.abspath(folder): changed for folder, changed in folders.items()}

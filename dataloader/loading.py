@@ -248,7 +248,8 @@ def load(
         labelled_per_class: labels to keep of each class; None: all. Validation and test images
             keep theirs.
         train_images: training images to keep; None: all.
-        needs_classes: whether each class needs an image among them. Without labels it does not.
+        needs_classes: whether each class needs a training image; it does not if labels are not
+            used.
         seed: of the splits, at least 0; not the seed of a training.
         in_memory: whether images are held in memory, ``yes``, ``no`` (they are read from disk
             whenever they are needed, where the source can do that: ``folder:`` and sets of
@@ -264,16 +265,7 @@ def load(
     Raises:
         UserError: the set is not known, not there or damaged, or an argument does not fit it.
     """
-    if not 0 <= validation_fraction < 1:
-        raise UserError(f"validation fraction {validation_fraction}; expected 0 or more, below 1")
-    if seed < 0:
-        raise UserError(f"data seed {seed}; expected 0 or more")
-    if image_size is not None and min(image_size) < 1:
-        raise UserError(f"image size {image_size[0]}x{image_size[1]}; expected at least 1x1")
-    if channels not in (None, 1, 3):
-        raise UserError(f"{channels} channels; expected 3 (colours) or 1 (grey)")
-    if in_memory not in IN_MEMORY:
-        raise UserError(f"in memory {in_memory!r}; expected one of {', '.join(IN_MEMORY)}")
+    _check_arguments(validation_fraction, seed, image_size, channels, in_memory)
     make, argument, facts = _source(name)
     if in_memory == "no" and not facts.get("lazy"):
         raise UserError(
@@ -335,6 +327,26 @@ def load(
         validation=replace(validation, fill=fill),
         test=replace(source.test, fill=fill),
     )
+
+
+def _check_arguments(
+    validation_fraction: float,
+    seed: int,
+    image_size: tuple[int, int] | None,
+    channels: int | None,
+    in_memory: str,
+) -> None:
+    """Raise UserError if an argument of `load` is outside its range."""
+    if not 0 <= validation_fraction < 1:
+        raise UserError(f"validation fraction {validation_fraction}; expected 0 or more, below 1")
+    if seed < 0:
+        raise UserError(f"data seed {seed}; expected 0 or more")
+    if image_size is not None and min(image_size) < 1:
+        raise UserError(f"image size {image_size[0]}x{image_size[1]}; expected at least 1x1")
+    if channels not in (None, 1, 3):
+        raise UserError(f"{channels} channels; expected 3 (colours) or 1 (grey)")
+    if in_memory not in IN_MEMORY:
+        raise UserError(f"in memory {in_memory!r}; expected one of {', '.join(IN_MEMORY)}")
 
 
 def outline(

@@ -333,7 +333,8 @@ def _warn_of_unread(archive: Archive) -> None:
 
 
 def _has_validation(archive: Archive) -> bool:
-    """Whether there are images to validate by. Raises UserError where there is but half of it."""
+    """Whether there are images to validate by. Raises UserError if only images or only labels are
+    there."""
     there = [key for key in VALIDATION if key in archive.sizes]
     if len(there) == 1:
         (missing,) = set(VALIDATION) - set(there)

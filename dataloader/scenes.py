@@ -56,7 +56,7 @@ class SceneSplit:
         return sum(map(len, self.boxes))
 
     def facts(self) -> list[Any]:
-        """What tells that scenes or objects have changed: their number, a digest of the objects,
+        """Facts that change if scenes or objects change: their number, a digest of the objects,
         and the images' mean."""
         digest = hashlib.sha256()
         for parts in zip(self.boxes, self.labels, self.difficult, strict=True):
@@ -91,7 +91,7 @@ class Scenes:
         return tuple(self.train.images.shape[1:])
 
     def facts(self) -> dict[str, Any]:
-        """What tells that the scenes have changed between two parts of a run."""
+        """Facts that change if the scenes change between two parts of a run."""
         return {
             "classes of objects": list(self.class_names),
             "scene shape": list(self.image_shape),

@@ -41,7 +41,7 @@ def boundaries_loss(
 
     Args:
         teacher, student: taps ``[B, ...]``, shallow to deep, of one shape in each pair.
-        margin: as of `boundary_loss`.
+        margin: see `boundary_loss`.
     """
     pairs = list(zip(teacher, student, strict=True))
     losses = [tf.reduce_mean(boundary_loss(*pair, margin)) for pair in pairs]
@@ -72,8 +72,8 @@ class AB(Method):
 
     Args:
         init_share: share of the epochs for the first stage: RepDistiller's 30 epochs before 240.
-        clip: the largest norm of the boundaries' gradient in the first stage, in norms of the main
-            task's.
+        clip: the largest norm of the boundaries' gradient in the first stage, as a multiple of the
+            main task's.
         margin: how far beyond the boundary the student should be, 1 in the authors' code.
         alpha: weight of soft logits in the second stage, next to ``1 - alpha`` of the main loss: 0
             as in RepDistiller; the authors' code for CIFAR-10 has 1, which gains more where the

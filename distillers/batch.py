@@ -51,7 +51,8 @@ def as_batch(data: Any) -> Batch:
         UserError: labels are one-hot.
         tf.errors.InvalidArgumentError: labels are not whole numbers, when the step is run.
     """
-    image, label, weight = (*(data if isinstance(data, tuple) else (data,)), None, None)[:3]
+    given = data if isinstance(data, tuple) else (data,)
+    image, label, weight = (*given, None, None)[:3]
     index, share, other_label, teacher = None, None, None, {}
     if isinstance(image, dict):
         teacher = dict(image.get("teacher", {}))

@@ -59,8 +59,8 @@ class CAT_KD(Method):  # noqa: N801 (the paper's name)
         resolution: positions a side to which activation maps are averaged.
         normalize: whether each class's map is divided by its length.
         weight: beta, of this loss, next to the main loss.
-        clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
-            losses are added as by the authors.
+        clip: the largest norm of this loss's gradient, as a multiple of the main task's; 1e9 adds
+            the losses unclipped, as the authors do.
     """
 
     paper = "Guo et al., CVPR 2023, arXiv 2304.12777"

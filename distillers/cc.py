@@ -44,7 +44,7 @@ def congruence_loss(
 
     Args:
         teacher, student: embeddings ``[B, D]``; D may differ.
-        gamma, order: as of `gaussian_kernel`.
+        gamma, order: see `gaussian_kernel`.
     """
     theirs, ours = (gaussian_kernel(samples, gamma, order) for samples in (teacher, student))
     return tf.reduce_mean(tf.square(ours - theirs))

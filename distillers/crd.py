@@ -43,8 +43,8 @@ def contrastive_loss(log_joint: tf.Tensor, is_negative: tf.Tensor, rows: int) ->
 
 def estimated_log_sum(log_joint: tf.Tensor, is_negative: tf.Tensor, rows: int) -> tf.Tensor:
     """``log Z``, Z the mean of ``exp(g)`` over a batch's positives and negatives, times the number
-    of images (as Wu et al., CVPR 2018, estimate it), without a gradient. What is not finite does
-    not count.
+    of images (as Wu et al., CVPR 2018, estimate it), without a gradient. Entries that are not
+    finite are left out.
 
     Args:
         log_joint: ``g [B, 1 + K]``, cosines over the temperature, the positive first.

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 import replicas
+from distillers import objective
 from distillers.batch import (
     Batch,
     as_batch,
@@ -27,14 +28,6 @@ from distillers.loss import Loss, Trains
 from distillers.method import Method
 from distillers.networks import Preprocessing, check_networks, classifier_layer, read_networks
 from distillers.none import NoDistillation
-from distillers.objective import (
-    distillation_losses,
-    main_loss,
-    metric_names,
-    part_of_layers_losses,
-    share_of_images,
-    weight_in_epoch,
-)
 from distillers.stages import (
     Part,
     RunStage,
@@ -94,7 +87,7 @@ class Distiller(BuiltModel):
         student_preprocessing, teacher_preprocessing: from the batch's images to the network's
             input.
         main_loss: ``"cross_entropy"``, or ``"none"`` to transfer without any label: no method
-            is told one, and those that need them are refused.
+            sees one, and methods that need labels are refused.
         weight_decay: factor of ``||w||^2 / 2``, on all kernels that are trained.
         label_smoothing: probability mass of the main loss's targets that is spread evenly over all
             classes, in [0, 1).
@@ -237,7 +230,7 @@ class Distiller(BuiltModel):
         return self._stages.value
 
     def parts(self, epochs: int) -> list[Part]:
-        """The stages of a run of so many epochs, which warm-ups are from now on a share of."""
+        """The stages of a run of this many epochs; from now on warm-ups are a share of these."""
         self._run_epochs = self._epochs = epochs
         return parts_of_run(self.stages, epochs)
 
@@ -310,35 +303,26 @@ class Distiller(BuiltModel):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         batch, weight = replicas.never_empty(as_batch(data), replicas.copies_of(data))
+        # `never_empty` takes tensors only, so `as_batch` filled every field. From here on a field
+        # that the data lack is None again.
         if not has_indices(data):
             batch = batch._replace(index=None)
         if not has_mixtures(data):
             batch = batch._replace(share=None, other_label=None)
         variables = self.variables_to_train()
-        learning = (*self._learning_networks(), *self.method_layers)
-        statistics = values_of(batch_statistics(learning))
+        layers = (*self._learning_networks(), *self.method_layers)
+        statistics = values_of(batch_statistics(layers))
         with convolutions_by(convolve), tf.GradientTape(persistent=self._clips()) as tape:
-            with collected_losses() as of_images:
+            with collected_losses() as student_losses:
                 student = self._student(batch.image, training=self.stage.changes_features)
             student = self._with_projection(student)
-            with collected_losses() as of_teacher:
+            with collected_losses() as teacher_losses:
                 teacher = self._features_to_learn_from(batch)
-            share = share_of_images(batch, weight)
+            share = objective.share_of_images(batch, weight)
             main = self._main_loss(teacher, student, batch)
             if self._has_main_loss():
-                of_weights = weight_losses(self._student.features)
-                if self.method.trains_teacher:
-                    of_images = [*of_images, *of_teacher]
-                    of_weights = [*of_weights, *weight_losses(self._teacher.features)]
-                main += part_of_layers_losses(of_images, of_weights, share)
-            told = batch if self.main_loss != "none" else without_labels(batch)
-            weights = [
-                weight_in_epoch(term, self._epochs_since(term.begins), self._epochs)
-                for term in self.stage.terms
-            ]
-            added, clipped, metrics = distillation_losses(
-                self.stage, teacher, student, told, weight, self.epoch.value, weights
-            )
+                main += self._layer_losses(student_losses, teacher_losses, share)
+            added, clipped, metrics = self._distillation_parts(teacher, student, batch, weight)
             main += added
             total = main + sum(clipped)
         losses = (main, *clipped) if self._clips() else (total,)
@@ -424,18 +408,47 @@ class Distiller(BuiltModel):
         logits = [self._deployed_logits(student)]
         if teacher and self.method.trains_teacher:
             logits.append(teacher["logits"])
-        return self.stage.main_weight * main_loss(logits, batch, self.label_smoothing)
+        return self.stage.main_weight * objective.main_loss(logits, batch, self.label_smoothing)
+
+    def _layer_losses(
+        self, student_losses: list[tf.Tensor], teacher_losses: list[tf.Tensor], share: tf.Tensor
+    ) -> tf.Tensor:
+        """This replica's part of the losses that the layers of the learning networks add."""
+        of_images, of_weights = student_losses, weight_losses(self._student.features)
+        if self.method.trains_teacher:
+            of_images = [*of_images, *teacher_losses]
+            of_weights = [*of_weights, *weight_losses(self._teacher.features)]
+        return objective.part_of_layers_losses(of_images, of_weights, share)
+
+    def _distillation_parts(
+        self, teacher: dict[str, Any], student: dict[str, Any], batch: Batch, weight: tf.Tensor
+    ) -> tuple[tf.Tensor, list[tf.Tensor], dict[str, tf.Tensor]]:
+        """This replica's part of the distillation losses of the present stage: those that are added
+        to the main loss, those that are clipped, and metrics."""
+        if self.main_loss == "none":
+            batch = without_labels(batch)
+        weights = [
+            objective.weight_in_epoch(term, self._epochs_since(term.begins), self._epochs)
+            for term in self.stage.terms
+        ]
+        return objective.distillation_losses(
+            self.stage, teacher, student, batch, weight, self.epoch.value, weights
+        )
 
     def _with_projection(self, student: dict[str, Any]) -> dict[str, Any]:
-        """The student's features, and what is `projected` of them (see `Loss`), which the loss, the
-        main loss and the logs share."""
-        of = next((loss.projected for loss in self.distillation_losses if loss.projected), None)
-        return {**student, "projected": of(student, training=True)} if of else student
+        """The student's features, with ``"projected"`` if a method has a projection (see `Loss`).
+        It is computed once, for the distillation loss, the main loss and the logs."""
+        for loss in self.distillation_losses:
+            if loss.projected:
+                return {**student, "projected": loss.projected(student, training=True)}
+        return student
 
     def _deployed_logits(self, student: dict[str, Any]) -> tf.Tensor:
-        """The deployed model's logits, of the features `_with_projection`."""
-        of = next((loss.logits for loss in self.distillation_losses if loss.logits), None)
-        return of(student["projected"]) if of else student["logits"]
+        """The deployed model's logits, from what `_with_projection` returns."""
+        for loss in self.distillation_losses:
+            if loss.logits:
+                return loss.logits(student["projected"])
+        return student["logits"]
 
     # Metrics
 
@@ -446,11 +459,11 @@ class Distiller(BuiltModel):
     def _names_in(self, stage: RunStage) -> list[str]:
         """The names of what a stage logs of the distillation."""
         clips = self.main_loss != "none" and stage.clips
-        return metric_names(stage, self.stages) + (["clip_share"] if clips else [])
+        return objective.metric_names(stage, self.stages) + (["clip_share"] if clips else [])
 
     def get_metrics_result(self) -> dict[str, Any]:
-        """The means that the step at hand logs, over all replicas. Were there others among them,
-        Keras would take the mean of the replicas' means instead."""
+        """The means that the current step logs, over all replicas. With others among them, Keras
+        would take the mean of the replicas' means instead."""
         names = list(SCORES)
         if not self._is_evaluating:
             names += [*self._names_in(self.stage), SKIPPED]
@@ -473,7 +486,7 @@ class Distiller(BuiltModel):
         weight *= tf.cast(tf.shape(batch.label)[0], tf.float32)
         logged = [name for name in self._means if name in metrics]
         for name in logged:
-            # A replica without images has nothing to say, and may say NaN.
+            # A replica without images has no metrics; what it computes may be NaN.
             self._means[name].update_state(tf.where(weight > 0, metrics[name], 0), weight)
         return {name: self._means[name].result() for name in dict.fromkeys([*SCORES, *logged])}
 

@@ -47,9 +47,9 @@ class DKD(Method):
         warmup: share of the run's epochs over which the loss grows to its full weight; 0: none
             (mdistiller: 20 of 240 epochs).
         weight: weight relative to the main loss. None: 1, or 0.1 for a student without
-            normalisation layers, which 1 makes diverge.
-        clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
-            losses are added as by the authors.
+            normalisation layers (at 1 such a student diverges).
+        clip: the largest norm of this loss's gradient, as a multiple of the main task's; 1e9 adds
+            the losses unclipped, as the authors do.
     """
 
     paper = "Zhao et al., CVPR 2022, arXiv 2203.08679"

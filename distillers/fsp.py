@@ -65,7 +65,7 @@ def fsp_loss(teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]) -> tf.T
 
 def averaged_fsp_loss(teacher: Sequence[tf.Tensor], student: Sequence[tf.Tensor]) -> tf.Tensor:
     """``sum over pairs of mean over batch and entries of (G_student - G_teacher)^2``, G the
-    `averaged_fsp_matrix`: RepDistiller's definition. Args as of `fsp_loss`."""
+    `averaged_fsp_matrix`: RepDistiller's definition. Args as for `fsp_loss`."""
     squares = _squared_differences(teacher, student, averaged_fsp_matrix)
     return sum(tf.reduce_mean(one) for one in squares)
 
@@ -97,11 +97,11 @@ class FSP(Method):
         staged: whether to train in the paper's two stages.
         init_share: share of the epochs for the first stage of two: RepDistiller's 30 epochs before
             240.
-        clip: the largest norm of this loss's gradient, in norms of the main task's (Lee et al.: 1).
-            Without effect if `staged`.
+        clip: the largest norm of this loss's gradient, as a multiple of the main task's (Lee et
+            al.: 1). Without effect if `staged`.
         definition: ``"sskd_svd"``: summed and scaled as in the published code of Lee et al.;
             ``"repdistiller"``: as in RepDistiller, where maps of any two sizes can be neighbours.
-        adapter: as of `SSKD_SVD`.
+        adapter: see `SSKD_SVD`.
     """
 
     paper = "Yim et al., CVPR 2017"

@@ -18,7 +18,7 @@ class KD_EID(BestCandidates):  # noqa: N801 (the authors' name)
     are nearly square get their gradient too (in their code they have none).
 
     Args:
-        num_dfv, candidates, adapter: as of `KD_SVD`.
+        num_dfv, candidates, adapter: see `KD_SVD`.
     """
 
     solver: ClassVar[str] = "auto"

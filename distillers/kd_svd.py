@@ -25,7 +25,7 @@ class KD_SVD(BestCandidates):  # noqa: N801 (the authors' name)
             match; None: ``num_dfv + 3``.
         solver: ``"svd"`` decomposes each map, as published; ``"auto"`` compresses it first, as
             `KD_EID` does.
-        adapter: as of `SSKD_SVD`.
+        adapter: see `SSKD_SVD`.
     """
 
     solver: str = option("svd", choices=("svd", "auto"))

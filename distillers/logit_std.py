@@ -25,8 +25,8 @@ class LogitStd(Method):
     Args:
         temperature: T, the base temperature, divides the standardized logits of both networks.
         weight: of this loss.
-        clip: the largest norm of this loss's gradient, in norms of the weighted main loss's; with
-            1e9, and a main_weight of 0.1, the losses are added as by the authors.
+        clip: the largest norm of this loss's gradient, as a multiple of the weighted main loss's;
+            1e9 with a main_weight of 0.1 adds the losses unclipped, as the authors do.
         main_weight: weight of the main loss.
     """
 

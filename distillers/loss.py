@@ -98,7 +98,7 @@ class Stage:
         layers: the method's own layers that it trains.
         reduction: of the loss over the batch.
         combination: how its gradient meets the main task's; None: as the method says.
-        clip: of ``Combination.CLIP``: the largest norm of its gradient, in norms of the main
+        clip: of ``Combination.CLIP``: the largest norm of its gradient, as a multiple of the main
             task's.
         new_optimizer: whether optimizer and learning rate schedule start afresh with it.
     """
@@ -130,11 +130,11 @@ class Loss(keras.distillation.DistillationLoss):
             ``"tap 2: 1x1 adapter from 32 to 64 channels"``.
         deploy: from the student to the model that is judged and exported; None: the student
             itself.
-        projected: ``projected(student, training=...)``, what the deployed model makes of the
-            student's features; a training step computes it once, for the logits and for the loss,
-            where `Method.extras` has the name ``projected``; None: nothing.
-        logits: ``logits(projected)``, the deployed model's logits of that, for the main loss and
-            the logs; None: the student's own.
+        projected: ``projected(student, training=...)`` maps the student's features to the input of
+            the deployed model's classifier. A training step calls it once; `logits` and, if
+            `Method.extras` names ``projected``, the loss use the result. None: no projection.
+        logits: ``logits(projected)`` gives the deployed model's logits, for the main loss and the
+            logs; None: the student's own.
     """
 
     def __init__(

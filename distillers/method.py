@@ -36,7 +36,7 @@ class Method(Plugin, keras.distillation.DistillationLoss):
         couples_samples: whether an image's loss depends on others of the batch, so that the loss
             has to see the global batch.
         needs_teacher: whether there is a teacher at all.
-        trains_teacher: whether the teacher learns too, beside the student: it then works in
+        trains_teacher: whether the teacher learns too, together with the student: it then works in
             training mode, gets gradients of the main loss and of this one, is saved in checkpoints,
             and need not have been trained before.
         metrics: names of what the loss gives besides its value.
@@ -50,7 +50,7 @@ class Method(Plugin, keras.distillation.DistillationLoss):
     Hyper-parameters of four names have a fixed meaning, and `make_loss` passes them on: ``weight``
     of this loss (None: `usual_weight`); ``main_weight`` of the main loss; ``warmup``, the share of
     the run's epochs over which `weight` grows; ``clip`` of ``Combination.CLIP``, the largest norm
-    of this loss's gradient, in norms of the main task's.
+    of this loss's gradient, as a multiple of the main task's.
     """
 
     reads: ClassVar[Reading | tuple[Reading, ...]] = Maps()
@@ -204,9 +204,9 @@ class Method(Plugin, keras.distillation.DistillationLoss):
         """A loss of one stage, after the features were checked.
 
         Args:
-            teacher, student: as of `build`.
+            teacher, student: see `build`.
             loss: None: the method's own `loss`.
-            layers: the method's layers, trained beside the student.
+            layers: the method's layers, trained together with the student.
             notes: beside those of the readings.
             extras: by name, functions that give what the method's own `loss` asks for, or None.
             **stage: fields of the `Stage` that differ from what the method says.
@@ -235,7 +235,7 @@ class Method(Plugin, keras.distillation.DistillationLoss):
         self, teacher_outputs: Any, student_outputs: Any, *, stage: str | None = None,
         **context: Any,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """The loss, unweighted, and the method's metrics. Arguments as of `compute_loss`."""
+        """The loss, unweighted, and the method's metrics. Arguments: see `compute_loss`."""
         loss = self.built_alone(teacher_outputs, student_outputs)
         return loss.compute(
             teacher_outputs, student_outputs, self.context(**context), loss.stage(stage)
@@ -296,7 +296,7 @@ def with_context(
 
     Raises:
         TypeError: `function` names what is neither in a `Context` nor among the `extras`.
-        UserError: (the returned function) one that it names and has no default is missing.
+        UserError: (from the returned function) a parameter without a default is missing.
     """
     parameters = inspect.signature(function).parameters.values()
     asked = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}

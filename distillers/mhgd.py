@@ -108,7 +108,7 @@ class AttentionEstimator(keras.layers.Layer):
             top: nodes ``[B, D_top]``.
             graph: ``[heads, B, B]``.
             kept: ``[heads, B, 1]``, by which each sample's attention is multiplied.
-            good, training: as of `graph`.
+            good, training: see `graph`.
         """
         value = self.value_normalization(self.value(top), training=training, mask=good)
         attention = tf.nn.softmax(tf.where(good, graph, NOWHERE)) * kept
@@ -169,7 +169,7 @@ def graph_loss(
     """The sum over pairs of neighbouring taps of `graph_divergence`, summed over the batch. The
     attention is not trained by it, and normalises by its own statistics.
 
-    Args and returns as of `estimation_loss`. A sample that is dropped makes the others count
+    Args and returns as for `estimation_loss`. A sample that is dropped makes the others count
     ``B / good``.
     """
     loss, dropped = 0.0, 0.0
@@ -209,9 +209,10 @@ class MHGD(Method):
     Args:
         heads: number of attention heads.
         attention_share: share of the epochs for the first stage: the authors' 40 epochs before 100.
-        clip: the largest norm of the graph's gradient, in norms of the main task's (theirs is 1).
+        clip: the largest norm of the graph's gradient, as a multiple of the main task's (theirs is
+            1).
         drop_heads: whether in the first stage each sample does without some heads, about half.
-        adapter: as of `SSKD_SVD`.
+        adapter: see `SSKD_SVD`.
     """
 
     paper = "Lee & Song, BMVC 2019, arXiv 1907.02226"

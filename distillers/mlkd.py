@@ -67,8 +67,8 @@ class MLKD(Method):
         temperatures: each T that divides the logits of both networks.
         weight: of this loss. None: 0.9, or 0.1 for a student without normalisation layers, which
             0.9 makes diverge.
-        clip: the largest norm of this loss's gradient, in norms of the weighted main loss's; with
-            1e9 the losses are added.
+        clip: the largest norm of this loss's gradient, as a multiple of the weighted main loss's;
+            1e9 adds the losses unclipped.
         main_weight: weight of the main loss.
     """
 

@@ -57,8 +57,8 @@ class NST(Method):
 
     Args:
         weight: weight relative to the main loss (RepDistiller's).
-        clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
-            losses are added as by the authors.
+        clip: the largest norm of this loss's gradient, as a multiple of the main task's; 1e9 adds
+            the losses unclipped, as the authors do.
     """
 
     paper = "Huang & Wang 2017, arXiv 1707.01219"

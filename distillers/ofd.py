@@ -109,8 +109,8 @@ class OFD(Method):
         weight: weight relative to the main loss. None: 1e-3 (the paper's code for CIFAR-100,
             mdistiller), or 1e-4 for a student without normalisation layers, which learns less at
             1e-3 than alone.
-        clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
-            losses are added as in the paper.
+        clip: the largest norm of this loss's gradient, as a multiple of the main task's; 1e9 adds
+            the losses unclipped, as the authors do.
     """
 
     paper = "Heo et al., ICCV 2019, arXiv 1904.01866"

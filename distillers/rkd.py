@@ -64,8 +64,8 @@ class RKD(Method):
         distance_weight: weight of the distance term; 0 leaves RKD-A.
         angle_weight: weight of the angle term; 0 leaves RKD-D.
         weight: weight relative to the main loss.
-        clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
-            losses are added as by the authors.
+        clip: the largest norm of this loss's gradient, as a multiple of the main task's; 1e9 adds
+            the losses unclipped, as the authors do.
     """
 
     paper = "Park et al., CVPR 2019, arXiv 1904.05068"

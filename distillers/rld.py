@@ -38,7 +38,7 @@ def ranking_divergence(
     teacher: tf.Tensor, student: tf.Tensor, labels: tf.Tensor, temperature: float
 ) -> tf.Tensor:
     """MCD: ``T^2 KL(teacher || student)`` of each image ``[B]``, over the classes whose teacher
-    logit is below the true class's; 0 where there is none. Args as of `confidence_divergence`."""
+    logit is below the true class's; 0 where there is none. Args as for `confidence_divergence`."""
     true_logit = tf.gather(teacher, labels, axis=1, batch_dims=1)
     left_out = teacher >= true_logit[:, None]
     theirs, ours = (log_softmax_without(z / temperature, left_out) for z in (teacher, student))
@@ -62,9 +62,9 @@ class RLD(Method):
         warmup: share of the run's epochs over which the loss grows to its full weight; 0: none (the
             authors: 20 of 240 epochs).
         weight: weight relative to the main loss. None: 1, or 0.1 for a student without
-            normalisation layers, which 1 makes diverge.
-        clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
-            losses are added as by the authors.
+            normalisation layers (at 1 such a student diverges).
+        clip: the largest norm of this loss's gradient, as a multiple of the main task's; 1e9 adds
+            the losses unclipped, as the authors do.
     """
 
     paper = "Sun et al., ICCV 2025, arXiv 2408.07703"

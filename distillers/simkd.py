@@ -122,7 +122,7 @@ class SimKD(Method):
         def project(maps: Any, training: bool | None) -> Any:
             return projector(_as_map(maps), training)
 
-        def projected(student: Any, *, training: bool = False) -> tf.Tensor:
+        def project_last_map(student: Any, *, training: bool = False) -> tf.Tensor:
             return project(as_taps(student["maps"])[-1], training)
 
         def loss(
@@ -146,7 +146,7 @@ class SimKD(Method):
         )
         return Loss(
             self, [stage], layers=projector.layers, notes=notes, deploy=deploy,
-            projected=projected, logits=classify,
+            projected=project_last_map, logits=classify,
         )
 
 

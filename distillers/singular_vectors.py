@@ -60,7 +60,7 @@ def kd_svd_loss(
 
     Args:
         teacher, student: taps ``[B, H, W, D]``, of equal D, shallow to deep.
-        num_dfv, candidates, solver: as of `KD_SVD`.
+        num_dfv, candidates, solver: see `KD_SVD`.
 
     Returns:
         The loss, and the share of dropped samples, a mean over pairs.
@@ -156,10 +156,10 @@ class BestCandidates(Method):
 
 
 def singular_vector_maps(teacher: Any, student: Any) -> dict[str, tuple[list[Any], list[Any]]]:
-    """The picture ``singular_vectors``: where in the images each tap's first singular vector is at
-    work, which its left vector says. Taps that are no maps are left out.
+    """The picture ``singular_vectors``: where in the images each tap's first singular vector is
+    active, given by its left singular vector. Taps that are no maps are left out.
 
-    Args and returns as of `Method.pictures`.
+    Args and returns as for `Method.pictures`.
     """
     maps = [[tap for tap in as_taps(taps) if len(tap.shape) == 4] for taps in (teacher, student)]
     if not maps[0] or len(maps[0]) != len(maps[1]):

@@ -50,8 +50,8 @@ class SRD(Method):
         projector: ``"linear"``: a dense layer to the teacher's width, trained with the student;
             ``"none"``: none, which needs equal widths.
         weight: weight relative to the main loss.
-        clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
-            losses are added as by the authors.
+        clip: the largest norm of this loss's gradient, as a multiple of the main task's; 1e9 adds
+            the losses unclipped, as the authors do.
     """
 
     paper = "Miles & Mikolajczyk, AAAI 2024, arXiv 2303.11098"

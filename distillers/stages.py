@@ -44,7 +44,7 @@ class ClipGroup:
     """Terms whose gradients are clipped as one, ``clip_by_norm(g1, bound ||g0|| sigmoid(epoch))``.
 
     Attributes:
-        bound: the largest norm of their gradient, in norms of the main task's.
+        bound: the largest norm of their gradient, as a multiple of the main task's.
         begins: the number of the stage from whose first epoch on it rises: that in which the first
             of the terms began.
     """
@@ -135,21 +135,20 @@ def run_stages(losses: Sequence[Loss]) -> list[RunStage]:
         names = " and ".join(loss.method.name for loss in staged)
         raise UserError(f"a sum can have one method with stages, not {names}")
     leading = staged[0] if staged else losses[0]
-    last, stages = len(leading.stages) - 1, []
+    last = len(leading.stages) - 1
     shared = [n for n, lead in enumerate(leading.stages) if lead.main_weight > 0 or n == last]
+    stages = []
     for number, lead in enumerate(leading.stages):
-        own = [
-            Term(
-                loss,
-                lead if loss is leading else loss.stages[0],
-                f"{loss.method.name}_" if len(losses) > 1 else "",
-                number if loss is leading else shared[0],
-            )
-            for loss in losses if loss is leading or number in shared
-        ]
-        terms = tuple(term for term in own if term.stage.loss is not None and term.stage.weight > 0)
-        weight = math.prod(term.stage.main_weight for term in own)
-        stages.append(RunStage(lead, terms, weight))
+        taking_part = []
+        for loss in losses:
+            prefix = f"{loss.method.name}_" if len(losses) > 1 else ""
+            if loss is leading:
+                taking_part.append(Term(loss, lead, prefix, begins=number))
+            elif number in shared:
+                taking_part.append(Term(loss, loss.stages[0], prefix, begins=shared[0]))
+        main_weight = math.prod(term.stage.main_weight for term in taking_part)
+        terms = tuple(t for t in taking_part if t.stage.loss is not None and t.stage.weight > 0)
+        stages.append(RunStage(lead, terms, main_weight))
     return stages
 
 

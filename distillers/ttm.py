@@ -24,9 +24,9 @@ class TTM(Method):
     Args:
         power: gamma, of the teacher's probabilities; 1 leaves them as they are.
         weight: weight relative to the main loss. None: 45, or 10 for a student without
-            normalisation layers, which 45 makes diverge.
-        clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
-            losses are added as by the authors.
+            normalisation layers (at 45 such a student diverges).
+        clip: the largest norm of this loss's gradient, as a multiple of the main task's; 1e9 adds
+            the losses unclipped, as the authors do.
     """
 
     paper = "Zheng & Yang, ICLR 2024, arXiv 2402.11148"

@@ -69,8 +69,8 @@ class WKD_F(Method):  # noqa: N801 (the paper's name)
         projector: of the student's map: ``"auto"``: 1x1 convolution, batch normalisation and ReLU,
             trained with the student; ``"none"``: none, which needs equal channels.
         weight: weight relative to the main loss.
-        clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
-            losses are added as by the authors.
+        clip: the largest norm of this loss's gradient, as a multiple of the main task's; 1e9 adds
+            the losses unclipped, as the authors do.
     """
 
     paper = "Lv et al., NeurIPS 2024, arXiv 2412.08139"

@@ -82,7 +82,7 @@ class WKD_L(Method):  # noqa: N801 (the paper's name)
         regularization: of Sinkhorn's iteration (the authors' lambda).
         iterations: number of Sinkhorn iterations.
         weight: weight relative to the main loss. None: 1, or 0.1 for a student without
-            normalisation layers, which 1 makes diverge.
+            normalisation layers (at 1 such a student diverges).
     """
 
     paper = "Lv et al., NeurIPS 2024, arXiv 2412.08139"

@@ -14,7 +14,7 @@ from plugins import option
 
 def weighted_divergence(teacher: tf.Tensor, student: tf.Tensor, power: float) -> tf.Tensor:
     """``U KL(p^power / U || q)`` with ``U = sum of p^power``, mean over the batch. Args
-    as of `op_util.divergence.transformed_divergence`."""
+    as for `op_util.divergence.transformed_divergence`."""
     divergence, total = transformed_divergence(teacher, student, power)
     return tf.reduce_mean(total * divergence)
 
@@ -32,8 +32,8 @@ class WTTM(Method):
     Args:
         power: gamma, of the teacher's probabilities; 1 leaves them as they are, and all weights 1.
         weight: weight relative to the main loss.
-        clip: the largest norm of this loss's gradient, in norms of the main task's; with 1e9 the
-            losses are added as by the authors.
+        clip: the largest norm of this loss's gradient, as a multiple of the main task's; 1e9 adds
+            the losses unclipped, as the authors do.
     """
 
     paper = "Zheng & Yang, ICLR 2024, arXiv 2402.11148"

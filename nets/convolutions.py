@@ -38,7 +38,8 @@ def open_convolutions(layer: keras.Layer) -> None:
 
 @contextlib.contextmanager
 def convolutions_by(convolve: Convolve) -> Iterator[None]:
-    """Within it, `convolve` computes the convolutions that were opened (see `open_convolutions`).
+    """Within this context, `convolve` computes the convolutions that were opened (see
+    `open_convolutions`).
 
     A function traced within it keeps doing so.
     """

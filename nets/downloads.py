@@ -15,7 +15,8 @@ _SECONDS = 10.0  # without an answer, until a host is given up
 
 @contextlib.contextmanager
 def downloading(what: str, instead: str, host: str | None = None) -> Iterator[None]:
-    """Within it, a library may download, and does not wait for long where nothing answers.
+    """Within this context, a library may download, and does not wait for long where nothing
+    answers.
 
     Args:
         what: is downloaded, for the message.

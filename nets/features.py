@@ -220,8 +220,8 @@ def _find_within(
     """`find_tensors` where some layers lie in models within the model.
 
     A tensor within an inner model belongs to that model's own graph. So the outer graph is run
-    anew, with the same layers, the inner model giving those tensors beside its own output: it is
-    computed once, and all weights and states stay shared.
+    anew, with the same layers, where the inner model returns those tensors along with its own
+    output. It is computed once, and all weights and states stay shared.
     """
     opened = {name: _opened(model, name, inner_names[name], calls) for name in inner_names}
     found: dict[str, list[list[keras.KerasTensor]]] = {}

@@ -60,7 +60,7 @@ def old_version(path: Path) -> str | None:
 
 @contextlib.contextmanager
 def as_keras3_reads_it(path: Path) -> Iterator[Path]:
-    """Within it, a file of the same model that Keras 3 reads, if that is possible.
+    """Yield a file of the same model that Keras 3 can read, if possible.
 
     Args:
         path: a whole model in a ``.keras`` or ``.h5`` file, which stays as it is.

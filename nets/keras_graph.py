@@ -301,8 +301,8 @@ def reserve_names(model: keras.Model) -> None:
 
 @contextlib.contextmanager
 def numbered_anew() -> Iterator[None]:
-    """Within it, Keras numbers what gets no name as in a new process; whatever is made afterwards
-    gets a name that has been given neither within it nor before."""
+    """Within this context, Keras numbers what gets no name as in a new process; whatever is made
+    afterwards gets a name that has been given neither within it nor before."""
     key = "object_name_uids"
     before = global_state.get_global_attribute(key) or {}
     global_state.set_global_attribute(key, collections.defaultdict(int))
@@ -368,7 +368,7 @@ def replaced_call(layer: keras.Layer, call: Callable[..., Any]) -> Iterator[None
 
 @contextlib.contextmanager
 def before_weights(check: Callable[[Sequence[Any], str], None]) -> Iterator[None]:
-    """Within it, `check` is called before a layer makes a variable.
+    """Within this context, `check` is called before a layer makes a variable.
 
     Args:
         check: takes the variable's shape and dtype; what it raises, the layer's maker gets.

@@ -20,7 +20,7 @@ _collected = _Collected()
 
 @contextlib.contextmanager
 def collected_losses() -> Iterator[list[Any]]:
-    """Within it, the list that it gives gets what layers add in this thread: by ``add_loss``, or as
+    """Collect what layers add in this thread within this context: by ``add_loss``, or as
     regularizers of activities.
 
     Keras keeps one list for all threads, and replicas are threads that take turns wherever they

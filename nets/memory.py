@@ -39,7 +39,7 @@ def in_words(size: int) -> str:
 
 @contextlib.contextmanager
 def limited_memory(what: str, advice: str = "choose a smaller one") -> Iterator[None]:
-    """Within it, layers make variables only while there is memory for all of them.
+    """Within this context, layers make variables only while there is memory for all of them.
 
     The sizes are added up before each variable is made, so that a layer of 10^12 units is refused
     at once. Under a distribution strategy one replica's variables are counted.

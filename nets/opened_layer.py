@@ -15,8 +15,8 @@ from .keras_graph import Untracked, inner_layers, replaced_call
 
 
 class OpenedLayer(keras.Layer):
-    """Computes as another layer does, with its weights, and gives beside its output what layers
-    within it gave on the way.
+    """Computes as another layer does, with its weights, and also returns the outputs of layers
+    within it.
 
     Called as the other layer, it gives its output and a dict with a tensor for each of `names`.
 

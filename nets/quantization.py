@@ -268,7 +268,7 @@ def fold_batch_normalization(model: keras.Model) -> keras.Model:
     1x1. The convolutions that replace preprocessing are not trained.
 
     Args:
-        model: functional, as of `quantize`; it stays as it is.
+        model: functional, see `quantize`; it stays as it is.
     """
     flat = _inline(copy_model(model, dtype="float32", fuse=False))
     before = _foldable(calls_before(flat.outputs))

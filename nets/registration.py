@@ -32,7 +32,7 @@ class Outputs:
 
 
 _OF_DATA = ("name", "input_shape", "classes")
-"""What `build` is given beside a network's options."""
+"""What `build` is given in addition to a network's options."""
 _SMALLER = "choose smaller options, fewer classes or smaller images"
 
 _networks = Registry("network")

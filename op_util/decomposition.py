@@ -51,7 +51,6 @@ PLANS: dict[Device, Plan] = {
     # A loop would wait for the host in each iteration, and extra columns cost next to nothing.
     "GPU": Plan(full_below=BATCHED_SVD, extra=12, filters=2, most_filters=2),
 }
-FULL_BELOW = PLANS["CPU"].full_below
 
 
 class Eigenpairs(NamedTuple):

@@ -34,13 +34,13 @@ def clipped_combination(
     """``g = g0 + clip_by_norm(g1, clip ||g0|| sigmoid(epoch))``, separately for each variable.
 
     The bound on the distillation gradient rises with the epochs, but never above `clip` times the
-    norm of the main task's gradient. Of several methods each has its own summand.
+    norm of the main task's gradient. Each of several methods adds a clipped gradient of its own.
 
     Args:
         main: ``g0``, one gradient per variable; None if the loss does not reach the variable.
         distillation: ``g1`` of each method, in the same form.
-        epochs: of each, scalar, the number of finished epochs of this training, 0 in the first.
-        clips: of each, above 0; 1 in the paper.
+        epochs: for each method, the number of finished epochs, a scalar, 0 in the first.
+        clips: for each method, above 0; 1 in the paper.
 
     Returns:
         The list of ``g``, and the `share_left` of the distillation gradients.
@@ -63,22 +63,19 @@ def clipped_gradient(
     A variable that the main loss does not reach, for example an adapter's, has no ``||g0||``. The
     mean ``||g0||`` of the other variables is used instead; if there is none, nothing is clipped.
     """
-    openness = clip * tf.sigmoid(tf.cast(epoch, tf.float32))
-    norms: list[tf.Tensor | None] = [None] * len(main)
-    reached = [place for place, g0 in enumerate(main) if g0 is not None]
-    present = [tf.norm(g0) for g0 in in_one_dtype([main[place] for place in reached])]
-    for place, norm in zip(reached, present, strict=True):
-        norms[place] = norm
-    if not present:
+    factor = clip * tf.sigmoid(tf.cast(epoch, tf.float32))
+    norms = [None if g0 is None else tf.norm(g0) for g0 in in_one_dtype(main)]
+    known = [norm for norm in norms if norm is not None]
+    if not known:
         return list(distillation)
-    usual = tf.add_n(present) / len(present)
-    found: list[tf.Tensor | None] = []
+    mean_norm = tf.add_n(known) / len(known)
+    clipped: list[tf.Tensor | None] = []
     for g1, norm in zip(distillation, norms, strict=True):
         if g1 is not None:
-            norm = usual if norm is None else norm
-            g1 = clip_by_norm(g1, tf.cast(norm * tf.cast(openness, norm.dtype), g1.dtype))
-        found.append(g1)
-    return found
+            norm = mean_norm if norm is None else norm
+            g1 = clip_by_norm(g1, tf.cast(norm * tf.cast(factor, norm.dtype), g1.dtype))
+        clipped.append(g1)
+    return clipped
 
 
 def added_gradients(
@@ -94,7 +91,8 @@ def added_gradients(
 def share_left(
     before: Sequence[tf.Tensor | None], after: Sequence[tf.Tensor | None]
 ) -> tf.Tensor:
-    """Which share of a gradient's norm, over all variables, clipping has left; 1 of zero."""
+    """The share of a gradient's norm, over all variables, that clipping leaves; 1 for a zero
+    one."""
     whole, passed = ([g for g in each if g is not None] for each in (before, after))
     if not whole:
         return tf.constant(1.0)
@@ -102,7 +100,8 @@ def share_left(
     return tf.where(norm > 0, tf.math.divide_no_nan(left, norm), 1)
 
 
-def in_one_dtype(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Each in the widest of their dtypes, at least float32."""
-    dtype = tf.float64 if any(each.dtype == tf.float64 for each in tensors) else tf.float32
-    return [tf.cast(each, dtype) for each in tensors]
+def in_one_dtype(tensors: Sequence[tf.Tensor | None]) -> list[tf.Tensor | None]:
+    """Each in the widest of their dtypes, at least float32; None stays None."""
+    present = [each for each in tensors if each is not None]
+    dtype = tf.float64 if any(each.dtype == tf.float64 for each in present) else tf.float32
+    return [None if each is None else tf.cast(each, dtype) for each in tensors]

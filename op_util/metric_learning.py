@@ -89,7 +89,7 @@ def relational_loss(embeddings: tf.Tensor) -> tf.Tensor:
     squared = squared_distances(tasks, tasks)  # [T, i, j]
     count = tf.shape(squared)[-1]
     lengths = tf.reduce_sum(tasks * tasks, axis=-1)
-    # Below that, what the difference of large numbers leaves is their rounding.
+    # Smaller distances are rounding: the difference of two large numbers.
     rounding = 16 * np.finfo(squared.dtype.as_numpy_dtype).eps
     least = rounding * (lengths[:, :, None] + lengths[:, None, :])
     is_apart = (squared > least) & ~tf.eye(count, dtype=tf.bool)

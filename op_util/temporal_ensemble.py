@@ -1,4 +1,4 @@
-"""The temporal task ensemble: what all tasks thought of an image over time (TTE).
+"""The temporal task ensemble (TTE): each image's embeddings, averaged over time and tasks.
 
 After Laine & Aila, "Temporal ensembling for semi-supervised learning", ICLR 2017, carried over from
 one task's predictions to the embeddings ``e_t`` of T tasks. For each training image and task a
@@ -38,8 +38,9 @@ def updated(memory: tf.Tensor, embeddings: tf.Tensor, decay: float) -> tf.Tensor
 
 
 def ensemble(memory: tf.Tensor, updates: tf.Tensor, decay: float) -> tf.Tensor:
-    """``Z = normalise(sum_t Z_t / (1 - a^n_t))``, over the tasks with ``n_t > 0``; zero where there
-    is none. Without a gradient. The mean over the tasks has the same direction as their sum.
+    """``Z = normalise(mean_t Z_t / (1 - a^n_t))``, over tasks with ``n_t > 0``; zero where there is
+    none. No gradient flows through it. The code averages over all T tasks, where the others are
+    zero: normalising makes the result the same.
 
     Args:
         memory: ``[B, T, width]``, the Z_t.
@@ -50,8 +51,8 @@ def ensemble(memory: tf.Tensor, updates: tf.Tensor, decay: float) -> tf.Tensor:
     Returns:
         ``[B, width]``, in float32 at least.
     """
-    share = 1 - tf.pow(tf.cast(decay, memory.dtype), tf.cast(updates, memory.dtype))
-    corrected = tf.math.divide_no_nan(memory, share[..., None])
+    correction = 1 - tf.pow(tf.cast(decay, memory.dtype), tf.cast(updates, memory.dtype))
+    corrected = tf.math.divide_no_nan(memory, correction[..., None])
     return tf.stop_gradient(normalised(tf.reduce_mean(corrected, axis=1)))
 
 
@@ -65,8 +66,8 @@ def contrastive_loss(
     """Cross-entropy of ``softmax_j(e_t(i) . Z(j) / temperature)`` over the batch's images j against
     j = i; mean over tasks t and images i. No gradient through Z.
 
-    An image without a memory is neither anchor nor candidate. One that comes more than once in the
-    batch is as many anchors but a single candidate, so that it is no negative of its own.
+    An image without a memory is neither anchor nor candidate. An image that occurs several times in
+    the batch is an anchor each time but a candidate only once, so it is never its own negative.
 
     Args:
         embeddings: ``e_t``, ``[B, T, width]`` of length 1.

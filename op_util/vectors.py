@@ -29,8 +29,8 @@ def centred_unit_vectors(vectors: tf.Tensor) -> tf.Tensor:
     """``(x - mean(x)) / ||x - mean(x)||`` of vectors ``[..., D]``; a constant one becomes zero and
     gets no gradient.
 
-    Of equal entries the mean is off by rounding. What is left of them is taken for zero: its
-    direction would be noise, and its gradient that over its tiny length.
+    If all entries are equal, rounding leaves a tiny remainder after the mean is subtracted. It
+    counts as zero: its direction is noise, and dividing by its length would blow up the gradient.
     """
     centred = vectors - tf.reduce_mean(vectors, axis=-1, keepdims=True)
     rounding = 8 * np.finfo(vectors.dtype.as_numpy_dtype).eps

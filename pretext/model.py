@@ -36,7 +36,7 @@ from pretext.task import BuiltTask, Images, Task, build_task
 from registry import UserError
 
 WIDTH = 128
-"""Of every h and e."""
+"""The width of every h and e."""
 
 
 class TaskResults(NamedTuple):
@@ -86,8 +86,8 @@ class MultiTask(BuiltModel):
     All views of one size go through the encoder in one pass. So batch normalisation sees a mixed
     batch: its statistics are those of all tasks' views together, no task's alone. Smaller views
     (jigsaw's tiles) are a pass, and so a batch of statistics, of their own. The moving averages of
-    such a mixture belong to no kind of image: `evaluate` judges by batch statistics, as in
-    training, and who uses the encoder first sets them by clean images
+    such a mixture belong to no kind of image: so `evaluate` uses batch statistics, as in training.
+    Before the encoder is used, recompute its averages on clean images
     (`nets.recompute_batch_statistics`).
 
     Losses, regularizer and ensemble are those of the global batch, however many replicas share it.
@@ -163,23 +163,21 @@ class MultiTask(BuiltModel):
         self.built = True
 
     def _check_tasks_per_image(self, regularizer: Regularizer | None) -> None:
-        """Raise UserError if an image cannot take part in so many tasks, or in too few for the
-        regularizer."""
-        if not 1 <= self.tasks_per_image <= len(self.tasks):
+        """Raise UserError if an image is to take part in more tasks than there are, or in too few
+        for the regularizer."""
+        tasks, per_image = len(self.tasks), self.tasks_per_image
+        if not 1 <= per_image <= tasks:
+            raise UserError(f"an image cannot take part in {per_image} of {tasks} tasks")
+        if regularizer is None:
+            return
+        least = regularizer.least_tasks
+        if per_image < least <= tasks:
             raise UserError(
-                f"an image cannot take part in {self.tasks_per_image} of {len(self.tasks)} tasks"
+                f"the regularizer compares at least {least} tasks' embeddings of an image, but "
+                f"each image takes part in only {per_image}: let it take part in more, or leave "
+                "the regularizer out"
             )
-        if regularizer is not None and self.tasks_per_image < regularizer.least_tasks <= len(
-            self.tasks
-        ):
-            raise UserError(
-                f"the regularizer compares {regularizer.least_tasks} tasks' embeddings of an image "
-                f"and more, and each image takes part in {self.tasks_per_image}: let it take part "
-                "in more, or leave the regularizer out"
-            )
-        if regularizer is not None and regularizer.needs_all_tasks and self.tasks_per_image < len(
-            self.tasks
-        ):
+        if regularizer.needs_all_tasks and per_image < tasks:
             raise UserError(
                 "the regularizer compares a task's embeddings of different images: let each image "
                 "take part in all tasks, or leave the regularizer out"
@@ -298,9 +296,8 @@ class MultiTask(BuiltModel):
             step = Step(self.optimizer.iterations.value, self.epoch.value, terms.samples_by_task)
             factors = self._task_weights() * self.balance.factors(losses, step)
             coupled, logs = self._coupled_terms(results, batch, terms.samples)
-            own = weight_losses(self.network)
-            shared = coupled + self.balance.penalty() + sum(own)
-            objectives = [*tf.unstack(factors * terms.losses), shared / replicas.count()]
+            common = coupled + self.balance.penalty() + sum(weight_losses(self.network))
+            objectives = [*tf.unstack(factors * terms.losses), common / replicas.count()]
             total = tf.add_n(objectives)
         if self.balance.combines_gradients:
             gradients = self._combined_gradients(tape, objectives, total, variables)
@@ -309,11 +306,12 @@ class MultiTask(BuiltModel):
         gradients = with_weight_decay(gradients, variables, self.weight_decay)
         logs[SKIPPED] = apply_if_finite(self.optimizer, gradients, variables, kept)
         self.ensemble.end_step()
-        logs["loss"] = tf.stop_gradient(tf.reduce_sum(factors * losses) + shared)
+        logs["loss"] = tf.stop_gradient(tf.reduce_sum(factors * losses) + common)
         return self._log(losses, logs, terms)
 
     def _changed_by_steps(self) -> list[keras.Variable]:
-        """What a step changes beside what is trained: batch statistics and the balance's state."""
+        """What a step changes besides the trained variables: batch statistics and the balance's
+        state."""
         layers = (self.network, *self.task_layers, self.projection)
         return [*batch_statistics(layers), *self.balance.non_trainable_variables]
 
@@ -459,9 +457,9 @@ class MultiTask(BuiltModel):
         if drawn is not None:
             drawn = replicas.global_batch(drawn, samples)
         if self.regularizer is not None:
-            regularizer = self.regularizer(embeddings)
-            coupled += self.regularizer_weight * regularizer
-            logs["regularizer_loss"] = regularizer
+            regularizer_loss = self.regularizer(embeddings)
+            coupled += self.regularizer_weight * regularizer_loss
+            logs["regularizer_loss"] = regularizer_loss
         if self.ensemble.adds_loss:
             loss, ensemble_logs = self.ensemble.loss(embeddings, index, self.epoch.value, drawn)
             coupled += loss
@@ -554,7 +552,7 @@ class MultiTask(BuiltModel):
 
 
 class _Balancing(keras.callbacks.Callback):
-    """Measures for the balance: before the first step, and after every so many."""
+    """Measures for the balance: before the first step, and then after every `interval` steps."""
 
     def __init__(self, model: MultiTask, measure: Measurement):
         super().__init__()
@@ -567,7 +565,7 @@ class _Balancing(keras.callbacks.Callback):
 
     # After a step, not before the next one: what is saved between two steps is then complete.
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        # Of several steps that are executed at once, Keras tells the last alone.
+        # With `steps_per_execution` above 1, Keras calls this only after the last step of a group.
         interval, executed = self._multi_task.balance.interval, self._multi_task.steps_per_execution
         if self._steps() % interval < executed:
             self._balance()

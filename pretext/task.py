@@ -14,8 +14,8 @@ labels.
     e = normalise(W task.vector(h))                     # for regularizer and ensemble
 
 If an image's loss depends on the other images of its batch (`couples_samples`), `loss` and `score`
-get the `output` and `target` of the *global* batch. The caller gathers them (`replicas.gather`) and
-divides the loss by the number of replicas.
+get the `output` and `target` of the *global* batch. The caller gathers them
+(`replicas.global_batch`) and divides the loss by the number of replicas.
 """
 
 from __future__ import annotations

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import numpy as np
 import tensorflow as tf
 
 from op_util.temporal_ensemble import ensemble, mean_per_image, updated
+from replicas import REPLICATED_STATE
 
 DTYPES = ("float32", "float16")
-# Not aggregated: each replica assigns to a copy of its own, and all assign the same.
-_STATE: dict[str, Any] = {
-    "initializer": "zeros", "trainable": False, "autocast": False, "aggregation": "none",
-}
 
 
 def memory_bytes(
@@ -56,11 +51,11 @@ class TemporalMemory(keras.layers.Layer):
         super().__init__(dtype="float32", name=name)
         self.decay = decay
         self.memory = self.add_weight(
-            shape=(images, tasks, width), dtype=storage, name="memory", **_STATE
+            shape=(images, tasks, width), dtype=storage, name="memory", **REPLICATED_STATE
         )
         # int64, as TensorFlow has no gathering from int32 variables on GPUs.
         shape = (images, tasks) if shared else (images,)
-        self.updates = self.add_weight(shape=shape, dtype="int64", name="updates", **_STATE)
+        self.updates = self.add_weight(shape=shape, dtype="int64", name="updates", **REPLICATED_STATE)
         self.built = True
 
     def read(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

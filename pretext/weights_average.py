@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from nets.keras_graph import Untracked
-
-# Not aggregated: each replica assigns to its own copy, and all assign the same value.
-_STATE: dict[str, Any] = {
-    "initializer": "zeros", "trainable": False, "autocast": False, "aggregation": "none",
-}
+from replicas import REPLICATED_STATE
 
 
 class WeightsAverage(keras.layers.Layer):
@@ -40,11 +35,12 @@ class WeightsAverage(keras.layers.Layer):
         self._averaged = Untracked(list(variables))
         self.averages = [
             self.add_weight(
-                shape=variable.shape, dtype=variable.dtype, name=f"average{number}", **_STATE
+                shape=variable.shape, dtype=variable.dtype, name=f"average{number}",
+                **REPLICATED_STATE,
             )
             for number, variable in enumerate(self._averaged.value)
         ]
-        self.updates = self.add_weight(shape=(), dtype="int64", name="updates", **_STATE)
+        self.updates = self.add_weight(shape=(), dtype="int64", name="updates", **REPLICATED_STATE)
         self.built = True
 
     def update(self) -> None:

@@ -225,7 +225,8 @@ OF_EACH_WORKER = ("train_dir", "data_dir", "in_memory", "connect_minutes")
 
 
 def gather_workers(settings: Any) -> AbstractContextManager[Team]:
-    """The workers of a run (see `workers.gathered`); of all strategies but one this process alone.
+    """The workers of a run (see `workers.gathered`); this process alone unless the strategy is
+    ``multi_worker``.
 
     Args:
         settings: both `TrainingSettings` and `RunSettings`. Those that say where things are on a
@@ -250,8 +251,8 @@ def shared_settings(settings: Any) -> dict[str, Any]:
 
 
 def describe_workers(settings: Any) -> str | None:
-    """Which of a run's workers this process would be; None where it would be alone. Nobody is
-    connected to.
+    """Which of a run's workers this process would be; None if it would be alone. Opens no
+    connection.
 
     Raises:
         UserError: nothing says which workers there are, or what does is damaged.

@@ -13,7 +13,7 @@ COMPARISON, SHARING = "comparison", "sharing"
 
 @dataclasses.dataclass(frozen=True)
 class Comparison(Options):
-    """The settings beside those of train_w_distill.py."""
+    """The settings in addition to those of train_w_distill.py."""
 
     Distillation: str = option(
         "None,FSP,Soft_logits,SSKD_SVD",

@@ -162,7 +162,7 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
         None, "names of the layers of the student to compare, likewise", group=NETWORKS
     )
     list_layers: bool = option(
-        False, "list the layers of teacher and student, by which taps are named, and end",
+        False, "list the layers of teacher and student, whose names taps take, and exit",
         group=NETWORKS, same_run=True,
     )
 

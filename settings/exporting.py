@@ -192,8 +192,8 @@ def run_settings(path: Path) -> Settings:
 
 
 def _open_teacher(settings: Settings, data: dataloader.Data, path: Path) -> Network | None:
-    """The teacher that a run had, if there is one. It has but a row of the card, which is left out
-    where its file is gone or does not fit any more."""
+    """The teacher that a run had, or None. It only has a row in the card, which is left out if its
+    file is gone or no longer fits."""
     own = path / TEACHER
     file = settings.teacher_file() or (str(own) if own.is_dir() else None)
     if not settings.has_teacher() or file is None:
@@ -201,7 +201,7 @@ def _open_teacher(settings: Settings, data: dataloader.Data, path: Path) -> Netw
     try:
         teacher = load_teacher(settings, data, file)
     except UserError as error:
-        print(f"the card has no row of the teacher: {error}", flush=True)
+        print(f"the card has no row for the teacher: {error}", flush=True)
         return None
     preprocessing = find_preprocessing("teacher", settings, data, teacher)
     has_classes = teacher.has_logits and class_difference(teacher, data) is None

@@ -46,7 +46,7 @@ def load_teacher(settings: Settings, data: dataloader.Data, file: str | None) ->
     """
     if file is None:
         return _teacher_to_train(settings, data)
-    if nets.is_pretrained(file):
+    if known.is_encoder(file):
         return nets.load_pretrained(file, data.image_shape, data.classes)
     own = settings.teacher_model == file
     if own:

@@ -36,6 +36,6 @@ def describe_other_split(run: Path, dataset: str, data: dataloader.Data) -> list
     if not isinstance(theirs, list) or alike(theirs[:compared], now[:compared]):
         return []
     return [
-        f"warning: {run} was trained beside other test images of {dataset}, so it may have been "
-        "trained on some of these: give its --data_seed, and the files as they were"
+        f"warning: {run} used other test images of {dataset}, so it may have been trained on some "
+        "of these: give the same --data_seed and the same files as that run"
     ]

@@ -155,7 +155,7 @@ def prepare(
     devices.prepare(settings.seed, settings.deterministic, settings.mixed_precision)
     strategy = strategy or devices.strategy(settings.strategy, team)
     data = data or load_data(settings)
-    training_batches(settings, data)
+    training_batches(settings, data)  # refuses now what does not fit; batches are made later
     return make_setup(settings, data, strategy, settings.teacher_file(), team)
 
 
@@ -348,7 +348,7 @@ def compile_for(setup: Setup, epochs: int) -> Any:
     settings = setup.settings
     warmup = settings.warmup_epochs * epochs / settings.epochs  # a stage has its share of it
     rate = schedule(settings.schedule, settings.learning_rate, epochs, setup.steps, warmup)
-    with setup.strategy.scope():  # of which an optimizer asks where it is made
+    with setup.strategy.scope():  # an optimizer takes the strategy of the scope that it is made in
         setup.distiller.compile(settings.make_optimizer(rate), jit_compile=settings.jit_compile)
     return rate
 
@@ -472,7 +472,8 @@ def _hint(setup: Setup, images: tf.Tensor, labels: np.ndarray, enough: float) ->
 
 @contextlib.contextmanager
 def _recomputed_statistics(setup: Setup) -> Iterator[int]:
-    """Within it, the teacher has the batch statistics of training images; afterwards its own again.
+    """Within this context, the teacher has the batch statistics of training images; afterwards its
+    own again.
 
     Yields:
         The number of layers that have batch statistics.

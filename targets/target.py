@@ -30,7 +30,7 @@ class Material:
     scenes: Scenes | None = None
 
     def facts(self) -> dict[str, Any]:
-        """What tells that the data have changed between two parts of a run."""
+        """Facts that change if the data change between two parts of a run."""
         parts = [part.facts() for part in (self.data, self.scenes) if part is not None]
         return {name: value for part in parts for name, value in part.items()}
 

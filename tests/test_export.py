@@ -136,7 +136,8 @@ def test_a_teacher_that_is_gone_costs_a_row_only(script, tmp_path):
     done = script(path, "--formats=keras", "--dry_run")
     assert done.status == 0, done.err
     said = " ".join(done.out.split())
-    assert "the card has no row of the teacher: " in said and "teacher.keras does not exist" in said
+    assert "the card has no row for the teacher: " in said
+    assert "teacher.keras does not exist" in said
     assert "these and student are measured" in said
 
 

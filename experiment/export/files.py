@@ -168,7 +168,7 @@ def predict(network: Network, images: np.ndarray, batch: int = 100) -> np.ndarra
 
 @contextlib.contextmanager
 def without_tensor_float_32() -> Iterator[None]:
-    """Within it, GPUs multiply in float32, as the files' interpreters do. Rounded to
+    """Within this context, GPUs multiply in float32, as the files' interpreters do. Rounded to
     TensorFloat-32, the reference would differ from a correct file by more than its tolerance."""
     config = tf.config.experimental
     was_enabled = config.tensor_float_32_execution_enabled()
@@ -195,8 +195,8 @@ def check_rows(rows: Sequence[Row]) -> None:
 def _write_networks(
     networks: Mapping[str, Network], images: Images, work: Path
 ) -> tuple[dict[str, Network], list[Entry]]:
-    """The networks themselves, to be measured as the files are. The teacher, which has but a row of
-    the card, is left out where it cannot be written."""
+    """The networks themselves, to be measured as the files are. The teacher only has a row in the
+    card, so it is left out if it cannot be written."""
     kept, entries = {}, []
     for name, network in networks.items():
         path = work / f"{name}.keras"
@@ -205,7 +205,7 @@ def _write_networks(
         except UserError as error:
             if name != TEACHER:
                 raise
-            print(f"the card has no row of the teacher: {error}", flush=True)
+            print(f"the card has no row for the teacher: {error}", flush=True)
             continue
         kept[name] = network
         entries.append(Entry(name, KerasFile(), path))

@@ -109,7 +109,7 @@ def refusal(error: Exception, name: str) -> Exception:
     or the error itself where it is one of files, disk or memory.
 
     Args:
-        error: the error, of whose text 300 characters are told.
+        error: the error; the message quotes its first 300 characters.
         name: of the format.
     """
     if describe(error) is not None:

@@ -39,7 +39,7 @@ def seconds_left(outcomes: Sequence[Outcome]) -> float | None:
 
 
 class Display:
-    """Where the grid is: a line that runs along in a terminal, and a line a run that ended.
+    """Shows how far the grid is: a status line in a terminal, and a line for each run that ended.
 
     Args:
         outcomes: of all runs.
@@ -51,7 +51,7 @@ class Display:
         self._outcomes = outcomes
         self._stream = stream
         self._workers = workers
-        self._runs_along = stream.isatty()
+        self._is_terminal = stream.isatty()
         self._began: dict[Run, float] = {}
         self._shown = 0.0
         self._waits = False
@@ -79,7 +79,7 @@ class Display:
         named = [f"{outcome.run.name} ({outcome.holder})" for outcome in outcomes[:_NAMED]]
         more = len(outcomes) - len(named)
         text = f"waiting for {'; '.join(named)}" + (f" and {more} more" if more else "")
-        if not self._runs_along:
+        if not self._is_terminal:
             if not self._waits:
                 self._line(text)
         elif self._is_time():
@@ -141,15 +141,15 @@ class Display:
         return f"{rough_duration(left)} left"
 
     def _is_time(self) -> bool:
-        """Whether the line that runs along is to be written anew."""
+        """Whether it is time to rewrite the status line."""
         now = time.monotonic()
-        if not self._runs_along or now - self._shown < _REFRESH_SECONDS:
+        if not self._is_terminal or now - self._shown < _REFRESH_SECONDS:
             return False
         self._shown = now
         return True
 
     def _refresh(self, head: str, middle: str, tail: str) -> None:
-        """Write the line that runs along, no longer than the terminal is wide."""
+        """Rewrite the status line, no longer than the terminal is wide."""
         width = shutil.get_terminal_size((80, 24)).columns - 1
         room = width - len(head) - len(tail) - 4
         middle = " ".join(middle.split())
@@ -161,7 +161,7 @@ class Display:
         self._stream.flush()
 
     def _line(self, text: str) -> None:
-        if self._runs_along:
+        if self._is_terminal:
             self._stream.write("\r\x1b[K")
         self._stream.write(text + "\n")
         self._stream.flush()

@@ -24,7 +24,7 @@ from experiment.grid.claims import Claims
 from experiment.grid.display import Display
 from experiment.grid.places import Place
 from experiment.grid.runs import FAILED, FINISHED, LOG, UNFINISHED, Outcome, Run
-from experiment.run.failures import describe
+from experiment.run import failures
 from experiment.run.folder import SETTINGS
 from experiment.run.interruption import Interrupted, Signals
 
@@ -89,7 +89,7 @@ def execute(
     """Run what is not finished, and bring `outcomes` up to date.
 
     Other processes may execute the same runs at the same time: each run is executed by one of them,
-    and the others wait for it. In a terminal a line runs along with the last one that a process
+    and the others wait for it. In a terminal a status line shows the last line that a process
     printed; each run that ends leaves a line. SIGTERM and Ctrl-C are passed on to the processes,
     which are waited for; a second one kills them. Where this process itself fails, they are asked
     to end, and waited for too.
@@ -179,7 +179,7 @@ class _Execution:
             try:
                 hold = self._division.take(outcome)
             except OSError as error:
-                self._fail(outcome, describe(error))
+                self._fail(outcome, failures.describe(error))
                 continue
             if hold is not None:
                 self._display.begin(outcome)
@@ -194,7 +194,7 @@ class _Execution:
         except PermissionError:  # That does not pass.
             raise
         except OSError as error:
-            outcome.holder = outcome.holder or f"cannot be read: {describe(error)}"
+            outcome.holder = outcome.holder or f"cannot be read: {failures.describe(error)}"
         needed = self._by_run.get(outcome.run.needs)
         if needed is not None and needed.status == FAILED and not outcome.has_ended:
             self._fail(outcome, f"needs {needed.run.name}, which failed")
@@ -248,7 +248,7 @@ class _Execution:
                 lines = attempt.tail.lines
                 _judge(outcome, status, lines, self._signals.received is not None)
         except OSError as error:  # This run cannot be begun, or read; others may.
-            outcome.status, outcome.error = FAILED, describe(error)
+            outcome.status, outcome.error = FAILED, failures.describe(error)
         self._warn("what a run printed is not in its log", attempt.log_fault)
         try:
             self._division.end(attempt.hold, outcome)
@@ -278,7 +278,7 @@ class _Execution:
         """Show once what an error leads to that ends no run."""
         if error is not None and consequence not in self._warned:
             self._warned.add(consequence)
-            self._display.warn(f"{describe(error)}; {consequence}")
+            self._display.warn(f"{failures.describe(error)}; {consequence}")
 
     def _report_what_others_did(self) -> None:
         """Have the last report be about all runs, whoever wrote one last: two processes that end at
@@ -318,7 +318,7 @@ def _judge(outcome: Outcome, status: int, lines: Sequence[str], interrupted: boo
     elif interrupted:
         outcome.status = UNFINISHED
     elif status == 0:
-        outcome.fail(f"ended well, but without {', '.join(missing)}")
+        outcome.fail(f"exited with status 0 but did not write {', '.join(missing)}")
     else:
         outcome.fail(last_error(lines, status))
 
@@ -337,7 +337,7 @@ class _Tail:
         self._rest = b""
 
     def add(self, chunk: bytes) -> None:
-        """The process printed `chunk`. Each state of a line that runs along is a line."""
+        """The process printed `chunk`. Each state of a line that is rewritten counts as a line."""
         *complete, self._rest = (self._rest + chunk).replace(b"\r", b"\n").split(b"\n")
         for line in complete:
             self._append(line)

@@ -33,7 +33,7 @@ class Run:
         settings: what its script gives to `RunFolder.open`.
         needs: a run that has to be finished before.
         results: the entries that the summary of the finished run has to have, with their types.
-        networks: gives what tells the networks that it is given as files, as they are now (see
+        networks: gives what identifies the networks that it is given as files, as they are now (see
             `RunFolder.check_facts`). Another run may write them, or write them anew, after this
             one was planned.
         files: names in the folder of what the run writes after its summary, such as exported files:
@@ -139,8 +139,8 @@ def survey(runs: Sequence[Run], overwrite: bool = False) -> list[Outcome]:
         overwrite: as if none had been begun.
 
     Raises:
-        UserError: a folder holds a run with other settings or of other networks (the first such is
-            told), or something that is no run.
+        UserError: a folder holds a run with other settings or of other networks (the message names
+            the first), or something that is no run.
     """
     outcomes = []
     for run in runs:

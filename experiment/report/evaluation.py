@@ -61,7 +61,7 @@ def draw_embeddings(
 
 
 class BiasEntry(TypedDict):
-    """What is known about a task of a run, one value per seed; None: it is no finite number."""
+    """What is known about a task of a run, one value per seed; None: not finite."""
 
     bias: list[float | None]
     multi: list[float | None]

@@ -45,8 +45,8 @@ class Checkpoints:
         return self._folder.path / "checkpoints" / "{:06d}-{:06d}.npz".format(*position)
 
     def save(self, progress: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> Path:
-        """Write the state at ``progress["epoch"], progress["step"]``; remove older ones than the
-        last `keep`, and later ones too: those can only be damaged or of a course given up.
+        """Write the state at ``progress["epoch"], progress["step"]``; remove all but the last
+        `keep`, and any later ones: they are damaged or belong to an abandoned run.
 
         Of several workers the chief is to call it.
 

@@ -43,7 +43,7 @@ def prepare(seed: int, deterministic: bool = False, mixed_precision: bool = Fals
 
 
 def _run_one_operation_at_a_time() -> None:
-    """Let TensorFlow start no operation beside another one; each may still use all threads.
+    """Let TensorFlow run one operation at a time; each may still use all threads.
 
     `tf.add_n`, which sums a gradient's parts, adds into the first buffer that nothing else needs
     any more. With three parts or more the order of the sum, and so its rounding, depends on which
@@ -54,8 +54,8 @@ def _run_one_operation_at_a_time() -> None:
     except RuntimeError:  # it has computed something already
         if os.environ.get("TF_NUM_INTEROP_THREADS") != "1":
             warnings.warn(
-                "deterministic, but TensorFlow has already started to run operations beside each "
-                "other: sums may differ in the last bit. Start this before anything is computed, "
+                "deterministic, but TensorFlow has already started to run operations in parallel: "
+                "sums may differ in the last bit. Start this before anything is computed, "
                 "or set TF_NUM_INTEROP_THREADS=1",
                 stacklevel=3,
             )

@@ -272,8 +272,8 @@ class RunFolder:
 
     Args:
         path: of the folder.
-        team: the workers of the run. The chief alone reads and writes the folder, and what it finds
-            is told to all; the others have a folder of their own for what they would write.
+        team: the workers of the run. Only the chief reads and writes the folder; it shares what it
+            finds with all; the others have a folder of their own for what they would write.
 
     Attributes:
         path: of this worker's folder.
@@ -319,7 +319,7 @@ class RunFolder:
         """What `open` would return or raise, without writing anything (for a dry run).
 
         Args:
-            settings, overwrite, networks: as of `open`.
+            settings, overwrite, networks: see `open`.
 
         Raises:
             UserError: as `open`; or `networks` are not those that the run began with.
@@ -366,7 +366,8 @@ class RunFolder:
         return "finished" if (self.path / SUMMARY).exists() else "resumed"
 
     def _same_networks(self, networks: Mapping[str, str]) -> set[str]:
-        """The settings that give the same networks as when the run began, wherever these are."""
+        """The settings whose networks are the same as when the run began, even if the files have
+        moved."""
         kept = self.facts(NETWORKS)
         return {name for name, network in networks.items() if kept.get(name) == network}
 
@@ -395,9 +396,9 @@ class RunFolder:
                 Leave out what may differ between two calls that are the same run.
             overwrite: remove what a former run wrote here and start anew, whatever its settings;
                 files that no run wrote stay.
-            networks: by settings that name files, what tells the networks in them, which is kept
-                (see `keep_facts`). Such a setting may differ where the network is the same: it was
-                moved.
+            networks: by settings that name files, what identifies the networks in them, which is
+                kept (see `keep_facts`). Such a setting may differ where the network is the same: it
+                was moved.
 
         Returns:
             ``"new"``, ``"resumed"`` (a run with these settings was begun) or ``"finished"``.
@@ -412,7 +413,7 @@ class RunFolder:
     def _open(
         self, settings: Mapping[str, Any], overwrite: bool, networks: Mapping[str, str]
     ) -> str:
-        # A mistake is told before anything is written.
+        # Report a mistake before anything is written.
         self._state(settings, overwrite, networks)
         try:
             self.path.mkdir(parents=True, exist_ok=True)

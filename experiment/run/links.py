@@ -355,7 +355,7 @@ class Links:
             for number, link in self._links.items():
                 silence = time.monotonic() - link.heard
                 if not link.has_left and silence > SILENCE_SECONDS:
-                    self.lose(number, f"was lost: nothing was heard of it for {silence:.0f} s")
+                    self.lose(number, f"was lost: it sent nothing for {silence:.0f} s")
                 link.beat()
 
     def lose(self, number: int, how: str) -> None:

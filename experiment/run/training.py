@@ -159,7 +159,7 @@ class _Stage(keras.callbacks.Callback):
         self._epoch_began = 0.0
         self._trained_seconds = 0.0
         self._saved_at = time.monotonic()
-        self._told_of_no_number = False
+        self._warned_of_nan = False
 
     def close(self) -> None:
         self._logs.close()
@@ -212,7 +212,7 @@ class _Stage(keras.callbacks.Callback):
         row["seconds"] = time.monotonic() - self._epoch_began
         row["images_per_second"] = self._images_per_epoch / max(self._trained_seconds, 1e-9)
         self.progress["history"].append(row)
-        self._tell_of_no_number(row)
+        self._warn_of_nan(row)
         self._note_best(row)
         self.progress.update(epoch=epoch + 1, step=0, seconds=0.0)
         self._start_step = 0
@@ -242,14 +242,14 @@ class _Stage(keras.callbacks.Callback):
             return float(self._learning_rate(epoch))
         return float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
-    def _tell_of_no_number(self, row: dict[str, Any]) -> None:
-        """Say once that a loss has become NaN or infinite: what comes after it is wasted time."""
+    def _warn_of_nan(self, row: dict[str, Any]) -> None:
+        """Warn once that a loss has become NaN or infinite: all further training is wasted."""
         lost = [
             name for name, value in row.items()
             if name.endswith("loss") and not np.isfinite(value)
         ]
-        if lost and not self._told_of_no_number:
-            self._told_of_no_number = True
+        if lost and not self._warned_of_nan:
+            self._warned_of_nan = True
             self._display.clear()
             self._report(f"warning: {', '.join(lost)} is not a finite number after epoch "
                          f"{row['epoch']}; a lower learning rate may help")

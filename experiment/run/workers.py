@@ -254,7 +254,7 @@ def gathered(
 ) -> Iterator[Team]:
     """The workers of a run, once they have met and found that they are about the same.
 
-    Within it a worker that is lost ends the others, and only the chief prints to stdout.
+    Within this context a worker that is lost ends the others, and only the chief prints to stdout.
 
     Args:
         strategy: of `devices.STRATEGIES`; with another than ``"multi_worker"`` this process is

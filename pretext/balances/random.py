@@ -31,7 +31,7 @@ class Random(Balance):
 
     The factors depend only on the seed and the number of the step, so they are the same on all
     devices and after a restart. Departure: they are 1 on average, the paper's ``1 / T``; so
-    regularizer and ensemble, which the paper does not have, weigh as much as beside other balances.
+    regularizer and ensemble, which the paper does not have, weigh as much as with other balances.
     """
 
     paper = "Lin et al., TMLR 2022, arXiv 2111.10603"

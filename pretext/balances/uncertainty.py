@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from plugins import option
-from pretext.balance import Balance, Step, Weighting
+from pretext.balance import Balance, Weighting
 from pretext.registration import BALANCES
 
 
@@ -53,9 +53,6 @@ class UncertaintyWeighting(Weighting):
             name="log_variances", shape=(tasks,),
             initializer=keras.initializers.Constant(log_variance),
         )
-
-    def factors(self, losses: tf.Tensor, step: Step) -> tf.Tensor:
-        return self.current()
 
     def current(self) -> tf.Tensor:
         return uncertainty_factors(tf.convert_to_tensor(self.log_variances.value))

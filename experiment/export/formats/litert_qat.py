@@ -18,7 +18,7 @@ _CALIBRATION = 100
 @FORMATS.register("litert-qat")
 class LiteRTQuantizationAware(LiteRT):
     """``student-qat.tflite``: the student of ``--quantize int8``, with the weights and ranges that
-    it learned. Images go in and probabilities come out as of ``litert-int8``.
+    it learned. Images go in and probabilities come out as for ``litert-int8``.
 
     Training images calibrate only what comes before and after the network.
     """

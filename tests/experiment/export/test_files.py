@@ -200,7 +200,7 @@ def test_a_teacher_that_cannot_be_written_costs_its_row_only(written, monkeypatc
     assert [row.name for row in rows] == ["student", "litert", "litert-int8"]
     assert (folder / "student.tflite").exists()
     said = capsys.readouterr().out
-    assert "the card has no row of the teacher: the teacher cannot be copied" in said
+    assert "the card has no row for the teacher: the teacher cannot be copied" in said
 
 
 def test_a_teacher_of_other_classes_has_no_score(written):

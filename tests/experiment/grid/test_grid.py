@@ -67,7 +67,7 @@ def test_a_run_is_not_finished_while_a_file_is_missing_that_it_exports(tmp_path)
     run = exporting(tmp_path)
     outcomes, _, _ = carry_out([run])
     assert outcomes[0].status == FAILED
-    assert outcomes[0].error == "ended well, but without student.bin"
+    assert outcomes[0].error == "exited with status 0 but did not write student.bin"
     assert outcomes[0].summary is not None, "what was trained counts all the same"
     assert survey([run])[0].summary == outcomes[0].summary
     outcomes, changes, _ = carry_out([run])
@@ -87,7 +87,7 @@ def test_a_finished_grid_can_be_asked_for_files(tmp_path):
     [
         ("fault", "ValueError: a fault"),
         ("mistake", "no such data"),
-        ("nothing", "ended well, but without summary.json"),
+        ("nothing", "exited with status 0 but did not write summary.json"),
         ("killed", "killed by SIGKILL"),
     ],
 )

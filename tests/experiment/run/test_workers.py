@@ -79,7 +79,7 @@ def test_workers_that_differ_are_refused_by_name():
 
 @pytest.mark.parametrize(("what", "how"), [
     ("killed", "was lost: its connection ended"),
-    ("stopped", "was lost: nothing was heard of it for"),
+    ("stopped", "was lost: it sent nothing for"),
     ("failed", "failed: no space"),
 ])
 def test_the_others_end_when_one_is_lost(what, how):
