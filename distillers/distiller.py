@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -21,6 +21,12 @@ from distillers.batch import (
     main_cross_entropy,
     with_indices,
     without_labels,
+)
+from distillers.callbacks import (
+    OverAllStages,
+    check_stages_can_be_fitted,
+    judges,
+    with_direction,
 )
 from distillers.checks import check_given_outputs
 from distillers.keras_loss import KerasLoss
@@ -54,7 +60,6 @@ from op_util.weight_decay import with_weight_decay
 from registry import UserError
 
 SCORES = ("loss", "main_loss", "accuracy", "top5")
-RISING = ("accuracy", "top5")
 
 
 class Distiller(BuiltModel):
@@ -146,6 +151,7 @@ class Distiller(BuiltModel):
         names = [name for stage in self.stages for name in self._names_in(stage)]
         names = dict.fromkeys([*SCORES, *names, SKIPPED])
         self._means = {name: keras.metrics.Mean(name) for name in names}
+        self._class_weights: Untracked | None = None
         self._leads_through_stages = len(self.stages) > 1
         self._is_evaluating = False
         self._enter(self.stages[0], 0)
@@ -309,6 +315,7 @@ class Distiller(BuiltModel):
             batch = batch._replace(index=None)
         if not has_mixtures(data):
             batch = batch._replace(share=None, other_label=None)
+        batch = self._weighted_by_class(batch)
         variables = self.variables_to_train()
         layers = (*self._learning_networks(), *self.method_layers)
         statistics = values_of(batch_statistics(layers))
@@ -380,11 +387,11 @@ class Distiller(BuiltModel):
     def _predicted(self, image: tf.Tensor) -> tf.Tensor:
         """The logits; also where a replica has no images (see `replicas.never_empty`)."""
         if replicas.count() == 1:
-            return self(image, training=False)
+            return self.call(image, training=False)
         size = tf.shape(image)[0]
         padding = [[0, tf.cast(size == 0, tf.int32)], *[[0, 0]] * (image.shape.rank - 1)]
         some = tf.pad(image, padding)
-        return self(tf.ensure_shape(some, image.shape), training=False)[:size]
+        return self.call(tf.ensure_shape(some, image.shape), training=False)[:size]
 
     def _features_to_learn_from(self, batch: Batch) -> dict[str, Any]:
         """The teacher's features in a training step, those that the batch brings or else all of
@@ -473,9 +480,14 @@ class Distiller(BuiltModel):
         self, logits: tf.Tensor, batch: Batch, metrics: dict[str, tf.Tensor], weight: tf.Tensor,
         smoothing: float = 0.0,
     ) -> dict[str, tf.Tensor]:
-        """Update the running means, in which each sample counts for `weight`, and return them."""
+        """Update the running means, in which each sample counts for `weight`, and return them. A
+        step that is skipped counts in the accuracies and ``skipped_steps`` alone: NaN in one of
+        them would hide the others of its epoch."""
         loss, share_labelled = main_cross_entropy(logits, batch, smoothing)
         share_labelled *= tf.cast(weight, share_labelled.dtype)
+        counts = metrics.get(SKIPPED, tf.constant(0.0)) == 0
+        loss = tf.where(counts, loss, 0)
+        share_labelled = tf.where(counts, share_labelled, 0)
         labelled = tf.cast(weight, tf.float32) * tf.cast(batch.label >= 0, tf.float32)
         known = tf.maximum(batch.label, 0)
         self._means["main_loss"].update_state(loss, share_labelled)
@@ -486,8 +498,9 @@ class Distiller(BuiltModel):
         weight *= tf.cast(tf.shape(batch.label)[0], tf.float32)
         logged = [name for name in self._means if name in metrics]
         for name in logged:
+            part = weight if name == SKIPPED else tf.where(counts, weight, 0)
             # A replica without images has no metrics; what it computes may be NaN.
-            self._means[name].update_state(tf.where(weight > 0, metrics[name], 0), weight)
+            self._means[name].update_state(tf.where(part > 0, metrics[name], 0), part)
         return {name: self._means[name].result() for name in dict.fromkeys([*SCORES, *logged])}
 
     # Keras' entry points
@@ -510,7 +523,7 @@ class Distiller(BuiltModel):
         """
         with self.distribute_strategy.scope():
             optimizer = optimizer or keras.optimizers.SGD(1e-2, momentum=0.9, nesterov=True)
-        self._compile_again = functools.partial(self.compile, jit_compile=jit_compile, **kwargs)
+        self._fresh: Untracked | None = None  # the optimizer's variables before the first step
         super().compile(optimizer, *losses, jit_compile=jit_compile, **kwargs)
 
     def fit(
@@ -523,42 +536,53 @@ class Distiller(BuiltModel):
         initial_epoch: int = 0,
         callbacks: Sequence[keras.callbacks.Callback] | keras.callbacks.Callback | None = None,
         validation_data: Any = None,
+        class_weight: Mapping[int, float] | None = None,
         **kwargs: Any,
     ) -> keras.callbacks.History:
         """As `keras.Model.fit`, through the method's stages; counts the epochs, which the clip
         depends on.
 
         Args:
-            x, y, batch_size, initial_epoch, callbacks, validation_data, **kwargs: as there; sample
-                and class weights weigh the main loss, and `loss` in the logs, not `main_loss`. An
-                array's images are numbered in its order.
+            x, y, batch_size, initial_epoch, validation_data, class_weight, **kwargs: as there;
+                sample and class weights weigh the main loss, and `loss` in the logs, not
+                `main_loss`. An array's images are numbered in its order.
+            callbacks: as there. Those that monitor how well the student classifies take no part in
+                stages before the last that do not train that.
             epochs: of all stages together, which share them as the method says. Where there are
                 fewer than stages, the last stages are left out, with a warning.
 
         Raises:
-            UserError: labels of an array name no class; `compile` was not called.
+            UserError: labels of an array or class weights name no class; `compile` was not called.
         """
         if not self.compiled:
             raise UserError("the distiller has no optimizer yet: call compile() before fit()")
         self._check_labels(y)
         if isinstance(validation_data, (tuple, list)):
             self._check_labels(*validation_data[1:2])
+        self._weigh_classes(class_weight)
         with self.distribute_strategy.scope():
             self.optimizer.build(self.variables_ever_trained())
-        given = keras.tree.flatten(callbacks or [])
+            self._fresh = self._fresh or Untracked(values_of(self.optimizer.variables))
+        given = [with_direction(each) for each in keras.tree.flatten(callbacks or [])]
         fit = functools.partial(
-            super().fit, with_indices(x), y, batch_size, validation_data=validation_data,
-            callbacks=[_EpochCounter(self), *map(_with_direction, given)], **kwargs,
+            super().fit, with_indices(x), y, batch_size, validation_data=validation_data, **kwargs
         )
+        counter = _EpochCounter(self)
         if not self._leads_through_stages:
             self._share_warm_ups(epochs)
-            return fit(epochs, initial_epoch=initial_epoch)
-        return self._fit_stages(fit, epochs, initial_epoch)
+            return fit(epochs, initial_epoch=initial_epoch, callbacks=[counter, *given])
+        check_stages_can_be_fitted(self.optimizer, given)
+        return self._fit_stages(fit, epochs, initial_epoch, counter, given)
 
     def _fit_stages(
-        self, fit: Callable[..., keras.callbacks.History], epochs: int, initial_epoch: int
+        self,
+        fit: Callable[..., keras.callbacks.History],
+        epochs: int,
+        initial_epoch: int,
+        counter: keras.callbacks.Callback,
+        callbacks: Sequence[keras.callbacks.Callback],
     ) -> keras.callbacks.History:
-        """Call `fit` for each stage of a run, and join what it logs."""
+        """Call `fit` for each stage of a run, until a callback stops it, and join what it logs."""
         history = keras.callbacks.History()
         history.set_model(self)
         history.on_train_begin()
@@ -570,35 +594,79 @@ class Distiller(BuiltModel):
             )
             stages = stages[:epochs]
         self._share_warm_ups(epochs)
-        for part in parts_of_run(stages, epochs):
+        parts = parts_of_run(stages, epochs)
+        own = [
+            OverAllStages(each, lambda: self.stop_training or self.stage is parts[-1].stage)
+            for each in callbacks
+        ]
+        for part in parts:
             self._enter(part.stage, part.first)
             if part.begins_anew and part.first >= max(initial_epoch, 1):
                 self._begin_anew()
-            if part.last > initial_epoch:
-                logged = fit(part.last, initial_epoch=max(part.first, initial_epoch))
-                history.epoch += logged.epoch
-                for name, values in logged.history.items():
-                    history.history.setdefault(name, []).extend(values)
+            if part.last <= initial_epoch:
+                continue
+            classifies = part.stage.main_weight > 0 or part is parts[-1]
+            taking_part = [
+                each for each, given in zip(own, callbacks, strict=True)
+                if classifies or not judges(given)
+            ]
+            logged = fit(
+                part.last, initial_epoch=max(part.first, initial_epoch),
+                callbacks=[counter, *taking_part],
+            )
+            history.epoch += logged.epoch
+            for name, values in logged.history.items():
+                history.history.setdefault(name, []).extend(values)
+            if self.stop_training:
+                break
         self.history = history
         return history
 
+    def _weigh_classes(self, weights: Mapping[int, float] | None) -> None:
+        """Let the main loss of each image count by its class; None: all classes alike."""
+        before, self._class_weights = self._class_weights, None
+        if weights is not None:
+            classes = self._number_of_classes()
+            wrong = [label for label in weights if label not in range(classes)]
+            if wrong:
+                raise UserError(
+                    f"class_weight has class {wrong[0]!r}; expected class numbers 0 to "
+                    f"{classes - 1}"
+                )
+            table = [float(weights.get(label, 1.0)) for label in range(classes)]
+            self._class_weights = Untracked(table)
+        if before is not None or weights is not None:
+            self.train_function = None  # the one before has the weights in its graph
+
+    def _weighted_by_class(self, batch: Batch) -> Batch:
+        if self._class_weights is None:
+            return batch
+        table = tf.constant(self._class_weights.value, batch.weight.dtype)
+        return batch._replace(weight=batch.weight * tf.gather(table, tf.maximum(batch.label, 0)))
+
     def _share_warm_ups(self, epochs: int) -> None:
-        """Let warm-ups be a share of the run's epochs, or of `epochs` where nobody said how long it
-        is."""
+        """Let warm-ups be a share of the run's epochs, or of `epochs` if those are not known."""
         epochs = self._run_epochs or epochs
-        if epochs != self._epochs:
-            self._epochs = epochs
+        if epochs == self._epochs:
+            return
+        self._epochs = epochs
+        terms = [term for stage in self.stages for term in stage.terms]
+        if self._leads_through_stages or any(term.stage.warmup for term in terms):
             self.train_function = None  # the one before has their steps in its graph
 
     def _begin_anew(self) -> None:
-        """Put an optimizer of the same settings, and no memory, in place of the present one."""
+        """Let the optimizer begin again, as it was before its first step."""
         with self.distribute_strategy.scope():
-            settings = keras.optimizers.serialize(self.optimizer)
-            self._compile_again(keras.optimizers.deserialize(settings))
-            self.optimizer.build(self.variables_ever_trained())
+            for variable, value in self._fresh.value:
+                variable.assign(value)
+
+    def _number_of_classes(self) -> int:
+        if self.deployed is self.student:
+            return self._student.features.output["logits"].shape[-1]
+        return self.deployed.outputs[0].shape[-1]
 
     def _check_labels(self, labels: Any = None) -> None:
-        check_labels(labels, self.deployed.outputs[0].shape[-1])
+        check_labels(labels, self._number_of_classes())
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`. Raises UserError where labels of an array name no class."""
@@ -634,12 +702,3 @@ class _EpochCounter(keras.callbacks.Callback):
             epoch, logs, "training diverges, or images or teacher are not finite; try a lower "
             "learning rate or a smaller weight of the method",
         )
-
-
-def _with_direction(callback: keras.callbacks.Callback) -> keras.callbacks.Callback:
-    """A callback that monitors an accuracy, told that more is better: Keras finds the direction of
-    metrics that are given to ``compile`` only."""
-    monitor = str(getattr(callback, "monitor", "")).removeprefix("val_")
-    if monitor in RISING and getattr(callback, "mode", None) == "auto":
-        callback.mode = "max"
-    return callback

@@ -314,7 +314,10 @@ def with_context(
         given = {key: value(key, context) for key in asked}
         for key, default in asked.items():
             if given[key] is None and default is inspect.Parameter.empty:
-                raise UserError(f"{name} needs {key}: compute_loss(..., {key}={key})")
+                raise UserError(
+                    f"{name} needs {key}: compute_loss(..., {key}={key}), or for fit arrays, or "
+                    "batches that are dicts"
+                )
         return function(teacher, student, **given)
 
     return loss

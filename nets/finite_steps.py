@@ -1,4 +1,5 @@
-"""Training steps whose gradients are not finite: they change nothing, and are counted."""
+"""Training steps whose gradients are not finite: all of these count as zero, batch statistics stay
+as they were, and the steps are counted. Momentum and weight decay of an optimizer go on."""
 
 from __future__ import annotations
 

@@ -117,7 +117,8 @@ class BuiltModel(keras.Model):
 
         Raises:
             UserError: losses or metrics are given, or an optimizer that expects scaled losses, as
-                one does that Keras makes for float16: it would divide the gradients by its scale.
+                one does that Keras makes for float16: it would divide the gradients by its scale;
+                or one with moving averages of the weights.
         """
         given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics,
                  "weighted_metrics": weighted_metrics}
@@ -133,6 +134,11 @@ class BuiltModel(keras.Model):
                 f"compile got a LossScaleOptimizer, as for float16, but a {kind} does not scale "
                 "its losses: use the dtype policy mixed_bfloat16, or give the optimizer itself and "
                 "auto_scale_loss=False"
+            )
+        if getattr(self.optimizer, "loss_scale_factor", None):
+            raise UserError(
+                f"compile got an optimizer with loss_scale_factor, but a {kind} does not scale its "
+                "losses, so it would only divide the learning rate: leave it out"
             )
         if getattr(self.optimizer, "use_ema", False):
             # Keras assigns them by position to `trainable_weights`, and not all of those train.
@@ -151,6 +157,10 @@ class BuiltModel(keras.Model):
         strategy = self.distribute_strategy
         if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             return super()._make_function(step_function)
+        if self.steps_per_execution != 1:
+            raise UserError(
+                "steps_per_execution is for one worker: leave it out with several workers"
+            )
 
         @tf.autograph.experimental.do_not_convert
         def step(iterator: Any) -> dict[str, tf.Tensor]:

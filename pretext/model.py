@@ -528,12 +528,17 @@ class MultiTask(BuiltModel):
             terms: how many images this replica stands for.
         """
         names = [f"{task.name}_loss" for task in self.tasks]
+        # NaN in a step that is skipped would hide the others of its epoch.
+        counts = others.get(SKIPPED, tf.constant(0.0)) == 0
+        losses = tf.where(counts, losses, 0)
         for place, name in enumerate(names):
-            self._means[name].update_state(losses[place], terms.local_by_task[place])
+            part = terms.local_by_task[place]
+            self._means[name].update_state(losses[place], tf.where(counts, part, 0))
         for name, value in others.items():
-            # A replica without images has nothing to say, and may say NaN.
-            value = tf.where(terms.local > 0, value, tf.zeros_like(value))
-            self._means[name].update_state(value, terms.local)
+            part = terms.local if name == SKIPPED else tf.where(counts, terms.local, 0)
+            # A replica without images has no metrics; what it computes may be NaN.
+            value = tf.where(part > 0, value, tf.zeros_like(value))
+            self._means[name].update_state(value, part)
         return {name: self._means[name].result() for name in [*names, *others]}
 
     @contextlib.contextmanager

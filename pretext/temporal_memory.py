@@ -55,7 +55,9 @@ class TemporalMemory(keras.layers.Layer):
         )
         # int64, as TensorFlow has no gathering from int32 variables on GPUs.
         shape = (images, tasks) if shared else (images,)
-        self.updates = self.add_weight(shape=shape, dtype="int64", name="updates", **REPLICATED_STATE)
+        self.updates = self.add_weight(
+            shape=shape, dtype="int64", name="updates", **REPLICATED_STATE
+        )
         self.built = True
 
     def read(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -503,6 +503,8 @@ def test_a_student_of_two_outputs_is_scored_by_its_logits():
     distiller.compile(keras.optimizers.SGD(0.0))
     data = batch(0)
     found = distiller.evaluate(data["image"], data["label"], verbose=0, return_dict=True)
+    wide = dict(zip(("x", "y"), (data["image"], data["label"]), strict=True))
+    distiller.fit(**wide, verbose=0)  # labels are compared with the logits, not the first output
     given = student.predict(data["image"], verbose=0)
     assert found["accuracy"] == pytest.approx(np.mean(given.argmax(axis=1) == data["label"]))
     np.testing.assert_allclose(distiller.predict(data["image"], verbose=0), given, rtol=1e-5)
@@ -606,6 +608,107 @@ def test_fit_leads_through_all_stages():
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
     with pytest.warns(UserWarning, match="1 epochs for the stages hint, train"):
         distiller_of(distillers.get("FitNet")()).fit(data, epochs=1, verbose=0)
+
+
+def staged(method="FitNet(hint_share=0.5)", optimizer=None):
+    distiller = distiller_of(distillers.create(method), weight_decay=0.0)
+    if optimizer is not None:
+        distiller.compile(optimizer, run_eagerly=True)
+    return distiller
+
+
+class Told(keras.callbacks.Callback):
+    """Notes what it is told of."""
+
+    def __init__(self, monitor=None, stop_in=None):
+        super().__init__()
+        self.told, self.stop_in = [], stop_in
+        if monitor:
+            self.monitor = monitor
+
+    def on_train_begin(self, logs=None):
+        self.told.append("begin")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.told.append(epoch)
+        self.model.stop_training = epoch == self.stop_in
+
+    def on_train_end(self, logs=None):
+        self.told.append("end")
+
+
+def test_callbacks_see_the_stages_as_one_training(tmp_path):
+    """The hint does not train the classifier, so whoever judges it is not asked there."""
+    data = batch(16)
+    plain, judging = Told(), Told("val_accuracy")
+    logger = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    staged().fit(
+        data["image"], data["label"], epochs=4, verbose=0, callbacks=[plain, judging, logger],
+        validation_data=(data["image"], data["label"]),
+    )
+    assert plain.told == ["begin", 0, 1, 2, 3, "end"]
+    assert judging.told == ["begin", 2, 3, "end"]
+    assert [line[0] for line in (tmp_path / "log.csv").read_text().splitlines()[1:]] == [*"0123"]
+
+
+def test_the_best_epoch_is_of_those_that_train_the_classifier():
+    data = batch(16)
+    distiller = staged()
+    best = keras.callbacks.EarlyStopping("val_loss", patience=0, restore_best_weights=True)
+    history = distiller.fit(
+        data["image"], data["label"], epochs=6, verbose=0, callbacks=[best],
+        validation_data=(data["image"], data["label"]),
+    )
+    assert history.epoch[:3] == [0, 1, 2] and best.best_epoch >= 3
+
+
+def test_a_callback_that_stops_training_stops_all_of_it():
+    told = Told(stop_in=0)
+    history = staged().fit(tf.data.Dataset.from_tensors(batch(17)), epochs=4, verbose=0,
+                           callbacks=[told])
+    assert told.told == ["begin", 0, "end"] and history.epoch == [0]
+
+
+def test_a_stage_begins_with_the_optimizer_as_it_was_given():
+    """Itself, not a copy made of its settings: a schedule may have none, and exclusions and what a
+    callback did to the learning rate are in none."""
+    class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 0.01 / (1 + tf.cast(step, tf.float32))
+
+    data = tf.data.Dataset.from_tensors(batch(17)).repeat(2)
+    own = keras.optimizers.SGD(Schedule(), momentum=MOMENTUM)
+    distiller, recorder = staged(optimizer=own), Recorder()
+    distiller.fit(data, epochs=2, verbose=0, callbacks=[recorder])
+    assert distiller.optimizer is own
+    assert [epoch[2] for epoch in recorder.epochs] == [2, 2]  # steps since it began
+
+    rates = []
+    lowered = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: rates.append(float(distiller.optimizer.learning_rate)),
+        on_epoch_end=lambda epoch, logs: setattr(distiller.optimizer, "learning_rate", 1e-4),
+    )
+    distiller = staged(optimizer=keras.optimizers.Adam(0.02))
+    distiller.fit(data, epochs=2, verbose=0, callbacks=[lowered])
+    assert rates == pytest.approx([0.02, 0.02])
+
+
+def test_what_cannot_lead_through_stages_is_refused(tmp_path):
+    data = tf.data.Dataset.from_tensors(batch(17))
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    with pytest.raises(UserError, match="BackupAndRestore cannot resume a method of several"):
+        staged().fit(data, epochs=2, verbose=0, callbacks=[backup])
+    with pytest.raises(UserError, match="ScheduleFreeAdamW cannot begin anew"):
+        staged(optimizer=keras.optimizers.ScheduleFreeAdamW()).fit(data, epochs=2, verbose=0)
+
+
+def test_an_epoch_at_a_time_traces_once():
+    data = tf.data.Dataset.from_tensors(batch(13))
+    distiller = distiller_of(SoftLogits(), graph=True)
+    distiller.fit(data, epochs=1, verbose=0)
+    step = distiller.train_function
+    distiller.fit(data, epochs=2, initial_epoch=1, verbose=0)
+    assert distiller.train_function is step
 
 
 def test_the_clip_opens_from_the_first_epoch_of_a_stage():
@@ -735,6 +838,39 @@ def test_sample_and_class_weights_weigh_the_main_loss():
     assert np.max(np.abs(by_sample - plain)) > 1e-4
     np.testing.assert_allclose(by_class, by_sample, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(weights_after(sample_weight=np.ones(16)), plain, atol=1e-6)
+    by_keras = network(1, "student")
+    by_keras.compile(
+        keras.optimizers.SGD(RATE, momentum=MOMENTUM, nesterov=True),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True,
+    )
+    by_keras.fit(data["image"], data["label"], batch_size=16, verbose=0,
+                 sample_weight=np.where(chosen, 3.0, 0.5))
+    expected = np.concatenate([np.ravel(w) for w in by_keras.get_weights()])
+    np.testing.assert_allclose(by_sample, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_class_weights_of_batches_with_unlabelled_images():
+    """Of dicts, whose labels Keras does not see; the label -1 has no weight, nor needs one."""
+    data = batch(20, 16, unlabelled=(3, 5))
+
+    def weights_after(batches, **options):
+        distiller = distiller_of(NoDistillation(), weight_decay=0.0)
+        distiller.fit(batches, verbose=0, **options)
+        return np.concatenate([np.ravel(w) for w in distiller.student.get_weights()])
+
+    weights = np.where(data["label"] == 2, 3.0, 1.0)
+    dicts, pairs, weighted = (
+        tf.data.Dataset.from_tensors(each)
+        for each in (data, (data["image"], data["label"]), (data["image"], data["label"], weights))
+    )
+    expected = weights_after(weighted)
+    assert np.max(np.abs(expected - weights_after(dicts))) > 1e-5
+    for batches in (dicts, pairs):
+        np.testing.assert_allclose(
+            weights_after(batches, class_weight={2: 3.0}), expected, rtol=1e-5, atol=1e-6
+        )
+    with pytest.raises(UserError, match=f"class {CLASSES}; expected class numbers 0 to"):
+        weights_after(dicts, class_weight={CLASSES: 1.0})
 
 
 @pytest.mark.parametrize("name", ["loss", "metrics", "loss_weights", "weighted_metrics"])
@@ -751,6 +887,11 @@ def test_a_loss_is_not_taken_for_another_argument():
 def test_moving_averages_that_keras_would_assign_to_other_weights_are_refused():
     with pytest.raises(UserError, match="use_ema=True.* leave use_ema out"):
         distiller_of(NoDistillation()).compile(keras.optimizers.Adam(use_ema=True))
+
+
+def test_an_optimizer_that_divides_by_a_scale_is_refused():
+    with pytest.raises(UserError, match="loss_scale_factor, but a Distiller does not scale"):
+        distiller_of(NoDistillation()).compile(keras.optimizers.SGD(RATE, loss_scale_factor=8.0))
 
 
 def test_optimizers_that_expect_scaled_losses_are_refused():
@@ -897,6 +1038,33 @@ def test_an_image_that_is_not_finite_changes_nothing(method):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_skipped_step_leaves_the_logs_of_the_others():
+    bad = batch(23)
+    bad["image"][2, 1, 1, 0] = np.nan
+    good = tf.data.Dataset.from_tensors(batch(24)).repeat(5)
+    one, other = (distiller_of(SoftLogits()) for _ in range(2))
+    logs = one.fit(good.concatenate(tf.data.Dataset.from_tensors(bad)), verbose=0).history
+    expected = other.fit(good, verbose=0).history
+    for name in ("loss", "main_loss", "distillation_loss"):
+        np.testing.assert_allclose(logs[name], expected[name], rtol=1e-5)
+
+
+def test_a_skipped_step_uses_zero_gradients():
+    """Momentum goes on: with Nesterov's, the weights move by its square times the last gradient."""
+    bad = batch(23)
+    bad["image"][2, 1, 1, 0] = np.nan
+    distiller = distiller_of(NoDistillation(), weight_decay=0.0)
+    kernel = distiller.student.get_layer("scores").kernel
+    distiller.train_on_batch(batch(24))
+    (momentum,) = [
+        np.array(each) for each in distiller.optimizer.variables
+        if each.shape == kernel.shape and "momentum" in each.path
+    ]
+    before = np.array(kernel)
+    distiller.train_on_batch(bad)
+    np.testing.assert_allclose(np.array(kernel) - before, MOMENTUM**2 * momentum, atol=1e-7)
+
+
 def test_training_that_diverges_is_given_up():
     bad = batch(23)
     bad["image"][2, 1, 1, 0] = np.nan
@@ -945,3 +1113,17 @@ def test_images_of_an_array_are_numbered():
     pairs = tf.data.Dataset.from_tensors((data["image"], data["label"]))
     with pytest.raises(UserError, match="CRD needs indices"):
         distiller_of(distillers.CRD(), samples=16).fit(pairs, verbose=0)
+
+
+def test_images_are_judged_in_the_precision_that_they_are_trained_in():
+    """Rounded to bfloat16 before the mean is taken off, images of large values would be alike."""
+    with global_policy("mixed_bfloat16"):
+        student = network(1, "student")
+        distiller = Distiller(
+            student, student_outputs=outputs(student),
+            student_preprocessing=lambda image: image - 1000.0,
+        )
+        distiller.compile(keras.optimizers.SGD(RATE))
+        images = batch(3)["image"] + 1000
+        found = distiller.predict(images, verbose=0)
+    np.testing.assert_allclose(found, student(images - 1000), rtol=1e-5, atol=1e-6)
