@@ -21,7 +21,6 @@ several tasks than on that of a run of this task alone, with new heads.
 from __future__ import annotations
 
 from settings.evaluation import RANDOM, Settings, of_seed, read_settings
-from settings.other_data import dataset_of, describe_other_split
 
 if __name__ == "__main__":
     # Before TensorFlow is loaded, which takes seconds: --help and mistakes are answered at once.
@@ -51,6 +50,7 @@ from experiment.run.folder import DATA, RunFolder, read_results, write_json
 from pretext.bias import retrained_heads, task_bias
 from pretext.task import Images, Task
 from registry import UserError
+from settings.other_data import dataset_of, describe_other_split
 from settings.pretraining import TASKS
 from targets import scoring
 from targets.encoders import (

@@ -36,6 +36,7 @@ from experiment.report import tables
 from op_util.alignment import Aligned, align_taps
 from op_util.dfv import compare_dfvs
 from op_util.matrices import as_matrix
+from registry import UserError
 
 flags.DEFINE_string("net", "VGG", "pair of networks", module_name="benchmark")
 flags.DEFINE_integer("batch_size", 128, "images per step", module_name="benchmark")
@@ -85,18 +86,22 @@ def time_steps(policy: str) -> None:
 
 
 def time_zoo() -> None:
-    """Print the time of a whole training step of every method, in its last stage.
-
-    Also prints its ratio to the time of None.
+    """Print the time of a whole training step of every method that fits the networks, in its last
+    stage, and its ratio to the time of None.
     """
     keras.config.set_dtype_policy("mixed_bfloat16")
     batch = random_batch()
-    methods = {name: distillers.get(name) for name in distillers.names()}
-    steps = {
-        name: make_step(method(), batch)
-        for name, method in methods.items() if method.name == name
-    }
+    steps, left_out = {}, []
+    for name in distillers.names():
+        method = distillers.get(name)
+        if method.name != name:
+            continue
+        try:
+            steps[name] = make_step(method(), batch)
+        except UserError as error:
+            left_out.append(f"left out: {error}")
     print_steps(steps, {"/ None": "None"})
+    print(*left_out, sep="\n", flush=True)
 
 
 def print_steps(steps: Mapping[str, Callable[[], Any]], ratios: Mapping[str, str]) -> None:

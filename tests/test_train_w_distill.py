@@ -1209,3 +1209,25 @@ def test_batches_without_labels_are_warned_of(labelled, batch_size, method, main
     found = train_w_distill.describe_scarce_labels(setup)
     expected = [] if share is None else [f"warning: {100 * (1 - labelled / 40) ** 4:.0f} %"]
     assert [note[: len(text)] for note, text in zip(found, expected, strict=True)] == expected
+
+
+def test_last_and_best_epoch_are_scored_by_their_own_weights(monkeypatch):
+    weights = ["last"]
+    figures = {"last": {"accuracy": 0.4, "top5": 0.7}, "best": {"accuracy": 0.6, "top5": 0.9}}
+    setup = SimpleNamespace(
+        data=SimpleNamespace(test="test"),
+        distiller=SimpleNamespace(
+            evaluate=lambda split, **_: figures[weights[0]], deployed=SimpleNamespace(variables=[])
+        ),
+    )
+    monkeypatch.setattr(train_w_distill, "evaluation", lambda _, split: (split, 1))
+
+    def load_best(*_):
+        weights[0] = "best"
+        return {"epoch": 2}
+
+    monkeypatch.setattr(train_w_distill.training, "load_best", load_best)
+    assert train_w_distill.score(setup, None) == {
+        "student_top1": 0.6, "student_top1_last": 0.4, "student_top1_best": 0.6, "best_epoch": 2,
+        "student_top5": 0.9, "student_top5_last": 0.7,
+    }

@@ -963,6 +963,7 @@ def test_callbacks_that_monitor_and_save(tmp_path):
         keras.callbacks.EarlyStopping(patience=9),
         keras.callbacks.EarlyStopping("val_accuracy", patience=9),
         keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", save_best_only=True),
+        keras.callbacks.ModelCheckpoint(tmp_path / "last.keras"),
     ]
     alone = keras.callbacks.TerminateOnNaN()
     distiller.fit(data["image"], data["label"], verbose=0, callbacks=alone)
@@ -973,6 +974,10 @@ def test_callbacks_that_monitor_and_save(tmp_path):
     assert history["val_loss"] == history["val_main_loss"]
     kept = keras.models.load_model(tmp_path / "best.keras")
     assert kept.name == "student" and kept.count_params() == distiller.student.count_params()
+    assert callbacks[1].mode == "max"
+    last = keras.models.load_model(tmp_path / "last.keras")
+    for one, other in zip(last.get_weights(), distiller.student.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,9 @@ def test_activations_are_rounded_within_their_range(low, high, random):
     if high > 0:
         clipped = (values > high - step / 2).sum()
         np.testing.assert_allclose(gradients[2] * scale, clipped, atol=3)
+    if low < 0:
+        clipped = (values < low + step / 2).sum()
+        np.testing.assert_allclose(gradients[1] * scale, clipped, atol=3)
 
 
 def test_a_network_computes_as_in_numpy(random):

@@ -5,7 +5,8 @@ import pytest
 
 from registry import UserError
 from settings import distillation, evaluation, pretraining
-from settings.common import describe_workers
+from settings.common import describe_workers, shared_settings
+from settings.networks import create_method
 
 SEVERAL = SimpleNamespace(strategy="multi_worker")
 
@@ -34,3 +35,22 @@ def test_what_does_not_describe_workers_is_refused(monkeypatch):
     monkeypatch.delenv("TF_CONFIG")
     with pytest.raises(UserError, match="nothing says which workers there are"):
         describe_workers(SEVERAL)
+
+
+def test_how_a_run_is_shared_out_does_not_determine_it():
+    alone, shared = (
+        distillation.Settings(strategy=each).spelled() for each in ("none", "multi_worker")
+    )
+    method = create_method(alone)
+    assert (
+        distillation.determining_settings(alone, method)
+        == distillation.determining_settings(shared, method)
+    )
+
+
+def test_workers_may_keep_things_in_other_places():
+    one, other = (
+        shared_settings(distillation.Settings(train_dir=folder, data_dir=folder, in_memory=kept))
+        for folder, kept in (("x", "yes"), ("y", "no"))
+    )
+    assert one == other and "--seed" in one

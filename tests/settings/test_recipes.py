@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import keras
@@ -260,3 +261,23 @@ def test_normalisation_is_found_in_inner_models():
     assert has_batch_normalization(model) and not has_trained_weights(model)
     plain = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(image)))
     assert not has_batch_normalization(plain)
+
+
+def test_recipes_are_what_the_guide_says():
+    guide = (ROOT / "docs/guides/training.md").read_text()
+    row = r"^\| `(\w+)` \| [^|]+ \| ((?:SGD|Adam) at .+) \|$"
+    rows = dict(re.findall(row, guide, re.MULTILINE))
+    assert set(rows) == set(RECIPES.names())
+    for name, said in rows.items():
+        recipe = RECIPES.get(name)
+        optimizer, rate = re.match(r"(\w+) at ([\d.e-]+),", said).groups()
+        batch = int(re.search(r"batches of (\d+)", said)[1])
+        assert (optimizer.lower(), float(rate), batch) == (
+            recipe.optimizer, recipe.learning_rate, recipe.batch_size
+        )
+        assert ("cosine" in said) == (recipe.schedule == "cosine")
+        if isinstance(recipe.epochs, StepBudget):
+            found = re.search(r"about ([\d,]+) steps \((\d+) to (\d+) epochs\)", said).groups()
+            assert StepBudget(*(int(each.replace(",", "")) for each in found)) == recipe.epochs
+        else:
+            assert int(re.search(r"(\d+) epochs", said)[1]) == recipe.epochs

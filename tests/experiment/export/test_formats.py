@@ -2,6 +2,9 @@
 
 import dataclasses
 import importlib.util
+import re
+import textwrap
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -189,3 +192,27 @@ def test_onnx_is_of_the_version_as_set(opset, tmp_path):
         "images": (1, 16, 16, 3), "path": str(tmp_path / "student.onnx"), "format": "onnx",
         "opset_version": opset, "verbose": False,
     }
+
+
+def lines_of_the_guide(first):
+    guide = (Path(__file__).parents[3] / "docs/guides/serving.md").read_text()
+    (lines,) = re.findall(rf"^    {re.escape(first)}\n(?:(?:    .*)?\n)*", guide, re.MULTILINE)
+    return textwrap.dedent(lines)
+
+
+@pytest.mark.parametrize(("name", "first"), [
+    ("litert-int8", "from ai_edge_litert.interpreter import Interpreter"),
+    ("onnx", "import onnxruntime"),
+])
+def test_the_guides_lines_read_the_file(name, first, made, tmp_path, monkeypatch, capsys):
+    form = needed(name)
+    form.convert(made, tmp_path / form.file)
+    monkeypatch.chdir(tmp_path)
+    expected, names = form.open(tmp_path / form.file, 1)(TEST[:20]), {"images": TEST[:20]}
+    capsys.readouterr()
+    exec(lines_of_the_guide(first), names)
+    if name == "onnx":
+        np.testing.assert_allclose(names["probabilities"], expected, atol=1e-6)
+    else:
+        found = np.array(re.findall(r"\d+", capsys.readouterr().out), int)
+        np.testing.assert_array_equal(found, expected.argmax(1))

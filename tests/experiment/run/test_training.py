@@ -155,7 +155,9 @@ def test_what_others_do_before_a_validation_is_no_training(tmp_path):
         def on_test_begin(self, logs=None):
             time.sleep(self.epoch == 3)  # the last, in which nothing compiles
 
-    progress, _ = tiny_run.train(tmp_path / "run", [Slow()], verbose="silent")
+    progress, _ = tiny_run.train(
+        tmp_path / "run", [Slow()], verbose="silent", checkpoint_minutes=10
+    )
     last = progress["history"][3]
     assert last["seconds"] > 1 and last["images_per_second"] > tiny_run.IMAGES
 

@@ -119,11 +119,21 @@ def test_absent_workers_are_named_when_time_is_up():
     assert "Connection refused" in err
 
 
+def connected(address, seconds=20):
+    """A connection to a process that may not listen yet."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return socket.create_connection(address_parts(address))
+        except ConnectionRefusedError:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+
+
 def test_strangers_at_the_port_do_not_matter():
     addresses = free_addresses(2)
     chief = members(2, "tell", addresses=addresses, absent=(1,))
-    time.sleep(1)
-    with socket.create_connection(address_parts(addresses[0])) as stranger:
+    with connected(addresses[0]) as stranger:
         stranger.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" + bytes(20))
         other = members(2, "tell", addresses=addresses, absent=(0,))
         assert [status for status, *_ in ends(chief + other, 30)] == [0, 0]
