@@ -46,7 +46,8 @@ def apply_if_finite(
         optimizer: of the variables.
         gradients: of each variable, summed over replicas (see `nets.keras_graph.apply_summed`).
         variables: that are trained.
-        kept: what else the step has changed, which then goes back to what it was.
+        kept: what else the step has changed, which then goes back to what it was; so does what of
+            it is not finite, as the batch statistics of a GPU that got no image.
 
     Returns:
         1 where the step was skipped, else 0, a float32 scalar.
@@ -57,7 +58,11 @@ def apply_if_finite(
     applied = [None if g is None else tf.where(finite, g, 0) for g in gradients]
     apply_summed(optimizer, applied, variables)
     for variable, value in kept:
-        variable.assign(tf.where(finite, variable.value, value))
+        changed = tf.convert_to_tensor(variable.value)
+        usable = finite
+        if changed.dtype.is_floating:
+            usable = tf.logical_and(finite, tf.math.is_finite(changed))
+        variable.assign(tf.where(usable, changed, value))
     return tf.cast(~finite, tf.float32)
 
 

@@ -33,6 +33,18 @@ def test_a_step_is_applied_as_a_whole_or_not_at_all(gradients, skipped, dtype):
         np.testing.assert_allclose(variable, 10.0 - np.array(moved))
 
 
+def test_statistics_of_no_images_are_not_kept():
+    """Such as those of a GPU that got none of the last batch; what is finite is."""
+    trained, state = variables(10.0), variables([5.0, 6.0])
+    optimizer = keras.optimizers.SGD(1.0)
+    optimizer.build(trained)
+    kept = values_of(state)
+    state[0].assign([np.nan, 7.0])  # by the step
+    assert float(apply_if_finite(optimizer, [tf.constant(1.0)], trained, kept)) == 0
+    np.testing.assert_array_equal(state[0], [5.0, 7.0])
+    np.testing.assert_array_equal(trained[0], 9.0)
+
+
 def test_batch_statistics_are_those_of_normalisation_layers():
     network = keras.Sequential([
         keras.Input((4,)), keras.layers.Dense(3), keras.layers.BatchNormalization(name="bn"),
