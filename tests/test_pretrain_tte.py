@@ -406,7 +406,7 @@ def test_settings_are_the_same_however_they_are_written():
         pretraining.Settings(hyper_parameters={"jigsaw_tilse": 3}).spelled()
 
 
-def test_a_run_from_python_is_that_of_the_command_line(script, files, tmp_path):
+def test_a_run_from_python_is_that_of_the_command_line(script, files, tmp_path, eagerly):
     words = (
         FEW_LAYERS.format(files=files), f"--dataset=npz:{files}/good.npz", "--batch_size=16",
         "--epochs=1", "--targets=", "--tasks=rotation(weight=0.5),instance",

@@ -136,7 +136,9 @@ def place(tmp_path_factory):
             "--regularizer=none", "--ensemble=none", "--validation_fraction=0",
         ],
         # As many images as export.py needs at least to calibrate on, and a few more.
-        "train_w_distill.py": ["--epochs=1", "--train_images=128", "--validation_fraction=0"],
+        "train_w_distill.py": [
+            "--epochs=1", "--train_images=128", "--validation_fraction=0", "--Distillation=AT",
+        ],
     }
     needed = {"runs/encoder", "runs/small"}
     chain = [command for command in TRAININGS if needed & set(command)]

@@ -587,7 +587,9 @@ def test_files_of_a_finished_run_are_written_by_the_same_command(script, finishe
 
 
 @pytest.mark.slow
-def test_a_student_is_trained_on_in_whole_numbers_and_resumes_exactly(script, files, tmp_path):
+def test_a_student_is_trained_on_in_whole_numbers_and_resumes_exactly(
+    script, files, tmp_path, eagerly
+):
     """A run whose last epoch of quantisation-aware training was lost does it again, bit for bit."""
     words = [
         *(word.format(files=files) for word in FEW_LAYERS), f"--dataset=npz:{files}/good.npz",
@@ -617,7 +619,7 @@ def test_a_student_is_trained_on_in_whole_numbers_and_resumes_exactly(script, fi
 
 
 @pytest.mark.slow
-def test_another_teacher_in_the_same_place_is_noticed(script, files, tmp_path):
+def test_another_teacher_in_the_same_place_is_noticed(script, files, tmp_path, eagerly):
     teacher = tmp_path / "teacher.keras"
     shutil.copy(files / "teacher.keras", teacher)
     words = [
