@@ -156,6 +156,7 @@ from experiment.report.comparison import (
 )
 from experiment.run.folder import DATA, SETTINGS, RunFolder
 from settings.checks import check_setup
+from settings.exporting import try_formats
 from settings.formats import create_formats
 from settings.networks import create_method
 from settings.run_setup import load_data, make_setup, prepare
@@ -275,7 +276,7 @@ def check_methods(outcomes: Sequence[Outcome], data: dataloader.Data | None = No
         UserError: as a run of that method would.
     """
     seen = {each.run.group for each in outcomes if each.status != WAITING}
-    setup = None
+    setup, tried = None, False
     for planned in (each.run for each in outcomes):
         if planned.group in seen or planned.group == TEACHER:
             continue
@@ -289,6 +290,9 @@ def check_methods(outcomes: Sequence[Outcome], data: dataloader.Data | None = No
             else:  # of the same data
                 setup = make_setup(own, setup.data, setup.strategy, own.teacher_file())
             check_setup(setup)
+            if not tried or setup.distiller.deployed is not setup.distiller.student:
+                try_formats(setup)
+                tried = True
         except UserError as error:
             raise UserError(f"run {planned.group}: {error}") from None
 

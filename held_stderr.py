@@ -15,7 +15,7 @@ _REAL = [2]
 def real_stderr() -> int:
     """The descriptor of what the user sees, for last words before `os._exit`: what is held back
     would be lost then."""
-    return _REAL[-1]
+    return _REAL[:2][-1]  # of the outermost: within an inner one, stderr is held back already
 
 
 @contextlib.contextmanager

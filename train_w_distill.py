@@ -50,6 +50,7 @@ from experiment.run.export import check_export, export_saved_model, named_classi
 from experiment.run.folder import DATA, RunFolder
 from experiment.run.variables import numbered
 from op_util.accuracy import agreements, top_k_hits
+from settings import known
 from settings.checks import check_setup
 from settings.common import (
     describe_workers,
@@ -440,7 +441,8 @@ def notes(setup: Setup) -> list[str]:
         describe_augmentation(settings, data),
     ]
     found += [f"{settings.Distillation}: {note}" for note in distiller.notes]
-    found += describe_preprocessing("student", settings, setup.student)
+    if not setup.is_copy:
+        found += describe_preprocessing("student", settings, setup.student)
     if distiller.teacher is not None:
         found += describe_preprocessing("teacher", settings, setup.teacher)
         found += nets.describe_random_layers(distiller.student)
@@ -462,11 +464,11 @@ def notes(setup: Setup) -> list[str]:
             "without labels the student's classification is not trained; evaluate.py scores its "
             "features"
         )
+    for given in (settings.teacher_file(), settings.student_model, settings.student_init):
+        if given is not None:
+            found += describe_other_split(Path(known.path_of(given)), settings.dataset, data)
     if distiller.teacher is None:
         return found
-    file = settings.teacher_file()
-    if file is not None:
-        found += describe_other_split(Path(file), settings.dataset, data)
     difference = class_difference(setup.teacher, data)
     classes = distiller.teacher.outputs[0].shape[-1]
     if difference:

@@ -10,8 +10,10 @@ import keras
 from registry import UserError
 
 RISING = ("accuracy", "top5")
-JUDGING = ("val_loss", "main_loss", "val_main_loss", *RISING, *(f"val_{each}" for each in RISING))
-"""What tells how well the deployed network classifies."""
+JUDGING = (
+    "loss", "val_loss", "main_loss", "val_main_loss", *RISING, *(f"val_{each}" for each in RISING)
+)
+"""What tells how well the deployed network classifies, or is another loss in another stage."""
 
 
 def with_direction(callback: keras.callbacks.Callback) -> keras.callbacks.Callback:
@@ -24,8 +26,9 @@ def with_direction(callback: keras.callbacks.Callback) -> keras.callbacks.Callba
 
 
 def judges(callback: keras.callbacks.Callback) -> bool:
-    """Whether a callback monitors how well the network classifies."""
-    return getattr(callback, "monitor", None) in JUDGING
+    """Whether a callback acts on how well the network classifies."""
+    acts = getattr(callback, "save_best_only", True)  # else it saves each epoch
+    return acts and getattr(callback, "monitor", None) in JUDGING
 
 
 def check_stages_can_be_fitted(
@@ -33,7 +36,8 @@ def check_stages_can_be_fitted(
 ) -> None:
     """Raise UserError for an optimizer that cannot begin anew with a stage, as its state depends on
     the weights, or a callback that cannot resume a training of several stages."""
-    if isinstance(optimizer, keras.optimizers.ScheduleFreeAdamW):
+    all_optimizers = (optimizer, *getattr(optimizer, "optimizers", ()))
+    if any(isinstance(each, keras.optimizers.ScheduleFreeAdamW) for each in all_optimizers):
         raise UserError(
             "ScheduleFreeAdamW cannot begin anew with each stage of a method of several stages: "
             "give another optimizer"
@@ -52,17 +56,22 @@ class OverAllStages(keras.callbacks.Callback):
     Args:
         callback: the callback.
         is_over: whether the call of `fit` at hand is the last one.
+        epochs: of all calls.
     """
 
-    def __init__(self, callback: keras.callbacks.Callback, is_over: Callable[[], bool]):
+    def __init__(
+        self, callback: keras.callbacks.Callback, is_over: Callable[[], bool], epochs: int
+    ):
         super().__init__()
-        self._callback, self._is_over, self._has_begun = callback, is_over, False
+        self._callback, self._is_over, self._epochs = callback, is_over, epochs
+        self._has_begun = False
 
     def set_params(self, params: dict[str, Any]) -> None:
-        self._callback.set_params(params)
+        self._callback.set_params({**params, "epochs": self._epochs})
 
     def set_model(self, model: keras.Model) -> None:
-        self._callback.set_model(model)
+        if not self._has_begun:
+            self._callback.set_model(model)
 
     def on_train_begin(self, logs: Any = None) -> None:
         if not self._has_begun:

@@ -547,7 +547,8 @@ class Distiller(BuiltModel):
                 sample and class weights weigh the main loss, and `loss` in the logs, not
                 `main_loss`. An array's images are numbered in its order.
             callbacks: as there. Those that monitor how well the student classifies take no part in
-                stages before the last that do not train that.
+                stages before the last that do not train that. A later stage begins with the
+                optimizer as it was at the first `fit` after `compile`, learning rate included.
             epochs: of all stages together, which share them as the method says. Where there are
                 fewer than stages, the last stages are left out, with a warning.
 
@@ -562,17 +563,21 @@ class Distiller(BuiltModel):
         self._weigh_classes(class_weight)
         with self.distribute_strategy.scope():
             self.optimizer.build(self.variables_ever_trained())
-            self._fresh = self._fresh or Untracked(values_of(self.optimizer.variables))
+            if self._leads_through_stages and self._fresh is None:
+                self._fresh = Untracked(values_of(self.optimizer.variables))
         given = [with_direction(each) for each in keras.tree.flatten(callbacks or [])]
         fit = functools.partial(
             super().fit, with_indices(x), y, batch_size, validation_data=validation_data, **kwargs
         )
         counter = _EpochCounter(self)
-        if not self._leads_through_stages:
-            self._share_warm_ups(epochs)
-            return fit(epochs, initial_epoch=initial_epoch, callbacks=[counter, *given])
-        check_stages_can_be_fitted(self.optimizer, given)
-        return self._fit_stages(fit, epochs, initial_epoch, counter, given)
+        try:
+            if not self._leads_through_stages:
+                self._share_warm_ups(epochs)
+                return fit(epochs, initial_epoch=initial_epoch, callbacks=[counter, *given])
+            check_stages_can_be_fitted(self.optimizer, given)
+            return self._fit_stages(fit, epochs, initial_epoch, counter, given)
+        finally:
+            self._weigh_classes(None)  # as `train_on_batch` expects
 
     def _fit_stages(
         self,
@@ -596,7 +601,9 @@ class Distiller(BuiltModel):
         self._share_warm_ups(epochs)
         parts = parts_of_run(stages, epochs)
         own = [
-            OverAllStages(each, lambda: self.stop_training or self.stage is parts[-1].stage)
+            OverAllStages(
+                each, lambda: self.stop_training or self.stage is parts[-1].stage, epochs
+            )
             for each in callbacks
         ]
         for part in parts:
@@ -639,10 +646,18 @@ class Distiller(BuiltModel):
             self.train_function = None  # the one before has the weights in its graph
 
     def _weighted_by_class(self, batch: Batch) -> Batch:
+        """The batch, whose images weigh as their classes do; mixtures by the shares of theirs."""
         if self._class_weights is None:
             return batch
         table = tf.constant(self._class_weights.value, batch.weight.dtype)
-        return batch._replace(weight=batch.weight * tf.gather(table, tf.maximum(batch.label, 0)))
+        factor = tf.gather(table, tf.maximum(batch.label, 0))
+        if batch.share is not None:
+            share = tf.cast(batch.share, table.dtype)
+            one = share * tf.cast(batch.label >= 0, table.dtype)
+            other = (1 - share) * tf.cast(batch.other_label >= 0, table.dtype)
+            factors = one * factor + other * tf.gather(table, tf.maximum(batch.other_label, 0))
+            factor = tf.math.divide_no_nan(factors, one + other)
+        return batch._replace(weight=batch.weight * factor)
 
     def _share_warm_ups(self, epochs: int) -> None:
         """Let warm-ups be a share of the run's epochs, or of `epochs` if those are not known."""

@@ -36,12 +36,12 @@ def _encoder(text: str) -> tuple[Encoder, Path]:
 def fill_from_encoder(model: keras.Model, text: str) -> Standardize | None:
     """Copy the weights of a pre-trained encoder into `model`, matching layers by name.
 
-    Returns:
-        The preprocessing that it was trained with; None where its run does not state it.
-
     Args:
         model: a model with the encoder's layers and further layers, which are not changed.
         text: ``tte:RUN``.
+
+    Returns:
+        The preprocessing that it was trained with; None where its run does not state it.
 
     Raises:
         UserError: there is no such encoder, or `model` lacks one of its layers or has it with a

@@ -11,7 +11,7 @@ from experiment.command.main import read
 from experiment.command.options import define_flags as define_options
 from experiment.command.options import from_flags, option
 from experiment.run.folder import DATA as DATA_FACTS
-from experiment.run.folder import NETWORKS, SETTINGS, RunFolder, differences, read_results
+from experiment.run.folder import NETWORKS, SETTINGS, RunFolder, alike, differences, read_results
 from registry import UserError
 from settings import known
 from settings.common import DATA, RUN
@@ -215,12 +215,8 @@ def check_same_settings(runs: Sequence[str]) -> None:
     """
     folders = [Path(run.removeprefix(RANDOM)) for run in dict.fromkeys(runs)]
     files = [folder / SETTINGS for folder in folders if (folder / SETTINGS).is_file()]
-    stated = [{**read_results(file, {}), "seed": None} for file in files]
+    stated = [{**read_results(file, {}), "seed": None, "data_dir": None} for file in files]
     networks = [RunFolder(file.parent).facts(NETWORKS) for file in files]
-    for file in files[1:]:
-        RunFolder(file.parent).check_facts(
-            DATA_FACTS, RunFolder(files[0].parent).facts(DATA_FACTS)
-        )
     for file, other, own in zip(files[1:], stated[1:], networks[1:], strict=True):
         same = {name for name in own if networks[0].get(name) == own[name]}
         different = differences(*(
@@ -231,6 +227,15 @@ def check_same_settings(runs: Sequence[str]) -> None:
             raise UserError(
                 f"{files[0].parent} and {file.parent} are different trainings "
                 f"({'; '.join(different[:3])}): run one of them again, or give other --seeds"
+            )
+    facts = [RunFolder(file.parent).facts(DATA_FACTS) for file in files]
+    for file, own in zip(files[1:], facts[1:], strict=True):
+        shared = [name for name in own if name in facts[0]]
+        changed = [name for name in shared if not alike(own[name], facts[0][name])]
+        if changed:
+            raise UserError(
+                f"{files[0].parent} and {file.parent} were trained on different data "
+                f"({', '.join(changed[:3])}): run one of them again, or give other --seeds"
             )
 
 

@@ -251,6 +251,8 @@ def try_formats(setup: Setup) -> None:
                 raise UserError(
                     f"--export {error}; leave out this format, or change the student"
                 ) from error
+            except UserError as error:  # it may do better after training
+                print(f"{form.file} could not be tried: {error}", flush=True)
 
 
 def check_calibration(data: dataloader.Data, formats: Sequence[Format], flag: str) -> None:

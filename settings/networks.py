@@ -164,7 +164,7 @@ def describe_preprocessing(role: str, settings: Settings, stored: nets.Stored) -
     if name == "auto" and (stored.standardize or is_own):
         return []
     if stored.standardize:
-        words = f"scaled as its run states, not by --{role}_preprocessing {name}"
+        words = f"scaled as in its training, not by --{role}_preprocessing {name}"
     elif name != "auto":
         words = f"scaled by --{role}_preprocessing {name}"
     elif nets.infer_preprocessing(stored.model):

@@ -56,7 +56,7 @@ def quantized_setup(setup: Setup, folder: Path, batches: int | None = None) -> S
     distiller.parts(settings.epochs)
     return dataclasses.replace(
         setup, settings=settings, distiller=distiller, student=student, teacher=teacher,
-        teacher_is_trained=True, given=None, cache=None,
+        teacher_is_trained=True, given=None, cache=None, is_copy=True,
     )
 
 

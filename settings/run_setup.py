@@ -64,6 +64,7 @@ class Setup:
         teacher_is_trained: False where a teacher has to be trained first.
         given: the settings before the recipe filled them; None: not known.
         cache: the teacher's outputs, computed before; None: it is run in training.
+        is_copy: whether the student is the quantised copy of another run's.
     """
 
     settings: Settings
@@ -76,6 +77,7 @@ class Setup:
     teacher_is_trained: bool
     given: Settings | None = None
     cache: TeacherCache | None = None
+    is_copy: bool = False
 
     @property
     def steps(self) -> int:

@@ -40,7 +40,7 @@ class Classification(Target):
 
     Args:
         fine_tuning_steps: steps of each fine-tuning, of at most 32 images, regardless of the number
-            of labels. Of more labels than 32 times as many, the rest is not used.
+            of labels. If there are more than 32 labels for each step, the others are not used.
         fractions: fractions of the labels to fine-tune with.
     """
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 import dataloader
 import nets
@@ -91,9 +92,14 @@ def with_clean_statistics(encoder: nets.Encoder, images: dataloader.Split) -> ne
     Fresh weights have none; those of a trained encoder are part of it, and stay.
     """
     sample = images.mixed(STATISTICS_IMAGES)
+    becomes_grey = (images.image_shape[-1], encoder.image_shape[-1]) == (3, 1)  # as for detection
+
+    def prepared(image: tf.Tensor) -> tf.Tensor:
+        return encoder.standardize(tf.image.rgb_to_grayscale(image) if becomes_grey else image)
+
     batches = dataloader.evaluation_batches(sample, images_at_once(images.image_shape))
     nets.recompute_batch_statistics(
-        encoder.model, (encoder.standardize(batch["image"]) for batch in batches)
+        encoder.model, (prepared(batch["image"]) for batch in batches)
     )
     return encoder
 

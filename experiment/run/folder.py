@@ -50,6 +50,7 @@ _LONGEST_SHOWN = 80  # characters of a value that is not as expected
 _ROUNDING = 0.011  # of a mean of pixels, in 0..255
 _WRITTEN = ".written"
 _LOCK = ".lock"
+_NO_LONGER = ("data_dir",)  # settings of runs begun before, which have no part in a run any more
 _RUN = "/"  # ends the name of a folder that is a run of its own, in the list of what was written
 _LOOK_SECONDS = 0.5  # more than for which `is_in_use` of another process has the lock
 _UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
@@ -352,6 +353,7 @@ class RunFolder:
         if overwrite:
             return "new"
         kept, same = _read_json(self.path / SETTINGS), self._same_networks(networks)
+        kept = {name: value for name, value in kept.items() if name not in _NO_LONGER}
         moved = {name for name in same if isinstance(kept.get(name), str)}
         different = differences(
             {name: value for name, value in kept.items() if name not in moved},

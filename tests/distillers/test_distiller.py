@@ -649,12 +649,21 @@ def test_callbacks_see_the_stages_as_one_training(tmp_path):
     assert plain.told == ["begin", 0, 1, 2, 3, "end"]
     assert judging.told == ["begin", 2, 3, "end"]
     assert [line[0] for line in (tmp_path / "log.csv").read_text().splitlines()[1:]] == [*"0123"]
+    assert plain.params["epochs"] == 4
 
 
-def test_the_best_epoch_is_of_those_that_train_the_classifier():
+def test_each_epoch_is_saved_where_that_is_asked_for(tmp_path):
+    keep = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
+    staged().fit(tf.data.Dataset.from_tensors(batch(17)), epochs=2, verbose=0, callbacks=[keep])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.keras", "2.keras"]
+
+
+@pytest.mark.parametrize("monitor", ["loss", "val_loss"])
+def test_the_best_epoch_is_of_those_that_train_the_classifier(monitor):
+    """The hint's loss is of another kind, and smaller."""
     data = batch(16)
     distiller = staged()
-    best = keras.callbacks.EarlyStopping("val_loss", patience=0, restore_best_weights=True)
+    best = keras.callbacks.EarlyStopping(monitor, patience=0, restore_best_weights=True)
     history = distiller.fit(
         data["image"], data["label"], epochs=6, verbose=0, callbacks=[best],
         validation_data=(data["image"], data["label"]),
@@ -871,6 +880,42 @@ def test_class_weights_of_batches_with_unlabelled_images():
         )
     with pytest.raises(UserError, match=f"class {CLASSES}; expected class numbers 0 to"):
         weights_after(dicts, class_weight={CLASSES: 1.0})
+
+
+def test_class_weights_are_of_one_fit():
+    one, other = (distiller_of(NoDistillation()) for _ in range(2))
+    one.fit(tf.data.Dataset.from_tensors(batch(20)), verbose=0, class_weight={2: 3.0})
+    other.student.set_weights(one.student.get_weights())
+    for distiller in (one, other):
+        distiller.compile(keras.optimizers.SGD(RATE), run_eagerly=True)
+        distiller.train_on_batch(batch(21))
+    for found, expected in zip(one.student.variables, other.student.variables, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_mixture_weighs_as_its_classes_do():
+    """An image of a quarter of class 2 and three quarters of class 1, as the two by themselves."""
+    data = batch(20, 4)
+    mixed = {
+        **data, "label": np.full(4, 2, "int32"), "other_label": np.full(4, 1, "int32"),
+        "share": np.full(4, 0.25, "float32"),
+    }
+
+    def weights_after(**options):
+        distiller = distiller_of(NoDistillation(), weight_decay=0.0)
+        batches = tf.data.Dataset.from_tensors(options.pop("given", mixed))
+        distiller.fit(batches, verbose=0, **options)
+        return np.concatenate([np.ravel(w) for w in distiller.student.get_weights()])
+
+    found = weights_after(class_weight={2: 5.0, 1: 3.0})
+    weighted = {**mixed, "weight": np.full(4, 0.25 * 5 + 0.75 * 3, "float32")}
+    np.testing.assert_allclose(found, weights_after(given=weighted), rtol=1e-5, atol=1e-6)
+    alone = {**mixed, "other_label": np.full(4, -1, "int32")}
+    weighted = {**alone, "weight": np.full(4, 5.0, "float32")}
+    np.testing.assert_allclose(
+        weights_after(given=alone, class_weight={2: 5.0, 1: 3.0}), weights_after(given=weighted),
+        rtol=1e-5, atol=1e-6,
+    )
 
 
 @pytest.mark.parametrize("name", ["loss", "metrics", "loss_weights", "weighted_metrics"])

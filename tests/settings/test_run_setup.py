@@ -443,7 +443,7 @@ def test_a_student_goes_on_with_the_preprocessing_it_was_trained_with(files):
     assert (found.mean, found.deviation) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
     assert find_preprocessing("teacher", settings, setup.data, setup.teacher) == found
     (note,) = [each for each in train_w_distill.notes(setup) if each.startswith("images for")]
-    assert note.endswith("student: scaled as its run states, not by --student_preprocessing tf")
+    assert note.endswith("student: scaled as in its training, not by --student_preprocessing tf")
 
 
 @pytest.mark.parametrize(

@@ -90,3 +90,15 @@ def test_a_grey_network_is_scored_by_detection_in_colours(tmp_path):
     settings = settings.spelled()
     (encoder,) = evaluate.open_all(settings).encoders.values()
     assert encoder.image_shape[-1] == len(encoder.standardize.mean) == 1
+
+
+def test_a_grey_network_with_fresh_weights_takes_its_statistics_from_grey_scenes():
+    image = keras.Input((8, 8, 1))
+    network = keras.Model(image, keras.layers.BatchNormalization(name="bn")(image))
+    encoder = nets.encoder_of(network, nets.Standardize((0.0,), (1.0,)))
+    images = np.random.default_rng(0).integers(0, 256, [20, 8, 8, 3]).astype(np.uint8)
+    split = dataloader.Split.whole(dataloader.MemoryImages(images), np.full(20, -1))
+    encoders.with_clean_statistics(encoder, split)
+    grey = images @ [0.299, 0.587, 0.114]
+    mean = encoder.model.get_layer("bn").moving_mean
+    np.testing.assert_allclose(mean, [grey.mean()], rtol=5e-3)

@@ -48,6 +48,12 @@ def test_a_finished_run_is_shown_where_nothing_can_be_written(tmp_path, monkeypa
         RunFolder(tmp_path / "new").state({"epochs": 3})
 
 
+def test_runs_that_compared_the_place_of_their_data_go_on(tmp_path):
+    with RunFolder(tmp_path / "run") as folder:
+        folder.open({"seed": 1, "data_dir": "/x"})
+    assert RunFolder(tmp_path / "run").state({"seed": 1}) == "resumed"
+
+
 def test_other_settings_are_named_and_nothing_changes(tmp_path):
     with RunFolder(tmp_path / "run") as run:
         run.open({"epochs": 3, "nested": {"seed": 1, "same": 2}, "gone": "x"})
