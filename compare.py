@@ -232,8 +232,8 @@ def check_peers(runs: Sequence[TrainingRun]) -> None:
         teacher = RunFolder(each.folder).settings().get("teacher")
         if teacher is not None:
             raise UserError(
-                f"{each.folder} began with the teacher {teacher}, but {each.group} begins with an "
-                f"untrained peer now: remove {each.folder.parent} to run it so, or give "
+                f"{each.folder} began with the teacher {teacher}, but {each.group} now begins with "
+                f"an untrained peer: remove {each.folder.parent} to start again like that, or give "
                 f"--teacher={teacher} to go on as before"
             )
 

@@ -425,9 +425,8 @@ def check_same_images(run: PretrainingRun, data: dataloader.Data) -> None:
     if run.image_shape != data.image_shape:
         own, given = ("x".join(map(str, shape)) for shape in (run.image_shape, data.image_shape))
         raise UserError(
-            f"--bias measures on images like those of training, and {run.name} was trained on "
-            f"{own}, {data.name} has {given}: give --dataset, --image_size and --channels as in "
-            "training"
+            f"--bias needs images like those of training: {run.name} was trained on {own}, but "
+            f"{data.name} has {given}: give the --dataset, --image_size and --channels of training"
         )
 
 

@@ -433,7 +433,7 @@ def describe_scarce_labels(setup: Setup) -> list[str]:
 
 
 def notes(setup: Setup) -> list[str]:
-    """How method, networks and data were fitted to each other."""
+    """How method, networks and data fit each other."""
     settings, data, distiller = setup.settings, setup.data, setup.distiller
     found = [
         *settings.describe_storage(data),
@@ -443,9 +443,6 @@ def notes(setup: Setup) -> list[str]:
     found += [f"{settings.Distillation}: {note}" for note in distiller.notes]
     if not setup.is_copy:
         found += describe_preprocessing("student", settings, setup.student)
-    if distiller.teacher is not None:
-        found += describe_preprocessing("teacher", settings, setup.teacher)
-        found += nets.describe_random_layers(distiller.student)
     if settings.mixed_precision and not nets.is_narrow(distiller.student):
         found.append(
             "the student computes in float32, as its file says: --mixed_precision is for networks "
@@ -467,8 +464,16 @@ def notes(setup: Setup) -> list[str]:
     for given in (settings.teacher_file(), settings.student_model, settings.student_init):
         if given is not None:
             found += describe_other_split(Path(known.path_of(given)), settings.dataset, data)
-    if distiller.teacher is None:
-        return found
+    return found if distiller.teacher is None else [*found, *teacher_notes(setup)]
+
+
+def teacher_notes(setup: Setup) -> list[str]:
+    """How the teacher fits the data and the student."""
+    settings, data, distiller = setup.settings, setup.data, setup.distiller
+    found = [
+        *describe_preprocessing("teacher", settings, setup.teacher),
+        *nets.describe_random_layers(distiller.student),
+    ]
     difference = class_difference(setup.teacher, data)
     classes = distiller.teacher.outputs[0].shape[-1]
     if difference:

@@ -59,7 +59,6 @@ class Augmentation:
                 f"crop padding of {self.crop_padding} pixels; expected a whole number, 0 (none) or "
                 "more"
             )
-
         self._check_photographs()
 
     def _check_photographs(self) -> None:

@@ -248,8 +248,8 @@ class Settings(DataSettings, TrainingSettings, RunSettings, ExportSettings):
         return known.pair(self.net or PAIR)
 
     def with_networks(self) -> Settings:
-        """The same settings, for the digits with small networks of the default pair, in bfloat16
-        where the processor computes it, unless ``net`` or options say otherwise."""
+        """The settings, with small networks of the default pair for the digits (in bfloat16 where
+        the processor computes it), unless ``net`` or options say otherwise."""
         if self.dataset != "digits" or self.net is not None:
             return self
         options = {

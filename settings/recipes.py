@@ -27,7 +27,7 @@ class Facts:
         images: number of training images.
         image_size: height and width, in pixels.
         normalised: whether the student has batch normalisation, and so has a teacher that learns
-            beside it.
+            with it.
         pretrained: whether the student begins with trained weights.
     """
 

@@ -346,8 +346,9 @@ def test_runs_that_began_with_a_trained_teacher_name_the_ways_to_go_on(
     words = [ROOT / "compare.py", "--Distillation=AT,DML", "--compare_dir=c", "--seeds=1",
              "--dry_run"]
     with pytest.raises(AssertionError, match=(
-        r"c/DML/seed0 began with the teacher c/teacher, but DML begins with an untrained peer "
-        r"now: remove c/DML to run it so, or give --teacher=c/teacher to go on as before"
+        r"c/DML/seed0 began with the teacher c/teacher, but DML now begins with an untrained "
+        r"peer: remove c/DML to start again like that, or give --teacher=c/teacher to go on as "
+        r"before"
     )):
         run_script(monkeypatch, capsys, *words)
     assert "3 waiting" in run_script(monkeypatch, capsys, *words, "--overwrite")

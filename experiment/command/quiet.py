@@ -31,7 +31,7 @@ _NO_DRIVER = re.compile(rb".*failed call to cuInit")
 
 
 def has_gpu_driver() -> bool:
-    """Whether there is a driver of an NVIDIA GPU, be it one that works or not."""
+    """Whether an NVIDIA driver is installed, working or not."""
     return any(Path(driver).exists() for driver in _DRIVERS)
 
 

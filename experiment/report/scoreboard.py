@@ -29,8 +29,6 @@ class Entry(TypedDict):
     values: list[float | None]
 
 
-
-
 class Target(Protocol):
     """What a target task declares about its metrics, see `targets.target.Target`."""
 
@@ -48,6 +46,7 @@ class Targets(Protocol):
 
     def get(self, name: str) -> Target:
         """The target task called `name`."""
+
 
 # Metrics that differ by less than this count as equal; the difference is rounding.
 _EQUAL = 1e-9

@@ -18,7 +18,6 @@ from registry import UserError
 CLASSES = "classes.txt"
 FILES = ("saved_model.pb", "fingerprint.pb", "variables/variables.*", "assets/*", CLASSES)
 
-
 _NO_IMAGES = (
     "every value of these images is 0 or 1; expected uint8 in 0..255: multiply floats in 0..1 by "
     "255 and round them"
