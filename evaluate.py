@@ -75,7 +75,7 @@ def main(settings: Settings) -> None:
     print(f"\nin {settings.folder()}: {', '.join(written(settings.folder()))}\n")
 
 
-@devices.callers_precision()
+@devices.callers_settings()
 def evaluate(settings: Settings) -> dict[str, Any]:
     """Score all encoders, or measure the bias of runs, and write the result to the run folder.
 

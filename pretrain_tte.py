@@ -92,7 +92,7 @@ def main(settings: Settings) -> int | None:
     return None
 
 
-@devices.callers_precision()
+@devices.callers_settings()
 def train(settings: Settings) -> dict[str, Any]:
     """Pre-train an encoder and score it, or resume such a run, all in the run folder, and print the
     result.

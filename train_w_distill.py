@@ -103,7 +103,7 @@ def main(settings: Settings) -> None:
     train(settings)
 
 
-@devices.callers_precision()
+@devices.callers_settings()
 def train(settings: Settings) -> dict[str, Any]:
     """Train the run that `settings` describe, or what is left of it, and return its summary.
 

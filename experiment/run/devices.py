@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from tensorflow.python.framework import config
 
 from experiment.run.workers import ALONE, Team
 from registry import UserError
@@ -62,14 +63,16 @@ def _run_one_operation_at_a_time() -> None:
 
 
 @contextlib.contextmanager
-def callers_precision() -> Iterator[None]:
-    """Restore Keras' dtype policy afterwards, which `prepare` sets for the whole process: whoever
-    trains from Python keeps the policy of their own models."""
-    policy = keras.config.dtype_policy()
+def callers_settings() -> Iterator[None]:
+    """Restore afterwards what `prepare` sets for the whole process, Keras' dtype policy and
+    TensorFlow's determinism: whoever trains from Python keeps their own."""
+    policy, was_deterministic = keras.config.dtype_policy(), config.is_op_determinism_enabled()
     try:
         yield
     finally:
         keras.config.set_dtype_policy(policy)
+        if not was_deterministic:
+            config.disable_op_determinism()
 
 
 def strategy(name: str = "auto", team: Team = ALONE) -> tf.distribute.Strategy:

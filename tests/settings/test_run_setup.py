@@ -400,7 +400,7 @@ def test_the_optimizer_is_adam_at_a_constant_rate_as_set(files):
 
 @pytest.mark.parametrize(("mixed", "dtype"), [(True, "bfloat16"), (False, "float32")])
 def test_networks_compute_in_the_precision_as_set(files, mixed, dtype):
-    with devices.callers_precision():
+    with devices.callers_settings():
         distiller = prepare(settings_of(files, mixed_precision=mixed)).distiller
     convolutions = [
         layer for layer in distiller.student.layers if isinstance(layer, keras.layers.Conv2D)

@@ -6,10 +6,18 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import config
 
 from experiment.run import devices
 from registry import UserError
 from tests.warm_python import warm_python
+
+
+def test_determinism_ends_with_the_training_that_asked_for_it():
+    with devices.callers_settings():
+        devices.prepare(0, deterministic=True)
+        assert config.is_op_determinism_enabled()
+    assert not config.is_op_determinism_enabled()
 
 
 def test_prepare_seeds_everything_and_sets_the_policy():
@@ -26,7 +34,7 @@ def test_prepare_seeds_everything_and_sets_the_policy():
 
 
 def test_who_trains_from_python_keeps_the_precision_of_their_own_models():
-    with devices.callers_precision():
+    with devices.callers_settings():
         devices.prepare(7, mixed_precision=True)
     assert keras.config.dtype_policy().name == "float32"
 
