@@ -24,8 +24,10 @@ pretrain() {  # NAME IMAGES_PER_STEP_AND_IMAGE FLAG ...
 }
 alone="--regularizer none --ensemble none"
 pretrain instance 2 --tasks instance $alone
-pretrain barlow_twins 2 --tasks barlow_twins $alone
-pretrain essl 3 --tasks "instance(temperature=0.5),rotation(weight=0.4)" --balance none $alone
+if [ -n "${TARGETS-all}" ]; then
+  pretrain barlow_twins 2 --tasks barlow_twins $alone
+  pretrain essl 3 --tasks "instance(temperature=0.5),rotation(weight=0.4)" --balance none $alone
+fi
 pretrain plain_sum 5 $alone
 pretrain tte 5
 pretrain tte_one_task 1.25 --tasks_per_image 1 --regularizer none
@@ -39,6 +41,8 @@ if [ -n "${BIAS-yes}" ]; then
   for task in reconstruction rotation jigsaw; do
     pretrain "$task" 1 --tasks "$task" $alone
   done
+  # E-SSL has another temperature than instance alone, so there is no bias of it.
+  encoders=$(printf "$out/%s," plain_sum tte tte_one_task instance reconstruction rotation jigsaw)
   python evaluate.py $data --seeds "$seeds" --out_dir "$out/bias" --bias --bias_epochs 3 \
-    --encoder "${encoders}$out/reconstruction,$out/rotation,$out/jigsaw"
+    --encoder "${encoders%,}"
 fi
