@@ -155,6 +155,24 @@ class Loss(keras.distillation.DistillationLoss):
         self.deploy = deploy
         self.projected = projected
         self.logits = logits
+        self._check()
+
+    def _check(self) -> None:
+        """Raise ValueError for what would train nothing or not be saved, without a word."""
+        name, total = self.method.name, sum(stage.share for stage in self.stages)
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"{name}: the shares of its stages add up to {total:g}, not to 1")
+        for layer in self.layers:
+            if not layer.built:
+                raise ValueError(f"{name}: layer {layer.name!r} is not built: call its build first")
+        own = {id(layer) for layer in self.layers}
+        for stage in self.stages:
+            for layer in stage.layers:
+                if id(layer) not in own:
+                    raise ValueError(
+                        f"{name}: stage {stage.name!r} trains layer {layer.name!r}, which is not "
+                        "among the layers of the loss, so it would not be saved"
+                    )
 
     def stage(self, name: str | None = None) -> Stage:
         """The stage `name`; None: the last one that has a loss.

@@ -181,7 +181,20 @@ def build(
     _check_options(name, function, options)
     image = keras.Input(shape, name="image")
     with limited_memory(f"network {name}", _SMALLER):
-        return keras.Model(image, function(image, int(classes), **options), name=name)
+        model = keras.Model(image, function(image, int(classes), **options), name=name)
+    _check_layers(model, facts["outputs"])
+    return model
+
+
+def _check_layers(model: keras.Model, outputs: Outputs) -> None:
+    """Raise ValueError unless a network has the layers that it is registered with."""
+    layers = {layer.name for layer in model.layers}
+    for layer in (*outputs.taps, outputs.embedding, outputs.logits):
+        if layer not in layers:
+            raise ValueError(
+                f"network {model.name} is registered with the layer {layer!r}, which it does not "
+                f"have{nearest(layer, sorted(layers))}"
+            )
 
 
 def _is_count(value: Any) -> bool:

@@ -191,7 +191,11 @@ def build_task(
 
     Raises:
         UserError: the task cannot work on such images.
+        ValueError: neck or head is not built.
     """
     views = task.views(images)
     neck, head = task.build(images, feature_shape(views.shape), width)
+    for layer in (neck, head):
+        if not layer.built:  # its variables would come too late to be trained
+            raise ValueError(f"{task.name}: layer {layer.name!r} is not built: call its build")
     return BuiltTask(task, views, neck, head)

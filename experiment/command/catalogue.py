@@ -168,14 +168,23 @@ def registrations(package: str, decorator: str = "register") -> list[Registratio
         decorator: the decorator as written in the source: ``register`` or ``BALANCES.register``.
     """
     return [
-        Registration(
-            each.evaluate(call.args[0]),
-            {key.arg: each.evaluate(key.value) for key in call.keywords},
-            node,
-            each,
-        )
+        Registration(*_evaluated(each, call, node), node, each)
         for call, node, each in _registering(package, decorator)
     ]
+
+
+def _evaluated(
+    owner: Module, call: ast.Call, node: ast.ClassDef | ast.FunctionDef
+) -> tuple[str, dict[str, Any]]:
+    """The name and the facts that a decorator gives."""
+    try:
+        facts = {key.arg: owner.evaluate(key.value) for key in call.keywords}
+        return owner.evaluate(call.args[0]), facts
+    except _UNREADABLE as error:
+        raise TypeError(
+            f"{owner.name}: the decorator of {node.name} cannot be read without importing "
+            f"({error}): give it literals or constants of the file"
+        ) from error
 
 
 def registered_names(package: str, decorator: str = "register") -> list[str]:

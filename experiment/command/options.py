@@ -121,6 +121,11 @@ def define_flag(name: str, kind: Any, default: Any, about: str, group: str) -> N
         group: the heading under which ``--help`` lists it.
     """
     plain_kind = base_type(kind)
+    if plain_kind not in _DEFINE:
+        raise TypeError(
+            f"--{name}: its field must be int, float, bool, str or tuple[T, ...], or one of these "
+            f"| None (for words: str with choices=), not {kind}"
+        )
     default = list(default) if isinstance(default, tuple) else default
     _DEFINE[plain_kind](name, default, about, module_name=group)
     if plain_kind in (int, float, bool):

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 import tensorflow as tf
 
 import distillers
-from distillers import Context, Method, Reduction
+from distillers import Context, Loss, Method, Reduction
+from distillers.loss import Stage
 from distillers.method import with_context
 from distillers.reading import Embedding, Logits
 from distillers.registration import METHODS
@@ -203,3 +205,26 @@ def test_a_method_is_one_new_file(tmp_path, monkeypatch):
         rtol=1e-5,
     )
     assert {"furthest", "accuracy", "main_loss"} <= set(history)
+
+
+def built(units=2):
+    layer = keras.layers.Dense(units, name="adapter")
+    layer.build((None, 3))
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("shares", "layers", "trained", "message"),
+    [
+        ((1.0, 1.0), [], [], "the shares of its stages add up to 2, not to 1"),
+        ((1.0,), [keras.layers.Dense(2, name="adapter")], [], "layer 'adapter' is not built"),
+        ((0.5, 0.5), [], [built()], "stage 'one' trains layer 'adapter', which is not among"),
+    ],
+)
+def test_what_would_train_nothing_or_not_be_saved_is_refused(shares, layers, trained, message):
+    stages = [
+        Stage(name, share, layers=trained)
+        for name, share in zip(("one", "two"), shares, strict=False)
+    ]
+    with pytest.raises(ValueError, match=f"^Mine: {message}"):
+        Loss(SimpleNamespace(name="Mine"), stages, layers=layers)

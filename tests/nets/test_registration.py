@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import nets
+from nets import registration
 from nets.copying import global_policy
 from registry import UserError
 
@@ -185,3 +186,14 @@ def test_options_are_numbers_each_given_once():
 def test_what_the_data_decide_is_no_option(name):
     with pytest.raises(UserError, match=f"option '{name}' cannot be set: .*--image_size"):
         nets.parse_options([f"{name}=96"])
+
+
+def test_a_layer_that_a_network_is_registered_with_has_to_be_there():
+    """Misspelled, it would be taken for a network that declares nothing."""
+    image = keras.Input((8, 8, 3))
+    maps = keras.layers.Conv2D(4, 3, name="stage1")(image)
+    logits = keras.layers.Dense(2, name="logits")(keras.layers.Flatten(name="flat")(maps))
+    model = keras.Model(image, logits, name="Mine")
+    registration._check_layers(model, registration.Outputs(("stage1",), "flat", "logits"))
+    with pytest.raises(ValueError, match="network Mine is registered with the layer 'stage2'"):
+        registration._check_layers(model, registration.Outputs(("stage2",), "flat", "logits"))

@@ -1,11 +1,13 @@
 """What holds for every task."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import pretext
 from pretext.registration import split_tasks
+from pretext.task import Images, Task, Views, build_task
 from pretext.two_views import TwoViewTask
 from registry import UserError
 from tests.pretext.examples import WIDTH, Example, built, encoded, images, uniform
@@ -161,3 +163,15 @@ def test_training_neck_and_head_lowers_the_loss(name):
     optimizer.build(variables)
     losses = [float(step()) for _ in range(60)]
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_neck_that_makes_its_weights_too_late_is_refused():
+    class Late(Task):
+        def views(self, images):
+            return Views(images.shape, 0, lambda images, draws: (images, ()), 1)
+
+        def build(self, images, features, width):
+            return keras.layers.Dense(width, name="neck"), keras.layers.Dense(4)
+
+    with pytest.raises(ValueError, match="layer 'neck' is not built: call its build"):
+        build_task(Late(), Images((8, 8, 3)), lambda shape: (2, 2, 3), 5)

@@ -9,6 +9,7 @@ from experiment.command.options import (
     Options,
     as_flags,
     compared,
+    define_flag,
     define_flags,
     from_flags,
     help_text,
@@ -117,3 +118,8 @@ def test_the_home_folder_is_put_in_whoever_names_it(monkeypatch):
     assert Paths(one="~/12:30/x").one == "/home/ada/12:30/x"
     assert Paths(one="a~b").one == "a~b"
     assert Paths().one is None and Paths(one="imagenet").one == "imagenet"
+
+
+def test_a_field_of_another_type_is_named():
+    with pytest.raises(TypeError, match="--mine: its field must be int, float, bool, str or tuple"):
+        define_flag("mine", list[int], None, "about", "group")
