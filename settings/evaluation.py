@@ -11,7 +11,15 @@ from experiment.command.main import read
 from experiment.command.options import define_flags as define_options
 from experiment.command.options import from_flags, option
 from experiment.run.folder import DATA as DATA_FACTS
-from experiment.run.folder import NETWORKS, SETTINGS, RunFolder, alike, differences, read_results
+from experiment.run.folder import (
+    NETWORKS,
+    NO_LONGER,
+    SETTINGS,
+    RunFolder,
+    changed_facts,
+    differences,
+    read_results,
+)
 from registry import UserError
 from settings import known
 from settings.common import DATA, RUN
@@ -215,7 +223,8 @@ def check_same_settings(runs: Sequence[str]) -> None:
     """
     folders = [Path(run.removeprefix(RANDOM)) for run in dict.fromkeys(runs)]
     files = [folder / SETTINGS for folder in folders if (folder / SETTINGS).is_file()]
-    stated = [{**read_results(file, {}), "seed": None, "data_dir": None} for file in files]
+    ignored = dict.fromkeys(("seed", *NO_LONGER))
+    stated = [{**read_results(file, {}), **ignored} for file in files]
     networks = [RunFolder(file.parent).facts(NETWORKS) for file in files]
     for file, other, own in zip(files[1:], stated[1:], networks[1:], strict=True):
         same = {name for name in own if networks[0].get(name) == own[name]}
@@ -230,8 +239,7 @@ def check_same_settings(runs: Sequence[str]) -> None:
             )
     facts = [RunFolder(file.parent).facts(DATA_FACTS) for file in files]
     for file, own in zip(files[1:], facts[1:], strict=True):
-        shared = [name for name in own if name in facts[0]]
-        changed = [name for name in shared if not alike(own[name], facts[0][name])]
+        changed = changed_facts(own, facts[0])
         if changed:
             raise UserError(
                 f"{files[0].parent} and {file.parent} were trained on different data "

@@ -232,21 +232,22 @@ def try_formats(setup: Setup) -> None:
     Raises:
         UserError: a format that the run is to export cannot hold it.
     """
-    formats = create_formats(setup.settings.export)
+    formats = [form for form in create_formats(setup.settings.export) if form.source == STUDENT]
     model, train = setup.distiller.deployed, setup.data.train
-    if nets.declared_outputs_of(model) is not None:
+    if not formats or nets.declared_outputs_of(model) is not None:
         return
     student = Network(model, setup.student_preprocessing(), setup.data.class_names)
+    needed = max(form.least_calibration for form in formats)
+    calibration = _read(train, train.spread(needed)) if needed else None
     with tempfile.TemporaryDirectory() as scratch:
-        for form in (form for form in formats if form.source == STUDENT):
+        material = Path(scratch) / "material"
+        student.material(setup.data.image_shape, calibration).write(material)
+        for form in formats:
             print(f"trying to write {form.file} of the student before it is trained", flush=True)
-            chosen = train.spread(form.least_calibration)
-            calibration = _read(train, chosen) if len(chosen) else None
-            material, place = Path(scratch) / form.name, Path(scratch) / f"{form.name}-file"
-            student.material(setup.data.image_shape, calibration).write(material)
-            place.mkdir()
+            path = Path(scratch) / form.name / Path(form.file).name
+            path.parent.mkdir()
             try:
-                convert(form, material, place / Path(form.file).name)
+                convert(form, material, path)
             except UnfitError as error:
                 raise UserError(
                     f"--export {error}; leave out this format, or change the student"

@@ -45,12 +45,14 @@ SETTINGS = "settings.json"
 SUMMARY = "summary.json"
 DATA, NETWORKS = "data", "networks"  # what a run begins with, and goes on with unchanged
 MOST_JSON = 10**8  # bytes
+NO_LONGER = ("data_dir",)
+"""Settings that runs kept once, and that have no part in a run any more."""
+
 _LONGEST_DIFFERENCE = 300
 _LONGEST_SHOWN = 80  # characters of a value that is not as expected
 _ROUNDING = 0.011  # of a mean of pixels, in 0..255
 _WRITTEN = ".written"
 _LOCK = ".lock"
-_NO_LONGER = ("data_dir",)  # settings of runs begun before, which have no part in a run any more
 _RUN = "/"  # ends the name of a folder that is a run of its own, in the list of what was written
 _LOOK_SECONDS = 0.5  # more than for which `is_in_use` of another process has the lock
 _UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
@@ -246,6 +248,11 @@ def alike(one: Any, other: Any) -> bool:
     return one == other
 
 
+def changed_facts(kept: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
+    """The names of facts that both have, and that are not `alike`."""
+    return [name for name in kept if name in facts and not alike(kept[name], facts[name])]
+
+
 def _existing(path: Path) -> Path:
     """`path`, or the nearest folder above it that exists."""
     return next(place for place in (path, *path.absolute().parents) if place.exists())
@@ -353,7 +360,7 @@ class RunFolder:
         if overwrite:
             return "new"
         kept, same = _read_json(self.path / SETTINGS), self._same_networks(networks)
-        kept = {name: value for name, value in kept.items() if name not in _NO_LONGER}
+        kept = {name: value for name, value in kept.items() if name not in NO_LONGER}
         moved = {name for name in same if isinstance(kept.get(name), str)}
         different = differences(
             {name: value for name, value in kept.items() if name not in moved},
@@ -467,9 +474,7 @@ class RunFolder:
     def _check_facts(self, kind: str, facts: Mapping[str, Any]) -> None:
         kept = self.facts(kind)
         facts = plain_values(facts)
-        changed = [
-            name for name in kept if name in facts and not alike(kept[name], facts[name])
-        ]
+        changed = changed_facts(kept, facts)
         different = differences(*({name: each[name] for name in changed} for each in (kept, facts)))
         if different:
             raise UserError(
